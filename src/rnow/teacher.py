@@ -1,0 +1,117 @@
+"""The teacher: how likely it finds each token that the student sampled.
+
+A trajectory is scored once, whole, as soon as it ends, while others still roll out. A log-probability
+that is missing or not finite is an error, never a number. What is wrong with a teacher is found before
+the first step (`preflight`) or within one step (`check_health`): a teacher that silently went bad
+gives a loss that looks fine.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from rnow.deadline import within
+from rnow.engines.base import Engine
+from rnow.errors import EngineError, TeacherError
+from rnow.records import FloatArray, ScoredTrajectory, Trajectory
+
+__all__ = ["Teacher"]
+
+NUM_ATTEMPTS = 3
+NUM_REPEATS = 4  # the same sequence, at once, in preflight
+
+
+class Teacher:
+    """Scores trajectories on an engine, at most `concurrency` at a time.
+
+    `tolerance` is how far two answers for one sequence may be apart, in nats a token: 0.001 in
+    float32, more in bfloat16, where the shape of a batch changes the rounding.
+    """
+
+    def __init__(
+        self, engine: Engine, *, concurrency: int, tolerance: float, timeout_s: float = 600.0
+    ) -> None:
+        self.engine = engine
+        self.tolerance = tolerance
+        self.timeout_s = timeout_s
+        self._slots = asyncio.Semaphore(concurrency)
+        self._health_ids: list[int] = []
+        self._health_logprobs: FloatArray | None = None
+
+    async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
+        """Return the trajectory with the teacher's log-probability of every action token.
+
+        Raises TeacherError after NUM_ATTEMPTS failures: the caller drops the trajectory and counts it.
+        """
+        first_action = int(np.argmax(trajectory.action_mask))
+        async with self._slots:
+            logprobs = await self._score(trajectory.token_ids.tolist(), first_action, trajectory.id)
+        teacher_logprobs = np.full(trajectory.num_tokens, np.nan, dtype=np.float32)
+        teacher_logprobs[first_action:] = logprobs
+        teacher_logprobs[~trajectory.action_mask] = np.nan
+        return ScoredTrajectory(trajectory=trajectory, teacher_logprobs=teacher_logprobs)
+
+    async def preflight(self, token_ids: Sequence[int], *, max_context_window: int) -> None:
+        """Refuse a teacher that cannot be trained on; remember what it says of `token_ids`.
+
+        `token_ids` is a short real prompt, at least two tokens. The longest allowed trajectory is
+        that prompt again and again, up to `max_context_window` tokens.
+        """
+        ids = list(token_ids)
+        answers = await asyncio.gather(
+            *(self._score(ids, 1, "preflight") for _ in range(NUM_REPEATS))
+        )
+        spread = max(float(np.abs(answer - answers[0]).max()) for answer in answers)
+        if spread > self.tolerance:
+            raise TeacherError(
+                f"the teacher answers the same {len(ids)} tokens, sent {NUM_REPEATS} times at once, "
+                f"differently: up to {spread:.3g} nats apart (tolerance {self.tolerance:g}). "
+                "Turn its prefix cache off, or use a wider dtype"
+            )
+        if float(np.ptp(answers[0])) < 1e-6:
+            raise TeacherError(
+                f"the teacher finds every token equally likely ({answers[0][0]:.3f} nats): "
+                "its weights are not loaded"
+            )
+        longest = (ids * (max_context_window // len(ids) + 1))[:max_context_window]
+        try:
+            await self._score(longest, max_context_window - 1, "preflight, longest")
+        except TeacherError as error:
+            raise TeacherError(
+                f"the teacher cannot score {max_context_window} tokens, the longest trajectory that "
+                f"rollout.max_context_window allows; lower it. It said: {error}"
+            ) from error
+        self._health_ids, self._health_logprobs = ids, answers[0]
+
+    async def check_health(self) -> None:
+        """Score the preflight's sequence again; raise TeacherError if the answer has changed."""
+        assert self._health_logprobs is not None, "preflight comes first"
+        logprobs = await self._score(self._health_ids, 1, "health check")
+        drift = float(np.abs(logprobs - self._health_logprobs).max())
+        if drift > self.tolerance:
+            raise TeacherError(
+                f"the teacher has changed since the run began: it now answers up to {drift:.3g} nats "
+                f"away on a fixed sequence (tolerance {self.tolerance:g}). Was it restarted with "
+                "other weights?"
+            )
+
+    async def _score(self, token_ids: list[int], start: int, what: object) -> FloatArray:
+        for attempt in range(NUM_ATTEMPTS):
+            try:
+                async with within(self.timeout_s, f"teacher.score of {what}"):
+                    scores = await self.engine.score(token_ids, start=start)
+            except EngineError as error:
+                if attempt == NUM_ATTEMPTS - 1:
+                    raise TeacherError(f"the teacher could not score {what}: {error}") from error
+                await asyncio.sleep(0.05 * 4**attempt)
+                continue
+            expected = len(token_ids) - start
+            if len(scores.logprobs) != expected or not np.isfinite(scores.logprobs).all():
+                raise TeacherError(
+                    f"the teacher answered {len(scores.logprobs)} log-probabilities for {what}, "
+                    f"{int(np.isfinite(scores.logprobs).sum())} of them finite; {expected} were asked"
+                )
+            return scores.logprobs
+        raise AssertionError("unreachable")

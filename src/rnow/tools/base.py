@@ -1,0 +1,68 @@
+"""The seam between rollouts and whatever runs tools."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rnow.records import RolloutId, ToolOutcome
+
+__all__ = ["ToolAnswer", "ToolCall", "ToolRunner", "ToolSchema"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSchema:
+    """What the model is told of one tool."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]  # JSON schema of the arguments
+
+    def as_openai(self) -> dict[str, Any]:
+        """Return the form that chat templates take."""
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
+        }
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call as the student wrote it; `error` is set where it could not be read as a call."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    raw: str  # the text between the tags
+    error: str | None = None  # one sentence for the model, as "Invalid JSON in tool call: …"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolAnswer:
+    """What the model is told, and what became of the call."""
+
+    text: str  # within the cap on tokens
+    outcome: ToolOutcome
+    duration_s: float
+    truncated: bool
+    counts: Mapping[str, int] = field(default_factory=dict)  # "browser/fetched": 1
+
+
+class ToolRunner(Protocol):
+    """Runs tool calls. `call` never raises for what a model or a tool did: that is an answer."""
+
+    @property
+    def schemas(self) -> tuple[ToolSchema, ...]: ...
+
+    async def call(
+        self,
+        call: ToolCall,
+        *,
+        rollout: RolloutId,
+        allowed: tuple[str, ...] | None,
+        metadata: Mapping[str, Any],
+    ) -> ToolAnswer:
+        """Run one call within its deadline. `allowed` None: every tool."""
+        ...
+
+    async def aclose(self) -> None: ...
