@@ -1,7 +1,7 @@
 """Every await on another process or thread has a limit with a name.
 
-`async with within(30, "tools: start of worker 1"):` raises DeadlineError "tools: start of worker 1 has
-waited 30 s" when the block is not done in time. What the block awaited is cancelled.
+`async with within(30, "tools: start of worker 1"):` raises DeadlineError "tools: start of worker 1
+has waited 30 s" when the block is not done in time. What the block awaited is cancelled.
 """
 
 import asyncio

@@ -17,7 +17,12 @@
 
 To add one: subclass, draw it here, give it the exit code that a shell script should see. A message
 says what is wrong, the value, where, and what to do; the command line prints it, no traceback.
+Errors of the user's files carry their `problems` one by one, for `rnow check --json`.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 __all__ = [
     "BadNumbersError",
@@ -27,6 +32,7 @@ __all__ = [
     "DeadlineError",
     "EngineError",
     "ModelError",
+    "Problem",
     "PublicationError",
     "RnowError",
     "RolloutError",
@@ -47,12 +53,39 @@ class UsageError(RnowError):
     exit_code = 2
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong, or worth a word, in a file of the user's.
+
+    str(Problem(file="config.yml", line=12, key="seed", message="seed is -1; …"))
+    == "config.yml:12: seed is -1; …"
+    """
+
+    file: str  # path as the user gave it, or "override KEY=VALUE"
+    line: int | None  # from 1; None where the file as a whole is meant
+    key: str | None  # dotted path of the setting or field, "messages.0.content"
+    message: str  # a sentence that says what is wrong and what to do
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.message}"
+
+
 class ConfigError(RnowError, ValueError):
-    pass
+    """Made from a sentence, or from problems: then the message has one line for each."""
+
+    def __init__(self, message: str = "", *, problems: Sequence[Problem] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__(message or "\n".join(str(problem) for problem in self.problems))
 
 
 class DataError(RnowError, ValueError):
-    pass
+    """Made as a ConfigError is."""
+
+    def __init__(self, message: str = "", *, problems: Sequence[Problem] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__(message or "\n".join(str(problem) for problem in self.problems))
 
 
 class ToolDefinitionError(RnowError, TypeError):

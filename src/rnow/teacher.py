@@ -1,20 +1,19 @@
 """The teacher: how likely it finds each token that the student sampled.
 
-A trajectory is scored once, whole, as soon as it ends, while others still roll out. A log-probability
-that is missing or not finite is an error, never a number. What is wrong with a teacher is found before
-the first step (`preflight`) or within one step (`check_health`): a teacher that silently went bad
-gives a loss that looks fine.
+A trajectory is scored once, whole, as soon as it ends, while others still roll out. A
+log-probability that is missing or not finite is an error, never a number. What is wrong with a
+teacher is found before the first step (`preflight`) or within one step (`check_health`): a teacher
+that silently went bad gives a loss that looks fine.
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from rnow.deadline import within
 from rnow.engines.base import Engine
-from rnow.errors import EngineError, TeacherError
+from rnow.errors import DeadlineError, EngineError, TeacherError
 from rnow.records import FloatArray, ScoredTrajectory, Trajectory
 
 __all__ = ["Teacher"]
@@ -43,7 +42,7 @@ class Teacher:
     async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
         """Return the trajectory with the teacher's log-probability of every action token.
 
-        Raises TeacherError after NUM_ATTEMPTS failures: the caller drops the trajectory and counts it.
+        Raises TeacherError after NUM_ATTEMPTS failures: the caller drops it and counts it.
         """
         first_action = int(np.argmax(trajectory.action_mask))
         async with self._slots:
@@ -66,8 +65,8 @@ class Teacher:
         spread = max(float(np.abs(answer - answers[0]).max()) for answer in answers)
         if spread > self.tolerance:
             raise TeacherError(
-                f"the teacher answers the same {len(ids)} tokens, sent {NUM_REPEATS} times at once, "
-                f"differently: up to {spread:.3g} nats apart (tolerance {self.tolerance:g}). "
+                f"the teacher answers the same {len(ids)} tokens, sent {NUM_REPEATS} times at "
+                f"once, differently: up to {spread:.3g} nats apart (tolerance {self.tolerance:g}). "
                 "Turn its prefix cache off, or use a wider dtype"
             )
         if float(np.ptp(answers[0])) < 1e-6:
@@ -80,8 +79,8 @@ class Teacher:
             await self._score(longest, max_context_window - 1, "preflight, longest")
         except TeacherError as error:
             raise TeacherError(
-                f"the teacher cannot score {max_context_window} tokens, the longest trajectory that "
-                f"rollout.max_context_window allows; lower it. It said: {error}"
+                f"the teacher cannot score {max_context_window} tokens, the longest trajectory "
+                f"that rollout.max_context_window allows; lower it. It said: {error}"
             ) from error
         self._health_ids, self._health_logprobs = ids, answers[0]
 
@@ -92,9 +91,9 @@ class Teacher:
         drift = float(np.abs(logprobs - self._health_logprobs).max())
         if drift > self.tolerance:
             raise TeacherError(
-                f"the teacher has changed since the run began: it now answers up to {drift:.3g} nats "
-                f"away on a fixed sequence (tolerance {self.tolerance:g}). Was it restarted with "
-                "other weights?"
+                f"the teacher has changed since the run began: it now answers up to {drift:.3g} "
+                f"nats away on a fixed sequence (tolerance {self.tolerance:g}). Was it restarted "
+                "with other weights?"
             )
 
     async def _score(self, token_ids: list[int], start: int, what: object) -> FloatArray:
@@ -102,7 +101,7 @@ class Teacher:
             try:
                 async with within(self.timeout_s, f"teacher.score of {what}"):
                     scores = await self.engine.score(token_ids, start=start)
-            except EngineError as error:
+            except (EngineError, DeadlineError) as error:
                 if attempt == NUM_ATTEMPTS - 1:
                     raise TeacherError(f"the teacher could not score {what}: {error}") from error
                 await asyncio.sleep(0.05 * 4**attempt)
@@ -110,8 +109,8 @@ class Teacher:
             expected = len(token_ids) - start
             if len(scores.logprobs) != expected or not np.isfinite(scores.logprobs).all():
                 raise TeacherError(
-                    f"the teacher answered {len(scores.logprobs)} log-probabilities for {what}, "
-                    f"{int(np.isfinite(scores.logprobs).sum())} of them finite; {expected} were asked"
+                    f"the teacher gave {len(scores.logprobs)} log-probabilities for {what}, "
+                    f"{int(np.isfinite(scores.logprobs).sum())} of them finite, not {expected}"
                 )
             return scores.logprobs
         raise AssertionError("unreachable")

@@ -1,97 +1,116 @@
-"""HTML -> the markdown that the model reads. The conversion is crawl4ai's; what goes into it is decided here.
+"""HTML -> the markdown that the model reads. crawl4ai converts; what it converts is decided here.
 
-What a reader would not see is taken out first: scripts, styles, comments, forms, hidden elements, navigation. Then
-links are made short, because a 100 KB page holds hundreds of them: `[text](/path)` on the page's own host, the whole
-URL elsewhere, and the bare text where there is nothing to follow. Emphasis and images cost tokens and say little.
+What a reader would not see is taken out first: scripts, styles, comments, forms, hidden elements,
+navigation. Then links are made short, because a 100 KB page holds hundreds of them: `[text](/path)`
+on the page's own host, the whole URL elsewhere, the bare text where there is nothing to follow.
+Emphasis and images cost tokens and say little: left out.
 
-Not done here: styles in a style sheet are not evaluated, so text hidden by one is seen. Importing this module is
-cheap; crawl4ai (about a second) is loaded by the first conversion.
+Not done here: style sheets are not evaluated, so text that only they hide is seen. Importing this
+module is cheap; crawl4ai (about a second) is loaded by the first conversion.
 """
 
 import atexit
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 __all__ = ["UnreadablePageError", "html_to_markdown", "visible_text"]
 
-# crawl4ai answers with these words where its own code raised; such a text must not pass for the page.
-_FAILURES = ("Error converting HTML to markdown:", "Error in markdown generation:")
+_MAX_LINK_CHARS = 200  # longer ones are sessions and trackers; the link's text stays
 
 _DROPPED_TAGS = (
-    "script style noscript template svg canvas iframe frame object embed video audio map head link meta "
-    "input button select textarea datalist dialog"
-).split()
+    *("script", "style", "noscript", "template", "head", "link", "meta", "dialog"),
+    *("svg", "canvas", "iframe", "frame", "object", "embed", "video", "audio", "map"),
+    *("input", "button", "select", "textarea", "datalist"),
+)
 _NAVIGATION = (
-    "descendant-or-self::*[self::nav or self::footer or @role='navigation' or @role='contentinfo' or @role='search']"
+    ".//nav | .//footer | .//*[@role='navigation' or @role='contentinfo' or @role='search']"
 )
 _HIDDEN_STYLE = re.compile(
-    r"(?:^|;)(?:display:none|visibility:(?:hidden|collapse)|opacity:0(?:\.0+)?|font-size:0[a-z%]*)(?:!important)?(?:;|$)"
+    r"(?:^|;)(?:display:none|visibility:(?:hidden|collapse)|opacity:0(?:\.0+)?|font-size:0[a-z%]*)"
+    r"(?:!important)?(?:;|$)"
 )
-_BLOCKS_IN_CELLS = ("p", "div", "br", "li", "ul", "ol", "dl", "dt", "dd", "h1", "h2", "h3", "h4", "h5", "h6", "pre")
-
-# Control characters, soft hyphen, zero-width, bidi, invisible operators, interlinear marks, tags, variation selectors.
+_TABLE_PARTS = ("tr", "td", "th", "thead", "tbody", "tfoot", "caption", "colgroup")
+_BLOCKS = (
+    *("p", "div", "br", "hr", "li", "ul", "ol", "dl", "dt", "dd", "pre", "blockquote"),
+    *("h1", "h2", "h3", "h4", "h5", "h6"),
+)
+# Control characters, soft hyphen, zero-width, bidi, invisible operators and fillers, tags,
+# variation selectors.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f"
-    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _SPACES = re.compile("[\t \xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _LINE_BREAKS = re.compile("\r\n|[\r\u2028\u2029]")
 
+# crawl4ai answers with these words where its own code raised; they must not pass for the page.
+_FAILURES = ("Error converting HTML to markdown:", "Error in markdown generation:")
+
 
 class UnreadablePageError(Exception):
-    """The page's HTML cannot be turned into text. The message is for the log, not for the model."""
+    """The page's HTML cannot be turned into text. The message is for a log, not for the model."""
 
 
 def html_to_markdown(html: str, *, url: str) -> str:
-    """Return what a reader would see of `html`, as markdown without blank ends. `url`: where the page stands."""
-    text = _generator()(_clean(html, url=url))
-    if text.startswith(_FAILURES):
-        raise UnreadablePageError(text)
-    return visible_text(text)
+    """Return what a reader would see of `html`, as markdown; "" for a page without text.
+
+    `url` is where the page stands: links are joined to it.
+    """
+    without_navigation = _convert(html, url=url, keep_navigation=False)
+    # A page that is nothing but navigation (an index) is read whole.
+    return without_navigation or _convert(html, url=url, keep_navigation=True)
 
 
 def visible_text(text: str) -> str:
     """Remove invisible characters, spaces at line ends, and all but one of several blank lines."""
     text = _SPACES.sub(" ", _INVISIBLE.sub("", _LINE_BREAKS.sub("\n", text)))
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r" +\n", "\n", text)).strip()
+    lines = (line.rstrip(" ") for line in text.split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
-def _clean(html: str, *, url: str) -> str:
-    """Return the body of the page as HTML, without what a reader would not see."""
-    import lxml.etree
-    import lxml.html
+def _convert(html: str, *, url: str, keep_navigation: bool) -> str:
+    text = _crawl4ai()(_clean(html, url=url, keep_navigation=keep_navigation))
+    if text.startswith(_FAILURES):
+        raise UnreadablePageError(text)
+    return re.sub(r"^ *\|.*$", lambda row: _one_spaced(row[0]), visible_text(text), flags=re.M)
 
-    html = _INVISIBLE.sub("", html)
+
+def _one_spaced(row: str) -> str:
+    return re.sub(" +", " ", row).lstrip(" ")
+
+
+def _clean(html: str, *, url: str, keep_navigation: bool) -> str:
+    """Return the page's body as HTML, without what a reader would not see and with short links."""
+    import lxml.etree  # type: ignore[import-untyped]  # lxml ships no types
+    import lxml.html  # type: ignore[import-untyped]
+
+    # As bytes, because lxml refuses a str that declares an encoding.
+    source = _INVISIBLE.sub("", html).encode()
+    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
     try:
-        # Bytes, because lxml refuses text that declares an encoding.
-        parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
-        page = lxml.html.document_fromstring(html.encode(), parser=parser)
-    except (lxml.etree.LxmlError, ValueError) as error:
-        if not html.strip():
-            return ""
-        raise UnreadablePageError(str(error)) from error
+        page = lxml.html.document_fromstring(source, parser=parser)
+    except lxml.etree.ParserError:  # lxml's word for a document without any element
+        return ""
     base = page.find(".//base[@href]")
-    base_url = url if base is None else urljoin(url, base.get("href"))
     body = page.find("body")
     if body is None:
         return ""
     lxml.etree.strip_elements(body, *_DROPPED_TAGS, with_tail=False)
-    _drop(element for element in body.iter() if _is_hidden(element))
-    navigation = [element for element in body.xpath(_NAVIGATION) if element is not body]
-    # A page that is nothing but navigation (an index) is read as it is.
-    if len(_text_outside(body, navigation)) > 0:
-        _drop(iter(navigation))
-    _shorten_links(body, base_url=base_url, page_url=url)
-    _flatten_tables(body)
-    text: str = lxml.html.tostring(body, encoding="unicode", with_tail=False)
-    return text
+    unseen = [element for element in body.iterdescendants() if _is_hidden(element)]
+    if not keep_navigation:
+        unseen += body.xpath(_NAVIGATION)
+    for element in unseen:
+        if element.getparent() is not None:
+            element.drop_tree()
+    _shorten_links(body, url=url, base=url if base is None else _join(url, base.get("href")) or url)
+    _simplify_tables(body)
+    return str(lxml.html.tostring(body, encoding="unicode", with_tail=False))
 
 
 def _is_hidden(element: Any) -> bool:
@@ -101,13 +120,79 @@ def _is_hidden(element: Any) -> bool:
     return style is not None and bool(_HIDDEN_STYLE.search(re.sub(r"\s", "", style.lower())))
 
 
-def _text_outside(body: Any, navigation: list[Any]) -> str:
-    inside = sum(len(element.text_content().strip()) for element in navigation)
-    return "x" if len(body.text_content().strip()) > inside else ""
+def _shorten_links(body: Any, *, url: str, base: str) -> None:
+    """Rewrite links to what the model may pass on: a path on this host, a whole URL elsewhere.
+
+    A link that leads nowhere else keeps only its text.
+    """
+    here = urlsplit(url)
+    page = urldefrag(url).url
+    for link in body.iter("a"):
+        target = _join(base, link.get("href", ""))
+        link.attrib.clear()
+        if not target or target == page or not any(map(str.strip, link.itertext())):
+            continue
+        parts = urlsplit(target)
+        if parts.netloc == here.netloc:
+            target = parts._replace(scheme="", netloc="", path=parts.path or "/").geturl()
+        if len(target) <= _MAX_LINK_CHARS:
+            link.set("href", target)
 
 
-def _drop(elements: Iterator[Any]) -> None:
-    """Remove elements with all they hold; the text after each one stays."""
-    for element in list(elements):
-        if element.getparent() is not None:
-            element.drop_tree()
+def _join(base: str, href: str) -> str:
+    """Return a link's absolute http(s) URL without fragment; "" where there is none to follow."""
+    href = href.strip()
+    try:
+        target = urldefrag(urljoin(base, href)).url
+        scheme = urlsplit(target).scheme
+    except ValueError:  # "http://[": not a URL
+        return ""
+    if not href or href.startswith("#") or scheme not in ("http", "https"):
+        return ""
+    return quote(target, safe="!$%&'*+,/:;=?@[]~")
+
+
+def _simplify_tables(body: Any) -> None:
+    """Dissolve tables that only lay a page out; in others put each cell on one line.
+
+    Tags are renamed, not removed: removing an element costs time in proportion to its siblings.
+    """
+    layout = {outer for table in body.iter("table") for outer in table.iterancestors("table")}
+    for part in list(body.iter(*_TABLE_PARTS)):
+        if next(part.iterancestors("table"), None) in layout:
+            part.tag = "div"
+    for table in layout:
+        table.tag = "div"
+    for cell in body.iter("td", "th"):
+        for block in list(cell.iterdescendants(*_BLOCKS)):
+            block.text = f" {block.text or ''}"
+            block.tail = f" {block.tail or ''}"
+            block.tag = "span"
+
+
+@cache
+def _crawl4ai() -> Callable[[str], str]:
+    """Load crawl4ai's converter, made quiet and kept from writing into the home directory."""
+    os.environ.setdefault("CRAWL4AI_NO_CLOUD_NOTICE", "1")
+    if "CRAWL4_AI_BASE_DIRECTORY" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="rnow-crawl4ai-")
+        atexit.register(folder.cleanup)
+        os.environ["CRAWL4_AI_BASE_DIRECTORY"] = folder.name
+    # At import crawl4ai reads the nearest .env into the environment. What stands there is not its
+    # business: the tool worker has already decided which variables there are.
+    before = dict(os.environ)
+    from crawl4ai.markdown_generation_strategy import DefaultMarkdownGenerator
+
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    options = {
+        "body_width": 0,
+        "ignore_emphasis": True,
+        "ignore_images": True,
+        "ignore_links": False,
+        "mark_code": False,
+        "protect_links": False,
+        "single_line_break": True,
+    }
+    generator = DefaultMarkdownGenerator(options=options)
+    return lambda html: str(generator.generate_markdown(html, citations=False).raw_markdown)

@@ -1,0 +1,60 @@
+"""What in a run's numbers should make its owner look. Pure: lines of metrics.jsonl in, text out.
+
+A collapse shows in length and format before it shows in accuracy: rollouts grow to several times
+their length, calls stop parsing, the gap to the teacher stops falling.
+"""
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["alarms"]
+
+Line = Mapping[str, float]
+
+WINDOW = 3  # steps averaged at each end
+MIN_STEPS_FOR_KL = 10
+
+
+def alarms(history: Sequence[Line]) -> dict[str, str]:
+    """Return what is alarming about the last step, as {name: sentence}."""
+    found: dict[str, str] = {}
+    if not history:
+        return found
+    last = history[-1]
+    if last["tokens/drift"] > 0:
+        found["drift"] = (
+            f"tokens/drift is {last['tokens/drift']:.0f}: the engine did not receive the ids of "
+            "the ledger; nothing learned from such a step can be trusted"
+        )
+    if last["mismatch_kl"] > 0.015:
+        found["mismatch"] = (
+            f"mismatch_kl is {last['mismatch_kl']:.3g} (healthy: below 0.01): engine and trainer "
+            "disagree about the same weights; compare their dtypes"
+        )
+    if len(history) < 2 * WINDOW:
+        return found
+    length_before, length_now = _ends(history, "rollout/action_tokens")
+    if length_now > 1.8 * length_before:
+        found["length"] = (
+            f"rollouts grew from {length_before:.0f} to {length_now:.0f} sampled tokens: the "
+            "student may be collapsing; lower trainer.learning_rate"
+        )
+    calls = max(1.0, last["tool/calls"])
+    if last["tool/calls"] and last["tool/model_error"] / calls > 0.3:
+        found["format"] = (
+            f"{last['tool/model_error']:.0f} of {last['tool/calls']:.0f} tool calls were malformed "
+            "or had wrong arguments; look at the transcripts"
+        )
+    if len(history) >= MIN_STEPS_FOR_KL:
+        kl_before, kl_now = _ends(history, "reverse_kl")
+        if kl_now >= kl_before > 0:
+            found["reverse_kl"] = (
+                f"reverse_kl does not fall: {kl_before:.3f} at first, {kl_now:.3f} now; compare "
+                "the chat templates of student and teacher, then trainer.learning_rate"
+            )
+    return found
+
+
+def _ends(history: Sequence[Line], name: str) -> tuple[float, float]:
+    first = [line[name] for line in history[:WINDOW]]
+    last = [line[name] for line in history[-WINDOW:]]
+    return sum(first) / len(first), sum(last) / len(last)

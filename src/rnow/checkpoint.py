@@ -1,0 +1,70 @@
+"""Checkpoints that are complete or absent.
+
+A checkpoint is a folder, written beside its final place, synced, and renamed into it:
+
+    checkpoints/000050/   weights.safetensors     what training changes
+                          optimizer.safetensors   AdamW's moments
+                          state.json              step, policy version, counters; written last
+
+No pickle is written or read. `state.json` names the sizes of the other files, so that a folder that
+some other program cut short is refused, not loaded.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rnow.errors import CheckpointError
+from rnow.files import replace_folder
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """All that a trainer needs to go on as if nothing had happened."""
+
+    step: int  # optimizer steps done; also the policy version of these weights
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    scalars: Mapping[str, Any]  # JSON: schedule, counters
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write `folder`, replacing what was there only once the new one is whole."""
+
+    def write(temporary: Path) -> None:
+        save_file(dict(checkpoint.weights), temporary / "weights.safetensors")
+        save_file(dict(checkpoint.optimizer), temporary / "optimizer.safetensors")
+        sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
+        state = {"step": checkpoint.step, "scalars": dict(checkpoint.scalars), "sizes": sizes}
+        (temporary / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+    replace_folder(folder, write)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint back; raises CheckpointError if it is not whole."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        for name, size in state["sizes"].items():
+            if (folder / name).stat().st_size != size:
+                raise CheckpointError(f"{folder / name} is cut short; use an older checkpoint")
+        return Checkpoint(
+            step=state["step"],
+            weights=load_file(folder / "weights.safetensors"),
+            optimizer=load_file(folder / "optimizer.safetensors"),
+            scalars=state["scalars"],
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder} is not a whole checkpoint: {error}") from error

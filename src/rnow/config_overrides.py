@@ -1,0 +1,78 @@
+"""Settings given on the command line: `key=value`, laid over what the file holds, in their order."""
+
+import re
+
+import yaml
+
+from rnow.config_source import ConfigSource, read_yaml_text, show
+from rnow.errors import Problem
+
+__all__ = ["apply_override"]
+
+_WORDS = {"true": True, "false": False, "null": None, "none": None}
+_INT = re.compile(r"[+-]?\d+(_\d+)*")
+_FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
+# Here "none" is a value of the setting, and not the absence of one: it turns thinking off.
+_KEYS_WITH_NONE = frozenset({"rollout.reasoning_mode", "rollout.thinking_mode"})
+
+
+def apply_override(source: ConfigSource, text: str) -> str | None:
+    """Apply one override; return "key = new (was: old)", or None where it is a problem.
+
+    >>> apply_override(source, "trainer.num_epochs=5")
+    'trainer.num_epochs = 5 (was: 3)'
+    """
+    key, equals, value_text = (part.strip() for part in text.partition("="))
+    if not equals or not all(key.split(".")):
+        _report(
+            source,
+            text,
+            f"Invalid override '{text}'. Use format: key=value or nested.key=value",
+        )
+        return None
+    blocked = _open_sections(source, key)
+    if blocked is not None:
+        _report(source, text, f"Cannot override '{key}': '{blocked}' is not a nested object")
+        return None
+    try:
+        value = _parse_value(key, value_text)
+    except yaml.MarkedYAMLError as error:
+        _report(source, text, f"{value_text} is not valid YAML: {error.problem}")
+        return None
+    was = show(source.get(key)) if source.has(key) else "not set"
+    source.set(key, value)
+    # What the file or an earlier override said below this key is gone.
+    for inner_key in [known for known in source.lines if known.startswith(f"{key}.")]:
+        del source.lines[inner_key]
+    for inner_key in [known for known in source.overrides if known.startswith(f"{key}.")]:
+        del source.overrides[inner_key]
+    source.overrides[key] = f"override {text}"
+    return f"{key} = {show(value)} (was: {was})"
+
+
+def _open_sections(source: ConfigSource, key: str) -> str | None:
+    """Make the missing sections around `key`; return the one that is in the way, if any."""
+    *parents, _ = key.split(".")
+    for depth in range(1, len(parents) + 1):
+        section = ".".join(parents[:depth])
+        if source.get(section) is None:
+            source.set(section, {})
+        elif not isinstance(source.get(section), dict):
+            return section
+    return None
+
+
+def _parse_value(key: str, text: str) -> object:
+    if text.lower() in _WORDS and not (text.lower() == "none" and key in _KEYS_WITH_NONE):
+        return _WORDS[text.lower()]
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if text.startswith(("[", "{")):
+        return read_yaml_text(text)
+    return text
+
+
+def _report(source: ConfigSource, text: str, message: str) -> None:
+    source.problems.append(Problem(file=f"override {text}", line=None, key=None, message=message))

@@ -1,0 +1,112 @@
+"""Accuracy of a model on held-out prompts: roll out each prompt once, grade what the last turn says."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rnow.chat import ChatTemplate
+from rnow.errors import DataError, RolloutError
+from rnow.grading import Grade, grade, wilson_interval
+from rnow.records import Prompt, RolloutId, Trajectory
+
+__all__ = ["Answer", "Evaluation", "answer_text", "evaluate"]
+
+EVAL_STEP = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One graded attempt."""
+
+    prompt: Prompt
+    trajectory: Trajectory | None  # None: the rollout failed, which counts as wrong
+    grade: Grade
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """All answers of one model, in the order of the prompts."""
+
+    answers: tuple[Answer, ...]
+
+    @property
+    def accuracy(self) -> float:
+        return _share(self.answers, lambda answer: answer.grade.correct)
+
+    @property
+    def format_ok(self) -> float:
+        return _share(self.answers, lambda answer: answer.grade.format_ok)
+
+    @property
+    def by_task(self) -> dict[str, float]:
+        tasks = sorted({_task(answer.prompt) for answer in self.answers})
+        return {
+            task: _share(
+                [answer for answer in self.answers if _task(answer.prompt) == task],
+                lambda answer: answer.grade.correct,
+            )
+            for task in tasks
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures: accuracy with its 95 % interval, by task, and how many failed."""
+        num_correct = sum(answer.grade.correct for answer in self.answers)
+        low, high = wilson_interval(num_correct, len(self.answers))
+        return {
+            "accuracy": self.accuracy,
+            "interval": [round(low, 4), round(high, 4)],
+            "n": len(self.answers),
+            "format_ok": self.format_ok,
+            "by_task": self.by_task,
+            "failed": sum(answer.trajectory is None for answer in self.answers),
+        }
+
+
+async def evaluate(
+    prompts: Sequence[Prompt],
+    roll: Callable[[Prompt, RolloutId], Awaitable[Trajectory]],
+    *,
+    chat: ChatTemplate,
+    concurrency: int,
+    on_answer: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Roll out every prompt once and grade it against its metadata.expected_answer."""
+    for prompt in prompts:
+        if "expected_answer" not in prompt.metadata:
+            raise DataError(
+                f"line {prompt.line} of the evaluation file has no metadata.expected_answer; "
+                "without it an answer cannot be graded"
+            )
+    slots = asyncio.Semaphore(concurrency)
+
+    async def one(prompt: Prompt) -> Answer:
+        try:
+            async with slots:
+                trajectory = await roll(prompt, RolloutId(EVAL_STEP, prompt.index, 0))
+        except RolloutError:
+            on_answer()
+            none = Grade(correct=False, extracted=None, format_ok=False)
+            return Answer(prompt=prompt, trajectory=None, grade=none)
+        on_answer()
+        expected = str(prompt.metadata["expected_answer"])
+        verdict = grade(_task(prompt), expected, answer_text(trajectory, chat))
+        return Answer(prompt=prompt, trajectory=trajectory, grade=verdict)
+
+    return Evaluation(answers=tuple(await asyncio.gather(*(one(prompt) for prompt in prompts))))
+
+
+def answer_text(trajectory: Trajectory, chat: ChatTemplate) -> str:
+    """Return what the student said in its last turn."""
+    last = trajectory.turns[-1]
+    return chat.decode(trajectory.token_ids[last.start : last.end].tolist())
+
+
+def _task(prompt: Prompt) -> str:
+    return str(prompt.metadata.get("task_name", ""))
+
+
+def _share(answers: Sequence[Answer], holds: Callable[[Answer], bool]) -> float:
+    return sum(map(holds, answers)) / max(1, len(answers))
+
+

@@ -1,0 +1,60 @@
+"""Writes that are either done or not: temp file, fsync, rename."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["recover_folder", "replace_file", "replace_folder"]
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write `path` so that a reader, or a kill, sees the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder, then put it, synced, in the place of `folder`.
+
+    A rename cannot replace a full folder, so for an instant `folder` is absent and its old content
+    stands beside it as `.NAME.old`: `recover_folder` brings it back after a kill at that instant.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    old = folder.with_name(f".{folder.name}.old")
+    for leftover in (temporary, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    temporary.mkdir(parents=True)
+    write(temporary)
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(temporary)
+    if folder.exists():
+        folder.replace(old)
+    temporary.replace(folder)
+    _sync_folder(folder.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def recover_folder(folder: Path) -> None:
+    """Undo a `replace_folder` that was killed between its two renames."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.replace(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,163 @@
+"""Scored trajectories on disk: one JSON object a line, one file a step.
+
+The file of the running step is its journal: a trajectory is appended, and synced, as soon as it is
+scored, so that a killed run rolls out only what is missing. Log-probabilities are written for
+action tokens alone, as the shortest decimals that read back to the same float32.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnow.records import (
+    BoolArray,
+    EndReason,
+    FloatArray,
+    RolloutId,
+    ScoredTrajectory,
+    StopReason,
+    ToolCallRecord,
+    ToolOutcome,
+    Trajectory,
+    Turn,
+)
+
+__all__ = ["Journal", "read_journal", "scored_from_json", "scored_to_json"]
+
+
+class Journal:
+    """Appends to one step's file. Made anew for each step; what is there already stays."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._end_torn_line(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    @staticmethod
+    def _end_torn_line(path: Path) -> None:
+        """A kill in mid-write leaves half a line; without an end it would swallow the next one."""
+        if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    def append(self, scored: ScoredTrajectory) -> None:
+        self._file.write(json.dumps(scored_to_json(scored), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_journal(path: Path, *, policy_version: int | None = None) -> tuple[ScoredTrajectory, ...]:
+    """Return the whole lines of a step's file, each id once, in the order of their ids.
+
+    With `policy_version`, only trajectories that these very weights sampled, all of them.
+    Torn lines are passed over: they were never counted as done.
+    """
+    found: dict[RolloutId, ScoredTrajectory] = {}
+    if not path.exists():
+        return ()
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            scored = scored_from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            continue
+        versions = scored.trajectory.policy_version[scored.trajectory.action_mask]
+        if policy_version is None or bool((versions == policy_version).all()):
+            found[scored.trajectory.id] = scored
+    return tuple(found[id] for id in sorted(found))
+
+
+def scored_to_json(scored: ScoredTrajectory) -> dict[str, Any]:
+    """Return what one line of a journal holds."""
+    trajectory = scored.trajectory
+    mask = trajectory.action_mask
+    return {
+        "step": trajectory.id.step,
+        "prompt": trajectory.id.prompt,
+        "rollout": trajectory.id.rollout,
+        "end_reason": trajectory.end_reason.value,
+        "token_ids": trajectory.token_ids.tolist(),
+        "actions": np.flatnonzero(mask).tolist(),
+        "turn_index": trajectory.turn_index.tolist(),
+        "sampler_logprobs": _floats(trajectory.sampler_logprobs[mask]),
+        "teacher_logprobs": _floats(scored.teacher_logprobs[mask]),
+        "policy_version": trajectory.policy_version[mask].tolist(),
+        "num_drift_tokens": trajectory.num_drift_tokens,
+        "duration_s": round(trajectory.duration_s, 6),
+        "turns": [_turn_to_json(turn) for turn in trajectory.turns],
+    }
+
+
+def scored_from_json(line: dict[str, Any]) -> ScoredTrajectory:
+    """Build the record back; raises KeyError, TypeError or ValueError on anything else."""
+    num_tokens = len(line["token_ids"])
+    mask = np.zeros(num_tokens, dtype=np.bool_)
+    mask[line["actions"]] = True
+    policy_version = np.full(num_tokens, -1, dtype=np.int32)
+    policy_version[mask] = line["policy_version"]
+    trajectory = Trajectory(
+        id=RolloutId(line["step"], line["prompt"], line["rollout"]),
+        token_ids=np.asarray(line["token_ids"], dtype=np.int32),
+        action_mask=mask,
+        turn_index=np.asarray(line["turn_index"], dtype=np.int32),
+        sampler_logprobs=_on_actions(line["sampler_logprobs"], mask),
+        policy_version=policy_version,
+        turns=tuple(_turn_from_json(turn) for turn in line["turns"]),
+        end_reason=EndReason(line["end_reason"]),
+        num_drift_tokens=line["num_drift_tokens"],
+        duration_s=line["duration_s"],
+    )
+    return ScoredTrajectory(
+        trajectory=trajectory, teacher_logprobs=_on_actions(line["teacher_logprobs"], mask)
+    )
+
+
+def _floats(values: FloatArray) -> list[float]:
+    # str of a numpy float32 is the shortest text that reads back to it.
+    return [float(str(value)) for value in values]
+
+
+def _on_actions(values: Iterable[float], mask: BoolArray) -> FloatArray:
+    array = np.full(len(mask), np.nan, dtype=np.float32)
+    array[mask] = np.asarray(list(values), dtype=np.float32)
+    return array
+
+
+def _turn_to_json(turn: Turn) -> dict[str, Any]:
+    return {
+        "start": turn.start,
+        "end": turn.end,
+        "stop_reason": turn.stop_reason.value,
+        "duration_s": round(turn.duration_s, 6),
+        "tool_calls": [
+            {
+                "name": call.name,
+                "arguments": call.arguments,
+                "outcome": call.outcome.value,
+                "text": call.text,
+                "duration_s": round(call.duration_s, 6),
+                "truncated": call.truncated,
+                "counts": dict(call.counts),
+            }
+            for call in turn.tool_calls
+        ],
+    }
+
+
+def _turn_from_json(line: dict[str, Any]) -> Turn:
+    return Turn(
+        start=line["start"],
+        end=line["end"],
+        stop_reason=StopReason(line["stop_reason"]),
+        duration_s=line["duration_s"],
+        tool_calls=tuple(
+            ToolCallRecord(**{**call, "outcome": ToolOutcome(call["outcome"])})
+            for call in line["tool_calls"]
+        ),
+    )

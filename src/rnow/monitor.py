@@ -1,0 +1,112 @@
+"""What one sees of a run: a bar on a terminal, plain lines elsewhere; metrics.jsonl always."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from rnow.alarms import alarms
+from rnow.rundir import RunDirectory
+
+__all__ = ["Monitor"]
+
+
+class Monitor:
+    """Times the stages of a step, shows how far it is, and writes its line.
+
+    with Monitor(console, run=run, num_steps=40) as monitor:
+        with monitor.stage("rollout", total=64): …; monitor.advance()
+        monitor.finish_step(step, metrics)
+    """
+
+    def __init__(self, console: Console, *, run: RunDirectory, num_steps: int) -> None:
+        self._console = console
+        self._run = run
+        self._num_steps = num_steps
+        self._history: list[Mapping[str, float]] = list(run.read_metrics())
+        self._told: set[str] = set()
+        self._times: dict[str, float] = {}
+        self._step_started = time.perf_counter()
+        self._seconds_per_step: list[float] = []
+        self._step = len(self._history)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task("starting", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def say(self, line: str) -> None:
+        """Show one line, above the bar where there is one."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def begin_step(self, step: int) -> None:
+        self._step = step
+        self._times = {}
+        self._step_started = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None = None) -> Iterator[None]:
+        """Name what is going on; its seconds go into the step's line as time/<name>."""
+        self._progress.reset(
+            self._bar, total=total, description=f"step {self._step + 1}/{self._num_steps}  {name}"
+        )
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._times[f"time/{name}"] = time.perf_counter() - started
+
+    def advance(self) -> None:
+        self._progress.advance(self._bar)
+
+    def finish_step(self, metrics: Mapping[str, float]) -> None:
+        """Write the step's line and show it; say what is alarming, each alarm once a run."""
+        seconds = time.perf_counter() - self._step_started
+        self._seconds_per_step.append(seconds)
+        line = {"step": self._step, **self._times, **metrics, "time/step": seconds}
+        line["tokens_per_s"] = line["tokens/action"] / max(seconds, 1e-9)
+        self._run.append_metrics(line)
+        self._history.append(line)
+        self.say(self._summary(line))
+        for name, sentence in alarms(self._history).items():
+            if name not in self._told:
+                self._told.add(name)
+                self.say(f"  ALARM {name}: {sentence}")
+
+    def _summary(self, line: Mapping[str, float]) -> str:
+        left = self._num_steps - self._step - 1
+        recent = self._seconds_per_step[-5:]
+        eta = left * sum(recent) / len(recent)
+        return (
+            f"step {self._step + 1}/{self._num_steps}"
+            f"  reverse_kl {line['reverse_kl']:.4f}"
+            f"  mismatch_kl {line['mismatch_kl']:.1e}"
+            f"  action tokens {line['tokens/action']:.0f}"
+            f"  turns {line['rollout/turns']:.2f}"
+            f"  {line['time/step']:.1f} s (rollout {line['time/rollout']:.1f},"
+            f" teacher +{line['time/teacher']:.1f}, update {line['time/update']:.1f})"
+            f"  ETA {_duration(eta)}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

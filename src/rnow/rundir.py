@@ -1,0 +1,165 @@
+"""The folder of one run: where everything lies, who holds it, how far it got.
+
+    runs/<name>/config.yml  state.json  metrics.jsonl  trajectories/  checkpoints/  policies/
+                model/  logs/
+
+Two runs never share a folder: the holder keeps an operating-system lock, which dies with it, and
+writes its pid and host into state.json for whoever is refused.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from rnow.errors import CheckpointError
+from rnow.files import recover_folder, replace_file
+
+__all__ = ["RunDirectory", "package_versions", "slug"]
+
+PACKAGES = ("rnow", "torch", "transformers", "peft", "tokenizers", "crawl4ai", "numpy")
+
+
+class RunDirectory:
+    """One run's folder. `open` it before writing, `close` it at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yml"
+        self.state_file = path / "state.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.model = path / "model"
+        self.logs = path / "logs"
+        self.latest = path / "checkpoints" / "latest"
+        self._lock: IO[str] | None = None
+
+    def trajectories(self, step: int) -> Path:
+        return self.path / "trajectories" / f"{step:06d}.jsonl"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"{step:06d}"
+
+    def policy(self, policy_version: int) -> Path:
+        return self.path / "policies" / f"{policy_version:06d}"
+
+    @classmethod
+    def choose(cls, project: Path, name: str, *, fresh: bool) -> "RunDirectory":
+        """Return runs/<name>, or with `fresh` the first of runs/<name>, -2, -3, … that is new."""
+        path = project / "runs" / name
+        number = 2
+        while fresh and path.exists():
+            path = project / "runs" / f"{name}-{number}"
+            number += 1
+        return cls(path)
+
+    def open(self) -> None:
+        """Make the folder and take its lock; raises CheckpointError if another run holds it."""
+        for folder in (self.path, self.logs, self.path / "trajectories", self.path / "policies"):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = (self.path / ".lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            holder = self.state().get("holder", {})
+            raise CheckpointError(
+                f"{self.path} is held by a run with pid {holder.get('pid', '?')} on "
+                f"{holder.get('host', '?')}; wait for it, stop it, or use --fresh"
+            ) from error
+        self._lock = lock
+        recover_folder(self.latest)
+        recover_folder(self.model)
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def state(self) -> dict[str, Any]:
+        """Return state.json, or {} where no run has begun."""
+        try:
+            state: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise CheckpointError(f"{self.state_file} cannot be read: {error}") from error
+        return state
+
+    def write_state(self, *, step: int, num_steps: int, finished: bool) -> None:
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        state = {
+            "step": step,
+            "num_steps": num_steps,
+            "policy_version": step,
+            "finished": finished,
+            "holder": None if finished else holder,
+        }
+        replace_file(self.state_file, json.dumps(state, indent=1) + "\n")
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Save the resolved config, with the versions that made the run."""
+        versions = "".join(f"#   {name} {value}\n" for name, value in package_versions().items())
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        replace_file(self.config_file, f"# Resolved by rnow; made with\n{versions}{text}")
+
+    def read_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        return config
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(metrics)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def rewind(self, step: int) -> None:
+        """Forget metrics of `step` and later, and journals of steps after it."""
+        kept = [line for line in self.read_metrics() if line["step"] < step]
+        if self.metrics_file.exists():
+            replace_file(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        for path in (self.path / "trajectories").glob("[0-9]*.jsonl"):
+            if int(path.stem) > step:
+                path.unlink()
+
+    def forget_checkpoints(self, keep_last: int) -> None:
+        """Remove the oldest checkpoints that save_step made, beyond `keep_last`."""
+        steps = sorted((self.path / "checkpoints").glob("[0-9]*"))
+        for folder in steps[: max(0, len(steps) - keep_last)]:
+            shutil.rmtree(folder)
+
+    def forget_policies(self, before: int) -> None:
+        """Remove published weights of versions below `before`."""
+        for folder in (self.path / "policies").glob("[0-9]*"):
+            if int(folder.name) < before:
+                shutil.rmtree(folder)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions on which the numbers of a run depend."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def slug(name: str) -> str:
+    """Turn a project's name into a folder's: "MedBrowse Agent (v2)" -> "medbrowse-agent-v2"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"

@@ -1,0 +1,95 @@
+"""The settings as a list: every dotted key with its field, and what it takes in words.
+
+Messages, docs/configuration.md and the test that walks both are made from this.
+"""
+
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic.fields import FieldInfo
+
+from rnow.settings import Config, Section
+
+__all__ = ["section_keys", "settings_by_key", "type_in_words"]
+
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list[str]: "a list of texts",
+    dict[str, str]: "a mapping of texts to texts",
+    type(None): "null",
+}
+
+
+def settings_by_key() -> dict[str, FieldInfo]:
+    """Return every setting under its dotted key, "trainer.num_epochs", in the order of the page."""
+    return _walk(Config, prefix="")
+
+
+def section_keys() -> dict[str, type[Section]]:
+    """Return every section under its dotted key: "trainer", "resources.student"."""
+    return _walk_sections(Config, prefix="")
+
+
+def _section_of(field: FieldInfo) -> type[Section] | None:
+    for member in (field.annotation, *get_args(field.annotation)):
+        if isinstance(member, type) and issubclass(member, Section):
+            return member
+    return None
+
+
+def _walk(section: type[Section], *, prefix: str) -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
+    for name, field in section.model_fields.items():
+        inner = _section_of(field)
+        if inner is None:
+            found[prefix + name] = field
+        else:
+            found |= _walk(inner, prefix=f"{prefix}{name}.")
+    return found
+
+
+def _walk_sections(section: type[Section], *, prefix: str) -> dict[str, type[Section]]:
+    found: dict[str, type[Section]] = {}
+    for name, field in section.model_fields.items():
+        inner = _section_of(field)
+        if inner is not None:
+            found[prefix + name] = inner
+            found |= _walk_sections(inner, prefix=f"{prefix}{name}.")
+    return found
+
+
+def type_in_words(field: FieldInfo) -> str:
+    """Say what a setting takes, as "a whole number of at least 1, or null"."""
+    return _annotation_in_words(field.annotation, bounds=_bounds_in_words(field))
+
+
+def _annotation_in_words(annotation: Any, *, bounds: str) -> str:
+    if get_origin(annotation) in (Union, UnionType):
+        # The bounds belong to the number; null comes last.
+        members = sorted(get_args(annotation), key=lambda member: member is type(None))
+        return ", or ".join(_annotation_in_words(member, bounds=bounds) for member in members)
+    if get_origin(annotation) is Annotated:
+        return _annotation_in_words(get_args(annotation)[0], bounds=bounds)
+    if get_origin(annotation) is Literal:
+        choices = get_args(annotation)
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    return _WORDS[annotation] + (bounds if annotation in (int, float, str) else "")
+
+
+def _bounds_in_words(field: FieldInfo) -> str:
+    low: object = None
+    for item in field.metadata:
+        match item:
+            case Gt(gt=bound):
+                return f" above {bound}"
+            case Ge(ge=bound):
+                low = bound
+            case Le(le=bound):
+                return f" from {low} to {bound}"
+            case MinLen():
+                return " that is not empty"
+    return "" if low is None else f" of at least {low}"

@@ -1,0 +1,299 @@
+"""Every setting of config.yml: its section, type, default, and one line that says what it does.
+
+This module is the only place where defaults live; docs/configuration.md is made from it. It knows
+nothing of files and lines: `rnow.config` reads them and turns what pydantic finds into messages.
+Coercion is pydantic's lax one, since YAML 1.1 reads `5e-5` as text.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rnow.setting_types import (
+    DEFAULT_ROLLOUT_TIMEOUT_S,
+    DatasetType,
+    Dtype,
+    EngineKind,
+    EnvironmentNames,
+    Gpus,
+    Hosts,
+    ReasoningMode,
+    RolloutTimeout,
+    SaveStep,
+    Sites,
+    TeacherEngine,
+)
+
+__all__ = [
+    "AlgorithmSettings",
+    "BrowserSection",
+    "Config",
+    "DataSettings",
+    "EngineSettings",
+    "ModelSettings",
+    "ResourcesSettings",
+    "RoleResources",
+    "RolloutSettings",
+    "Section",
+    "TeacherSettings",
+    "ToolsSettings",
+    "TrainerSettings",
+]
+
+
+class Section(BaseModel):
+    """A part of config.yml: unknown keys, NaN, infinity are errors; it does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSettings(Section):
+    """The prompts."""
+
+    train_file: str = Field(default="train.jsonl", min_length=1, description="Prompts to train on.")
+    val_file: str = Field(
+        default="val.jsonl",
+        min_length=1,
+        description="Held-out prompts for evaluation; used when present.",
+    )
+    batch_size: int = Field(ge=1, description="Prompts in one optimizer step.")
+    group_size: int = Field(default=4, ge=1, description="Rollouts of each prompt in a step.")
+
+
+class ModelSettings(Section):
+    """The student."""
+
+    path: str = Field(min_length=1, description="Student: a Hugging Face model id or a folder.")
+    tuning: Literal["lora", "full"] = Field(
+        default="lora", description="Train a LoRA adapter or all weights."
+    )
+    qlora_rank: int = Field(default=32, ge=1, description="Rank of the LoRA adapter.")
+    qlora_alpha: int | None = Field(
+        default=None, ge=1, description="Scale of the LoRA adapter; null: 2 x qlora_rank."
+    )
+    dtype: Dtype = Field(
+        default="auto",
+        description="Number format of the student; auto: bfloat16 on a GPU, else float32.",
+    )
+
+    @property
+    def lora_alpha(self) -> int:
+        return 2 * self.qlora_rank if self.qlora_alpha is None else self.qlora_alpha
+
+
+class TeacherSettings(Section):
+    """The model that the student learns from."""
+
+    path: str = Field(
+        min_length=1, description="Teacher: a Hugging Face model id or a folder; same tokenizer."
+    )
+    engine: TeacherEngine = Field(
+        default=None, description="What runs the teacher; null: the same as engine.kind."
+    )
+    dtype: Dtype = Field(
+        default="auto",
+        description="Number format of the teacher; auto: bfloat16 on a GPU, else float32.",
+    )
+    concurrency: int = Field(
+        default=16, ge=1, description="Trajectories that the teacher scores at the same time."
+    )
+
+
+class AlgorithmSettings(Section):
+    """The loss."""
+
+    loss_fn: Literal["ppo", "importance_sampling"] = Field(
+        default="ppo",
+        description="ppo clips the ratio to the sampler; importance_sampling does not.",
+    )
+    kl_penalty_coef: float = Field(
+        default=1.0, ge=0, description="Weight of the reverse KL, the only signal in distillation."
+    )
+    kl_clip: float = Field(
+        default=10.0, gt=0, description="Cap on the reverse KL of one token, either sign (nats)."
+    )
+    kl_discount: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Discount a token of later gaps; 0: each token pays its own.",
+    )
+    clip_low: float = Field(
+        default=0.2, ge=0, le=1, description="PPO clips the ratio below 1 - clip_low."
+    )
+    clip_high: float = Field(
+        default=0.2, ge=0, description="PPO clips the ratio above 1 + clip_high."
+    )
+    ratio_max: float = Field(
+        default=10.0, ge=1, description="Cap on the ratio of trainer to sampler probability."
+    )
+    adv_estimator: Literal["grpo", "gae", "reinforce"] = Field(
+        default="grpo",
+        description="Advantage from rewards; distillation has none, so no effect there.",
+    )
+
+
+class RolloutSettings(Section):
+    """How the student works on a prompt."""
+
+    max_turns: int = Field(
+        default=1, ge=1, description="Generations in one rollout; more than 1 needs a tools.py."
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Cap of one generation (tokens); null: what the window leaves.",
+    )
+    max_context_window: int = Field(
+        default=32768, ge=1, description="Prompt, turns and tool results together (tokens)."
+    )
+    termination_policy: Literal["last_tool", "max_turns"] = Field(
+        default="last_tool", description="End at a turn without a tool call, or only at max_turns."
+    )
+    tool_timeout: float = Field(
+        default=60.0, gt=0, description="Deadline of one tool call (seconds); @tool(timeout=) wins."
+    )
+    max_tool_response: int | None = Field(
+        default=None, ge=1, description="Cap of one tool result (tokens); null: none but 1 MB."
+    )
+    max_tool_response_chars: int | None = Field(
+        default=None, ge=1, description="Old cap of one tool result (characters); null: none."
+    )
+    rollout_timeout: RolloutTimeout = Field(
+        default=DEFAULT_ROLLOUT_TIMEOUT_S,
+        gt=0,
+        description="Deadline of one rollout (seconds); null: the default.",
+    )
+    concurrency: int = Field(default=256, ge=1, description="Rollouts that run at the same time.")
+    reasoning_mode: ReasoningMode | None = Field(
+        default=None,
+        description="Thinking of models that can do both: disabled, none: off; others, null: on.",
+    )
+
+
+class TrainerSettings(Section):
+    """The optimizer, its length and its checkpoints."""
+
+    num_epochs: int = Field(ge=1, description="Passes over the prompts.")
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stop after so many optimizer steps; null: after num_epochs.",
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    warmup_steps: int = Field(
+        default=0, ge=0, description="Steps over which the learning rate rises linearly."
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant",
+        description="Learning rate after warm-up: flat, or falling to 0 at the end.",
+    )
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, description="Gradients are clipped to this norm."
+    )
+    max_tokens_per_micro_batch: int = Field(
+        default=16384, ge=1, description="Tokens in one forward pass; does not change the gradient."
+    )
+    activation_checkpointing: Literal["auto"] | bool = Field(
+        default="auto", description="Recompute activations to save memory; auto: on a GPU."
+    )
+    save_step: SaveStep = Field(
+        default=-1, ge=-1, description="Keep a checkpoint every so many steps; -1: only the end."
+    )
+    keep_last: int = Field(default=3, ge=1, description="Kept checkpoints; older ones are deleted.")
+    eval_step: int = Field(
+        default=0, ge=0, description="Evaluate on data.val_file every so many steps; 0: never."
+    )
+    max_dropped: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Share of a step's rollouts that may fail before a stop.",
+    )
+    max_time_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="End the run, saved, after so long (seconds); null: no limit.",
+    )
+
+
+class EngineSettings(Section):
+    """What samples from the student."""
+
+    kind: EngineKind = Field(
+        default="auto", description="What runs the models; local: transformers in this process."
+    )
+    dtype: Dtype = Field(
+        default="auto",
+        description="Number format while sampling; auto: bfloat16 on a GPU, else float32.",
+    )
+    request_timeout_s: float = Field(
+        default=600.0, gt=0, description="Deadline of one sample or score request (seconds)."
+    )
+    probe_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="Allowed mean gap, engine to trainer (nats); null: 0.001, in bfloat16 0.05.",
+    )
+
+
+class ToolsSettings(Section):
+    """The processes that run tools.py."""
+
+    workers: int = Field(default=1, ge=1, description="Processes that run tools.")
+    concurrency: int = Field(default=32, ge=1, description="Tool calls that run at the same time.")
+    env: EnvironmentNames = Field(
+        default=[], description="Shell variables that tools may see, besides all of .env."
+    )
+
+
+class BrowserSection(Section):
+    """What rnow.browser may fetch."""
+
+    allow_hosts: Hosts = Field(
+        default=[], description='Hosts that may be fetched; ["*"]: any public one.'
+    )
+    contact: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Your mail or web address, told to the sites that you read.",
+    )
+    local_sites: Sites = Field(
+        default={}, description="Host to folder: pages that rnow serves itself during the run."
+    )
+
+
+class RoleResources(Section):
+    """The devices of one role."""
+
+    gpus: Gpus = Field(default=1, ge=1, description="GPUs of this role.")
+
+
+class ResourcesSettings(Section):
+    """Which devices each role gets."""
+
+    student: RoleResources = RoleResources(gpus=1)
+    teacher: RoleResources = RoleResources(gpus=1)
+    trainer: RoleResources = RoleResources(gpus=1)
+
+
+class Config(Section):
+    """config.yml with every default written out."""
+
+    seed: int = Field(default=0, ge=0, description="All random draws of a run come from it.")
+    dataset_type: DatasetType = Field(
+        default="distill", description="What is trained; this version trains distill only."
+    )
+    data: DataSettings
+    model: ModelSettings
+    teacher: TeacherSettings | None = None
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    trainer: TrainerSettings
+    engine: EngineSettings = EngineSettings()
+    tools: ToolsSettings = ToolsSettings()
+    browser: BrowserSection = BrowserSection()
+    resources: ResourcesSettings | None = Field(
+        default=None, description="Absent: planned from the machine."
+    )

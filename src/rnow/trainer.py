@@ -1,0 +1,239 @@
+"""One optimizer step on one batch: forward, backward, clip, AdamW.
+
+A step whose loss, gradient norm or other numbers are not finite moves nothing: its batch is handed out for
+inspection, and the third one in a row ends the run.
+
+AdamW has torch's own settings (betas 0.9 and 0.999, eps 1e-8). All calls block; run them in a thread of your own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import cos, isfinite, pi
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnow.errors import BadNumbersError, CheckpointError
+from rnow.objective import ActionTokens, LossTotals, ObjectiveSettings, compute_objective
+from rnow.packing import MicroBatch, pack
+from rnow.policy import Policy
+from rnow.records import Batch, FloatArray
+
+__all__ = [
+    "MAX_BAD_UPDATES",
+    "Schedule",
+    "Trainer",
+    "TrainerSettings",
+    "UpdateResult",
+    "accumulate_gradients",
+    "learning_rate_factor",
+]
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+MAX_BAD_UPDATES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSettings:
+    """The keys of `trainer` that an update reads, under their own names, and the length of the run."""
+
+    total_steps: int
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: Schedule = "constant"
+    max_grad_norm: float = 1.0
+    max_tokens_per_micro_batch: int = 16384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateResult:
+    """What a step did.
+
+    UpdateResult(step=3, updated=True, metrics={"reverse_kl": 0.31, "trainer/grad_norm": 0.8, …})
+    """
+
+    step: int
+    updated: bool  # False: numbers were not finite, the weights are as before
+    metrics: Mapping[str, float]  # all finite; one that is not finite is left out
+
+
+class Trainer:
+    """Moves a policy's weights. Its state is AdamW's and a count; the weights are the policy's own."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        settings: TrainerSettings,
+        objective: ObjectiveSettings,
+        on_bad_numbers: Callable[[Batch, str], None],
+    ) -> None:
+        """`on_bad_numbers(batch, reason)` keeps the batch of a skipped update for inspection."""
+        self._policy = policy
+        self._settings = settings
+        self._objective = objective
+        self._on_bad_numbers = on_bad_numbers
+        self._parameters = policy.trained_parameters()
+        self._num_bad_updates = 0  # in a row
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+
+    def update(self, batch: Batch) -> UpdateResult:
+        """Take one step. Raises BadNumbersError at the third batch in a row whose numbers are not finite."""
+        self._optimizer.zero_grad()
+        micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
+        totals = accumulate_gradients(
+            self._policy, micro_batches, objective=self._objective, num_actions=batch.num_actions
+        )
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            self._parameters.values(), self._settings.max_grad_norm
+        )
+        learning_rate = self._settings.learning_rate * learning_rate_factor(
+            batch.step, settings=self._settings
+        )
+        metrics = _totals_to_metrics(totals, num_actions=batch.num_actions)
+        metrics["trainer/grad_norm"] = float(grad_norm)
+        metrics["trainer/learning_rate"] = learning_rate
+        metrics["trainer/num_micro_batches"] = float(len(micro_batches))
+        metrics["tokens/total"] = float(sum(item.trajectory.num_tokens for item in batch.scored))
+        bad = {name: value for name, value in metrics.items() if not isfinite(value)}
+        if bad:
+            self._skip(batch, bad)
+        else:
+            self._num_bad_updates = 0
+            self._optimizer.param_groups[0]["lr"] = learning_rate
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+        metrics["trainer/skipped"] = float(bool(bad))
+        return UpdateResult(
+            step=batch.step,
+            updated=not bad,
+            metrics={name: value for name, value in metrics.items() if name not in bad},
+        )
+
+    def probe_logprobs(self, token_ids: list[int], *, start: int) -> FloatArray:
+        """Return log p(token_ids[i] | token_ids[:i]) for i >= start >= 1, nats, as an engine's `score` does."""
+        device = self._policy.device
+        with torch.no_grad():
+            logprobs = self._policy.action_logprobs(
+                torch.tensor([token_ids], device=device),
+                position_ids=torch.arange(len(token_ids), device=device)[None],
+                action_index=torch.arange(start, len(token_ids), device=device),
+            )
+        return logprobs.float().cpu().numpy()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Return all that the next update depends on beside the policy's weights: live tensors and plain numbers."""
+        tensors = {
+            f"{key}/{name}": value
+            for name, parameter in self._parameters.items()
+            for key, value in self._optimizer.state.get(parameter, {}).items()
+        }
+        return tensors, {"num_bad_updates": self._num_bad_updates}
+
+    def load_state(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, int]) -> None:
+        """Put back what `state` gave, bit for bit. Raises CheckpointError if it is of other weights."""
+        state: dict[Any, dict[str, Tensor]] = {}
+        for key_and_name, tensor in tensors.items():
+            key, _, name = key_and_name.partition("/")
+            parameter = self._parameters.get(name)
+            if parameter is None or (key != "step" and tensor.shape != parameter.shape):
+                raise CheckpointError(
+                    f"the checkpoint's optimizer state {key_and_name} {tuple(tensor.shape)} fits no weight of this "
+                    "run's student; start anew with --fresh"
+                )
+            # AdamW keeps its count on the CPU.
+            device = torch.device("cpu") if key == "step" else parameter.device
+            state.setdefault(parameter, {})[key] = tensor.to(device, copy=True)
+        self._optimizer.state.clear()
+        self._optimizer.state.update(state)
+        self._num_bad_updates = scalars["num_bad_updates"]
+
+    def _skip(self, batch: Batch, bad: Mapping[str, float]) -> None:
+        self._num_bad_updates += 1
+        numbers = ", ".join(f"{name} is {value}" for name, value in sorted(bad.items()))
+        reason = f"step {batch.step}: {numbers}"
+        self._on_bad_numbers(batch, reason)
+        if self._num_bad_updates >= MAX_BAD_UPDATES:
+            raise BadNumbersError(
+                f"{reason}; that is {MAX_BAD_UPDATES} updates in a row, none of which was made. The batches are kept. "
+                "Lower trainer.learning_rate, or set model.dtype: float32"
+            )
+
+
+def accumulate_gradients(
+    policy: Policy,
+    micro_batches: tuple[MicroBatch, ...],
+    *,
+    objective: ObjectiveSettings,
+    num_actions: int,
+) -> LossTotals:
+    """Add the gradient of the whole batch's loss to the policy's weights; return the batch's totals."""
+    if not micro_batches:
+        raise ValueError("a batch without an action token cannot be trained on")
+    num_turns = 1 + max(int(micro_batch.turn_index.max()) for micro_batch in micro_batches)
+    totals: LossTotals | None = None
+    for micro_batch in micro_batches:
+        on_device = micro_batch.to(policy.device)
+        result = compute_objective(
+            ActionTokens(
+                policy_logprobs=policy.action_logprobs(
+                    on_device.token_ids,
+                    position_ids=on_device.position_ids,
+                    action_index=on_device.action_index,
+                ),
+                sampler_logprobs=on_device.sampler_logprobs,
+                teacher_logprobs=on_device.teacher_logprobs,
+                trajectory_index=on_device.trajectory_index,
+                turn_index=on_device.turn_index,
+            ),
+            settings=objective,
+            num_actions=num_actions,
+            num_turns=num_turns,
+        )
+        # torch.autograd's own stubs have no types here.
+        result.loss.backward()  # type: ignore[no-untyped-call]
+        totals = result.totals if totals is None else totals + result.totals
+    assert totals is not None
+    return totals
+
+
+def learning_rate_factor(step: int, *, settings: TrainerSettings) -> float:
+    """Return what the learning rate of `step` (from 0) is multiplied by.
+
+    It climbs in `warmup_steps` equal parts, so that no step has 0, and then stays, or falls towards the 0 that would
+    come after the last step.
+    """
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return 1.0
+    length = max(1, settings.total_steps - settings.warmup_steps)
+    done = min(1.0, (step - settings.warmup_steps) / length)
+    return 1.0 - done if settings.schedule == "linear" else (1.0 + cos(pi * done)) / 2
+
+
+def _totals_to_metrics(totals: LossTotals, *, num_actions: int) -> dict[str, float]:
+    reverse_kl = float(totals.reverse_kl) / num_actions
+    metrics = {
+        "reverse_kl": reverse_kl,
+        "teacher_kl": reverse_kl,  # the hosted service's name for it
+        "mismatch_kl": float(totals.mismatch_kl) / num_actions,
+        "mean_ratio": float(totals.ratio) / num_actions,
+        "trainer/loss": float(totals.loss),
+        "trainer/clip_share": float(totals.num_clipped) / num_actions,
+        "trainer/kl_clip_share": float(totals.num_kl_clipped) / num_actions,
+        "trainer/ratio_cap_share": float(totals.num_ratio_capped) / num_actions,
+        "trainer/max_advantage": float(totals.max_advantage),
+        "tokens/action": float(num_actions),
+    }
+    by_turn = np.divide(totals.turn_reverse_kl.tolist(), totals.turn_actions.tolist())
+    metrics |= {f"reverse_kl/turn_{turn}": float(value) for turn, value in enumerate(by_turn)}
+    return metrics

@@ -1,0 +1,134 @@
+"""Small stand-ins for what tests would otherwise download: tokenizer folders with real chat templates.
+
+`tokenizer_folder(folder, family)` writes what `AutoTokenizer` needs: a byte-level BPE of a few hundred
+tokens with the added tokens of that family (with the same ones special and not), the family's real
+chat template, and a generation_config.json. The templates are files of the package trl, read
+without importing it.
+"""
+
+import functools
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+
+# How Qwen cuts text into words before BPE.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CORPUS = (
+    "You may call one or more functions to assist with the user query.",
+    "The trial of the drug was run by the company; the patent ends in 2031.",
+    'assistant user system tool {"name": "browse", "arguments": {"url": "http://clinic.test/"}}',
+    "<|im_start|>assistant <tool_response> <think> <tool_call> tool_call think im_end",
+    "Let me look at the page. The answer is: Company. Error. Result.",
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What sets one family of tokenizers apart."""
+
+    template: str  # file under trl/chat_templates
+    special: tuple[str, ...]  # added tokens with special=True
+    ordinary: tuple[str, ...]  # added tokens with special=False: text to most code, ids to the model
+    eos: str
+    also_ends: tuple[str, ...]  # further eos tokens of generation_config.json
+    bos: str | None = None
+
+
+_QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_pad|>")
+FAMILIES = {
+    "qwen3": Family(
+        template="qwen3.jinja",
+        special=_QWEN_SPECIAL,
+        ordinary=(
+            "<tool_call>",
+            "</tool_call>",
+            "<|fim_prefix|>",
+            "<tool_response>",
+            "</tool_response>",
+            "<think>",
+            "</think>",
+        ),
+        eos="<|im_end|>",
+        also_ends=("<|endoftext|>",),
+    ),
+    "qwen2.5": Family(
+        template="qwen2_5.jinja",
+        special=_QWEN_SPECIAL,
+        ordinary=("<tool_call>", "</tool_call>", "<|fim_prefix|>"),
+        eos="<|im_end|>",
+        also_ends=("<|endoftext|>",),
+    ),
+    "llama3.1": Family(
+        template="llama3_1.jinja",
+        special=(
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eom_id|>",
+            "<|eot_id|>",
+            "<|python_tag|>",
+        ),
+        ordinary=(),
+        eos="<|eot_id|>",
+        also_ends=("<|end_of_text|>", "<|eom_id|>"),
+        bos="<|begin_of_text|>",
+    ),
+}
+
+
+def real_template(name: str) -> str:
+    """Return a chat template as its makers wrote it, e.g. real_template("qwen3.jinja")."""
+    spec = importlib.util.find_spec("trl")
+    assert spec is not None, "the test extra of rnow brings trl, whose templates these tests read"
+    assert spec.submodule_search_locations is not None
+    return (Path(spec.submodule_search_locations[0]) / "chat_templates" / name).read_text()
+
+
+@functools.cache
+def tiny_tokenizer(special: Sequence[str], ordinary: Sequence[str]) -> Tokenizer:
+    """Return a byte-level BPE tokenizer of 256 bytes, some merges and the added tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=512,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in special])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ordinary])
+    return tokenizer
+
+
+def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) -> Path:
+    """Write a tokenizer of `family` into `folder` and return it; `template` replaces the real one."""
+    kind = FAMILIES[family]
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = tiny_tokenizer(kind.special, kind.ordinary)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": kind.eos}
+    if kind.bos is not None:
+        config["bos_token"] = kind.bos
+    ends = [tokenizer.token_to_id(text) for text in (kind.eos, *kind.also_ends)]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    (folder / "chat_template.jinja").write_text(
+        real_template(kind.template) if template is None else template
+    )
+    return folder

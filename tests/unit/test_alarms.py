@@ -1,0 +1,48 @@
+from rnow.alarms import alarms
+
+HEALTHY = {
+    "tokens/drift": 0,
+    "mismatch_kl": 1e-6,
+    "rollout/action_tokens": 50.0,
+    "tool/calls": 100,
+    "tool/model_error": 2,
+}
+
+
+def history(num_steps: int, **last: float) -> list[dict[str, float]]:
+    """A healthy run whose gap falls; `last` (slashes as __) overrides its last three steps."""
+    lines = [{**HEALTHY, "reverse_kl": 1.0 - 0.05 * step} for step in range(num_steps)]
+    changed = {name.replace("__", "/"): value for name, value in last.items()}
+    return lines[:-3] + [{**line, **changed} for line in lines[-3:]]
+
+
+def test_a_healthy_run_alarms_nobody() -> None:
+    assert alarms(history(12)) == {}
+    assert alarms([]) == {}
+
+
+def test_rollouts_that_grow_to_twice_their_length_are_an_alarm() -> None:
+    assert alarms(history(12, rollout__action_tokens=138.0)) == {
+        "length": "rollouts grew from 50 to 138 sampled tokens: the student may be collapsing; "
+        "lower trainer.learning_rate"
+    }
+
+
+def test_malformed_tool_calls_are_an_alarm() -> None:
+    assert alarms(history(12, tool__model_error=31)) == {
+        "format": "31 of 100 tool calls were malformed or had wrong arguments; look at the "
+        "transcripts"
+    }
+
+
+def test_a_gap_that_does_not_fall_is_an_alarm() -> None:
+    assert alarms(history(12, reverse_kl=1.1)) == {
+        "reverse_kl": "reverse_kl does not fall: 0.950 at first, 1.100 now; compare the chat "
+        "templates of student and teacher, then trainer.learning_rate"
+    }
+    assert alarms(history(9, reverse_kl=1.1)) == {}
+
+
+def test_drift_and_mismatch_are_alarms_from_the_first_step() -> None:
+    lines = [{**HEALTHY, "reverse_kl": 1.0, "tokens/drift": 3, "mismatch_kl": 0.02}]
+    assert sorted(alarms(lines)) == ["drift", "mismatch"]
