@@ -12,12 +12,12 @@ from rnow.core import tool
 async def browse(url: str, page: int = 1) -> str:
     """Read a web page and get its text as markdown.
 
-    Give the full address, beginning with https://. Long pages come in parts: the first line says how
-    many there are, and page=2 gives the next one. If the page cannot be read, the answer begins with
-    ERROR and says why; try another address then.
+    Give the full address, beginning with https://. Long pages come in parts: the first line says
+    how many there are, and page=2 gives the next one. If the page cannot be read, the answer begins
+    with ERROR and says why; try another address then.
 
     Useful addresses:
-    - https://clinicaltrials.gov/study/NCT01234567 for a trial: its arms, drugs, sponsor and results
+    - https://clinicaltrials.gov/study/NCT_NUMBER for a trial: its arms, drugs, sponsor and results
     - https://www.accessdata.fda.gov/scripts/cder/daf/ for approved drugs, their companies and dates
     - https://www.accessdata.fda.gov/scripts/cder/ob/ for patents and exclusivity (the Orange Book)
     """

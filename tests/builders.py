@@ -1,8 +1,8 @@
-"""Small stand-ins for what tests would otherwise download: tokenizer folders with real chat templates.
+"""Tokenizer folders with real chat templates, which tests would otherwise download.
 
-`tokenizer_folder(folder, family)` writes what `AutoTokenizer` needs: a byte-level BPE of a few hundred
-tokens with the added tokens of that family (with the same ones special and not), the family's real
-chat template, and a generation_config.json. The templates are files of the package trl, read
+`tokenizer_folder(folder, family)` writes what `AutoTokenizer` needs: a byte-level BPE of a few
+hundred tokens with the added tokens of that family (the same ones special and not), the family's
+real chat template, and a generation_config.json. The templates are files of the package trl, read
 without importing it.
 """
 
@@ -36,7 +36,9 @@ class Family:
 
     template: str  # file under trl/chat_templates
     special: tuple[str, ...]  # added tokens with special=True
-    ordinary: tuple[str, ...]  # added tokens with special=False: text to most code, ids to the model
+    ordinary: tuple[
+        str, ...
+    ]  # added tokens with special=False: text to most code, ids to the model
     eos: str
     also_ends: tuple[str, ...]  # further eos tokens of generation_config.json
     bos: str | None = None
@@ -117,7 +119,7 @@ def tiny_tokenizer(special: Sequence[str], ordinary: Sequence[str]) -> Tokenizer
 
 
 def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) -> Path:
-    """Write a tokenizer of `family` into `folder` and return it; `template` replaces the real one."""
+    """Write a tokenizer of `family` into `folder`; `template` replaces the real one."""
     kind = FAMILIES[family]
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer(kind.special, kind.ordinary)

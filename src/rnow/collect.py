@@ -67,7 +67,7 @@ class Collector:
         prompts: Sequence[Prompt],
         *,
         group_size: int,
-        on_scored: Callable[[ScoredTrajectory], None],
+        on_scored: Callable[[], None],
     ) -> Collected:
         """Return the step's batch; raises RolloutError if more than `max_dropped` of it is lost."""
         started = time.perf_counter()
@@ -81,8 +81,8 @@ class Collector:
             for rollout in range(group_size)
             if (id := RolloutId(step, prompt.index, rollout)) not in reused
         ]
-        for item in tally.scored:
-            on_scored(item)
+        for _ in reused:
+            on_scored()
         journal = Journal(path)
         try:
             async with asyncio.TaskGroup() as group:
@@ -112,7 +112,7 @@ class Collector:
         id: RolloutId,
         tally: _Tally,
         journal: Journal,
-        on_scored: Callable[[ScoredTrajectory], None],
+        on_scored: Callable[[], None],
     ) -> None:
         async with self._slots:
             trajectory = await self._rolled(prompt, id, tally)
@@ -127,7 +127,7 @@ class Collector:
             return
         journal.append(scored)
         tally.scored.append(scored)
-        on_scored(scored)
+        on_scored()
 
     async def _rolled(self, prompt: Prompt, id: RolloutId, tally: _Tally) -> Trajectory | None:
         for attempt in range(NUM_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Settings given on the command line: `key=value`, laid over what the file holds, in their order."""
+"""Settings given on the command line: `key=value`, laid over what the file holds, in order."""
 
 import re
 
@@ -41,11 +41,11 @@ def apply_override(source: ConfigSource, text: str) -> str | None:
         return None
     was = show(source.get(key)) if source.has(key) else "not set"
     source.set(key, value)
-    # What the file or an earlier override said below this key is gone.
-    for inner_key in [known for known in source.lines if known.startswith(f"{key}.")]:
-        del source.lines[inner_key]
-    for inner_key in [known for known in source.overrides if known.startswith(f"{key}.")]:
-        del source.overrides[inner_key]
+    # What the file or an earlier override said here, and below this key, is gone.
+    for written in [known for known in source.lines if f"{known}.".startswith(f"{key}.")]:
+        del source.lines[written]
+    for given in [known for known in source.overrides if f"{known}.".startswith(f"{key}.")]:
+        del source.overrides[given]
     source.overrides[key] = f"override {text}"
     return f"{key} = {show(value)} (was: {was})"
 

@@ -41,12 +41,18 @@ class ConfigSource:
         )
 
     def place(self, key: str) -> tuple[str, int | None]:
-        while key:
-            if key in self.overrides:
-                return self.overrides[key], None
-            if key in self.lines:
-                return str(self.file), self.lines[key]
-            key = key.rpartition(".")[0]
+        """Return the file and line of `key`, or the override that set it or something inside it."""
+        around = key
+        while around:
+            if around in self.overrides:
+                return self.overrides[around], None
+            if around in self.lines:
+                return str(self.file), self.lines[around]
+            if around == key:
+                for known, override in self.overrides.items():
+                    if known.startswith(f"{key}."):
+                        return override, None
+            around = around.rpartition(".")[0]
         return str(self.file), None
 
     def section_of(self, key: str) -> dict[str, Any]:
@@ -73,9 +79,9 @@ class ConfigSource:
 
 
 def read_source(file: Path) -> ConfigSource:
-    """Read a YAML or JSON file whose top level is a mapping; ConfigError where it cannot be read."""
+    """Read a YAML or JSON file that holds a mapping; ConfigError where it cannot be read."""
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = file.read_bytes().decode()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         message = f"is not UTF-8 text (byte {error.object[error.start]:#04x})"
@@ -108,10 +114,10 @@ def read_yaml_text(text: str, *, source: ConfigSource | None = None) -> Any:
     """
     loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        node = loader.get_single_node()
         return None if node is None else _Builder(loader, source).build(node, "")
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        loader.dispose()
 
 
 class _Builder:
@@ -139,7 +145,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         try:
-            return self.loader.construct_object(node)  # type: ignore[no-untyped-call]
+            return self.loader.construct_object(node)
         except ValueError as error:
             raise _at(node, str(error)) from error
 

@@ -13,7 +13,9 @@
     ├── CheckpointError               a run directory that cannot be used or resumed
     ├── PublicationError          4   the engine does not hold the trainer's weights
     ├── BadNumbersError           4   non-finite loss or gradient, three times in a row
-    └── DeadlineError             3   something waited longer than its limit
+    ├── DeadlineError             3   something waited longer than its limit
+    └── Interrupted                   not an error: asked to stop by Ctrl-C (130), SIGTERM (143),
+                                      or trainer.max_time_s (0)
 
 To add one: subclass, draw it here, give it the exit code that a shell script should see. A message
 says what is wrong, the value, where, and what to do; the command line prints it, no traceback.
@@ -31,6 +33,7 @@ __all__ = [
     "DataError",
     "DeadlineError",
     "EngineError",
+    "Interrupted",
     "ModelError",
     "Problem",
     "PublicationError",
@@ -126,3 +129,11 @@ class BadNumbersError(RnowError):
 
 class DeadlineError(RnowError):
     exit_code = 3
+
+
+class Interrupted(RnowError):
+    """The run was asked to stop and has; what was done by then is saved."""
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code

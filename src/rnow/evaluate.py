@@ -1,4 +1,4 @@
-"""Accuracy of a model on held-out prompts: roll out each prompt once, grade what the last turn says."""
+"""Accuracy of a model on held-out prompts: roll out each once, grade what the last turn says."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -108,5 +108,3 @@ def _task(prompt: Prompt) -> str:
 
 def _share(answers: Sequence[Answer], holds: Callable[[Answer], bool]) -> float:
     return sum(map(holds, answers)) / max(1, len(answers))
-
-

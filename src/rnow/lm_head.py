@@ -1,11 +1,13 @@
 """Log-probabilities of chosen tokens straight from hidden states: `[tokens, vocab]` never exists.
 
-The hidden states go through the LM head a chunk at a time. Forward keeps one normalizer for each token and throws the
-logits away; backward makes them again, chunk by chunk, and turns them into the gradient in place:
+The hidden states go through the LM head a chunk at a time. Forward keeps one normalizer for each
+token and throws the logits away; backward makes them again and turns them into the gradient:
 
     d logprob(target) / d logits = onehot(target) − softmax(logits)
 
-Peak memory beyond inputs and gradients is two or three times `chunk × vocab`, whatever the number of tokens.
+Only the last chunk's are kept, since backward begins with them: what fits in one chunk is computed
+once. Peak memory beyond inputs and gradients is about twice `chunk × vocab`, whatever the number of
+tokens.
 """
 
 from typing import Any
@@ -16,12 +18,13 @@ from torch.nn.functional import linear
 
 __all__ = ["default_chunk_tokens", "token_logprobs"]
 
-# Entries of one chunk of logits: 128 MiB in float32. Below that matrix products get slower, above it nothing gets faster.
+# Entries of one chunk of logits: 128 MiB in float32. Below that matrix products get slower, above
+# it nothing gets faster.
 _CHUNK_ENTRIES = 1 << 25
 
 
 def default_chunk_tokens(vocab_size: int) -> int:
-    """Return how many tokens go through the head at once: 220 of a vocabulary of 152k, 32,768 of one of 1k."""
+    """Return how many tokens go through the head at once: 220 for a vocabulary of 152k."""
     return max(1, _CHUNK_ENTRIES // vocab_size)
 
 
@@ -30,10 +33,14 @@ def token_logprobs(
 ) -> Tensor:
     """Return log softmax(hidden @ weight.T + bias)[targets], nats, [tokens], at least float32.
 
-    `hidden` [tokens, width] gives the precision of the matrix products (a wider `weight` is rounded to it), `weight`
-    [vocab, width] that of its own gradient. Differentiable in hidden, weight and bias.
+    `hidden` [tokens, width] gives the precision of the matrix products (a wider `weight` is rounded
+    to it), `weight` [vocab, width] that of its own gradient. Differentiable in hidden, weight and
+    bias.
     """
-    logprobs: Tensor = _TokenLogprobs.apply(hidden, targets, weight, bias, chunk_tokens)
+    # torch has no types for apply.
+    logprobs: Tensor = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, targets, weight, bias, chunk_tokens
+    )
     return logprobs
 
 
@@ -51,15 +58,20 @@ class _TokenLogprobs(torch.autograd.Function):
         normalizers = hidden.new_empty(len(targets), dtype=dtype)
         logprobs = torch.empty_like(normalizers)
         narrow_weight = weight.to(hidden.dtype)
+        probs: Tensor | None = None
         for chunk in _chunks(len(targets), chunk_tokens):
+            del probs  # else the next chunk's logits exist beside it
             logits = _logits(hidden[chunk], narrow_weight, bias, dtype)
             chosen = logits.gather(1, targets[chunk, None]).squeeze(1)
             highest = logits.amax(1)
-            # logsumexp without its second [chunk, vocab] tensor
-            normalizers[chunk] = logits.sub_(highest[:, None]).exp_().sum(1).log() + highest
+            exponentials = logits.sub_(highest[:, None]).exp_()
+            sums = exponentials.sum(1)
+            normalizers[chunk] = sums.log() + highest
             logprobs[chunk] = chosen - normalizers[chunk]
-            del logits  # else the next chunk's exist beside it
+            probs = exponentials.div_(sums[:, None])
+            del logits, exponentials
         ctx.save_for_backward(hidden, targets, weight, bias, normalizers)
+        ctx.last_probs = probs
         ctx.chunk_tokens = chunk_tokens
         return logprobs
 
@@ -70,13 +82,14 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[2] else None
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
         narrow_weight = weight.to(hidden.dtype)
-        for chunk in _chunks(len(targets), ctx.chunk_tokens):
-            logits = _logits(hidden[chunk], narrow_weight, bias, normalizers.dtype)
-            minus_probs = logits.sub_(normalizers[chunk, None]).exp_().neg_()
-            factors = minus_probs.scatter_add_(
-                1, targets[chunk, None], minus_probs.new_ones(len(minus_probs), 1)
-            )
-            grad_logits = factors.mul_(grad_logprobs[chunk, None]).to(hidden.dtype)
+        probs, ctx.last_probs = ctx.last_probs, None  # written over below
+        for chunk in reversed(_chunks(len(targets), ctx.chunk_tokens)):
+            if probs is None:
+                logits = _logits(hidden[chunk], narrow_weight, bias, normalizers.dtype)
+                probs = logits.sub_(normalizers[chunk, None]).exp_()
+                del logits
+            probs.neg_().scatter_add_(1, targets[chunk, None], probs.new_ones(len(probs), 1))
+            grad_logits = probs.mul_(grad_logprobs[chunk, None]).to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad_logits, narrow_weight, out=grad_hidden[chunk])
             if grad_weight is not None:
@@ -84,7 +97,8 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_weight += grad_logits.t() @ hidden[chunk]
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0)
-            del logits, minus_probs, factors, grad_logits
+            del grad_logits
+            probs = None
         return grad_hidden, None, grad_weight, grad_bias, None
 
 

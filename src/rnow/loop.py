@@ -8,72 +8,75 @@ taken up again from its journal.
 """
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from rnow.collect import Collector
 from rnow.metrics import step_metrics
 from rnow.monitor import Monitor
 from rnow.publish import Publisher
-from rnow.records import Batch, Prompt
-from rnow.rundir import RunDirectory
+from rnow.records import Prompt
 from rnow.stopping import StopRequest
 from rnow.teacher import Teacher
 from rnow.trainer import Trainer
 
-__all__ = ["Evaluator", "Saver", "train"]
+__all__ = ["Evaluator", "Parts", "Saver", "train"]
 
 
 class Evaluator(Protocol):
-    """Evaluates the policy version that the student engine holds, if it is due."""
+    """Evaluates the policy version that the student engine holds, if that is due."""
 
-    async def __call__(self, step: int, *, last: bool) -> dict[str, float]: ...
+    async def __call__(self, step: int) -> dict[str, float]: ...
 
 
 class Saver(Protocol):
     """Puts the trainer's state after `step` updates on disk."""
 
-    def __call__(self, step: int, *, last: bool) -> None: ...
+    def __call__(self, step: int) -> None: ...
 
 
-async def train(
-    *,
-    first_step: int,
-    steps: list[list[Prompt]],
-    group_size: int,
-    publisher: Publisher,
-    collector: Collector,
-    teacher: Teacher,
-    trainer: Trainer,
-    evaluator: Evaluator,
-    saver: Saver,
-    monitor: Monitor,
-    stop: StopRequest,
-) -> None:
-    """Run `steps` from `first_step` on, then publish and evaluate what came out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """All that a run is made of, started and checked."""
+
+    first_step: int
+    steps: Sequence[Sequence[Prompt]]  # the prompts of each step of the run
+    group_size: int
+    publisher: Publisher
+    collector: Collector
+    teacher: Teacher
+    trainer: Trainer
+    evaluator: Evaluator
+    saver: Saver
+
+
+async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
+    """Run the steps from `first_step` on, then publish and evaluate what came out.
 
     Raises Interrupted where the run was asked to stop; all that was done by then is saved.
     """
-    for step in range(first_step, len(steps)):
+    for step in range(parts.first_step, len(parts.steps)):
+        prompts = parts.steps[step]
         monitor.begin_step(step)
         with monitor.stage("publish"):
-            probe = await publisher.publish(step)
+            probe = await parts.publisher.publish(step)
         with monitor.stage("eval"):
-            evaluated = await stop.cut(evaluator(step, last=False))
+            evaluated = await stop.cut(parts.evaluator(step))
         with monitor.stage("health"):
-            await teacher.check_health()
-        with monitor.stage("rollout", total=len(steps[step]) * group_size):
-            collected = await stop.cut(
-                collector.collect(
-                    step, steps[step], group_size=group_size, on_scored=monitor.advance
-                )
+            await stop.cut(parts.teacher.check_health())
+        with monitor.stage("rollout", total=len(prompts) * parts.group_size):
+            rollouts = parts.collector.collect(
+                step, prompts, group_size=parts.group_size, on_scored=monitor.advance
             )
+            collected = await stop.cut(rollouts)
         with monitor.stage("update"):
             # In a thread, so that a signal is heard; awaited to its end, so that it is saved.
-            updated = await asyncio.to_thread(trainer.update, collected.batch)
+            updated = await asyncio.to_thread(parts.trainer.update, collected.batch)
         monitor.finish_step(
-            {**step_metrics(collected), **updated, **evaluated, "publish/probe": probe}
+            {**step_metrics(collected), **updated.metrics, **evaluated, "publish/probe": probe}
         )
-        await asyncio.to_thread(saver, step + 1, last=step + 1 == len(steps))
+        await asyncio.to_thread(parts.saver, step + 1)
         stop.check()
-    await publisher.publish(len(steps))
-    await stop.cut(evaluator(len(steps), last=True))
+    await parts.publisher.publish(len(parts.steps))
+    await stop.cut(parts.evaluator(len(parts.steps)))

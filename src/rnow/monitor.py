@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -87,6 +87,14 @@ class Monitor:
             if name not in self._told:
                 self._told.add(name)
                 self.say(f"  ALARM {name}: {sentence}")
+
+    def record_evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Keep and show the accuracy of the student after `step` updates."""
+        self._run.append_evaluation({"step": step, **figures})
+        self.say(
+            f"eval after {step} steps: accuracy {figures['accuracy']:.3f} on "
+            f"{figures['n']} held-out prompts"
+        )
 
     def _summary(self, line: Mapping[str, float]) -> str:
         left = self._num_steps - self._step - 1

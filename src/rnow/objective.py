@@ -1,17 +1,19 @@
 """What one update minimizes: pure tensor maths over action tokens, no network, no settings file.
 
-The student pays for what it likes more than the teacher does. Over the N action tokens t of the whole batch:
+The student pays for what it likes more than the teacher does. Over the N action tokens t of the
+whole batch:
 
     ratio_t = exp(policy_logprobs_t − sampler_logprobs_t), capped at ratio_max
-    gap_t   = Σ_{j ≥ t} kl_discount^(j − t) · clip(reverse_kl_j, ±kl_clip)        j, t count action tokens only
-    A_t     = −kl_penalty_coef · gap_t                                            detached
+    gap_t   = Σ_{j ≥ t} kl_discount^(j − t) · clip(reverse_kl_j, ±kl_clip)   over action tokens only
+    A_t     = −kl_penalty_coef · gap_t                                       detached
     loss    = −1/N · Σ_t min(ratio_t · A_t, clip(ratio_t, 1 − clip_low, 1 + clip_high) · A_t)
 
-`importance_sampling` drops the min and its clip. In pure distillation the advantage of a reward is exactly 0, so
-there is no term for it; training on rewards will add one to A_t and nothing else.
+`importance_sampling` drops the min and its clip. In pure distillation the advantage of a reward is
+exactly 0, so there is no term for it; training on rewards will add one to A_t and nothing else.
 
-Everything here is a flat vector with one entry for each action token, in float64: tool text is not in it, so a
-discount cannot count it, and neither loss nor metric depends on how a batch was cut beyond the network's own rounding.
+Everything here is a flat vector with one entry for each action token, in float64: tool text is not
+in it, so a discount cannot count it, and neither loss nor metric depends on how a batch was cut
+beyond the network's own rounding.
 """
 
 from dataclasses import dataclass
@@ -52,8 +54,8 @@ class ObjectiveSettings:
 class ActionTokens:
     """Action tokens of one micro-batch; those of one trajectory stand together, in their order.
 
-    ActionTokens(policy_logprobs=[-0.3, -0.1], sampler_logprobs=[-0.3, -0.1], teacher_logprobs=[-0.2, -2.0],
-                 trajectory_index=[0, 0], turn_index=[0, 1])
+    ActionTokens(policy_logprobs=[-0.3, -0.1], sampler_logprobs=[-0.3, -0.1],
+                 teacher_logprobs=[-0.2, -2.0], trajectory_index=[0, 0], turn_index=[0, 1])
     """
 
     policy_logprobs: (
@@ -80,7 +82,7 @@ class ActionTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossTotals:
-    """Totals over action tokens: those of two micro-batches, added, are those of both. Nothing carries a gradient."""
+    """Totals over action tokens; those of two micro-batches, added, are those of both. Detached."""
 
     loss: Tensor  # [] already divided by the N of the whole batch
     reverse_kl: Tensor  # [] nats
@@ -113,7 +115,7 @@ class Objective:
     """What one micro-batch adds to the step."""
 
     loss: Tensor  # [] call backward() on this
-    reverse_kl: Tensor  # [actions] nats, detached; positive: the student likes the token more than the teacher
+    reverse_kl: Tensor  # [actions] nats, detached
     advantages: Tensor  # [actions] detached
     totals: LossTotals
 
@@ -123,8 +125,8 @@ def compute_objective(
 ) -> Objective:
     """Return loss and totals of one micro-batch.
 
-    `num_actions` is N, counted over the whole batch, and `num_turns` its greatest number of turns: given from outside,
-    because a micro-batch does not know what it is a part of.
+    `num_actions` is N, counted over the whole batch, and `num_turns` its greatest number of turns:
+    given from outside, because a micro-batch does not know what it is a part of.
     """
     policy_logprobs = tokens.policy_logprobs.double()
     log_ratio = policy_logprobs - tokens.sampler_logprobs.double()
@@ -136,7 +138,7 @@ def compute_objective(
     )
     advantages = -settings.kl_penalty_coef * gap
 
-    # The cap goes on the logarithm: exp of a great one is inf, and 0 · inf in its backward would be NaN.
+    # The cap goes on the logarithm: exp of a great one is inf, and its backward 0 · inf = NaN.
     ratio = log_ratio.clamp(max=log(settings.ratio_max)).exp()
     objective = ratio * advantages
     num_clipped = log_ratio.new_zeros(())
@@ -166,8 +168,9 @@ def compute_objective(
 def _discounted_sum(values: Tensor, trajectory_index: Tensor, *, discount: float) -> Tensor:
     """Return Σ_{j ≥ t} discount^(j − t) · values_j, j within t's trajectory.
 
-    By doubling, since a loop over tokens would be a loop over tens of thousands: once every entry holds the sum of its
-    next `span` values, adding discount^span times the entry `span` further on makes that 2 · span.
+    By doubling, since a loop over tokens would be a loop over tens of thousands: once every entry
+    holds the sum of its next `span` values, adding discount^span times the entry `span` further on
+    makes that 2 · span.
 
         span 1:  v0       v1       v2       v3
         span 2:  v0+d·v1  v1+d·v2  v2+d·v3  v3            then + d² · the entry two further on, …

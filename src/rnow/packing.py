@@ -2,14 +2,16 @@
 
 This version pads: a micro-batch is rows of one width, filled on the right.
 
-    token_ids      7 8 9 2 5 1      position_ids   0 1 2 3 4 5       action_index: of each action token, where it
-                   7 8 4 2 0 0                     0 1 2 3 4 5                     stands in token_ids.flatten()
+    token_ids   7 8 9 2 5 1     position_ids   0 1 2 3 4 5     action_index: where each action token
+                7 8 4 2 0 0                    0 1 2 3 4 5     stands in token_ids.flatten()
 
-There is no attention mask. Attention is causal, so no token sees the padding to its right, and no padding is an
-action token; without a mask the fast attention kernels can be used, and none of [width, width] is made. Nor does anything
-outside this module know of rows: packing without padding is one row whose positions start again with each trajectory.
+There is no attention mask. Attention is causal, so no token sees the padding to its right, and no
+padding is an action token; without a mask the fast attention kernels can be used, and none of
+[width, width] is made. Nor does anything outside this module know of rows: packing without padding
+is one row whose positions start again with each trajectory.
 
-Which trajectories go together depends on their lengths and their order in the batch alone, which is that of their ids.
+Which trajectories go together depends on their lengths and their order in the batch alone, which is
+that of their ids.
 """
 
 from collections.abc import Sequence
@@ -28,13 +30,16 @@ __all__ = ["MicroBatch", "pack", "plan_micro_batches"]
 class MicroBatch:
     """What goes through the network at once.
 
-    MicroBatch(token_ids=[[7, 8, 9, 2]], position_ids=[[0, 1, 2, 3]], action_index=[2, 3], trajectory_index=[5, 5],
-               turn_index=[0, 0], sampler_logprobs=[-0.3, -0.1], teacher_logprobs=[-0.2, -2.0])
+    MicroBatch(token_ids=[[7, 8, 9, 2]], position_ids=[[0, 1, 2, 3]], action_index=[2, 3],
+               trajectory_index=[5, 5], turn_index=[0, 0], sampler_logprobs=[-0.3, -0.1],
+               teacher_logprobs=[-0.2, -2.0])
     """
 
     token_ids: Tensor  # [rows, width] int64, padded with 0
     position_ids: Tensor  # [rows, width] int64
-    action_index: Tensor  # [actions] int64, index in token_ids.flatten(); never the first token of a trajectory
+    action_index: (
+        Tensor  # [actions] int64, in token_ids.flatten(); never a trajectory's first token
+    )
     trajectory_index: Tensor  # [actions] int64, index in the batch
     turn_index: Tensor  # [actions] int64
     sampler_logprobs: Tensor  # [actions] float32, nats
@@ -55,8 +60,8 @@ class MicroBatch:
 def pack(batch: Batch, *, max_tokens: int) -> tuple[MicroBatch, ...]:
     """Return all of `batch` in micro-batches of at most `max_tokens` tokens, padding counted.
 
-    A trajectory longer than that goes alone. What follows a trajectory's last action token is left out: nothing there
-    is trained and nothing before it can see it.
+    A trajectory longer than that goes alone. What follows a trajectory's last action token is left
+    out: nothing there is trained and nothing before it can see it.
     """
     lengths = [_trained_length(item) for item in batch.scored]
     return tuple(
@@ -66,7 +71,9 @@ def pack(batch: Batch, *, max_tokens: int) -> tuple[MicroBatch, ...]:
 
 
 def plan_micro_batches(lengths: Sequence[int], *, max_tokens: int) -> tuple[tuple[int, ...], ...]:
-    """Return which sequences go together, as indices: longest first, so that what does not fit in memory fails at once.
+    """Return which sequences go together, as indices.
+
+    Like lengths together, longest first: what does not fit in memory then fails at once.
 
     >>> plan_micro_batches([3, 9, 4, 3], max_tokens=8)
     ((1,), (2, 0), (3,))

@@ -6,9 +6,8 @@ otherwise invisible: the loss stays smooth and learns nothing.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -18,21 +17,9 @@ from rnow.errors import PublicationError
 from rnow.records import FloatArray
 from rnow.rundir import RunDirectory
 
-__all__ = ["Publisher", "WeightSource"]
+__all__ = ["Publisher"]
 
 TIMEOUT_S = 600.0
-
-
-class WeightSource(Protocol):
-    """What publication needs of the trainer's network."""
-
-    def save_pretrained(self, folder: Path) -> None:
-        """Write adapter or model in Hugging Face layout."""
-        ...
-
-    def probe_logprobs(self, token_ids: Sequence[int], start: int) -> FloatArray:
-        """Return log p(token_ids[i] | before) for i >= start under the current weights, nats."""
-        ...
 
 
 class Publisher:
@@ -41,14 +28,18 @@ class Publisher:
     def __init__(
         self,
         engine: Engine,
-        source: WeightSource,
         *,
+        save: Callable[[Path], None],
+        probe: Callable[[list[int], int], FloatArray],
         run: RunDirectory,
         probe_ids: Sequence[int],
         tolerance: float,
     ) -> None:
+        """`save` writes the trainer's weights in Hugging Face layout; `probe(ids, start)` gives the
+        trainer's log p(ids[i] | before) for i >= start, nats."""
         self._engine = engine
-        self._source = source
+        self._save = save
+        self._probe_trainer = probe
         self._run = run
         self._probe_ids = list(probe_ids)
         self._tolerance = tolerance
@@ -60,7 +51,7 @@ class Publisher:
         Returns the mean difference on the probe, nats; raises PublicationError above the tolerance.
         """
         folder = self._run.policy(policy_version)
-        await asyncio.to_thread(self._source.save_pretrained, folder)
+        await asyncio.to_thread(self._save, folder)
         async with within(TIMEOUT_S, f"student.load_policy of version {policy_version}"):
             await self._engine.load_policy(folder, policy_version)
         difference = await self._probe(policy_version)
@@ -78,7 +69,7 @@ class Publisher:
 
     async def _probe(self, policy_version: int) -> float:
         ids = self._probe_ids
-        expected = await asyncio.to_thread(self._source.probe_logprobs, ids, 1)
+        expected = await asyncio.to_thread(self._probe_trainer, ids, 1)
         async with within(TIMEOUT_S, f"student.score of the probe, version {policy_version}"):
             scores = await self._engine.score(ids, start=1, policy_version=policy_version)
         return float(np.abs(scores.logprobs - expected).mean())

@@ -116,10 +116,10 @@ class RunDirectory:
         return config
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(metrics)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _append_line(self.metrics_file, metrics)
+
+    def append_evaluation(self, figures: Mapping[str, Any]) -> None:
+        _append_line(self.path / "evals.jsonl", figures)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         if not self.metrics_file.exists():
@@ -147,6 +147,13 @@ class RunDirectory:
         for folder in (self.path / "policies").glob("[0-9]*"):
             if int(folder.name) < before:
                 shutil.rmtree(folder)
+
+
+def _append_line(path: Path, values: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(values)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def package_versions() -> dict[str, str]:

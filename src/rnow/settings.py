@@ -76,10 +76,6 @@ class ModelSettings(Section):
         description="Number format of the student; auto: bfloat16 on a GPU, else float32.",
     )
 
-    @property
-    def lora_alpha(self) -> int:
-        return 2 * self.qlora_rank if self.qlora_alpha is None else self.qlora_alpha
-
 
 class TeacherSettings(Section):
     """The model that the student learns from."""
@@ -196,7 +192,8 @@ class TrainerSettings(Section):
         default=16384, ge=1, description="Tokens in one forward pass; does not change the gradient."
     )
     activation_checkpointing: Literal["auto"] | bool = Field(
-        default="auto", description="Recompute activations to save memory; auto: on a GPU."
+        default="auto",
+        description="Recompute activations to save memory; auto: on a GPU or for a large model.",
     )
     save_step: SaveStep = Field(
         default=-1, ge=-1, description="Keep a checkpoint every so many steps; -1: only the end."

@@ -11,17 +11,11 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["Interrupted", "StopRequest"]
+from rnow.errors import Interrupted
+
+__all__ = ["StopRequest"]
 
 Result = TypeVar("Result")
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; `exit_code`: 130 for Ctrl-C, 143 SIGTERM, 0 max_time_s."""
-
-    def __init__(self, reason: str, exit_code: int) -> None:
-        super().__init__(reason)
-        self.exit_code = exit_code
 
 
 class StopRequest:
@@ -57,7 +51,7 @@ class StopRequest:
         if self._why is not None:
             raise self._why
         if self._give_up_at is not None and time.monotonic() > self._give_up_at:
-            raise Interrupted("trainer.max_time_s is reached", 0)
+            raise Interrupted("trainer.max_time_s", 0)
 
     async def cut(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`, but cancel it and raise Interrupted as soon as a stop is asked for."""
@@ -70,7 +64,7 @@ class StopRequest:
             if task.done():
                 return task.result()
             self.check()
-            raise Interrupted("trainer.max_time_s is reached", 0)
+            raise Interrupted("trainer.max_time_s", 0)
         finally:
             for waiting in (task, asked):
                 waiting.cancel()

@@ -1,17 +1,17 @@
 """One optimizer step on one batch: forward, backward, clip, AdamW.
 
-A step whose loss, gradient norm or other numbers are not finite moves nothing: its batch is handed out for
-inspection, and the third one in a row ends the run.
+A step whose loss, gradient norm or other numbers are not finite moves nothing: its batch is handed
+out for inspection, and the third one in a row ends the run.
 
-AdamW has torch's own settings (betas 0.9 and 0.999, eps 1e-8). All calls block; run them in a thread of your own.
+AdamW has torch's own settings (betas 0.9 and 0.999, eps 1e-8). All calls block: an event loop runs
+them in a thread.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, isfinite, pi
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,9 +38,9 @@ MAX_BAD_UPDATES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSettings:
-    """The keys of `trainer` that an update reads, under their own names, and the length of the run."""
+    """The keys of `trainer` that an update reads, under their own names."""
 
-    total_steps: int
+    total_steps: int  # of the whole run, for the schedule
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
     warmup_steps: int = 0
@@ -62,7 +62,7 @@ class UpdateResult:
 
 
 class Trainer:
-    """Moves a policy's weights. Its state is AdamW's and a count; the weights are the policy's own."""
+    """Moves a policy's weights. Its own state is AdamW's moments and a count."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class Trainer:
         )
 
     def update(self, batch: Batch) -> UpdateResult:
-        """Take one step. Raises BadNumbersError at the third batch in a row whose numbers are not finite."""
-        self._optimizer.zero_grad()
+        """Take one step. Raises BadNumbersError at the third in a row that could not be taken."""
+        self._optimizer.zero_grad()  # what a step that broke off has left
         micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
         totals = accumulate_gradients(
             self._policy, micro_batches, objective=self._objective, num_actions=batch.num_actions
@@ -118,19 +118,20 @@ class Trainer:
             metrics={name: value for name, value in metrics.items() if name not in bad},
         )
 
-    def probe_logprobs(self, token_ids: list[int], *, start: int) -> FloatArray:
-        """Return log p(token_ids[i] | token_ids[:i]) for i >= start >= 1, nats, as an engine's `score` does."""
+    def probe_logprobs(self, token_ids: Sequence[int], *, start: int) -> FloatArray:
+        """Return log p(token_ids[i] | token_ids[:i]) for i >= start >= 1, as `Engine.score`."""
         device = self._policy.device
         with torch.no_grad():
             logprobs = self._policy.action_logprobs(
-                torch.tensor([token_ids], device=device),
+                torch.tensor([list(token_ids)], device=device),
                 position_ids=torch.arange(len(token_ids), device=device)[None],
                 action_index=torch.arange(start, len(token_ids), device=device),
             )
-        return logprobs.float().cpu().numpy()
+        answer: FloatArray = logprobs.float().cpu().numpy()
+        return answer
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Return all that the next update depends on beside the policy's weights: live tensors and plain numbers."""
+        """Return what an update depends on beside the weights: live tensors, plain numbers."""
         tensors = {
             f"{key}/{name}": value
             for name, parameter in self._parameters.items()
@@ -139,22 +140,32 @@ class Trainer:
         return tensors, {"num_bad_updates": self._num_bad_updates}
 
     def load_state(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, int]) -> None:
-        """Put back what `state` gave, bit for bit. Raises CheckpointError if it is of other weights."""
-        state: dict[Any, dict[str, Tensor]] = {}
-        for key_and_name, tensor in tensors.items():
-            key, _, name = key_and_name.partition("/")
-            parameter = self._parameters.get(name)
-            if parameter is None or (key != "step" and tensor.shape != parameter.shape):
-                raise CheckpointError(
-                    f"the checkpoint's optimizer state {key_and_name} {tuple(tensor.shape)} fits no weight of this "
-                    "run's student; start anew with --fresh"
-                )
-            # AdamW keeps its count on the CPU.
-            device = torch.device("cpu") if key == "step" else parameter.device
-            state.setdefault(parameter, {})[key] = tensor.to(device, copy=True)
+        """Put back what `state` gave, bit for bit, or raise CheckpointError."""
         self._optimizer.state.clear()
-        self._optimizer.state.update(state)
+        if tensors:  # before the first update there are none
+            self._check_state(tensors)
+            for name, parameter in self._parameters.items():
+                self._optimizer.state[parameter] = {
+                    # AdamW keeps its count on the CPU.
+                    "step": tensors[f"step/{name}"].to("cpu", copy=True),
+                    "exp_avg": tensors[f"exp_avg/{name}"].to(parameter.device, copy=True),
+                    "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device, copy=True),
+                }
         self._num_bad_updates = scalars["num_bad_updates"]
+
+    def _check_state(self, tensors: Mapping[str, Tensor]) -> None:
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        expected: dict[str, tuple[int, ...]] = {}
+        for name, parameter in self._parameters.items():
+            expected[f"step/{name}"] = ()
+            expected[f"exp_avg/{name}"] = expected[f"exp_avg_sq/{name}"] = tuple(parameter.shape)
+        if found != expected:
+            name = min(dict(found.items() ^ expected.items()))
+            raise CheckpointError(
+                f"the checkpoint's optimizer state is of another student: its {name} is "
+                f"{found.get(name, 'missing')}, this run's is {expected.get(name, 'missing')}; "
+                "start anew with --fresh"
+            )
 
     def _skip(self, batch: Batch, bad: Mapping[str, float]) -> None:
         self._num_bad_updates += 1
@@ -163,8 +174,8 @@ class Trainer:
         self._on_bad_numbers(batch, reason)
         if self._num_bad_updates >= MAX_BAD_UPDATES:
             raise BadNumbersError(
-                f"{reason}; that is {MAX_BAD_UPDATES} updates in a row, none of which was made. The batches are kept. "
-                "Lower trainer.learning_rate, or set model.dtype: float32"
+                f"{reason}; that is {MAX_BAD_UPDATES} updates in a row that could not be made. "
+                "Their batches are kept. Lower trainer.learning_rate or set model.dtype: float32"
             )
 
 
@@ -175,7 +186,7 @@ def accumulate_gradients(
     objective: ObjectiveSettings,
     num_actions: int,
 ) -> LossTotals:
-    """Add the gradient of the whole batch's loss to the policy's weights; return the batch's totals."""
+    """Add the gradient of the batch's loss to the trained weights; return the batch's totals."""
     if not micro_batches:
         raise ValueError("a batch without an action token cannot be trained on")
     num_turns = 1 + max(int(micro_batch.turn_index.max()) for micro_batch in micro_batches)
@@ -208,8 +219,8 @@ def accumulate_gradients(
 def learning_rate_factor(step: int, *, settings: TrainerSettings) -> float:
     """Return what the learning rate of `step` (from 0) is multiplied by.
 
-    It climbs in `warmup_steps` equal parts, so that no step has 0, and then stays, or falls towards the 0 that would
-    come after the last step.
+    It climbs in `warmup_steps` equal parts, so that no step has 0, and then stays, or falls towards
+    the 0 that would come after the last step.
     """
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
@@ -234,6 +245,8 @@ def _totals_to_metrics(totals: LossTotals, *, num_actions: int) -> dict[str, flo
         "trainer/max_advantage": float(totals.max_advantage),
         "tokens/action": float(num_actions),
     }
-    by_turn = np.divide(totals.turn_reverse_kl.tolist(), totals.turn_actions.tolist())
-    metrics |= {f"reverse_kl/turn_{turn}": float(value) for turn, value in enumerate(by_turn)}
+    by_turn = zip(totals.turn_reverse_kl.tolist(), totals.turn_actions.tolist(), strict=True)
+    for turn, (turn_reverse_kl, turn_actions) in enumerate(by_turn):
+        if turn_actions:
+            metrics[f"reverse_kl/turn_{turn}"] = turn_reverse_kl / turn_actions
     return metrics

@@ -1,0 +1,62 @@
+"""A safe, polite browser for tools: `await rnow.browser.read(url)`.
+
+    __init__.py    read, configure: what tools.py and the tool worker call
+    shared.py      the one browser of a process, in a thread of its own
+    browser.py     URL in, text for the model out; each page read once
+    guard.py       which URLs, which addresses
+    source.py      the seam to whatever gets pages; http.py is plain HTTP
+    politeness.py  how often a site is asked
+    blocked.py     pages that only say "no programs here"
+    pages.py       documents in memory, single flight
+    markdown.py    HTML -> markdown, by crawl4ai
+    page.py        markdown -> pages as the model sees them
+    sites.py       local sites, served by the controller
+    settings.py    what may be fetched, and how much
+    errors.py      what the model is told where there is no page
+
+Importing this package is cheap; aiohttp and crawl4ai are loaded by the first read.
+"""
+
+from typing import TYPE_CHECKING
+
+from rnow.browser.settings import BrowserSettings
+
+if TYPE_CHECKING:
+    from rnow.browser.page import Limiter
+
+__all__ = ["BrowserSettings", "configure", "read"]
+
+
+async def read(url: str, page: int = 1) -> str:
+    """Return the text of a web page as markdown, page by page, for a model to read.
+
+    Always a string: either
+
+        https://clinic.test/study/NCT1 (status 200, page 1 of 2)
+
+        # NCT1
+        …
+        [Continues: browse(url, page=2)]
+
+    or one line `ERROR code: what is wrong.`, as for a host that `browser.allow_hosts` does not
+    name.
+
+        @tool
+        async def browse(url: str, page: int = 1) -> str:
+            return await rnow.browser.read(url, page)
+
+    Counts browser/fetched, browser/shared or browser/error_<code>, one of them a call.
+    """
+    from rnow.browser import shared
+    from rnow.tools.counts import count
+
+    answer = await shared.get().read(url, page)
+    count(answer.counter)
+    return answer.text
+
+
+def configure(settings: BrowserSettings, limiter: "Limiter | None" = None) -> None:
+    """Set the rules for this process; the tool worker does so before the first call."""
+    from rnow.browser import shared
+
+    shared.configure(settings, limiter)

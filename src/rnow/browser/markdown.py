@@ -159,7 +159,8 @@ def _simplify_tables(body: Any) -> None:
     """
     layout = {outer for table in body.iter("table") for outer in table.iterancestors("table")}
     for part in list(body.iter(*_TABLE_PARTS)):
-        if next(part.iterancestors("table"), None) in layout:
+        table = next(part.iterancestors("table"), None)
+        if table is None or table in layout:
             part.tag = "div"
     for table in layout:
         table.tag = "div"

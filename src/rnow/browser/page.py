@@ -19,9 +19,7 @@ from rnow.browser.markdown import html_to_markdown
 
 __all__ = ["Document", "Limiter", "page_text", "paginate", "show_page"]
 
-_MAX_TEXT_CHARS = (
-    1_000_000  # of one document; what is beyond is left out, and the last page says so
-)
+_MAX_TEXT_BYTES = 900_000  # of one document; the last page says where the rest was left out
 _MAX_HEADER_URL_CHARS = 200
 _EMPTY = "(no text on this page)"
 _LEFT_OUT = "[The document is longer; the rest was left out.]"
@@ -78,9 +76,11 @@ def show_page(document: Document, page: int) -> str:
 
 def paginate(text: str, *, url: str, status: int, limiter: Limiter | None = None) -> Document:
     """Cut a text at line breaks into pages that fit, header and last line included, the limiter."""
-    if len(text) > _MAX_TEXT_CHARS:
-        text = f"{text[:_MAX_TEXT_CHARS].rpartition(chr(10))[0]}\n{_LEFT_OUT}"
-    text = text or _EMPTY
+    encoded = text.encode()
+    if len(encoded) > _MAX_TEXT_BYTES:
+        kept = encoded[:_MAX_TEXT_BYTES].decode(errors="ignore")
+        text = f"{kept.rpartition(chr(10))[0] or kept}\n{_LEFT_OUT}"
+    text = text if text.strip() else _EMPTY
     if limiter is None or limiter.max_tokens is None:
         return Document(url=url, status=status, pages=(text,))
     around = limiter.count(f"{_header(url, status, 999, 999)}\n\n\n{_next(999)}")

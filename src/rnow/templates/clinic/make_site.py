@@ -6,7 +6,7 @@ writes into FOLDER (default: where this file is)
 
     site/study/NCT90312456.html    a trial: what it tests, who pays, when it ended
     site/drug/VELORA.html          a drug: which company makes it, when its patent expires
-    train.jsonl, val.jsonl         three questions a trial; the two share no trial, no drug, no company
+    train.jsonl, val.jsonl         three questions a trial; the files share no trial and no drug
 
     question     pages to read     the fact that misleads
     ingredient   study             COMPARATOR on the same page
@@ -134,10 +134,10 @@ def _fresh(draw: Any, taken: set[str]) -> str:
 
 
 def _name(rng: random.Random) -> str:
-    """Draw a name of five or six letters, consonants and vowels in turn: VELOR, DUXIMA."""
-    return "".join(
-        rng.choice(_VOWELS if place % 2 else _CONSONANTS) for place in range(rng.choice((5, 6)))
-    )
+    """Draw a name of five or six letters, none of them twice, consonants and vowels in turn: VELOR."""
+    consonants, vowels = rng.sample(_CONSONANTS, 3), rng.sample(_VOWELS, 3)
+    letters = [letter for pair in zip(consonants, vowels, strict=True) for letter in pair]
+    return "".join(letters[: rng.choice((5, 6))])
 
 
 def _date(rng: random.Random, first_year: int, last_year: int) -> str:

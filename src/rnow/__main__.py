@@ -1,0 +1,5 @@
+"""`python -m rnow` is `rnow`."""
+
+from rnow.cli import main
+
+main()

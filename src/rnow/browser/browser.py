@@ -1,0 +1,112 @@
+"""One browser: URL in, text for the model out.
+
+    check_url ─▶ PageCache ─▶ PageSource ─▶ markdown ─▶ pages within the limiter's tokens
+
+Belongs to one event loop. `rnow.browser.shared` keeps the one of a tool worker.
+"""
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from yarl import URL
+
+from rnow.browser.errors import BrowseError
+from rnow.browser.guard import check_url
+from rnow.browser.http import HttpSource
+from rnow.browser.markdown import html_to_markdown, visible_text
+from rnow.browser.page import Document, Limiter, paginate, show_page
+from rnow.browser.pages import PageCache
+from rnow.browser.settings import BrowserSettings
+from rnow.browser.source import PageSource, RawPage
+
+__all__ = ["Answer", "Browser"]
+
+_LOG = logging.getLogger(__name__)
+_NUM_CONVERTERS = 2  # threads; one page that takes long leaves the other to the rest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Answer(text="https://… (status 200, page 1 of 1)…", counter="browser/fetched")."""
+
+    text: str
+    counter: str  # browser/fetched, browser/shared or browser/error_<code>
+
+
+class Browser:
+    """Reads pages; each of them once, however many ask for it at the same time.
+
+    async with Browser(settings, limiter) as browser:
+        answer = await browser.read("https://clinic.test/")
+    """
+
+    def __init__(
+        self,
+        settings: BrowserSettings,
+        limiter: Limiter | None = None,
+        *,
+        source: PageSource | None = None,
+    ) -> None:
+        self._settings = settings
+        self._limiter = limiter
+        self._source = source or HttpSource(settings)
+        self._pages = PageCache(max_bytes=settings.max_cached_bytes)
+        self._converters = ThreadPoolExecutor(_NUM_CONVERTERS, thread_name_prefix="rnow-convert")
+
+    async def __aenter__(self) -> "Browser":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._pages.aclose()
+        await self._source.aclose()
+        self._converters.shutdown(wait=False, cancel_futures=True)
+
+    async def read(self, url: str, page: int = 1) -> Answer:
+        """Return page `page` of a URL, or one line that says why there is none."""
+        try:
+            return await self._read(url, page)
+        except BrowseError as error:
+            _LOG.info("%s: %s (%r)", url, error.text, error.__cause__)
+            return _no_page(error)
+        # Parsers meet hostile input here, and the model's answer must show none of our inside.
+        except Exception:
+            _LOG.exception("%s could not be read", url)
+            return _no_page(BrowseError("unreadable", "this page could not be turned into text."))
+
+    async def _read(self, url: str, page: int) -> Answer:
+        checked = check_url(url, ports=self._settings.ports)
+        document, is_shared = await self._pages.get(str(checked), lambda: self._document(checked))
+        num_pages = len(document.pages)
+        if not 1 <= page <= num_pages:
+            raise BrowseError("bad_page", f"this document has pages 1 to {num_pages}.")
+        counter = "browser/shared" if is_shared else "browser/fetched"
+        return Answer(text=show_page(document, page), counter=counter)
+
+    async def _document(self, url: URL) -> Document:
+        raw = await self._source.fetch(url)
+        conversion = asyncio.get_running_loop().run_in_executor(
+            self._converters, _to_document, raw, self._limiter
+        )
+        try:
+            async with asyncio.timeout(self._settings.convert_timeout_s):
+                return await conversion
+        except TimeoutError as error:
+            sentence = "this page took too long to be turned into text."
+            raise BrowseError("timeout", sentence) from error
+
+
+def _no_page(error: BrowseError) -> Answer:
+    return Answer(text=error.text, counter=f"browser/error_{error.code}")
+
+
+def _to_document(raw: RawPage, limiter: Limiter | None) -> Document:
+    """Convert and cut; blocks for as long as the page is large (about a second for 1 MB)."""
+    url = str(raw.url)
+    is_html = raw.content_type.endswith("html")
+    text = html_to_markdown(raw.text(), url=url) if is_html else visible_text(raw.text())
+    return paginate(text, url=url, status=raw.status, limiter=limiter)

@@ -1,0 +1,212 @@
+"""Pages by plain HTTP: guarded, bounded in time and size, polite.
+
+Every hop of a redirect goes through the same checks as a URL that the model wrote. Nothing is kept
+between requests: no cookies, no proxy of the environment, no credentials.
+"""
+
+import asyncio
+import zlib
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from rnow import __version__
+from rnow.browser.blocked import is_block_page
+from rnow.browser.body import ACCEPTED_ENCODING, read_body
+from rnow.browser.errors import BrowseError
+from rnow.browser.guard import (
+    BlockedAddressError,
+    GuardedResolver,
+    MayDial,
+    check_host,
+    check_url,
+    guarded_socket,
+    is_public,
+    normalize_host,
+)
+from rnow.browser.politeness import Pacer
+from rnow.browser.settings import BrowserSettings
+from rnow.browser.source import RawPage
+
+__all__ = ["HttpSource"]
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_READABLE = ("text/", "application/xhtml+xml", "application/json", "application/xml")
+_READABLE_ENDINGS = ("+json", "+xml")
+_MAX_BLOCK_PAGE_BYTES = 200_000
+_ACCEPT = "text/html,application/xhtml+xml,application/json;q=0.9,text/plain;q=0.8,*/*;q=0.1"
+
+
+class HttpSource:
+    """A PageSource over aiohttp.
+
+    source = HttpSource(settings); page = await source.fetch(URL("https://clinicaltrials.gov/"))
+
+    `resolver` and `may_dial` are where a test puts its own network; what they let pass is dialled.
+    """
+
+    def __init__(
+        self,
+        settings: BrowserSettings,
+        *,
+        resolver: AbstractResolver | None = None,
+        may_dial: MayDial = lambda address, port: is_public(address),
+        pacer: Pacer | None = None,
+    ) -> None:
+        self._settings = settings
+        self._allow_hosts = tuple(map(normalize_host, settings.allow_hosts))
+        self._local_ports = {
+            normalize_host(host): port for host, port in settings.local_sites.items()
+        }
+        self._pacer = pacer or Pacer(max_wait_s=settings.max_wait_s)
+        self._public = self._session(
+            aiohttp.TCPConnector(
+                resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), may_dial=may_dial),
+                socket_factory=guarded_socket(may_dial),
+                use_dns_cache=False,  # each connection dials the addresses that were checked for it
+            )
+        )
+        local_ports = frozenset(self._local_ports.values())
+        self._local = self._session(
+            aiohttp.TCPConnector(
+                socket_factory=guarded_socket(
+                    lambda address, port: address == "127.0.0.1" and port in local_ports
+                )
+            )
+        )
+
+    async def fetch(self, url: URL) -> RawPage:
+        """Return the page, `max_redirects` redirects away at most, or raise BrowseError."""
+        try:
+            async with asyncio.timeout(self._settings.fetch_timeout_s) as clock:
+                return await self._follow(url, clock)
+        except TimeoutError as error:
+            raise BrowseError("timeout", "the site did not answer in time.") from error
+        except (aiohttp.ClientError, OSError, zlib.error) as error:
+            raise _explain(error) from error
+
+    async def aclose(self) -> None:
+        await self._public.close()
+        await self._local.close()
+
+    async def _follow(self, url: URL, clock: asyncio.Timeout) -> RawPage:
+        for _ in range(self._settings.max_redirects + 1):
+            answer = await self._ask(url, clock)
+            if isinstance(answer, RawPage):
+                return answer
+            url = answer
+        raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
+
+    async def _ask(self, url: URL, clock: asyncio.Timeout) -> RawPage | URL:
+        """Send one request; return the page, or where the site sends the reader."""
+        host = url.raw_host or ""
+        if host in self._local_ports:
+            at_home = url.with_scheme("http").with_host("127.0.0.1")
+            at_home = at_home.with_port(self._local_ports[host])
+            request = self._local.get(at_home, headers={"Host": host}, allow_redirects=False)
+        else:
+            check_host(host, allow_hosts=self._allow_hosts)
+            if self._settings.contact is None:
+                sentence = "only local sites can be read until browser.contact is set."
+                raise BrowseError("host_not_allowed", sentence)
+            await self._wait_for_slot(host, clock)
+            request = self._public.get(url, allow_redirects=False)
+        async with request as response:
+            try:
+                return await self._take(response, url)
+            finally:
+                response.close()  # what was not read is not drained either
+
+    async def _wait_for_slot(self, host: str, clock: asyncio.Timeout) -> None:
+        delay_s = self._pacer.reserve(host)
+        deadline = clock.when()
+        assert deadline is not None
+        clock.reschedule(deadline + delay_s)  # this waiting is ours, not the site's
+        await asyncio.sleep(delay_s)
+
+    async def _take(self, response: aiohttp.ClientResponse, url: URL) -> RawPage | URL:
+        location = response.headers.get("Location")
+        if response.status in _REDIRECTS and location is not None:
+            return self._redirected(url, location)
+        if not 200 <= response.status < 300:
+            raise await self._refusal(response, url)
+        if not _is_readable(response.content_type):
+            raise BrowseError("unsupported_type", "this is not a page of text.")
+        body, is_whole = await read_body(response, self._settings.max_body_bytes)
+        if not is_whole:
+            limit_mb = self._settings.max_body_bytes / 1_000_000
+            raise BrowseError("too_large", f"this page is larger than {limit_mb:g} MB.")
+        page = _raw_page(response, url, body)
+        if is_block_page(page):
+            raise _blocked()
+        return page
+
+    def _redirected(self, url: URL, location: str) -> URL:
+        try:
+            target = url.join(URL(location.strip()))
+        except ValueError:
+            raise BrowseError("bad_url", "the site sends the reader to a broken URL.") from None
+        return check_url(str(target), ports=self._settings.ports)
+
+    async def _refusal(self, response: aiohttp.ClientResponse, url: URL) -> BrowseError:
+        """Return what the model is told of an answer that is no page."""
+        status = response.status
+        self._pacer.hold_off(url.raw_host or "", response.headers.get("Retry-After"))
+        if status == 429:
+            return BrowseError("rate_limited", "the site asks for fewer requests; try again later.")
+        if status in (403, 503):
+            body, _ = await read_body(response, _MAX_BLOCK_PAGE_BYTES)
+            if is_block_page(_raw_page(response, url, body)):
+                return _blocked()
+        return BrowseError(f"http_{status}", f"the site answered with status {status}.")
+
+    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        contact = "" if self._settings.contact is None else f" (+{self._settings.contact})"
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,  # read_body does it, and stops in time
+            headers={
+                "User-Agent": f"rnow/{__version__}{contact}",
+                "Accept": _ACCEPT,
+                "Accept-Encoding": ACCEPTED_ENCODING,
+                "Accept-Language": "en",
+            },
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._settings.connect_timeout_s
+            ),
+        )
+
+
+def _is_readable(content_type: str) -> bool:
+    return content_type.startswith(_READABLE) or content_type.endswith(_READABLE_ENDINGS)
+
+
+def _blocked() -> BrowseError:
+    return BrowseError("blocked_by_site", "the site does not let programs read this page.")
+
+
+def _raw_page(response: aiohttp.ClientResponse, url: URL, body: bytes) -> RawPage:
+    return RawPage(
+        url=url,
+        status=response.status,
+        content_type=response.content_type,
+        charset=response.charset,
+        body=body,
+    )
+
+
+def _explain(error: Exception) -> BrowseError:
+    """Say what a failed connection was, in words that give nothing of this machine away."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, BlockedAddressError):
+        return BrowseError("blocked_address", "this address is not on the public internet.")
+    if isinstance(error, aiohttp.InvalidURL):
+        return BrowseError("bad_url", "this is not a well-formed URL.")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return BrowseError("unreachable", "there is no such host.")
+    if isinstance(error, aiohttp.ClientSSLError):
+        return BrowseError("unreachable", "the site has no valid certificate.")
+    return BrowseError("unreachable", "the connection to the site failed.")

@@ -1,0 +1,63 @@
+"""How often a site is asked: a least time between two requests, and what the site demands."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from rnow.browser.errors import BrowseError
+
+__all__ = ["Pacer"]
+
+_DEFAULT_INTERVAL_S = 1.0
+_INTERVALS_S = {
+    "eutils.ncbi.nlm.nih.gov": 0.5,
+    "clinicaltrials.gov": 1.0,
+    "api.fda.gov": 0.5,
+    "www.fda.gov": 5.0,
+    "accessdata.fda.gov": 5.0,
+    "www.accessdata.fda.gov": 5.0,
+    "hemonc.org": 5.0,
+}
+_MAX_RETRY_AFTER_S = 3_600.0
+
+
+class Pacer:
+    """Gives out times to ask a host, in order, one interval apart.
+
+    delay = pacer.reserve("hemonc.org"); await asyncio.sleep(delay); ask
+    """
+
+    def __init__(self, *, max_wait_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._max_wait_s = max_wait_s
+        self._now = now
+        self._next_slot: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
+
+    def reserve(self, host: str) -> float:
+        """Return the seconds to wait before asking; raise BrowseError where that is too long."""
+        now = self._now()
+        slot = max(now, self._next_slot[host])
+        if slot - now > self._max_wait_s:
+            raise BrowseError("rate_limited", "this site is asked too often; try again later.")
+        self._next_slot[host] = slot + _INTERVALS_S.get(host, _DEFAULT_INTERVAL_S)
+        return slot - now
+
+    def hold_off(self, host: str, retry_after: str | None) -> None:
+        """Ask this host nothing for as long as its Retry-After header says (seconds or a date)."""
+        seconds = _seconds(retry_after)
+        if seconds is not None:
+            until = self._now() + min(max(seconds, 0.0), _MAX_RETRY_AFTER_S)
+            self._next_slot[host] = max(self._next_slot[host], until)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    if retry_after is None:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return (date - datetime.now(date.tzinfo or UTC)).total_seconds() if date.tzinfo else None

@@ -1,0 +1,34 @@
+"""What rnow.browser may fetch, and how much of it.
+
+Imports nothing heavy: the controller makes this record from config.yml.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["BrowserSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrowserSettings:
+    """The rules of one tool worker's browser; nothing is allowed unless it is named.
+
+    BrowserSettings(allow_hosts=("clinicaltrials.gov", "*.fda.gov"), contact="me@example.org",
+                    local_sites={"clinic.test": 40001})
+
+    A host in `allow_hosts` is that host alone; `*.fda.gov` is every host below fda.gov, not fda.gov
+    itself; `*` is every public host.
+    """
+
+    allow_hosts: tuple[str, ...] = ()
+    contact: str | None = None  # mail or web address in the user agent; without: local sites only
+    local_sites: Mapping[str, int] = field(default_factory=dict)  # host -> port on 127.0.0.1
+
+    connect_timeout_s: float = 10.0
+    fetch_timeout_s: float = 30.0  # one page with all its redirects, waiting for a slot apart
+    convert_timeout_s: float = 20.0  # HTML to text; the first one also loads crawl4ai
+    max_wait_s: float = 20.0  # for a slot; beyond it the model hears that the site is busy
+    max_redirects: int = 5
+    max_body_bytes: int = 5_000_000  # after decompression
+    max_cached_bytes: int = 64_000_000  # of page text kept in memory
+    ports: tuple[int, ...] = (80, 443)  # that a URL may name

@@ -1,0 +1,73 @@
+"""`rnow check`: all that can be known about a project before a model is loaded.
+
+    config, tools, data      config.yml, tools.py, train.jsonl and val.jsonl   check_files.py
+    tokenizers, template     do both models mean the same by an id; can the ledger use the
+                             chat template                                     check_models.py
+    window, devices          does the longest prompt leave room; can the models run here
+
+Each point ends as ok, problem, or not checked with the reason. A point is checked whenever what it
+needs is there, so that one look shows every problem and not the first alone. Nothing is downloaded
+and no weights are opened; tools.py is imported in a process of its own.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rnow.check_files import check_config, check_data, check_tools
+from rnow.check_models import check_chat, check_devices, check_tokenizers
+from rnow.check_point import Outcome, Point, not_checked
+
+__all__ = ["CheckReport", "as_json", "check_project"]
+
+_MARKS = {Outcome.OK: "✓", Outcome.PROBLEM: "✗", Outcome.NOT_CHECKED: "–"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """All points, in the order in which they were checked."""
+
+    points: tuple[Point, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem; a point that was not checked is none."""
+        return all(point.outcome != Outcome.PROBLEM for point in self.points)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report as a person reads it."""
+        for point in self.points:
+            unchecked = "not checked: " if point.outcome == Outcome.NOT_CHECKED else ""
+            yield f"{_MARKS[point.outcome]} {point.name:<10}  {unchecked}{point.message}"
+            for problem in point.problems:
+                mark = "✗" if problem.severity == "error" else "!"
+                first, *others = str(problem).splitlines()
+                yield f"    {mark} {first}"
+                yield from (f"      {line}" for line in others)
+
+
+def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport:
+    """Check the project in `directory` with `key=value` overrides laid over its config.yml."""
+    config, loaded = check_config(directory, overrides)
+    tools, schemas = check_tools(directory, loaded)
+    data, prompts = check_data(directory, loaded, schemas=schemas)
+    points = [config, tools, data]
+    if loaded is None:
+        names = ("tokenizers", "template", "window", "devices")
+        points += [not_checked(name, "config.yml has problems") for name in names]
+    else:
+        points.append(check_tokenizers(loaded, directory))
+        points += check_chat(loaded, directory, schemas=schemas, prompts=prompts)
+        points.append(check_devices(loaded, directory))
+    return CheckReport(points=tuple(points))
+
+
+def as_json(report: CheckReport) -> str:
+    """Return the problems, warnings too, as one line of JSON.
+
+    {"problems": [{"file": "config.yml", "line": 3, "key": "seed", "message": "…",
+                   "severity": "error"}]}
+    """
+    problems = [asdict(problem) for point in report.points for problem in point.problems]
+    return json.dumps({"problems": problems}, ensure_ascii=False)

@@ -1,0 +1,175 @@
+"""The points of `rnow check` that concern what the user wrote: config.yml, tools.py, prompts."""
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rnow.browser.settings import BrowserSettings
+from rnow.check_point import Point, not_checked, place, point
+from rnow.config import LoadedConfig, find_tools_file, load_config, require_distill
+from rnow.config_source import ConfigSource, read_source
+from rnow.data import read_prompt_file, steps_per_run
+from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
+from rnow.records import Prompt
+from rnow.tools.base import ToolSchema
+from rnow.tools.pool import describe_tools
+from rnow.tools.settings import WorkerSettings
+
+__all__ = ["check_config", "check_data", "check_tools"]
+
+
+def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, LoadedConfig | None]:
+    """Load config.yml; None where it has errors."""
+    try:
+        loaded = load_config(directory, overrides=overrides)
+    except ConfigError as error:
+        return point("config", "", _problems_of(error, directory)), None
+    problems = list(loaded.warnings)
+    config = loaded.config
+    try:
+        require_distill(config)
+    except ConfigError as error:
+        problems.append(place(loaded, "dataset_type", str(error)))
+    if config.browser.allow_hosts and config.browser.contact is None:
+        problems.append(
+            place(
+                loaded,
+                "browser.contact",
+                "browser.contact is null: no site outside this machine is read until it is your "
+                "mail or web address",
+            )
+        )
+    return point("config", str(loaded.file), problems), loaded
+
+
+def check_tools(
+    directory: Path, loaded: LoadedConfig | None
+) -> tuple[Point, tuple[ToolSchema, ...] | None]:
+    """Import tools.py in a worker; () where there is none, None where it cannot be used."""
+    file = directory / "tools.py"
+    if not file.is_file():
+        try:
+            if loaded is not None:
+                find_tools_file(loaded, directory=directory)
+        except ConfigError as error:
+            return point("tools", "", _problems_of(error, directory)), ()
+        return point("tools", "no tools.py: one turn a rollout"), ()
+    with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
+        settings = _worker_settings(directory, loaded, log_file=Path(scratch) / "tools.log")
+        try:
+            description = asyncio.run(describe_tools(settings))
+        except (ToolDefinitionError, ConfigError, DeadlineError) as error:
+            return point("tools", "", [_tools_problem(file, str(error))]), None
+    names = ", ".join(schema.name for schema in description.schemas)
+    warnings = [_tools_problem(file, text, is_error=False) for text in description.notices]
+    return point("tools", names, warnings), description.schemas
+
+
+def check_data(
+    directory: Path, loaded: LoadedConfig | None, *, schemas: Sequence[ToolSchema] | None
+) -> tuple[Point, tuple[Prompt, ...] | None]:
+    """Read all prompts; None where those to train on have errors.
+
+    A config.yml with errors may still say which file it is about.
+    """
+    settings = _data_settings(directory, loaded)
+    if settings is None:
+        return not_checked("data", "config.yml cannot be read"), None
+    dataset_type, train_file, val_file, batch_size = settings
+    names = None if schemas is None else [schema.name for schema in schemas]
+    files = [(directory / train_file, batch_size)]
+    if (directory / val_file).is_file():
+        files.append((directory / val_file, None))
+    problems: list[Problem] = []
+    read: list[tuple[Prompt, ...]] = []
+    for file, size in files:
+        try:
+            found = read_prompt_file(
+                file, dataset_type=dataset_type, tool_names=names, batch_size=size
+            )
+        except DataError as error:
+            problems += _problems_of(error, file)
+        else:
+            problems += found.warnings
+            read.append(found.prompts)
+    if any(problem.severity == "error" for problem in problems):
+        return point("data", "", problems), None
+    sizes = [f"{len(read[0])} prompts"]
+    if loaded is not None:
+        steps = steps_per_run(
+            len(read[0]),
+            batch_size=loaded.config.data.batch_size,
+            num_epochs=loaded.config.trainer.num_epochs,
+            max_steps=loaded.config.trainer.max_steps,
+        )
+        sizes.append(f"{steps} steps")
+    sizes += [f"{len(prompts)} held-out prompts" for prompts in read[1:]]
+    return point("data", ", ".join(sizes), problems), read[0]
+
+
+def _data_settings(
+    directory: Path, loaded: LoadedConfig | None
+) -> tuple[Any, str, str, int | None] | None:
+    """Return dataset type, training file, validation file, batch size."""
+    if loaded is not None:
+        data = loaded.config.data
+        return loaded.config.dataset_type, data.train_file, data.val_file, data.batch_size
+    file = next(
+        (
+            directory / name
+            for name in ("config.yml", "config.json")
+            if (directory / name).is_file()
+        ),
+        None,
+    )
+    try:
+        source = read_source(file) if file else ConfigSource(directory)
+    except ConfigError:
+        return None
+    kind = source.get("dataset_type")
+    names = [source.get(f"data.{name}_file") for name in ("train", "val")]
+    train, val = (
+        name if isinstance(name, str) and name else default
+        for name, default in zip(names, ("train.jsonl", "val.jsonl"), strict=True)
+    )
+    return (kind if kind in ("rl", "sft", "midtrain") else "distill"), train, val, None
+
+
+def _worker_settings(
+    directory: Path, loaded: LoadedConfig | None, *, log_file: Path
+) -> WorkerSettings:
+    """Return what importing tools.py takes; caps on answers play no part in it."""
+    return WorkerSettings(
+        project_dir=directory,
+        tool_timeout_s=60.0,
+        max_tool_response=None,
+        max_tool_response_chars=None,
+        workers=1,
+        concurrency=1,
+        env_names=() if loaded is None else tuple(loaded.config.tools.env),
+        tokenizer_file=None,
+        browser=BrowserSettings(),
+        log_file=log_file,
+    )
+
+
+def _tools_problem(file: Path, text: str, *, is_error: bool = True) -> Problem:
+    """Take the place out of `tools.py:12: message`; an error of .env or tools.env has its own."""
+    found = re.match(r"([\w.]+)(?::(\d+))?: (?s:(.*))", text)
+    name, line, message = found.groups() if found else (file.name, None, text)
+    return Problem(
+        file=str(file.with_name(name)),
+        line=int(line) if line else None,
+        key=None,
+        message=message,
+        severity="error" if is_error else "warning",
+    )
+
+
+def _problems_of(error: ConfigError | DataError, file: Path) -> tuple[Problem, ...]:
+    """Return the problems of `error`; those without a list are about `file` as a whole."""
+    whole = Problem(file=str(file), line=None, key=None, message=str(error))
+    return error.problems or (whole,)

@@ -1,0 +1,142 @@
+"""The points of `rnow check` that concern the models: tokenizers, template, window, devices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rnow.chat import ChatTemplate
+from rnow.check_point import Point, not_checked, place, point
+from rnow.config import LoadedConfig
+from rnow.devices import find_devices, where_to_run
+from rnow.errors import ModelError, TemplateError
+from rnow.model_files import find_model, find_tokenizer
+from rnow.records import Prompt
+from rnow.tools.base import ToolSchema
+from rnow.vocabulary import compare_token_maps, token_map
+
+__all__ = ["check_chat", "check_devices", "check_tokenizers", "window_problem"]
+
+MIN_TOKENS_LEFT = 2000  # for the student's turns and the pages that it reads
+SMALL_WINDOW = 8000  # below it a share of the window is asked for instead
+_NUM_PROMPTS_MEASURED = 64
+
+
+def check_tokenizers(loaded: LoadedConfig, directory: Path) -> Point:
+    """Compare the token ids of student and teacher."""
+    name = "tokenizers"
+    if loaded.config.teacher is None:
+        return not_checked(name, f"dataset_type {loaded.config.dataset_type} has no teacher")
+    paths = {"model.path": loaded.config.model.path, "teacher.path": loaded.config.teacher.path}
+    folders = {key: find_tokenizer(path, project=directory) for key, path in paths.items()}
+    missing = [paths[key] for key, folder in folders.items() if folder is None]
+    if missing:
+        return not_checked(name, f"not on this machine: {', '.join(missing)}")
+    maps: list[dict[str, int]] = []
+    problems = []
+    for key, folder in folders.items():
+        assert folder is not None
+        try:
+            maps.append(token_map(folder))
+        except ModelError as error:
+            problems.append(place(loaded, key, str(error)))
+    if problems:
+        return point(name, "", problems)
+    difference = compare_token_maps(*maps)
+    if difference is not None:
+        return point(name, "", [place(loaded, "teacher.path", difference)])
+    return point(name, f"{len(maps[0])} tokens, the same ids in student and teacher")
+
+
+def check_chat(
+    loaded: LoadedConfig,
+    directory: Path,
+    *,
+    schemas: Sequence[ToolSchema] | None,
+    prompts: Sequence[Prompt] | None,
+) -> list[Point]:
+    """Check the student's template, and with it how much of the window the prompts take."""
+    path = loaded.config.model.path
+    folder = find_tokenizer(path, project=directory)
+    if folder is None:
+        reason = f"not on this machine: {path}"
+    elif schemas is None or not prompts:
+        reason = "tools.py or the prompts have problems"
+    else:
+        return _check_chat(loaded, folder, schemas=schemas, prompts=prompts)
+    return [not_checked("template", reason), not_checked("window", reason)]
+
+
+def check_devices(loaded: LoadedConfig, directory: Path) -> Point:
+    """Find out whether both models can run on this machine."""
+    config = loaded.config
+    paths = {"model.path": config.model.path}
+    if config.teacher is not None:
+        paths["teacher.path"] = config.teacher.path
+    models = [find_model(key, path, project=directory) for key, path in paths.items()]
+    devices = find_devices()
+    try:
+        device = where_to_run(config.engine.kind, devices=devices, models=models)
+    except ModelError as error:
+        # One message for both models; it stands where the first one that it names is set.
+        key = next(model.key for model in models if f"  {model.key}: " in str(error))
+        return point("devices", "", [place(loaded, key, str(error))])
+    if device == "cpu":
+        return point("devices", f"CPU ({devices.reason})" if devices.reason else "CPU")
+    return point("devices", ", ".join(gpu.name for gpu in devices.gpus))
+
+
+def window_problem(longest: int, window: int) -> tuple[str, bool] | None:
+    """Return what is wrong with a window that a prompt nearly fills, and whether it is an error.
+
+    A small window is a small model's: there a quarter of it is asked for, and less is a warning.
+    """
+    left = window - longest
+    needed = MIN_TOKENS_LEFT if window >= SMALL_WINDOW else window // 4
+    if left >= needed:
+        return None
+    message = (
+        f"rollout.max_context_window is {window} tokens, and the longest prompt takes {longest} "
+        f"with its tools; that leaves {max(left, 0)} for the student, who needs {needed}"
+    )
+    return message, window >= SMALL_WINDOW or left <= 0
+
+
+def _check_chat(
+    loaded: LoadedConfig, folder: Path, *, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt]
+) -> list[Point]:
+    try:
+        chat = ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode)
+        notices = chat.check(prompts[0].messages, _allowed(prompts[0], schemas))
+        longest = _longest_prompt(chat, schemas, prompts)
+    except (ModelError, TemplateError) as error:
+        problem = place(loaded, "model.path", str(error))
+        return [
+            point("template", "", [problem]),
+            not_checked("window", "the template has problems"),
+        ]
+    warnings = [place(loaded, "model.path", text, is_error=False) for text in notices]
+    template = point("template", "tool results can be appended token by token", warnings)
+    window = loaded.config.rollout.max_context_window
+    wrong = window_problem(longest, window)
+    if wrong is not None:
+        text, is_error = wrong
+        problem = place(loaded, "rollout.max_context_window", text, is_error=is_error)
+        return [template, point("window", f"{window - longest} tokens left", [problem])]
+    message = f"the longest prompt takes {longest} of {window} tokens, tools included"
+    return [template, point("window", message)]
+
+
+def _longest_prompt(
+    chat: ChatTemplate, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt]
+) -> int:
+    """Return the tokens of the longest prompt; those with most characters are counted."""
+    candidates = sorted(
+        prompts, key=lambda prompt: len(str([m["content"] for m in prompt.messages])), reverse=True
+    )
+    return max(
+        len(chat.render_prompt(prompt.messages, _allowed(prompt, schemas)))
+        for prompt in candidates[:_NUM_PROMPTS_MEASURED]
+    )
+
+
+def _allowed(prompt: Prompt, schemas: Sequence[ToolSchema]) -> list[ToolSchema]:
+    return [schema for schema in schemas if prompt.tools is None or schema.name in prompt.tools]

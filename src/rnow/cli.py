@@ -1,0 +1,251 @@
+"""The command line: parses, prints, and maps errors to exit codes; everything else is elsewhere.
+
+Heavy modules are imported inside the commands, so that `rnow --help` answers at once.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rnow import __version__
+from rnow.errors import Interrupted, RnowError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rnow.config import LoadedConfig
+
+__all__ = ["app", "main"]
+
+EPILOG = (
+    "This product includes software developed by UncleCode (https://x.com/unclecode) as part of "
+    "the Crawl4AI project (https://github.com/unclecode/crawl4ai)."
+)
+
+app = typer.Typer(
+    name="rnow",
+    help="Teach a small language model to work with tools the way a big one does.",
+    epilog=EPILOG,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Args = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[DIR] [KEY=VALUE]...", help="Project folder (.) and config overrides."),
+]
+Dir = Annotated[Path | None, typer.Option("--dir", "-d", help="Project folder.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def main() -> None:
+    """Run the command line; a user's error is one message and an exit code, never a traceback."""
+    try:
+        app()
+    except Interrupted as stop:
+        _error_console().print(f"Stopped by {stop}", markup=False, highlight=False)
+        sys.exit(stop.exit_code)
+    except RnowError as error:
+        _error_console().print(f"Error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rnow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the project goes.")],
+    template: Annotated[
+        str, typer.Option("--template", "-t", help="clinic (offline) or medbrowsecomp.")
+    ] = "clinic",
+) -> None:
+    """Copy a project template; existing files are never touched."""
+    from rnow.scaffold import init_project
+
+    console = _console()
+    for path in init_project(folder, template=template):
+        console.print(f"  {path}", style="dim", highlight=False)
+    console.print(f"Next: cd {folder} && rnow check && rnow run", highlight=False)
+
+
+@app.command()
+def run(
+    args: Args = None,
+    directory: Dir = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the run.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin another run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, do not train.")] = False,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="model.path")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", "-e", help="num_epochs")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="data.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="trainer.")] = None,
+) -> None:
+    """Train; goes on with an unfinished run."""
+    short = {
+        "model.path": model,
+        "trainer.num_epochs": epochs,
+        "data.batch_size": batch_size,
+        "trainer.learning_rate": lr,
+    }
+    project, overrides = _project(args, directory)
+    # An explicit override wins over its short flag, so it comes last.
+    flags = [f"{key}={value}" for key, value in short.items() if value is not None]
+    console = _console()
+    loaded = _load(project, [*flags, *overrides], console)
+    if dry_run:
+        _report_check(project, [*flags, *overrides], console)
+        return
+    from rnow.training import train_project
+
+    train_project(loaded, project, name=name, fresh=fresh, console=console)
+
+
+@app.command()
+def check(args: Args = None, directory: Dir = None, json_: Json = False) -> None:
+    """Say all that can be known before a model is loaded."""
+    project, overrides = _project(args, directory)
+    _report_check(project, overrides, None if json_ else _console())
+
+
+@app.command("eval")
+def eval_(
+    args: Args = None,
+    directory: Dir = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="base, teacher, a run's name, or a folder.")
+    ] = None,
+    max_samples: Annotated[
+        int | None, typer.Option("--max-samples", "-n", help="Only the first so many prompts.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Measure accuracy on the held-out prompts, greedily."""
+    project, overrides = _project(args, directory)
+    console = _console(to_stderr=json_)
+    loaded = _load(project, overrides, console)
+    from rnow.training import evaluate_project
+
+    evaluation = evaluate_project(
+        loaded, project, model=model, max_samples=max_samples, console=console
+    )
+    if json_:
+        typer.echo(json.dumps(evaluation))
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="runs/NAME of a project.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Target folder.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Add the adapter to the model.")] = False,
+) -> None:
+    """Write the trained model in Hugging Face layout."""
+    from rnow.exporting import export_run
+
+    target = export_run(run_folder, output=output, merge=merge)
+    _console().print(f"The model is in {target}", highlight=False)
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option("--dir", "-d", help="Where it goes.")] = Path("clinic"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the run.")] = 0,
+    engine: Annotated[str, typer.Option("--engine", help="engine.kind of the run.")] = "local",
+    json_: Json = False,
+) -> None:
+    """Show the whole loop, offline, on this machine's CPU: before, training, after."""
+    from rnow.demo import run_demo
+
+    result = run_demo(directory, seed=seed, engine=engine, console=_console(to_stderr=json_))
+    if json_:
+        typer.echo(json.dumps(result))
+
+
+@app.command(hidden=True)
+def login() -> None:
+    """Runs are local."""
+    raise UsageError("runs are local: there is nothing to log in to. Start with: rnow run")
+
+
+@app.command(hidden=True)
+def logout() -> None:
+    """Runs are local."""
+    raise UsageError("runs are local: there is nothing to log out of")
+
+
+@app.command(hidden=True)
+def orgs() -> None:
+    """Runs are local."""
+    raise UsageError("runs are local: there are no organizations")
+
+
+@app.command(hidden=True)
+def download() -> None:
+    """Runs are local."""
+    raise UsageError("runs are local: the model is in runs/NAME/model; see also: rnow export")
+
+
+def _project(args: list[str] | None, directory: Path | None) -> tuple[Path, list[str]]:
+    """Split DIR from KEY=VALUE: the first word without `=` is the folder."""
+    folders = [arg for arg in args or [] if "=" not in arg]
+    overrides = [arg for arg in args or [] if "=" in arg]
+    if len(folders) + (directory is not None) > 1:
+        named = [*folders, *([str(directory)] if directory else [])]
+        raise UsageError(f"one project folder, please; got {' and '.join(named)}")
+    project = directory or Path(folders[0] if folders else ".")
+    if not project.is_dir():
+        raise UsageError(f"{project} is not a folder. To make a project there: rnow init {project}")
+    return project, overrides
+
+
+def _load(project: Path, overrides: list[str], console: "Console") -> "LoadedConfig":
+    from rnow.config import load_config
+
+    loaded = load_config(project, overrides=overrides)
+    for line in (*loaded.notices, *loaded.overrides):
+        console.print(line, style="yellow", markup=False, highlight=False)
+    return loaded
+
+
+def _report_check(project: Path, overrides: list[str], console: "Console | None") -> None:
+    from rnow.check import as_json, check_project
+
+    report = check_project(project, overrides)
+    if console is None:
+        typer.echo(as_json(report))
+    else:
+        for line in report.lines():
+            console.print(line, markup=False, highlight=False)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _console(*, to_stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=to_stderr)
+
+
+def _error_console() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True)

@@ -1,0 +1,209 @@
+"""config.yml and the command line's overrides -> one checked `Config`.
+
+    read_source ─▶ apply_override ─▶ translate_old_keys ─▶ validate ─▶ LoadedConfig
+
+Every problem of a file is found before the first one is shown, each with file, line, key, value and
+remedy. What a setting is stands in `rnow.settings`; what an old key becomes in `rnow.old_keys`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from rnow.config_messages import validate
+from rnow.config_overrides import apply_override
+from rnow.config_source import ConfigSource, read_source, show
+from rnow.errors import ConfigError, Problem
+from rnow.old_keys import refuse_flat_form, take_project_name, translate_old_keys
+from rnow.setting_keys import section_keys
+from rnow.settings import Config, TeacherSettings
+
+__all__ = [
+    "Config",
+    "LoadedConfig",
+    "config_as_yaml",
+    "find_tools_file",
+    "load_config",
+    "require_distill",
+]
+
+
+# A local site that somebody else serves, in the place of a folder.
+_OWN_SERVER = re.compile(r"127\.0\.0\.1:\d{1,5}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedConfig:
+    """A checked configuration, with where it came from."""
+
+    config: Config
+    file: Path
+    lines: Mapping[str, int]  # dotted key -> line in `file`, from 1
+    project_name: str | None  # an old key that still says what the user calls the run
+    warnings: tuple[Problem, ...]  # old keys and the like, for the user to read once
+    overrides: tuple[str, ...]  # "trainer.num_epochs = 5 (was: 3)", in the order given
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(str(warning) for warning in self.warnings)
+
+
+def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Read `directory`'s config.yml, or its config.json, with `key=value` overrides laid over it.
+
+    Raises ConfigError with all errors of the file, one a line; its problems hold the warnings too.
+
+    >>> load_config(Path("clinic"), overrides=["trainer.num_epochs=5"]).config.trainer.num_epochs
+    5
+    """
+    source = read_source(_find_file(directory))
+    applied = [apply_override(source, text) for text in overrides]
+    refuse_flat_form(source)
+    project_name = take_project_name(source)
+    translate_old_keys(source)
+    _fill_in_sections(source)
+    _check_dataset_type(source)
+    _check_local_sites(source, directory)
+    config = validate(source)
+    if config is not None:
+        _warn(source, config, directory)
+    problems = _by_line(source.problems)
+    errors = [str(problem) for problem in problems if problem.severity == "error"]
+    if errors or config is None:
+        raise ConfigError("\n".join(errors), problems=problems)
+    return LoadedConfig(
+        config=config,
+        file=source.file,
+        lines=source.lines,
+        project_name=project_name,
+        warnings=tuple(problems),
+        overrides=tuple(line for line in applied if line is not None),
+    )
+
+
+def config_as_yaml(config: Config) -> str:
+    """Write the resolved configuration, every default written out; `load_config` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def require_distill(config: Config) -> TeacherSettings:
+    """Return the teacher's settings; ConfigError where another kind of training is asked for."""
+    if config.dataset_type != "distill":
+        raise ConfigError(
+            f"dataset_type {config.dataset_type} is read and checked, but not trained "
+            "in this version; only distill is"
+        )
+    assert config.teacher is not None, "load_config refuses distill without a teacher"
+    return config.teacher
+
+
+def find_tools_file(loaded: LoadedConfig, *, directory: Path) -> Path | None:
+    """Return `directory`'s tools.py, None where there is none: then a rollout has one turn.
+
+    Raises ConfigError where more turns are asked for, since nothing could happen between them.
+    """
+    file = directory / "tools.py"
+    if file.is_file():
+        return file
+    max_turns = loaded.config.rollout.max_turns
+    if max_turns == 1:
+        return None
+    remedy = "write one, or set rollout.max_turns to 1"
+    if (directory / "env.py").is_file():
+        remedy = "env.py is its old name: rename it to tools.py"
+    key = "rollout.max_turns"
+    message = f"{key} is {max_turns}, but there is no tools.py in {directory}; {remedy}"
+    problem = Problem(file=str(loaded.file), line=loaded.lines.get(key), key=key, message=message)
+    raise ConfigError(problems=[problem])
+
+
+def _find_file(directory: Path) -> Path:
+    for name in ("config.yml", "config.json"):
+        if (directory / name).is_file():
+            return directory / name
+    remedy = "rnow init makes a project"
+    if (directory / "config.yaml").is_file():
+        remedy = "rename config.yaml to config.yml"
+    message = f"No config.yml or config.json found in {directory}; {remedy}"
+    problem = Problem(file=str(directory), line=None, key=None, message=message)
+    raise ConfigError(message, problems=[problem])
+
+
+def _by_line(problems: Iterable[Problem]) -> list[Problem]:
+    """Sort as the file goes; what has no line (overrides, absent sections) comes last."""
+    return sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0))
+
+
+def _fill_in_sections(source: ConfigSource) -> None:
+    """Let a section whose keys are all commented out, and a required one, be an empty mapping."""
+    for name in (key for key in section_keys() if "." not in key):
+        optional = name in ("teacher", "resources")
+        if source.get(name) is None and source.has(name):
+            source.pop(name)
+        if not source.has(name) and not optional:
+            source.values[name] = {}
+
+
+def _check_dataset_type(source: ConfigSource) -> None:
+    """Check the rules between dataset_type and the sections: they hold whatever else is wrong."""
+    dataset_type = source.get("dataset_type") if source.has("dataset_type") else "distill"
+    if dataset_type == "distill" and not source.has("teacher"):
+        source.report(
+            "dataset_type",
+            "dataset_type: distill requires 'teacher' section; add teacher: {path: MODEL}",
+        )
+    if dataset_type in ("rl", "sft", "midtrain") and source.has("teacher"):
+        source.report(
+            "teacher",
+            "'teacher' is only available for dataset_type: distill; "
+            f"remove the section, or dataset_type: {dataset_type}",
+        )
+    if dataset_type in ("sft", "midtrain"):
+        for name in ("algorithm", "rollout"):
+            if source.get(name):
+                message = f"{name} is ignored: dataset_type {dataset_type} makes no rollouts"
+                source.report(name, message, severity="warning")
+
+
+def _check_local_sites(source: ConfigSource, directory: Path) -> None:
+    sites = source.get("browser.local_sites")
+    for host, folder in sites.items() if isinstance(sites, dict) else ():
+        if not isinstance(folder, str) or _OWN_SERVER.fullmatch(folder):
+            continue
+        if not (directory / folder).is_dir():
+            key = f"browser.local_sites.{host}"
+            source.report(
+                key,
+                f"{key} is {show(folder)}, which is neither a folder in {directory} "
+                "nor a server of your own as 127.0.0.1:PORT",
+            )
+
+
+def _warn(source: ConfigSource, config: Config, directory: Path) -> None:
+    """Report what loads, but does not do what its writer may think."""
+    for key, value, limit in (
+        ("data.batch_size", config.data.batch_size, 32),
+        ("data.group_size", config.data.group_size, 64),
+        ("model.qlora_rank", config.model.qlora_rank, 128),
+    ):
+        if value > limit:
+            message = (
+                f"{key} is {value}; the hosted service takes {limit} at most, "
+                "here memory and time are the limits"
+            )
+            source.report(key, message, severity="warning")
+    estimator = config.algorithm.adv_estimator
+    if config.dataset_type == "distill" and estimator != "grpo":
+        key = "algorithm.adv_estimator"
+        message = f"{key} {estimator} has no effect: distillation has no rewards"
+        source.report(key, message, severity="warning")
+    if config.trainer.eval_step > 0 and not (directory / config.data.val_file).is_file():
+        key = "trainer.eval_step"
+        message = (
+            f"{key} is {config.trainer.eval_step}, but there is no {config.data.val_file}: "
+            "nothing is evaluated during the run"
+        )
+        source.report(key, message, severity="warning")

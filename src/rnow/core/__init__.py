@@ -1,0 +1,40 @@
+"""What a project's own files import: `from rnow.core import tool, ToolArgs`, and so on.
+
+Importing it is cheap and has no side effects: neither aiohttp nor torch comes with it.
+"""
+
+from rnow.core.judge import llm_judge
+from rnow.core.messages import get_response
+from rnow.core.reward import (
+    REWARD_REGISTRY,
+    RewardArgs,
+    clear_reward_registry,
+    compute_total_reward,
+    is_precondition,
+    is_sandbox_reward,
+    reward,
+)
+from rnow.core.tool import (
+    TOOL_REGISTRY,
+    ToolArgs,
+    clear_tool_registry,
+    is_sandbox_tool,
+    tool,
+)
+
+__all__ = [
+    "REWARD_REGISTRY",
+    "TOOL_REGISTRY",
+    "RewardArgs",
+    "ToolArgs",
+    "clear_reward_registry",
+    "clear_tool_registry",
+    "compute_total_reward",
+    "get_response",
+    "is_precondition",
+    "is_sandbox_reward",
+    "is_sandbox_tool",
+    "llm_judge",
+    "reward",
+    "tool",
+]

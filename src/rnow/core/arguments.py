@@ -1,0 +1,105 @@
+"""Check a call's arguments against the tool's schema, and mend what is plainly meant.
+
+A model writes {"page": "2"} for an integer; refusing that teaches nothing. Mended are: a number in
+a string, a truth word in a string, anything where a string is wanted, JSON in a string where a list
+or an object is wanted. What cannot be mended is an ArgumentError, whose text is for the model.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["ArgumentError", "check_arguments"]
+
+_NOT_MENDED = object()
+_TRUTH_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+class ArgumentError(ValueError):
+    """The model's mistake; the message is one sentence for the model."""
+
+
+def check_arguments(
+    tool_name: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments, mended; raise ArgumentError for the first that is wrong."""
+    properties = schema["properties"]
+    for name in schema["required"]:
+        if name not in arguments:
+            raise ArgumentError(f"Tool '{tool_name}': missing required argument '{name}'.")
+    for name in arguments:
+        if name not in properties:
+            raise ArgumentError(f"Tool '{tool_name}': unexpected argument '{name}'.")
+    return {
+        name: _checked(value, properties[name], f"Tool '{tool_name}': argument '{name}'")
+        for name, value in arguments.items()
+    }
+
+
+def _checked(value: Any, schema: Mapping[str, Any], subject: str) -> Any:
+    types = _types(schema)
+    if "enum" in schema and not (value is None and "null" in types):
+        return _enum_member(value, schema["enum"], subject)
+    if any(_is_a(value, type_) for type_ in types):
+        return value
+    for type_ in types:
+        mended = _mend(value, type_)
+        if mended is not _NOT_MENDED:
+            return mended
+    raise ArgumentError(f"{subject} expected type {types}, got {type(value).__name__}.")
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    if "anyOf" in schema:
+        return [type_ for option in schema["anyOf"] for type_ in _types(option)]
+    types = schema["type"]
+    return types if isinstance(types, list) else [types]
+
+
+def _enum_member(value: Any, members: list[Any], subject: str) -> Any:
+    for member in members:
+        # Not plain equality: True == 1 in Python. And Literal[1, 2] is a string to the schema, so
+        # that a model may well write "1".
+        if (type(member), member) == (type(value), value) or str(member) == value:
+            return member
+    raise ArgumentError(f"{subject} must be one of {members}, got {value!r:.100}.")
+
+
+def _is_a(value: Any, type_: str) -> bool:
+    match type_:
+        case "string":
+            return isinstance(value, str)
+        case "integer":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "boolean":
+            return isinstance(value, bool)
+        case "array":
+            return isinstance(value, list)
+        case "object":
+            return isinstance(value, dict)
+    return value is None
+
+
+def _mend(value: Any, type_: str) -> Any:
+    if type_ == "string":
+        return str(value)
+    if not isinstance(value, str):
+        return _NOT_MENDED
+    try:
+        match type_:
+            case "integer":
+                return int(value)
+            case "number":
+                number = float(value)
+                return number if math.isfinite(number) else _NOT_MENDED
+            case "boolean":
+                return _TRUTH_WORDS.get(value.lower(), _NOT_MENDED)
+            case "array" | "object":
+                parsed = json.loads(value)
+                return parsed if _is_a(parsed, type_) else _NOT_MENDED
+    except (ValueError, RecursionError):
+        pass
+    return _NOT_MENDED

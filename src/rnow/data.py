@@ -1,0 +1,155 @@
+"""train.jsonl -> prompts, and the order in which a run takes them.
+
+One JSON object a line; lines are counted as an editor counts them. Every line is checked before the
+first error is shown. Content that comes as a list of text parts is joined into one text here, since
+chat templates of text models print nothing for a list.
+
+Knows no tokenizer: whether a prompt fits the window is found out by the chat template's check.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rnow.data_entries import EntryReader
+from rnow.errors import DataError, Problem
+from rnow.records import Prompt, derive_seed
+from rnow.setting_types import DatasetType
+
+__all__ = ["PromptFile", "load_prompts", "prompt_order", "read_prompt_file", "steps_per_run"]
+
+_MAX_PROBLEMS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptFile:
+    """The prompts of one file, with what its writer should know."""
+
+    prompts: tuple[Prompt, ...]
+    warnings: tuple[Problem, ...]
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(str(warning) for warning in self.warnings)
+
+
+def load_prompts(
+    file: Path,
+    *,
+    dataset_type: DatasetType = "distill",
+    tool_names: Collection[str] | None = None,
+    batch_size: int | None = None,
+) -> tuple[Prompt, ...]:
+    """Return the prompts of `file`; see `read_prompt_file`."""
+    return read_prompt_file(
+        file, dataset_type=dataset_type, tool_names=tool_names, batch_size=batch_size
+    ).prompts
+
+
+def read_prompt_file(
+    file: Path,
+    *,
+    dataset_type: DatasetType = "distill",
+    tool_names: Collection[str] | None = None,
+    batch_size: int | None = None,
+) -> PromptFile:
+    """Read and check every line of `file`.
+
+    `tool_names` are the tools of tools.py: empty where there is none, None where they are not known
+    (then names are not checked). With `batch_size`, fewer prompts than that are an error.
+    Raises DataError with all problems of the file.
+    """
+    reader = EntryReader(file=str(file), dataset_type=dataset_type, tool_names=tool_names)
+    prompts: list[Prompt] = []
+    container_keys: Counter[str] = Counter()
+    for line, raw in enumerate(_read_bytes(file).split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        entry = reader.parse(raw, line=line)
+        if entry is None:
+            continue
+        container_keys.update(reader.container_keys(entry))
+        prompt = reader.prompt(entry, index=len(prompts), line=line)
+        if prompt is not None:
+            prompts.append(prompt)
+    if reader.problems:
+        raise _error(reader.problems)
+    _check_number(file, len(prompts), batch_size)
+    return PromptFile(prompts=tuple(prompts), warnings=_container_warning(file, container_keys))
+
+
+def steps_per_run(
+    num_prompts: int, *, batch_size: int, num_epochs: int, max_steps: int | None = None
+) -> int:
+    """Return the number of optimizer steps: ceil(num_prompts / batch_size) an epoch."""
+    num_steps = -(-num_prompts // batch_size) * num_epochs
+    return num_steps if max_steps is None else min(num_steps, max_steps)
+
+
+def prompt_order(
+    num_prompts: int, *, batch_size: int, num_epochs: int, seed: int
+) -> tuple[tuple[int, ...], ...]:
+    """Return the prompt indices of every step: each epoch shuffled anew, its last batch short.
+
+    An epoch's order depends on (seed, epoch) and on nothing else. It is the order of raw numbers of
+    a Philox stream, which numpy keeps the same for ever; of its shuffles it does not promise that.
+
+    >>> [len(batch) for batch in prompt_order(5, batch_size=2, num_epochs=1, seed=0)]
+    [2, 2, 1]
+    """
+    steps: list[tuple[int, ...]] = []
+    for epoch in range(num_epochs):
+        stream = np.random.Philox(key=derive_seed(seed, "prompt order", epoch))
+        order = np.argsort(stream.random_raw(num_prompts)).tolist()
+        steps += [tuple(order[at : at + batch_size]) for at in range(0, num_prompts, batch_size)]
+    return tuple(steps)
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except FileNotFoundError as error:
+        raise _error([_of_file(file, f"file not found; {_how_to_fill(file)}")]) from error
+
+
+def _check_number(file: Path, num_prompts: int, batch_size: int | None) -> None:
+    if num_prompts == 0:
+        message = f"File contains no valid JSON lines; {_how_to_fill(file)}"
+        raise _error([_of_file(file, message)])
+    if batch_size is not None and num_prompts < batch_size:
+        message = (
+            f"batch_size ({batch_size}) exceeds training samples ({num_prompts}); "
+            f"set data.batch_size to {num_prompts} or less, or {_how_to_fill(file)}"
+        )
+        raise _error([_of_file(file, message)])
+
+
+def _of_file(file: Path, message: str) -> Problem:
+    return Problem(file=str(file), line=None, key=None, message=message)
+
+
+def _how_to_fill(file: Path) -> str:
+    if (file.parent / "convert_dataset.py").is_file():
+        return f"run python {file.parent / 'convert_dataset.py'} to write it"
+    return "write one JSON object with messages a line"
+
+
+def _container_warning(file: Path, keys: Counter[str]) -> tuple[Problem, ...]:
+    if not keys:
+        return ()
+    counts = ", ".join(f"{key} in {keys[key]}" for key in sorted(keys))
+    message = (
+        f"entries ask for a container ({counts}), which is ignored: "
+        "tools run in processes of this machine"
+    )
+    return (Problem(file=str(file), line=None, key=min(keys), message=message, severity="warning"),)
+
+
+def _error(problems: list[Problem]) -> DataError:
+    shown = [str(problem) for problem in problems[:_MAX_PROBLEMS_SHOWN]]
+    if len(problems) > len(shown):
+        shown.append(f"… and {len(problems) - len(shown)} more problems in {problems[0].file}")
+    return DataError("\n".join(shown), problems=problems)

@@ -1,0 +1,251 @@
+"""One line of train.jsonl -> one Prompt: the rules for its fields, and `$name` templating.
+
+Fields that rnow does not know are allowed and left alone. Problems are collected, since one line
+can have several and a file many.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rnow.errors import Problem
+from rnow.records import Message, Prompt
+from rnow.setting_types import DatasetType
+
+__all__ = ["EntryReader", "fill_in"]
+
+_ROLES = ("system", "user", "assistant", "tool")
+_CONTAINER_KEYS = ("docker", "docker_env", "docker_cmd", "sandbox")
+_IMAGE_PARTS = ("image", "image_url", "input_image")
+# Python's string.Template syntax; `$$` is matched so that a name behind it is not.
+_VARIABLE = re.compile(r"\$(?:\$|([_a-zA-Z][_a-zA-Z0-9]*)|\{([_a-zA-Z][_a-zA-Z0-9]*)\})")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def fill_in(text: str, values: Mapping[str, Any]) -> str:
+    """Put values in the place of `$name` and `${name}`; unknown names and `$$` stay as they are.
+
+    >>> fill_in("$$5 for $drug, not $other", {"drug": "aspirin"})
+    '$$5 for aspirin, not $other'
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        return str(values[name]) if name in values else match[0]
+
+    return _VARIABLE.sub(value_of, text)
+
+
+@dataclass
+class EntryReader:
+    """Reads the entries of one file and keeps what is wrong with them."""
+
+    file: str
+    dataset_type: DatasetType
+    tool_names: Collection[str] | None
+    problems: list[Problem] = field(default_factory=list)
+
+    def parse(self, raw: bytes, *, line: int) -> dict[str, Any] | None:
+        """Return the JSON object of a line; None, and a problem, where it holds none."""
+        try:
+            entry = json.loads(raw.decode())
+        except UnicodeDecodeError as error:
+            self._report(
+                line,
+                None,
+                f"is not UTF-8 text ({error.object[error.start]:#04x} at byte {error.start + 1})",
+            )
+            return None
+        except json.JSONDecodeError as error:
+            self._report(line, None, f"Invalid JSON - {error.msg} (column {error.colno})")
+            return None
+        except (ValueError, RecursionError) as error:
+            # Numbers of thousands of digits, thousands of brackets: JSON, but nothing for Python.
+            self._report(line, None, f"Invalid JSON - {error}")
+            return None
+        if not isinstance(entry, dict):
+            self._report(line, None, f"must be a JSON object, not {_show(entry)}")
+            return None
+        return entry
+
+    def container_keys(self, entry: Mapping[str, Any]) -> list[str]:
+        """Name the fields that ask for a container; they have no meaning on one's own machine."""
+        return [key for key in _CONTAINER_KEYS if entry.get(key)]
+
+    def prompt(self, entry: Mapping[str, Any], *, index: int, line: int) -> Prompt | None:
+        """Return the checked prompt; None, and problems, where something is wrong."""
+        num_before = len(self.problems)
+        metadata = self._mapping(entry, "metadata", line)
+        variables = self._mapping(entry, "variables", line)
+        rewards = self._names(entry, "rewards", line) or ()
+        tools = self._names(entry, "tools", line)
+        self._check_container(entry, line)
+        if self.dataset_type == "rl" and not rewards:
+            self._report(
+                line, "rewards", "rewards must name one reward at least in dataset_type rl"
+            )
+        self._check_tools_exist(tools or (), line)
+        messages: tuple[Message, ...] = ()
+        if self.dataset_type == "midtrain":
+            self._check_text(entry, line)
+        else:
+            messages = self._messages(entry, {**metadata, **variables}, line)
+        if len(self.problems) > num_before:
+            return None
+        return Prompt(
+            index=index,
+            line=line,
+            messages=messages,
+            tools=tools,
+            metadata=metadata,
+            variables=variables,
+            rewards=rewards,
+        )
+
+    def _report(self, line: int, key: str | None, message: str) -> None:
+        self.problems.append(Problem(file=self.file, line=line, key=key, message=message))
+
+    def _mapping(self, entry: Mapping[str, Any], key: str, line: int) -> dict[str, Any]:
+        value = entry.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self._report(line, key, f"{key} must be an object, not {_show(value)}")
+            return {}
+        return value
+
+    def _names(self, entry: Mapping[str, Any], key: str, line: int) -> tuple[str, ...] | None:
+        value = entry.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            self._report(line, key, f"{key} must be a list of names, not {_show(value)}")
+            return None
+        return tuple(value)
+
+    def _check_container(self, entry: Mapping[str, Any], line: int) -> None:
+        docker, docker_env = entry.get("docker"), entry.get("docker_env")
+        if docker is not None and not isinstance(docker, str):
+            self._report(
+                line, "docker", f"docker must be the name of an image, not {_show(docker)}"
+            )
+        if docker_env is None:
+            return
+        texts = docker_env.items() if isinstance(docker_env, dict) else [(docker_env, None)]
+        if not all(isinstance(value, str) for _, value in texts):
+            self._report(
+                line,
+                "docker_env",
+                f"docker_env must be an object of texts, not {_show(docker_env)}",
+            )
+        elif docker_env and not docker:
+            self._report(line, "docker_env", "docker_env requires docker field to be set")
+
+    def _check_tools_exist(self, names: Collection[str], line: int) -> None:
+        if self.tool_names is None:
+            return
+        for i, name in enumerate(names):
+            if name in self.tool_names:
+                continue
+            near = difflib.get_close_matches(name, self.tool_names, n=1)
+            if near:
+                remedy = f"did you mean '{near[0]}'?"
+            elif self.tool_names:
+                remedy = f"it has {', '.join(sorted(self.tool_names))}"
+            else:
+                remedy = "there is no tool at all; write it, or remove tools from the entry"
+            self._report(
+                line, f"tools.{i}", f"tools.{i} is '{name}', which is not in tools.py; {remedy}"
+            )
+
+    def _check_text(self, entry: Mapping[str, Any], line: int) -> None:
+        text = entry.get("text")
+        if not isinstance(text, str) or not text:
+            what = f"is {_show(text)}" if "text" in entry else "is missing"
+            self._report(line, "text", f"text {what}; it must be a text that is not empty")
+
+    def _messages(
+        self, entry: Mapping[str, Any], values: Mapping[str, Any], line: int
+    ) -> tuple[Message, ...]:
+        messages = entry.get("messages")
+        if not isinstance(messages, list) or not messages:
+            what = f"is {_show(messages)}" if "messages" in entry else "is missing"
+            self._report(
+                line, "messages", f"messages {what}; it must be a list with a message at least"
+            )
+            return ()
+        return tuple(
+            self._message(message, values, f"messages.{i}", line)
+            for i, message in enumerate(messages)
+        )
+
+    def _message(self, message: Any, values: Mapping[str, Any], key: str, line: int) -> Message:
+        if not isinstance(message, dict):
+            self._report(
+                line, key, f"{key} must be an object with role and content, not {_show(message)}"
+            )
+            return {}
+        role = message.get("role")
+        if role not in _ROLES:
+            what = f"is {_show(role)}" if "role" in message else "is missing"
+            self._report(
+                line, f"{key}.role", f"{key}.role {what}; it must be one of {', '.join(_ROLES)}"
+            )
+        self._check_tool_calls(message, f"{key}.tool_calls", line)
+        content = fill_in(self._content(message, f"{key}.content", line), values)
+        filled = {**message, "content": content}
+        if half := _SURROGATE.search(json.dumps(filled, ensure_ascii=False)):
+            # JSON can write one half of a surrogate pair; no tokenizer can read it.
+            code = f"\\u{ord(half[0]):04x}"
+            self._report(line, key, f"{key} holds half a character ({code}), which is no text")
+        return filled
+
+    def _content(self, message: Mapping[str, Any], key: str, line: int) -> str:
+        content = message.get("content")
+        if isinstance(content, str):
+            return content
+        if isinstance(content, list):
+            return "\n".join(self._part(part, f"{key}.{i}", line) for i, part in enumerate(content))
+        if "content" not in message:
+            self._report(line, key, f"{key} is missing; it must be a text")
+        elif content is None:
+            self._report(line, key, f'{key} is null; write "" for an empty text')
+        else:
+            self._report(line, key, f"{key} must be a text, not {_show(content)}")
+        return ""
+
+    def _part(self, part: Any, key: str, line: int) -> str:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            return str(part["text"])
+        if kind in _IMAGE_PARTS:
+            self._report(line, key, f"{key} is an image; images are not supported")
+        else:
+            wanted = '{"type": "text", "text": …}'
+            self._report(line, key, f"{key} must be {wanted}, not {_show(part)}")
+        return ""
+
+    def _check_tool_calls(self, message: Mapping[str, Any], key: str, line: int) -> None:
+        calls = message.get("tool_calls")
+        if calls is None:
+            return
+        if not isinstance(calls, list):
+            self._report(line, key, f"{key} must be a list, not {_show(calls)}")
+            return
+        for i, call in enumerate(calls):
+            function = call.get("function") if isinstance(call, dict) else None
+            if not (
+                isinstance(function, dict)
+                and isinstance(function.get("name"), str)
+                and isinstance(function.get("arguments"), str | dict)
+            ):
+                wanted = '{"function": {"name": …, "arguments": …}}'
+                self._report(line, f"{key}.{i}", f"{key}.{i} must be {wanted}, not {_show(call)}")
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    return text if len(text) <= 50 else f"{text[:49]}…"

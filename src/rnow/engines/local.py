@@ -1,0 +1,240 @@
+"""`LocalEngine`: a transformers model in this process, on CPU (or a GPU if there is one).
+
+    local.py            the Engine: checks what is asked, waits for it with a deadline
+    local_reply.py      event loop ↔ forward thread
+    local_worker.py     what runs next: sessions, rows, versions
+    local_batch.py      forwards: read, decode, score
+    local_attention.py  attention whose bits do not depend on neighbours
+    local_cache.py      keys and values
+    local_sampling.py   a token from logits
+    local_weights.py    model folders, adapters
+
+The hard promise is batch invariance: which ids a sequence samples, and their log-probabilities, have the same
+bits whatever runs beside it and in whatever order it came, for one machine, torch version and number
+of threads. "Resumed equals uninterrupted" stands on it. It holds for a trajectory rolled out in the same
+turns; an engine that reads at once what another read in turns agrees to rounding only.
+
+Left out: anything for large models or many sequences at speed. That is the served engine's work.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from rnow.engines.base import Completion, Scores
+from rnow.engines.local_batch import read, rows_are_equal, score
+from rnow.engines.local_reply import FORWARD_THREAD, Reply
+from rnow.engines.local_weights import load_model, load_policy_model
+from rnow.engines.local_worker import Generation, LoadedPolicy, Worker
+from rnow.errors import EngineError, ModelError
+
+__all__ = ["LocalEngine"]
+
+_MIN_ROWS = 16  # below, matrix kernels change with the place of a row
+_CLOSE_TIMEOUT_S = 60.0
+
+Value = TypeVar("Value")
+
+logger = logging.getLogger(__name__)
+
+
+class LocalEngine:
+    """An `Engine` in this process.
+
+    engine = LocalEngine.load("models/student")
+    completion = await engine.sample(
+        ids, session="0.5.1", max_tokens=64, stop_token_ids=[2], seed=7, policy_version=0)
+    await engine.aclose()
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        request_timeout_s: float = 600.0,
+        rows: int = 32,
+        policy_version: int = 0,
+    ) -> None:
+        if rows < _MIN_ROWS:
+            raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
+        self.model = model
+        self._rows = rows
+        self._request_timeout_s = request_timeout_s
+        self._worker = Worker(LoadedPolicy(policy_version, model, rows))
+        self._limits = _limits_of(model)
+        self._is_closed = False
+
+    @classmethod
+    def load(
+        cls,
+        model_path: str | Path,
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+        request_timeout_s: float = 600.0,
+        rows: int = 32,
+        policy_version: int = 0,
+    ) -> "LocalEngine":
+        """Load a model folder; its weights are samplable as `policy_version`.
+
+        `dtype` auto: float32 on CPU, bfloat16 on a GPU. `rows`: how many sequences decode at once; others wait.
+        It is part of what fixes the bits. Blocks; the number of threads is the caller's at this moment.
+        """
+        model = load_model(model_path, dtype=dtype, device=device)
+        engine = cls(
+            model, request_timeout_s=request_timeout_s, rows=rows, policy_version=policy_version
+        )
+        num_threads = torch.get_num_threads()
+        if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
+            logger.warning(
+                "%s: with %d threads torch gives a sequence other bits in another row, so a resumed run may "
+                "differ from an uninterrupted one in the last places; OMP_NUM_THREADS=1 avoids it",
+                model_path,
+                num_threads,
+            )
+        return engine
+
+    async def sample(
+        self,
+        token_ids: Sequence[int],
+        *,
+        session: str,
+        max_tokens: int,
+        stop_token_ids: Sequence[int],
+        seed: int,
+        policy_version: int,
+        temperature: float = 1.0,
+    ) -> Completion:
+        """Continue `token_ids`. Ids that extend the session's former ones are read from where they are new."""
+        ids = self._checked_ids(token_ids, num_more=max_tokens)
+        if max_tokens < 1:
+            raise EngineError(f"max_tokens is {max_tokens}; a generation has at least one token")
+        if not (temperature >= 0 and np.isfinite(temperature)):
+            raise EngineError(f"temperature is {temperature}; 0 is greedy, else it is positive")
+        reply: Reply[Completion] = Reply()
+        self._worker.generate(
+            Generation(
+                reply=reply,
+                session=session,
+                token_ids=ids,
+                max_tokens=max_tokens,
+                stop_token_ids=frozenset(int(token) for token in stop_token_ids),
+                seed=seed,
+                policy_version=policy_version,
+                temperature=temperature,
+            )
+        )
+        return await self._wait(reply, f"engine.sample of session {session}")
+
+    async def score(
+        self,
+        token_ids: Sequence[int],
+        *,
+        start: int,
+        num_top: int = 0,
+        policy_version: int | None = None,
+    ) -> Scores:
+        ids = self._checked_ids(token_ids, num_more=0)
+        if not 1 <= start < len(ids):
+            raise EngineError(f"start is {start}; with {len(ids)} tokens it is 1 to {len(ids) - 1}")
+
+        def work() -> Scores:
+            worker = self._worker
+            policy = worker.start if policy_version is None else worker.policy(policy_version)
+            scores = score(policy.model, ids, start=start, num_top=num_top)
+            if not np.isfinite(scores.logprobs).all():
+                where = start + int(np.argmin(np.isfinite(scores.logprobs)))
+                raise EngineError(f"the log-probability of token {where} is not finite")
+            return scores
+
+        reply = self._worker.call(work, is_forward=True)
+        return await self._wait(reply, f"engine.score of {len(ids)} tokens")
+
+    async def load_policy(self, path: Path, policy_version: int) -> None:
+        """Load an adapter on the start weights, or a whole model. Trajectories under way keep their weights."""
+
+        def work() -> None:
+            try:
+                model = load_policy_model(path, self.model)
+            except ModelError as error:
+                raise EngineError(str(error)) from error
+            self._worker.policies[policy_version] = LoadedPolicy(policy_version, model, self._rows)
+
+        await self._call(work, f"engine.load_policy of version {policy_version}")
+
+    async def unload_policy(self, policy_version: int) -> None:
+        """Take no new session on this version; those that began on it end on it."""
+
+        def work() -> None:
+            self._worker.policy(policy_version)
+            del self._worker.policies[policy_version]
+
+        await self._call(work, f"engine.unload_policy of version {policy_version}")
+
+    async def release(self, session: str) -> None:
+        await self._call(lambda: self._worker.release(session), f"engine.release of {session}")
+
+    async def health(self) -> None:
+        def work() -> None:
+            _, logits = read(self.model, [0], ())
+            if not logits.isfinite().all():
+                raise EngineError("the model's logits are not finite")
+
+        await self._call(work, "engine.health")
+
+    async def aclose(self) -> None:
+        """Fail what is under way and drop what is kept; closing twice is fine."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._worker.close().wait(
+                "engine.aclose", timeout_s=_CLOSE_TIMEOUT_S, describe=self._worker.describe
+            )
+
+    async def _call(self, work: Callable[[], None], what: str) -> None:
+        self._check_open()
+        await self._wait(self._worker.call(work), what)
+
+    async def _wait(self, reply: Reply[Value], what: str) -> Value:
+        return await reply.wait(
+            what, timeout_s=self._request_timeout_s, describe=self._worker.describe
+        )
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineError("the engine was closed")
+
+    def _checked_ids(self, token_ids: Sequence[int], *, num_more: int) -> list[int]:
+        """Return plain ints; what the model cannot read is refused here, where the caller is known."""
+        self._check_open()
+        ids = [int(token) for token in token_ids]
+        vocab_size, max_positions = self._limits
+        if not ids or min(ids) < 0 or max(ids) >= vocab_size:
+            raise EngineError(
+                f"{len(ids)} token ids from {min(ids, default=None)} to {max(ids, default=None)}; "
+                f"the model reads at least one, each from 0 to {vocab_size - 1}"
+            )
+        if len(ids) + num_more > max_positions:
+            raise EngineError(
+                f"{len(ids)} tokens and {num_more} to sample exceed the model's {max_positions} positions; "
+                "lower rollout.max_context_window"
+            )
+        return ids
+
+
+def _limits_of(model: PreTrainedModel) -> tuple[int, float]:
+    """Return the vocabulary's size and the number of positions, without bound where the model names none."""
+    config = model.config
+    return config.vocab_size, getattr(config, "max_position_embeddings", None) or math.inf
+
+
+@torch.inference_mode()
+def _settle_thread(model: PreTrainedModel, rows: int, num_threads: int) -> bool:
+    """Give the forward thread the caller's number of threads; say whether rows are alike with it."""
+    torch.set_num_threads(num_threads)
+    return rows_are_equal(model, rows)

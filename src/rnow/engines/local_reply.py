@@ -1,0 +1,59 @@
+"""The bridge between a caller on the event loop and the one thread that runs forwards.
+
+    event loop                              forward thread (one in this process, shared by all engines)
+    worker.call(…) ──────────────────────▶  works …
+    await reply.wait(…)  ◀───────────────── reply.resolve(value) or reply.fail(error)
+
+One thread, because two engines that run at once only fight for the same cores, and because what torch
+keeps by thread (number of threads, inference mode) then holds for every forward. Engines take turns.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from rnow.errors import DeadlineError
+
+__all__ = ["FORWARD_THREAD", "Reply"]
+
+FORWARD_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rnow-forward")
+
+Value = TypeVar("Value")
+
+
+class Reply(Generic[Value]):
+    """What one call waits for: made on the event loop, settled once from any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[Value] = self._loop.create_future()
+        self.abandoned = False  # nobody waits any more: the work may be dropped
+
+    def resolve(self, value: Value) -> None:
+        self._post(lambda: self._future.set_result(value))
+
+    def fail(self, error: Exception) -> None:
+        self._post(lambda: self._future.set_exception(error))
+
+    async def wait(self, what: str, *, timeout_s: float, describe: Callable[[], str]) -> Value:
+        """Return the value; after `timeout_s` raise a `DeadlineError` that says what waited, and amid what."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._future
+        except TimeoutError:
+            raise DeadlineError(
+                f"{what} has waited {timeout_s:g} s, the limit of engine.request_timeout_s ({describe()})"
+            ) from None
+        finally:
+            self.abandoned = True
+
+    def _post(self, settle: Callable[[], None]) -> None:
+        def settle_if_awaited() -> None:
+            if not self._future.done():
+                settle()
+
+        try:
+            self._loop.call_soon_threadsafe(settle_if_awaited)
+        except RuntimeError:  # the loop is closed, and whoever waited went with it
+            self.abandoned = True

@@ -1,0 +1,192 @@
+"""A model folder or a published policy, as a network ready to run.
+
+An adapter is merged by hand: W + scale · B·A, in fp32, into a copy that shares every tensor which the adapter
+leaves alone. peft would give the same numbers, but takes seconds to import, and a merge that we
+can read is one that we can refuse to do wrongly: whatever of an adapter is not plain LoRA is an error.
+"""
+
+import copy
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from rnow.engines.local_attention import ATTENTION_NAME
+from rnow.errors import EngineError, ModelError
+
+__all__ = ["load_model", "load_policy_model"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What an adapter may say without changing what W + scale · B·A means; anything else must be absent or false.
+_PLAIN_LORA_KEYS = frozenset(
+    "alpha_pattern auto_mapping base_model_name_or_path inference_mode init_lora_weights layers_pattern"
+    " layers_to_transform lora_alpha lora_dropout peft_type peft_version qalora_group_size r rank_pattern"
+    " revision target_modules task_type use_rslora exclude_modules bias megatron_core runtime_config"
+    " ensure_weight_tying".split()
+)
+# These initialisations rewrite the base weights, so that the adapter alone does not say what the policy is.
+_PLAIN_INITS = (True, False, "gaussian", "orthogonal")
+
+
+def load_model(
+    path: str | Path, *, dtype: str = "auto", device: str | None = None
+) -> PreTrainedModel:
+    """Load a causal language model for running, with our attention; `ModelError` says what to do if it cannot be."""
+    if dtype not in (*_DTYPES, "auto"):
+        raise ModelError(f"dtype {dtype} is not one of auto, {', '.join(_DTYPES)}")
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = dtype if dtype != "auto" else "float32" if place == "cpu" else "bfloat16"
+    _check_folder(path)
+    try:
+        with _quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(
+                str(path), dtype=_DTYPES[chosen], attn_implementation=ATTENTION_NAME
+            )
+    # transformers raises OSError, ValueError, KeyError, ImportError, RuntimeError for files that are missing
+    # or foreign, without a common base; each means the same to the user: this model cannot be loaded.
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"{path}: cannot be loaded as a causal language model: {reason}"
+        ) from error
+    _check_layers(path, model)
+    return model.to(place).eval().requires_grad_(False)
+
+
+def load_policy_model(path: Path, base: PreTrainedModel) -> PreTrainedModel:
+    """Load what was published under `path`: a LoRA adapter on `base`, or a whole model of the same shape."""
+    if (path / "adapter_config.json").is_file():
+        return _merge_adapter(path, base)
+    if not (path / "config.json").is_file():
+        raise EngineError(
+            f"{path}: holds neither adapter_config.json nor config.json, so it is no policy"
+        )
+    weight = next(base.parameters())
+    dtype = next(name for name, value in _DTYPES.items() if value == weight.dtype)
+    model = load_model(path, dtype=dtype, device=str(weight.device))
+    shapes = {name: tuple(value.shape) for name, value in base.state_dict().items()}
+    if {name: tuple(value.shape) for name, value in model.state_dict().items()} != shapes:
+        raise EngineError(
+            f"{path}: its weights have other names or shapes than the model this engine started with"
+        )
+    return model
+
+
+def _check_folder(path: str | Path) -> None:
+    """A path that is no model folder gets our words; a hub name is left to transformers, which may have it cached."""
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise ModelError(f"{path}: has no config.json, so it is not a model folder")
+    elif isinstance(path, Path) or str(path).count("/") != 1 or str(path)[0] in "./~":
+        raise ModelError(
+            f"{path}: no such folder; give the folder of a model, or fetch one with "
+            "`hf download NAME --local-dir FOLDER`"
+        )
+
+
+def _check_layers(path: str | Path, model: PreTrainedModel) -> None:
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ModelError(
+            f"{path}: has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}; the local engine runs "
+            "plain causal attention only, set engine.kind to vllm"
+        )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Progress bars and advice of transformers say nothing that our own errors do not."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _merge_adapter(path: Path, base: PreTrainedModel) -> PreTrainedModel:
+    config_file = path / "adapter_config.json"
+    try:
+        config = json.loads(config_file.read_text())
+        tensors = load_file(path / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise EngineError(f"{path}: the adapter cannot be read: {error}") from error
+    _check_plain_lora(config_file, config)
+    shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
+    model = copy.deepcopy(base, shared)
+    modules = dict(model.named_modules())
+    for name, (lora_a, lora_b) in _pairs(path, tensors).items():
+        linear = modules.get(name)
+        if not isinstance(linear, nn.Linear):
+            raise EngineError(f"{path}: adapts {name}, which is not a linear layer of this model")
+        if (lora_b.shape[0], lora_a.shape[1]) != tuple(linear.weight.shape):
+            raise EngineError(
+                f"{path}: {name} is {list(linear.weight.shape)} here, "
+                f"[{lora_b.shape[0]}, {lora_a.shape[1]}] in the adapter"
+            )
+        place = linear.weight.device
+        delta = lora_b.to(place).float() @ lora_a.to(place).float()
+        merged = linear.weight.float() + _scale(config, name, lora_a.shape[0]) * delta
+        linear.weight = nn.Parameter(merged.to(linear.weight.dtype), requires_grad=False)
+    return model
+
+
+def _check_plain_lora(config_file: Path, config: dict[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise EngineError(
+            f"{config_file}: peft_type is {config.get('peft_type')}, only LORA is merged"
+        )
+    if config.get("init_lora_weights", True) not in _PLAIN_INITS:
+        raise EngineError(
+            f"{config_file}: init_lora_weights {config['init_lora_weights']} changes the base weights as well, "
+            "only plain LoRA is merged"
+        )
+    asked = [name for name, value in config.items() if value and name not in _PLAIN_LORA_KEYS]
+    if config.get("bias", "none") != "none":
+        asked.append("bias")
+    if asked:
+        raise EngineError(
+            f"{config_file}: sets {', '.join(sorted(asked))}, only plain LoRA is merged"
+        )
+
+
+def _pairs(path: Path, tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return module name -> (A [rank, in], B [out, rank]); every tensor of the file must belong to a pair."""
+    prefix, a_end, b_end = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+    names = {
+        key.removeprefix(prefix).removesuffix(end)
+        for key in tensors
+        for end in (a_end, b_end)
+        if key.endswith(end)
+    }
+    wanted = {prefix + name + end for name in names for end in (a_end, b_end)}
+    if not names or wanted != set(tensors):
+        odd = sorted(wanted ^ set(tensors)) or ["no tensors"]
+        raise EngineError(f"{path}: not pairs of lora_A and lora_B alone: {odd[0]}")
+    return {
+        name: (tensors[prefix + name + a_end], tensors[prefix + name + b_end])
+        for name in sorted(names)
+    }
+
+
+def _scale(config: dict[str, Any], module: str, rank: int) -> float:
+    alpha = float(config["lora_alpha"])
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            alpha = float(value)
+            break
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

@@ -1,0 +1,307 @@
+"""The forward thread's side of `LocalEngine`: which sequence reads, decodes or is scored next.
+
+Everything here but `post` and `call` runs in the forward thread; a lock guards nothing but whether a unit of work is
+scheduled. A unit is short (one text read, one text scored, or one decoding step), then the thread
+is free for another engine's unit. Reading goes before decoding: a step costs the same for one row as for all.
+
+A trajectory's life:
+
+    sample ─▶ waiting ─▶ read what is new ─▶ a row of its policy's batch ─▶ Completion
+                              ▲                        │
+                              └── session: ids, keys and values, weights ◀┘ until `release`
+"""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from rnow.engines.base import Completion
+from rnow.engines.local_batch import DecodingBatch, DecodingRow, PromptCache, read
+from rnow.engines.local_cache import KeyValues
+from rnow.engines.local_reply import FORWARD_THREAD, Reply
+from rnow.engines.local_sampling import uniform_stream
+from rnow.errors import EngineError, RnowError
+from rnow.records import StopReason
+
+__all__ = ["Generation", "LoadedPolicy", "Worker"]
+
+Value = TypeVar("Value")
+
+
+@dataclass(slots=True, eq=False)
+class LoadedPolicy:
+    """Weights that can be sampled from. Sessions that began on them keep them alive after an unload."""
+
+    version: int
+    model: PreTrainedModel
+    num_rows: int
+    batch: DecodingBatch = field(init=False)
+    prompts: PromptCache = field(default_factory=PromptCache)
+
+    def __post_init__(self) -> None:
+        self.clear_batch()
+
+    def clear_batch(self) -> None:
+        self.batch = DecodingBatch(self.model, self.num_rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Generation:
+    """One call of `sample`, as it was asked."""
+
+    reply: Reply[Completion]
+    session: str
+    token_ids: list[int]
+    max_tokens: int
+    stop_token_ids: frozenset[int]
+    seed: int
+    policy_version: int
+    temperature: float
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """What is kept of a trajectory between turns."""
+
+    policy: LoadedPolicy
+    token_ids: list[int]  # whose keys and values are held
+    key_values: KeyValues  # empty while a row holds them
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Running:
+    """A generation that has a row."""
+
+    generation: Generation
+    session: _Session
+    prompt_ids: list[int]  # what the cache held when sampling began
+    row: DecodingRow
+
+
+class Worker:
+    """Runs the forwards of one engine, a unit at a time."""
+
+    def __init__(self, start: LoadedPolicy) -> None:
+        self.start = start  # what the engine was started with; scored with when no version is named
+        self.policies = {start.version: start}
+        self._sessions: dict[str, _Session] = {}
+        self._tasks: deque[tuple[Callable[[], None], bool]] = deque()
+        self._waiting: deque[Generation] = deque()
+        self._running: list[_Running] = []
+        self._lock = threading.Lock()
+        self._is_scheduled = False
+        self._is_closed = False
+
+    # Called from the event loop.
+
+    def call(self, work: Callable[[], Value], *, is_forward: bool = False) -> Reply[Value]:
+        """Have `work` done in the forward thread; its value or error settles the reply."""
+        reply: Reply[Value] = Reply()
+
+        def task() -> None:
+            if reply.abandoned:
+                return
+            try:
+                self._check_open()
+                reply.resolve(work())
+            # Whatever torch or a file raises belongs to the caller; the thread serves the others.
+            except Exception as error:
+                reply.fail(_as_engine_error(error))
+
+        self._post(task, is_forward)
+        return reply
+
+    def generate(self, generation: Generation) -> None:
+        self._post(lambda: self._enqueue(generation), False)
+
+    def close(self) -> Reply[None]:
+        """Fail whatever is under way or asked for, forget everything kept."""
+        self._is_closed = True
+        reply: Reply[None] = Reply()
+
+        def task() -> None:
+            self._fail_all()
+            reply.resolve(None)
+
+        self._post(task, False)
+        return reply
+
+    def describe(self) -> str:
+        """Say what the engine is busy with, for the message of a deadline."""
+        num_running, num_waiting = len(self._running), len(self._waiting)
+        return f"{num_running} sequences decode, {num_waiting} wait for a row"
+
+    def _post(self, task: Callable[[], None], is_forward: bool) -> None:
+        with self._lock:
+            self._tasks.append((task, is_forward))
+            if not self._is_scheduled:
+                self._is_scheduled = True
+                FORWARD_THREAD.submit(self._run_unit)
+
+    # Called in the forward thread.
+
+    def policy(self, version: int) -> LoadedPolicy:
+        if version not in self.policies:
+            loaded = ", ".join(str(known) for known in sorted(self.policies)) or "none"
+            raise EngineError(f"policy version {version} is not loaded; loaded: {loaded}")
+        return self.policies[version]
+
+    def release(self, session: str) -> None:
+        self._sessions.pop(session, None)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineError("the engine was closed")
+
+    def _fail_all(self) -> None:
+        for generation in (*self._waiting, *(running.generation for running in self._running)):
+            generation.reply.fail(EngineError("the engine was closed"))
+        self._waiting.clear()
+        self._running.clear()
+        self._sessions.clear()
+        self.policies.clear()
+
+    def _run_unit(self) -> None:
+        with torch.inference_mode():
+            self._unit()
+        with self._lock:
+            self._is_scheduled = bool(self._tasks or self._waiting or self._running)
+            if self._is_scheduled:
+                try:
+                    FORWARD_THREAD.submit(self._run_unit)
+                except RuntimeError:  # the interpreter is on its way out; nobody waits for more
+                    self._is_scheduled = False
+
+    def _unit(self) -> None:
+        while self._tasks:
+            task, is_forward = self._tasks.popleft()
+            task()
+            if is_forward:
+                break
+        self._drop_abandoned()
+        if not self._start_next():
+            for policy in {running.session.policy for running in self._running}:
+                self._step(policy)
+
+    def _enqueue(self, generation: Generation) -> None:
+        under_way = (*self._waiting, *(running.generation for running in self._running))
+        if self._is_closed:
+            generation.reply.fail(EngineError("the engine was closed"))
+        elif any(
+            other.session == generation.session and not other.reply.abandoned for other in under_way
+        ):
+            generation.reply.fail(
+                EngineError(f"session {generation.session} has a generation under way already")
+            )
+        else:
+            self._waiting.append(generation)
+
+    def _drop_abandoned(self) -> None:
+        for running in [item for item in self._running if item.generation.reply.abandoned]:
+            self._end(running)
+            # A turn that was cut short leaves a cache that no uninterrupted run has.
+            self._sessions.pop(running.generation.session, None)
+        self._waiting = deque(item for item in self._waiting if not item.reply.abandoned)
+
+    def _start_next(self) -> bool:
+        """Read the first waiting text whose policy has a free row; False if there is none."""
+        for generation in self._waiting:
+            try:
+                session = self._sessions.get(generation.session)
+                if session is None or session.policy.version != generation.policy_version:
+                    session = _Session(self.policy(generation.policy_version), [], ())
+                if session.policy.batch.is_full:
+                    continue
+                self._waiting.remove(generation)
+                self._start_generation(generation, session)
+            # Out of memory, a kernel that fails: the caller must hear of it, the others go on.
+            except Exception as error:
+                self._sessions.pop(generation.session, None)
+                if generation in self._waiting:
+                    self._waiting.remove(generation)
+                generation.reply.fail(_as_engine_error(error))
+            return True
+        return False
+
+    def _start_generation(self, generation: Generation, session: _Session) -> None:
+        model, token_ids = session.policy.model, generation.token_ids
+        held = session.token_ids
+        if held and len(held) < len(token_ids) and token_ids[: len(held)] == held:
+            new_ids = token_ids[len(held) :]
+            key_values, logits = read(model, new_ids, session.key_values)
+            held += new_ids
+        else:
+            key_values, logits = session.policy.prompts.read(model, token_ids)
+            held[:] = token_ids
+        row = DecodingRow(
+            length=len(held),
+            uniforms=uniform_stream(generation.seed),
+            temperature=generation.temperature,
+        )
+        row.draw(logits)
+        session.policy.batch.add(row, key_values)
+        session.key_values = ()
+        self._sessions[generation.session] = session
+        running = _Running(generation=generation, session=session, prompt_ids=held.copy(), row=row)
+        self._running.append(running)
+        self._end_if_done(running)
+
+    def _step(self, policy: LoadedPolicy) -> None:
+        members = [running for running in self._running if running.session.policy is policy]
+        try:
+            policy.batch.step()
+            for running in members:
+                self._end_if_done(running)
+        # As above; a batch that failed half way is in no known state, so it starts afresh.
+        except Exception as error:
+            for running in members:
+                if running in self._running:
+                    self._running.remove(running)
+                    self._sessions.pop(running.generation.session, None)
+                    running.generation.reply.fail(_as_engine_error(error))
+            policy.clear_batch()
+
+    def _end_if_done(self, running: _Running) -> None:
+        row, generation = running.row, running.generation
+        if not math.isfinite(row.logprobs[-1]):
+            self._end(running)
+            self._sessions.pop(generation.session, None)
+            error = f"session {generation.session}: the log-probability of token {len(running.session.token_ids)} "
+            generation.reply.fail(EngineError(f"{error}is {row.logprobs[-1]}"))
+        elif row.token_ids[-1] in generation.stop_token_ids:
+            self._complete(running, StopReason.STOP)
+        elif len(row.token_ids) == generation.max_tokens:
+            self._complete(running, StopReason.LENGTH)
+
+    def _complete(self, running: _Running, stop_reason: StopReason) -> None:
+        self._end(running)
+        completion = Completion(
+            prompt_ids=np.array(running.prompt_ids, dtype=np.int32),
+            token_ids=np.array(running.row.token_ids, dtype=np.int32),
+            logprobs=np.array(running.row.logprobs, dtype=np.float32),
+            stop_reason=stop_reason,
+            policy_version=running.session.policy.version,
+        )
+        running.generation.reply.resolve(completion)
+
+    def _end(self, running: _Running) -> None:
+        """Free the row; the session takes back its keys and values."""
+        self._running.remove(running)
+        session, row = running.session, running.row
+        session.key_values = session.policy.batch.remove(row)
+        session.token_ids += row.token_ids[: row.length - len(session.token_ids)]
+
+
+def _as_engine_error(error: Exception) -> RnowError:
+    if isinstance(error, RnowError):
+        return error
+    engine_error = EngineError(f"the local engine failed: {type(error).__name__}: {error}")
+    engine_error.__cause__ = error
+    return engine_error

@@ -1,0 +1,142 @@
+"""What rollouts happen in: chat template, tools, local sites; for training and eval alike."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnow.browser.settings import BrowserSettings
+from rnow.browser.sites import LocalSites
+from rnow.chat import ChatTemplate
+from rnow.config import LoadedConfig, find_tools_file
+from rnow.data import PromptFile, read_prompt_file
+from rnow.engines.base import Engine
+from rnow.records import Prompt, RolloutId, Trajectory
+from rnow.rollout import RolloutLimits, run_rollout
+from rnow.settings import Config
+from rnow.tools.base import ToolSchema
+from rnow.tools.pool import ToolPool
+from rnow.tools.settings import WorkerSettings
+
+__all__ = ["Environment", "open_environment", "worker_settings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Everything a rollout needs but the engine. Open while `open_environment` is."""
+
+    config: Config
+    directory: Path
+    chat: ChatTemplate
+    tools: ToolPool | None  # None: no tools.py, one turn
+    sites: LocalSites
+    limits: RolloutLimits
+
+    @property
+    def schemas(self) -> tuple[ToolSchema, ...]:
+        return () if self.tools is None else self.tools.schemas
+
+    def read_prompts(self, name: str, *, batch_size: int | None = None) -> PromptFile:
+        """Read a file of prompts; tools that it names must exist."""
+        return read_prompt_file(
+            self.directory / name,
+            tool_names=[schema.name for schema in self.schemas],
+            batch_size=batch_size,
+        )
+
+    def render(self, prompt: Prompt) -> list[int]:
+        """Return the ids of a prompt as its rollouts begin with them."""
+        allowed = prompt.tools
+        schemas = [item for item in self.schemas if allowed is None or item.name in allowed]
+        return self.chat.render_prompt(prompt.messages, schemas)
+
+    def roll(
+        self, engine: Engine, *, seed: int, temperature: float = 1.0
+    ) -> Callable[[Prompt, RolloutId, int], Awaitable[Trajectory]]:
+        """Return the function that rolls out one prompt with the policy version it is given."""
+
+        async def roll(prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+            return await run_rollout(
+                prompt,
+                id=id,
+                engine=engine,
+                chat=self.chat,
+                tools=self.tools,
+                limits=self.limits,
+                run_seed=seed,
+                policy_version=policy_version,
+                temperature=temperature,
+            )
+
+        return roll
+
+
+@asynccontextmanager
+async def open_environment(
+    loaded: LoadedConfig, directory: Path, *, student: Path, log_file: Path
+) -> AsyncIterator[Environment]:
+    """Start local sites and tool workers; `student` is the folder with the tokenizer."""
+    config = loaded.config
+    tools_file = find_tools_file(loaded, directory=directory)
+    chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
+    async with AsyncExitStack() as stack:
+        sites = await stack.enter_async_context(LocalSites(_sites(config, directory)))
+        tools: ToolPool | None = None
+        if tools_file is not None:
+            settings = worker_settings(
+                config,
+                directory,
+                tokenizer_file=student / "tokenizer.json",
+                ports=sites.ports,
+                log_file=log_file,
+            )
+            tools = await stack.enter_async_context(ToolPool(settings))
+        yield Environment(
+            config=config,
+            directory=directory,
+            chat=chat,
+            tools=tools,
+            sites=sites,
+            limits=RolloutLimits(
+                max_turns=config.rollout.max_turns if tools else 1,
+                max_tokens=config.rollout.max_tokens,
+                max_context_window=config.rollout.max_context_window,
+                termination_policy=config.rollout.termination_policy,
+                rollout_timeout_s=config.rollout.rollout_timeout,
+            ),
+        )
+
+
+def worker_settings(
+    config: Config,
+    directory: Path,
+    *,
+    tokenizer_file: Path | None,
+    ports: dict[str, int],
+    log_file: Path,
+) -> WorkerSettings:
+    """Return what tool workers are told; `ports` are those of the local sites."""
+    return WorkerSettings(
+        project_dir=directory,
+        tool_timeout_s=config.rollout.tool_timeout,
+        max_tool_response=config.rollout.max_tool_response,
+        max_tool_response_chars=config.rollout.max_tool_response_chars,
+        workers=config.tools.workers,
+        concurrency=config.tools.concurrency,
+        env_names=tuple(config.tools.env),
+        tokenizer_file=tokenizer_file,
+        browser=BrowserSettings(
+            allow_hosts=tuple(config.browser.allow_hosts),
+            contact=config.browser.contact,
+            local_sites=ports,
+        ),
+        log_file=log_file,
+    )
+
+
+def _sites(config: Config, directory: Path) -> dict[str, str | Path]:
+    """Return folder or 127.0.0.1:PORT of each host; folders are the project's."""
+    return {
+        host: directory / place if (directory / place).is_dir() else place
+        for host, place in config.browser.local_sites.items()
+    }

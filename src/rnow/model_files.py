@@ -1,0 +1,94 @@
+"""What of a model is on this machine: its folder and the size of its weights.
+
+Nothing is opened but small JSON files and nothing is downloaded: where a Hugging Face model lies is
+read off the layout of its cache, since importing huggingface_hub takes longer than looking.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ModelFiles", "find_model", "find_tokenizer", "hub_cache"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model as config.yml names it, and what of it is on this machine.
+
+    ModelFiles(key="model.path", path="models/student", folder=Path("…"), weight_bytes=870400)
+    """
+
+    key: str  # model.path | teacher.path
+    path: str  # as written
+    folder: Path | None  # where its files are; None: not on this machine, or not all of it
+    weight_bytes: int | None  # None: no weights, or not all of their parts
+
+    @property
+    def may_be_downloaded(self) -> bool:
+        """Whether `path` has the form of a Hugging Face id: `name` or `owner/name`."""
+        return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", self.path) is not None
+
+
+def find_model(
+    key: str, path: str, *, project: Path, environ: Mapping[str, str] = os.environ
+) -> ModelFiles:
+    """Look for `path`: a folder, relative to the project, else a Hugging Face id in the cache."""
+    folder = project / Path(path).expanduser()
+    if folder.is_dir():
+        return ModelFiles(key=key, path=path, folder=folder, weight_bytes=_weight_bytes(folder))
+    snapshot = _cached_snapshot(path, hub_cache(environ))
+    weight_bytes = None if snapshot is None else _weight_bytes(snapshot)
+    # A download that was broken off is as good as none.
+    folder_or_none = snapshot if weight_bytes else None
+    return ModelFiles(key=key, path=path, folder=folder_or_none, weight_bytes=weight_bytes)
+
+
+def find_tokenizer(
+    path: str, *, project: Path, environ: Mapping[str, str] = os.environ
+) -> Path | None:
+    """Return the folder with the tokenizer of `path`, None if it is not on this machine.
+
+    A tokenizer is there more often than the weights: `hf download ID tokenizer.json` is enough.
+    """
+    folder = project / Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    snapshot = _cached_snapshot(path, hub_cache(environ))
+    return snapshot if snapshot and (snapshot / "tokenizer.json").is_file() else None
+
+
+def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder where Hugging Face keeps downloaded models."""
+    if folder := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(folder).expanduser()
+    cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home(), ".cache")
+    home = environ.get("HF_HOME") or Path(cache, "huggingface")
+    return Path(home, "hub").expanduser()
+
+
+def _cached_snapshot(model_id: str, cache: Path) -> Path | None:
+    repository = cache / f"models--{model_id.replace('/', '--')}"
+    try:
+        revision = (repository / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    snapshot = repository / "snapshots" / revision
+    return snapshot if snapshot.is_dir() else None
+
+
+def _weight_bytes(folder: Path) -> int | None:
+    """Return the bytes of the weight files in `folder`, or None if one is missing."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    for index in folder.glob("*.index.json"):
+        try:
+            names = set(json.loads(index.read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError):
+            return None
+        files = [folder / name for name in sorted(names)]
+    try:
+        return sum(file.stat().st_size for file in files) if files else None
+    except OSError:
+        return None

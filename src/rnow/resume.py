@@ -1,0 +1,78 @@
+"""May this run go on with that config? A change since it began is free, taken over, or refused.
+
+The resolved config of a run is saved with it. Keys that only say how fast or how visibly it runs
+may change at will; learning rate and its like are taken over and said; everything else would make
+one run out of two, so it is refused with the difference named.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rnow.errors import CheckpointError
+
+__all__ = ["check_resumable"]
+
+FREE = frozenset(
+    {
+        "trainer.save_step",
+        "trainer.keep_last",
+        "trainer.eval_step",
+        "trainer.max_time_s",
+        "trainer.max_dropped",
+        "trainer.max_tokens_per_micro_batch",
+        "trainer.activation_checkpointing",
+        "rollout.concurrency",
+        "teacher.concurrency",
+        "engine.request_timeout_s",
+        "engine.probe_tolerance",
+        "tools.workers",
+        "tools.concurrency",
+        "tools.env",
+        "browser.contact",
+    }
+)
+
+TAKEN_OVER = frozenset(
+    {
+        "trainer.learning_rate",
+        "trainer.weight_decay",
+        "trainer.warmup_steps",
+        "trainer.schedule",
+        "trainer.max_grad_norm",
+        "trainer.num_epochs",
+        "trainer.max_steps",
+        "algorithm.kl_penalty_coef",
+        "algorithm.kl_clip",
+        "algorithm.kl_discount",
+        "rollout.tool_timeout",
+        "rollout.rollout_timeout",
+        "browser.allow_hosts",
+    }
+)
+
+
+def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one line for each change that is taken over; raise CheckpointError for the others."""
+    was, is_ = dict(_flat(before)), dict(_flat(now))
+    changed = sorted(
+        key for key in was.keys() | is_.keys() if was.get(key) != is_.get(key) and key not in FREE
+    )
+    refused = [key for key in changed if key not in TAKEN_OVER]
+    if refused:
+        differences = "".join(
+            f"\n  {key}: the run has {was.get(key)!r}, config.yml now says {is_.get(key)!r}"
+            for key in refused
+        )
+        raise CheckpointError(
+            f"the unfinished run was made with another config:{differences}\n"
+            "Put these back to go on with it, or use --fresh to begin another run"
+        )
+    return tuple(f"{key}: {was.get(key)!r} becomes {is_.get(key)!r}" for key in changed)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,229 @@
+"""One attempt at a prompt: sample, run the tools that were called, append what they said, again.
+
+    prompt ─▶ ledger ─▶ engine.sample ─▶ calls? ─▶ tools, side by side ─▶ bridge ─┐
+                ▲                          │ none                                 │
+                │                          ▼                                      │
+                │                      Trajectory                                 │
+                └─────────────────────────────────────────────────────────────────┘
+
+It ends as EndReason says. A generation that was cut keeps its tokens: they were sampled from the
+policy like any others. If it holds a complete call the rollout goes on, after an end of turn that
+the student did not sample. The calls of the last turn are run and recorded too, but their texts
+stay outside the ledger (ledger.py says why).
+
+What a model or a tool did wrong is data. What an engine or a tool worker could not do is raised.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rnow.chat import ChatTemplate
+from rnow.engines.base import Completion, Engine
+from rnow.errors import EngineError, RolloutError
+from rnow.ledger import Ledger
+from rnow.markup import storable
+from rnow.records import (
+    EndReason,
+    Prompt,
+    RolloutId,
+    StopReason,
+    ToolCallRecord,
+    Trajectory,
+    derive_seed,
+)
+from rnow.tools.base import ToolCall, ToolRunner
+
+__all__ = ["RolloutLimits", "run_rollout"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutLimits:
+    """When a rollout ends."""
+
+    max_turns: int  # generations
+    max_tokens: int | None  # of one generation; None: what the window leaves
+    max_context_window: int  # tokens, prompt and all turns together
+    termination_policy: Literal["last_tool", "max_turns"]
+    rollout_timeout_s: float  # wall clock, waiting for engine and tools included
+
+
+async def run_rollout(
+    prompt: Prompt,
+    *,
+    id: RolloutId,
+    engine: Engine,
+    chat: ChatTemplate,
+    tools: ToolRunner | None,
+    limits: RolloutLimits,
+    run_seed: int,
+    policy_version: int,
+    temperature: float = 1.0,
+) -> Trajectory:
+    """Roll `prompt` out once; raise RolloutError if no generation ended.
+
+    `tools` None is a project without tools: nothing that the student writes is read as a call.
+    """
+    started = time.monotonic()
+    attempt = _Attempt(
+        prompt=prompt,
+        id=id,
+        engine=engine,
+        chat=chat,
+        tools=tools,
+        limits=limits,
+        run_seed=run_seed,
+        policy_version=policy_version,
+        temperature=temperature,
+        ledger=Ledger(_prompt_ids(prompt, chat, tools)),
+    )
+    try:
+        async with asyncio.timeout(limits.rollout_timeout_s) as deadline:
+            end_reason = await attempt.take_turns()
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        end_reason = EndReason.TIMEOUT
+    finally:
+        await engine.release(str(id))
+    if attempt.ledger.num_turns == 0:
+        raise RolloutError(attempt.why_nothing_was_sampled(end_reason))
+    duration_s = time.monotonic() - started
+    return attempt.ledger.close(id=id, end_reason=end_reason, duration_s=duration_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    """One rollout while it runs; all that changes is its ledger."""
+
+    prompt: Prompt
+    id: RolloutId
+    engine: Engine
+    chat: ChatTemplate
+    tools: ToolRunner | None
+    limits: RolloutLimits
+    run_seed: int
+    policy_version: int
+    temperature: float
+    ledger: Ledger
+
+    async def take_turns(self) -> EndReason:
+        limits, ledger = self.limits, self.ledger
+        room = limits.max_context_window - len(ledger)
+        while room > 0:
+            completion = await self._sample(min(room, limits.max_tokens or room))
+            stopped = int(completion.token_ids[-1]) in self.chat.stop_token_ids
+            calls = self._read_calls(completion, stopped)
+            records = await self._run_side_by_side(calls)
+            end_reason = self._end_reason(calls, stopped)
+            if end_reason is not None:
+                return end_reason
+            bridge = self.chat.bridge([record.text for record in records])
+            room = ledger.room_after(bridge, window=limits.max_context_window)
+            if room > 0:
+                ledger.add_bridge(bridge)
+        return EndReason.CONTEXT_FULL
+
+    async def _sample(self, max_tokens: int) -> Completion:
+        started = time.monotonic()
+        turn = self.ledger.num_turns
+        completion = await self.engine.sample(
+            self.ledger.token_ids,
+            session=str(self.id),
+            max_tokens=max_tokens,
+            stop_token_ids=self.chat.stop_token_ids,
+            seed=derive_seed(
+                self.run_seed, "sample", self.id.step, self.id.prompt, self.id.rollout, turn
+            ),
+            policy_version=self.policy_version,
+            temperature=self.temperature,
+        )
+        self.ledger.add_completion(completion, duration_s=time.monotonic() - started)
+        self._check_end(completion, max_tokens)
+        return completion
+
+    def _check_end(self, completion: Completion, max_tokens: int) -> None:
+        num_tokens, last = len(completion.token_ids), int(completion.token_ids[-1])
+        if num_tokens > max_tokens:
+            raise EngineError(f"the engine sampled {num_tokens} tokens, asked for {max_tokens}")
+        stop_ids = self.chat.stop_token_ids
+        if completion.stop_reason is StopReason.STOP and last not in stop_ids:
+            raise EngineError(
+                f"the engine says that it stopped at a stop token, but gave {last} as the last id; "
+                f"the stop tokens are {list(stop_ids)}"
+            )
+
+    def _read_calls(self, completion: Completion, stopped: bool) -> tuple[ToolCall, ...]:
+        if self.tools is None:
+            return ()
+        ids = completion.token_ids.tolist()
+        return self.chat.parse_calls(ids[:-1] if stopped else ids, stopped=stopped)
+
+    def _end_reason(self, calls: Sequence[ToolCall], stopped: bool) -> EndReason | None:
+        limits = self.limits
+        if not calls and not stopped:
+            window_is_full = len(self.ledger) == limits.max_context_window
+            return EndReason.CONTEXT_FULL if window_is_full else EndReason.MAX_TOKENS
+        if not calls and limits.termination_policy == "last_tool":
+            return EndReason.ANSWER
+        return EndReason.MAX_TURNS if self.ledger.num_turns == limits.max_turns else None
+
+    async def _run_side_by_side(self, calls: Sequence[ToolCall]) -> Sequence[ToolCallRecord]:
+        records: dict[int, ToolCallRecord] = {}
+
+        async def run(position: int, call: ToolCall) -> None:
+            records[position] = await self._run_call(call)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for position, call in enumerate(calls):
+                    group.create_task(run(position, call))
+        except ExceptionGroup as failed:  # a call that cannot be run at all: one reason is enough
+            raise failed.exceptions[0] from failed
+        finally:
+            # Also when time runs out: what the tools that were ready did is to be counted.
+            in_order = [records[position] for position in sorted(records)]
+            self.ledger.add_tool_calls(in_order)
+        return in_order
+
+    async def _run_call(self, call: ToolCall) -> ToolCallRecord:
+        assert self.tools is not None
+        answer = await self.tools.call(
+            call, rollout=self.id, allowed=self.prompt.tools, metadata=self.prompt.metadata
+        )
+        return ToolCallRecord(
+            name=storable(call.name),
+            arguments=storable(_arguments_text(call)),
+            outcome=answer.outcome,
+            text=storable(answer.text),
+            duration_s=answer.duration_s,
+            truncated=answer.truncated,
+            counts=answer.counts,
+        )
+
+    def why_nothing_was_sampled(self, end_reason: EndReason) -> str:
+        where = f"rollout {self.id} (prompt of line {self.prompt.line}) has no action token"
+        if end_reason is EndReason.CONTEXT_FULL:
+            return (
+                f"{where}: its prompt of {len(self.ledger)} tokens leaves no room in "
+                f"rollout.max_context_window = {self.limits.max_context_window}"
+            )
+        return (
+            f"{where}: no generation ended within rollout.rollout_timeout = "
+            f"{self.limits.rollout_timeout_s:g} s"
+        )
+
+
+def _prompt_ids(prompt: Prompt, chat: ChatTemplate, tools: ToolRunner | None) -> list[int]:
+    schemas = () if tools is None else tools.schemas
+    shown = [tool for tool in schemas if prompt.tools is None or tool.name in prompt.tools]
+    return chat.render_prompt(prompt.messages, shown)
+
+
+def _arguments_text(call: ToolCall) -> str:
+    if call.error is not None:
+        return call.raw
+    return json.dumps(call.arguments, ensure_ascii=False)

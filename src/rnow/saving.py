@@ -1,0 +1,83 @@
+"""When a run saves what: the checkpoint to resume from, those that the user keeps, bad batches."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rnow.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rnow.journal import Journal
+from rnow.policy import Policy
+from rnow.records import Batch
+from rnow.rundir import RunDirectory, package_versions
+from rnow.settings import TrainerSettings
+from rnow.trainer import Trainer
+
+__all__ = ["Saver"]
+
+
+class Saver:
+    """Saves the state after each step; `restore` puts the newest back into policy and trainer."""
+
+    def __init__(
+        self, run: RunDirectory, *, policy: Policy, settings: TrainerSettings, num_steps: int
+    ) -> None:
+        self._run = run
+        self._policy = policy
+        self._settings = settings
+        self._num_steps = num_steps
+        self._trainer: Trainer | None = None
+
+    def restore(self, trainer: Trainer, *, say: Callable[[str], None]) -> int:
+        """Return the step to go on with; 0 where there is no checkpoint."""
+        self._trainer = trainer
+        if not self._run.latest.exists():
+            return 0
+        checkpoint = load_checkpoint(self._run.latest)
+        self._policy.load_trainable_state(checkpoint.weights)
+        trainer.load_state(checkpoint.optimizer, checkpoint.scalars["trainer"])
+        say(f"going on with {self._run.path} after step {checkpoint.step} of {self._num_steps}")
+        made_with, now = checkpoint.scalars["made_with"], _made_with()
+        for name in sorted(made_with.keys() | now.keys()):
+            if made_with.get(name) != now.get(name):
+                say(
+                    f"  {name} was {made_with.get(name)}, is {now.get(name)}: the run goes on, but "
+                    "not bit for bit as it would have"
+                )
+        return checkpoint.step
+
+    def __call__(self, step: int) -> None:
+        """Save the state after `step` updates; from here on the step counts as done."""
+        assert self._trainer is not None, "restore comes first"
+        tensors, scalars = self._trainer.state()
+        checkpoint = Checkpoint(
+            step=step,
+            weights=self._policy.trainable_state(),
+            optimizer=tensors,
+            scalars={"trainer": scalars, "made_with": _made_with()},
+        )
+        save_checkpoint(self._run.latest, checkpoint)
+        if self._settings.save_step > 0 and step % self._settings.save_step == 0:
+            save_checkpoint(self._run.checkpoint(step), checkpoint)
+            self._run.forget_checkpoints(self._settings.keep_last)
+        self._run.write_state(step=step, num_steps=self._num_steps, finished=False)
+
+    def keep_bad_batch(self, batch: Batch, reason: str) -> None:
+        """Keep a batch whose numbers were not finite, with the reason beside it."""
+        path = self._run.path / "bad" / f"{batch.step:06d}-{time.time_ns()}.jsonl"
+        journal = Journal(path)
+        for scored in batch.scored:
+            journal.append(scored)
+        journal.close()
+        Path(f"{path}.reason").write_text(f"{reason}\n", encoding="utf-8")
+
+
+def _made_with() -> dict[str, str]:
+    """Return all on which the bits of a result depend, besides the run's own files."""
+    versions = package_versions()
+    return {
+        "torch": versions["torch"],
+        "transformers": versions["transformers"],
+        "threads": str(torch.get_num_threads()),
+    }

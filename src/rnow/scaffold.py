@@ -1,0 +1,103 @@
+"""`rnow init`: a template's files into a folder.
+
+What stands in the folder stays as it is: every file is opened with the flag that refuses an
+existing one, nothing is deleted, and config.yml is copied byte for byte, comments included. Nothing
+here needs a network.
+"""
+
+import difflib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from rnow.errors import UsageError
+
+__all__ = ["TEMPLATES", "init_project"]
+
+TEMPLATES = ("clinic", "medbrowsecomp")
+
+_TEMPLATES_FOLDER = Path(__file__).parent / "templates"
+_NUM_NAMES_SHOWN = 5
+
+
+def init_project(
+    folder: Path,
+    *,
+    template: str,
+    seed: int = 0,
+    on_notice: Callable[[str], None] = lambda notice: None,
+) -> tuple[Path, ...]:
+    """Copy `template` into `folder`, made if need be; return the files that were made.
+
+    `on_notice` gets one sentence if files were there already. `seed` is that of generated pages.
+
+    >>> init_project(Path("medbrowse"), template="medbrowsecomp")[0]
+    PosixPath('medbrowse/config.yml')
+    """
+    if template not in TEMPLATES:
+        near = difflib.get_close_matches(template, TEMPLATES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {' and '.join(TEMPLATES)}"
+        raise UsageError(f"there is no template {template}; {hint}")
+    with tempfile.TemporaryDirectory(prefix="rnow-init-") as scratch:
+        sources = _sources(_TEMPLATES_FOLDER / template, Path(scratch), seed)
+        _refuse_files_in_the_way(folder, sources)
+        created = tuple(folder / path for path in sources if _copy(sources[path], folder / path))
+    if kept := sorted(folder / path for path in sources if folder / path not in created):
+        on_notice(_kept_notice(kept))
+    return created
+
+
+def _sources(template: Path, scratch: Path, seed: int) -> dict[Path, Path]:
+    """Return path in the project -> file to copy: the template's own, then those it generates."""
+    generator = template / "make_site.py"
+    if generator.is_file():
+        _make_project_data(generator, scratch, seed)
+    return {
+        file.relative_to(root): file for root in (template, scratch) for file in _files_in(root)
+    }
+
+
+def _files_in(root: Path) -> Iterator[Path]:
+    for file in sorted(root.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            yield file
+
+
+def _refuse_files_in_the_way(folder: Path, paths: Iterable[Path]) -> None:
+    """Find out before the first copy what would stop a later one."""
+    wanted = {parent for path in paths for parent in (folder / path).parents}
+    for parent in sorted(wanted):
+        if parent.exists() and not parent.is_dir():
+            raise UsageError(f"{parent} is a file, and the template needs a folder there")
+
+
+def _copy(source: Path, target: Path) -> bool:
+    """Copy unless `target` is there; return whether it was copied."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(source.read_bytes())
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {error.strerror}") from error
+    return True
+
+
+def _kept_notice(kept: list[Path]) -> str:
+    names = ", ".join(str(path) for path in kept[:_NUM_NAMES_SHOWN])
+    more = len(kept) - _NUM_NAMES_SHOWN
+    return f"there already, left as it was: {names}" + (f" and {more} more" if more > 0 else "")
+
+
+def _make_project_data(program: Path, folder: Path, seed: int) -> None:
+    """Run the template's own generator: a file of the project, not a module of this package."""
+    spec = importlib.util.spec_from_file_location("rnow_template_make_site", program)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.make_project_data(folder, seed)

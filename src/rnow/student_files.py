@@ -1,0 +1,120 @@
+"""The student's weights: a model folder -> a network to train, and what was trained -> files.
+
+Everything written here loads in transformers, peft and vLLM as it is. How the network is used is
+policy.py's; that a folder is complete or absent is for whoever asked for it.
+"""
+
+import copy
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnow.errors import ModelError
+from rnow.records import derive_seed
+
+__all__ = ["add_lora", "export_merged", "load_causal_lm", "save_adapter", "save_causal_lm"]
+
+
+def load_causal_lm(path: str, dtype: torch.dtype) -> Any:
+    """Return the model in `path`, a folder or hub name, with weights in `dtype`."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error
+
+
+def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
+    """Return `model` in peft's wrapper, with an adapter on every linear layer but the LM head.
+
+    The adapter is in float32 (float64 in a float64 model) and changes nothing yet: its B is 0.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    head = model.get_output_embeddings()
+    targets = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=sorted(targets),
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(model, config)
+    # Written as the user said it, and in one order: peft has the resolved path and a set.
+    config.base_model_name_or_path = path
+    config.target_modules = sorted(targets)
+    _draw_lora_weights(model, seed)
+    return model
+
+
+def save_adapter(model: Any, directory: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors of a model that `add_lora` made."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    # The default would ask the hub whether the vocabulary was resized.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        directory / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = copy.copy(model.peft_config["default"])
+    config.inference_mode = True
+    config.save_pretrained(str(directory))
+
+
+def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
+    """Write model.safetensors, config.json and generation_config.json, weights rounded to `dtype`.
+
+    Tensors that share memory, as tied embeddings do, share it in the file.
+    """
+    rounded: dict[int, Tensor] = {}
+
+    def round_once(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return rounded.setdefault(tensor.data_ptr(), tensor.to(dtype))
+
+    state = {name: round_once(tensor) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(str(directory), state_dict=state)
+    # transformers wrote the precision of the live weights into config.json.
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.save_pretrained(str(directory))
+
+
+def export_merged(model_path: str, *, adapter_dir: Path, output_dir: Path) -> None:
+    """Write the model with its adapter added to its weights, in the precision it came in."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    try:
+        base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
+        merged = PeftModel.from_pretrained(base, str(adapter_dir)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot add {adapter_dir} to {model_path}: {error}") from error
+    save_causal_lm(merged, output_dir, merged.dtype)
+
+
+def _draw_lora_weights(model: Any, seed: int) -> None:
+    """Draw every A as peft does (uniform within ±1/√inputs), but from a seed of its own.
+
+    So it is the same on every device, whatever was drawn before and whatever else is adapted.
+    """
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            generator = torch.Generator().manual_seed(derive_seed(seed, "lora", name))
+            bound = 1 / sqrt(parameter.shape[1])
+            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            parameter.data.copy_(drawn)

@@ -1,0 +1,106 @@
+"""Import a project's tools.py and describe its tools.
+
+Only ever done in a tool worker: importing runs the user's code, which may do anything.
+"""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rnow.core.tool import TOOL_REGISTRY, ToolArgs, ToolFunction
+from rnow.errors import ToolDefinitionError
+from rnow.tools.base import ToolSchema
+from rnow.tools.spec import ToolSpec
+
+__all__ = ["LoadedTool", "load_tools", "sandbox_notices"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedTool:
+    """A tool, and the function behind it."""
+
+    spec: ToolSpec
+    function: ToolFunction
+
+    def invoke(self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any]) -> Any:
+        """Call the function; an async one returns its coroutine."""
+        values = dict(arguments)
+        positional = []
+        parameters = inspect.signature(self.function).parameters
+        if "args" in parameters:
+            values["args"] = ToolArgs(metadata=dict(metadata))
+        for parameter in parameters.values():
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                positional.append(values.pop(parameter.name, parameter.default))
+        return self.function(*positional, **values)
+
+
+def load_tools(project_dir: Path) -> dict[str, LoadedTool]:
+    """Import tools.py and return its tools by name, in the order of their definition.
+
+    Raises ToolDefinitionError with file and line for whatever makes it unusable.
+    """
+    file = project_dir / "tools.py"
+    if not file.is_file():
+        raise ToolDefinitionError(f"tools.py: there is none in {project_dir}")
+    sys.path.insert(0, str(project_dir))
+    module_spec = importlib.util.spec_from_file_location("tools", file)
+    if module_spec is None or module_spec.loader is None:
+        raise ToolDefinitionError(f"tools.py: {file} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules["tools"] = module  # dataclasses and pickle look a class's module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException as error:  # the user's code: sys.exit() at import is an error of tools.py
+        traceback.print_exc()
+        raise ToolDefinitionError(_explain(error, file)) from error
+    if not TOOL_REGISTRY:
+        raise ToolDefinitionError(
+            "tools.py: no tool is defined; put @tool (from rnow.core) above each function that the "
+            "model may call, or remove the file"
+        )
+    return {name: _describe(function) for name, function in TOOL_REGISTRY.items()}
+
+
+def sandbox_notices(tools: Mapping[str, LoadedTool]) -> tuple[str, ...]:
+    """Return one sentence for each tool that asks for a container."""
+    return tuple(
+        f"tools.py: '{name}' asks for a sandbox; there are no containers here, it runs in the tool "
+        "worker with the rights of this user"
+        for name, tool in tools.items()
+        if tool.function._is_sandbox
+    )
+
+
+def _describe(function: ToolFunction) -> LoadedTool:
+    schema = ToolSchema(
+        name=function._tool_name, description=function._description, parameters=function._schema
+    )
+    spec = ToolSpec(
+        schema=schema,
+        timeout_s=function._timeout,
+        is_async=inspect.iscoroutinefunction(function),
+        read_only=function._read_only,
+    )
+    return LoadedTool(spec=spec, function=function)
+
+
+def _explain(error: BaseException, file: Path) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+    line = lines[-1] if lines else None
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f"tools.py:{error.lineno}: {error.msg}"
+    where = "tools.py" if line is None else f"tools.py:{line}"
+    # What @tool itself finds wrong is a whole sentence; the type of anything else says what it is.
+    if isinstance(error, TypeError | ValueError) and str(error).startswith(("Tool ", "@tool ")):
+        return f"{where}: {error}"
+    explanation = f"{where}: {type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError):
+        explanation += "; install it in the environment that rnow runs in"
+    return explanation

@@ -1,0 +1,244 @@
+"""ToolPool: runs tool calls in worker processes, whatever the tools do.
+
+    call ──▶ can it be made at all? ──▶ the worker of its prompt ──▶ answer, before its deadline
+                 │ no                        │ past the deadline      │ died
+                 ▼                           ▼                        ▼
+              MODEL_ERROR                 TIMEOUT; the worker      ERROR; once more where
+                                          is replaced              the tool is read-only
+
+All rollouts of a prompt go to one worker and share what it keeps of pages; where that one is being
+replaced they go to the next. A replaced worker ends the calls that it holds, beside its successor,
+and is then killed.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rnow.errors import DeadlineError, RnowError, ToolDefinitionError
+from rnow.records import RolloutId, ToolOutcome
+from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema
+from rnow.tools.check import CallRefused, checked_arguments
+from rnow.tools.env import worker_environment
+from rnow.tools.limit import TokenLimiter
+from rnow.tools.process import WorkerGone, WorkerProcess
+from rnow.tools.settings import WorkerSettings
+from rnow.tools.spec import ToolSpec
+from rnow.tools.texts import timed_out, worker_died
+
+__all__ = ["ToolDescription", "ToolPool", "describe_tools"]
+
+_log = logging.getLogger(__name__)
+_MAX_STARTS = 3  # of one replacement in a row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDescription:
+    """What tools.py defines."""
+
+    schemas: tuple[ToolSchema, ...]
+    notices: tuple[str, ...]  # for the user, one sentence each
+
+
+async def describe_tools(settings: WorkerSettings) -> ToolDescription:
+    """Import tools.py in one worker process, and end it again.
+
+    Raises ToolDefinitionError, ConfigError (.env, tools.env) or DeadlineError.
+    """
+    async with ToolPool(settings, workers=1) as pool:
+        return ToolDescription(schemas=pool.schemas, notices=pool.notices)
+
+
+class ToolPool:
+    """A ToolRunner over worker processes.
+
+    async with ToolPool(settings) as pool:
+        answer = await pool.call(call, rollout=id, allowed=None, metadata={})
+    """
+
+    def __init__(self, settings: WorkerSettings, *, workers: int | None = None) -> None:
+        self.notices: tuple[str, ...] = ()
+        self.num_replaced = 0  # workers that died or got stuck
+        self._settings = settings
+        self._num_workers = settings.workers if workers is None else workers
+        self._environment: dict[str, str] = {}
+        self._limiter = TokenLimiter(None, None)
+        self._specs: dict[str, ToolSpec] = {}
+        self._slots: list[asyncio.Task[WorkerProcess]] = []
+        self._running: set[asyncio.Task[ToolAnswer]] = set()
+        self._leaving: dict[asyncio.Task[None], WorkerProcess] = {}
+
+    async def __aenter__(self) -> "ToolPool":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """Start all workers, side by side. Raises as `describe_tools` does."""
+        settings = self._settings
+        self._environment = worker_environment(
+            settings.project_dir, shell=os.environ, names=settings.env_names
+        )
+        settings.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._limiter = await asyncio.to_thread(
+            TokenLimiter,
+            settings.tokenizer_file,
+            settings.max_tool_response,
+            max_chars=settings.max_tool_response_chars,
+        )
+        self._slots = [
+            asyncio.create_task(self._start_worker(slot)) for slot in range(self._num_workers)
+        ]
+        try:
+            workers = await asyncio.gather(*self._slots)
+        except BaseException:
+            await self.aclose()
+            raise
+        self._specs = {spec.name: spec for spec in workers[0].specs}
+        self.notices = workers[0].notices
+
+    @property
+    def schemas(self) -> tuple[ToolSchema, ...]:
+        return tuple(spec.schema for spec in self._specs.values())
+
+    async def call(
+        self,
+        call: ToolCall,
+        *,
+        rollout: RolloutId,
+        allowed: tuple[str, ...] | None,
+        metadata: Mapping[str, Any],
+    ) -> ToolAnswer:
+        """Run one call. Raises only where a worker could not be replaced."""
+        schemas = {name: spec.schema for name, spec in self._specs.items()}
+        try:
+            arguments = checked_arguments(call, schemas=schemas, allowed=allowed)
+        except CallRefused as refusal:
+            return self._own_answer(refusal.text, ToolOutcome.MODEL_ERROR, duration_s=0.0)
+        spec = self._specs[call.name]
+        message = {
+            "name": call.name,
+            "arguments": arguments,
+            "metadata": dict(metadata),
+            "rollout": str(rollout),
+            "timeout_s": spec.timeout_s or self._settings.tool_timeout_s,
+        }
+        # A rollout that gives up does not end the tool: the call keeps its place and its deadline.
+        running = asyncio.create_task(self._run(message, spec=spec, prompt=rollout.prompt))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        return await asyncio.shield(running)
+
+    async def aclose(self) -> None:
+        """End all workers, and with them the calls that they hold."""
+        starting = {slot for slot in self._slots if not slot.done()}
+        leaving = list(self._leaving.values())
+        await _cancel({*self._running, *starting, *self._leaving})
+        workers = {
+            slot.result() for slot in self._slots if not slot.cancelled() and not slot.exception()
+        }
+        await asyncio.gather(
+            *(worker.stop() for worker in workers),
+            *(worker.kill() for worker in leaving),
+        )
+        self._slots.clear()
+
+    async def _run(self, message: Mapping[str, Any], *, spec: ToolSpec, prompt: int) -> ToolAnswer:
+        timeout_s = message["timeout_s"]
+        limit_s = timeout_s + self._settings.grace_s if spec.is_async else timeout_s
+        may_repeat = spec.read_only
+        while True:
+            slot, worker = await self._pick(prompt)
+            async with worker.slots:
+                started = time.monotonic()
+                if not worker.accepting:
+                    continue  # it fell ill while this call waited for its turn
+                try:
+                    answer = await worker.call(message, limit_s=limit_s)
+                    return _answer_of(answer, duration_s=time.monotonic() - started)
+                except DeadlineError as error:
+                    self._replace(slot, worker, reason=str(error))
+                    text, outcome = timed_out(spec.name, timeout_s), ToolOutcome.TIMEOUT
+                except WorkerGone:
+                    self._replace(slot, worker, reason=f"it ended while it ran {spec.name}")
+                    if may_repeat:
+                        may_repeat = False
+                        continue
+                    text, outcome = worker_died(spec.name), ToolOutcome.ERROR
+                return self._own_answer(text, outcome, duration_s=time.monotonic() - started)
+
+    async def _pick(self, prompt: int) -> tuple[int, WorkerProcess]:
+        """Return the first worker, from the prompt's own on, that takes calls; wait where none
+        does.
+        """
+        while True:
+            for offset in range(self._num_workers):
+                slot = (prompt + offset) % self._num_workers
+                if not self._slots[slot].done():
+                    continue
+                worker = self._slots[slot].result()  # raises what kept a replacement from starting
+                if worker.accepting:
+                    return slot, worker
+                self._replace(slot, worker, reason="it ended")
+            await asyncio.wait(self._slots, return_when=asyncio.FIRST_COMPLETED)
+
+    def _replace(self, slot: int, worker: WorkerProcess, *, reason: str) -> None:
+        current = self._slots[slot]
+        if not current.done() or current.exception() or current.result() is not worker:
+            return  # another call came first
+        _log.warning("%s is replaced: %s", worker.name, reason)
+        self.num_replaced += 1
+        worker.accepting = False
+        leaving = asyncio.create_task(worker.retire())
+        self._leaving[leaving] = worker
+        leaving.add_done_callback(lambda task: self._leaving.pop(task, None))
+        self._slots[slot] = asyncio.create_task(self._start_replacement(slot))
+
+    async def _start_replacement(self, slot: int) -> WorkerProcess:
+        for attempt in range(1, _MAX_STARTS + 1):
+            try:
+                worker = await self._start_worker(slot)
+                break
+            except (RnowError, OSError) as error:
+                if attempt == _MAX_STARTS:
+                    raise
+                _log.warning("worker %d could not be started: %s", slot, error)
+        if {spec.name: spec for spec in worker.specs} != self._specs:
+            await worker.kill()
+            raise ToolDefinitionError(
+                "tools.py: its tools are no longer those that this run began with; "
+                "start a run anew to use the changed file"
+            )
+        return worker
+
+    async def _start_worker(self, slot: int) -> WorkerProcess:
+        return await WorkerProcess.start(
+            self._settings, environment=self._environment, name=f"tool worker {slot}"
+        )
+
+    def _own_answer(self, text: str, outcome: ToolOutcome, *, duration_s: float) -> ToolAnswer:
+        text, truncated = self._limiter.cut(text)
+        return ToolAnswer(text=text, outcome=outcome, duration_s=duration_s, truncated=truncated)
+
+
+def _answer_of(message: Mapping[str, Any], *, duration_s: float) -> ToolAnswer:
+    return ToolAnswer(
+        text=message["text"],
+        outcome=ToolOutcome(message["outcome"]),
+        duration_s=duration_s,
+        truncated=message["truncated"],
+        counts=message["counts"],
+    )
+
+
+async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

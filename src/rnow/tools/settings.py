@@ -1,0 +1,30 @@
+"""What a tool pool needs to know, in one record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # At run time it would make every worker look like one whose tools.py browses.
+    from rnow.browser.settings import BrowserSettings
+
+__all__ = ["WorkerSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """WorkerSettings(project_dir=Path("."), tool_timeout_s=60, workers=2, concurrency=32, …)"""
+
+    project_dir: Path  # holds tools.py and perhaps .env; the workers' current directory
+    tool_timeout_s: float  # rollout.tool_timeout; @tool(timeout=) goes before it
+    max_tool_response: int | None  # tokens
+    max_tool_response_chars: int | None  # characters
+    workers: int  # processes
+    concurrency: int  # calls at once in one worker
+    env_names: tuple[str, ...]  # tools.env: variables of the shell that tools may see
+    tokenizer_file: Path | None  # the student's tokenizer.json; needed for max_tool_response
+    browser: "BrowserSettings"  # for rnow.browser, where tools.py imports it
+    log_file: Path  # what tools print, and the tracebacks of what they raise
+    start_timeout_s: float = 120.0  # import of tools.py
+    grace_s: float = 5.0  # past a call's deadline, for an async tool to end when it is cancelled
+    stop_timeout_s: float = 2.0  # for a worker to end by itself when the pool closes

@@ -1,0 +1,30 @@
+"""ToolSpec: what a worker tells the controller of one tool, when it has imported tools.py."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rnow.tools.base import ToolSchema
+
+__all__ = ["ToolSpec"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """One tool of tools.py: its schema for the model, and how to treat calls of it."""
+
+    schema: ToolSchema
+    timeout_s: float | None  # @tool(timeout=); None: rollout.tool_timeout
+    is_async: bool  # runs on the worker's event loop, so that it can be cancelled
+    read_only: bool  # may be repeated
+
+    @property
+    def name(self) -> str:
+        return self.schema.name
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "ToolSpec":
+        return cls(**{**fields, "schema": ToolSchema(**fields["schema"])})

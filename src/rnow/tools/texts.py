@@ -1,0 +1,42 @@
+"""What the model reads of a call, answered or not. No path and no traceback is ever among it."""
+
+import json
+from typing import Any
+
+__all__ = ["error_of", "result_of", "timed_out", "tool_error", "worker_died"]
+
+_MAX_ERROR_CHARS = 2_000  # an exception's text can hold the whole page that it is about
+
+
+def tool_error(sentence: str) -> str:
+    """Wrap one sentence as an error.
+
+    >>> tool_error("Tool 'x' not found in registry")
+    "<tool_error>Tool 'x' not found in registry</tool_error>"
+    """
+    return f"<tool_error>{sentence[:_MAX_ERROR_CHARS]}</tool_error>"
+
+
+def error_of(error: BaseException) -> str:
+    """Return what the model is told of an exception: its text, or its type where it has none."""
+    try:
+        text = str(error)
+    except Exception:  # the user's class may fail at that, too
+        text = ""
+    if not text or not isinstance(error, Exception):
+        # SystemExit(1) would be a bare "1".
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return tool_error(text)
+
+
+def result_of(value: Any) -> str:
+    """Return a tool's value as text: a string as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def timed_out(name: str, seconds: float) -> str:
+    return tool_error(f"Tool '{name}' timed out after {seconds:g} s")
+
+
+def worker_died(name: str) -> str:
+    return tool_error(f"Tool '{name}' failed: its process ended before it answered")

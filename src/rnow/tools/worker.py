@@ -1,0 +1,133 @@
+"""The tool worker: `python -m rnow.tools.worker SOCKET LIFELINE`, started by rnow.tools.process.
+
+It imports tools.py before its event loop runs, reads calls in a thread of its own, and leaves the
+main thread to the loop: whatever the user's code does to the loop, calls are still read.
+
+It must not outlive the controller, however that ends. A guardian, the smallest process there is,
+waits for the end of the lifeline, a pipe that nobody writes to, and kills the whole process group:
+that works even when a tool holds the interpreter's lock for ever. While the guardian lives, the
+group's number is not given to anybody else.
+"""
+
+import asyncio
+import faulthandler
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any, NoReturn
+
+from rnow.errors import ToolDefinitionError
+from rnow.tools.limit import TokenLimiter
+from rnow.tools.loader import load_tools, sandbox_notices
+from rnow.tools.runner import CallRunner
+from rnow.tools.wire import pack, receive
+
+STACKS_SIGNAL = signal.SIGUSR1  # writes the stacks of all threads to the log
+
+
+def main(socket_fd: int, lifeline_fd: int) -> None:
+    """Serve calls until told to stop, or until the controller is gone."""
+    guardian = _start_guardian(lifeline_fd)
+    faulthandler.enable()
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
+    line = _Line(socket_fd)
+    start = line.receive()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        tools = load_tools(Path(start["project_dir"]))
+    except ToolDefinitionError as error:
+        line.send({"type": "unusable", "message": str(error)})
+        sys.exit(1)
+    limiter = TokenLimiter(
+        None if start["tokenizer_file"] is None else Path(start["tokenizer_file"]),
+        start["max_tokens"],
+        max_chars=start["max_chars"],
+    )
+    _configure_browser(start["browser"], limiter)
+    specs = [tool.spec.as_json() for tool in tools.values()]
+    line.send({"type": "ready", "tools": specs, "notices": sandbox_notices(tools)})
+    _serve(line, CallRunner(tools, limiter=limiter, loop=loop, reply=line.send), loop)
+    guardian.kill()
+
+
+class _Line:
+    """The worker's end of the socket. Without a controller at the other end there is nothing to
+    live for.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._stream = socket.socket(fileno=fd)
+        self._stream.set_inheritable(False)
+        self._sending = Lock()
+
+    def receive(self) -> dict[str, Any]:
+        message = receive(self._stream)
+        if message is None:
+            _die()
+        return message
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        frame = pack(message)
+        try:
+            with self._sending:
+                self._stream.sendall(frame)
+        except ConnectionError:
+            _die()
+
+
+def _serve(line: _Line, runner: CallRunner, loop: asyncio.AbstractEventLoop) -> None:
+    stopping = Event()
+
+    def read_calls() -> None:
+        while (message := line.receive())["type"] == "call":
+            runner.start(message)
+        stopping.set()
+        loop.call_soon_threadsafe(loop.stop)
+
+    Thread(target=read_calls, daemon=True).start()
+    while not stopping.is_set():
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):  # from a task that a tool has left behind
+            traceback.print_exc()
+
+
+def _configure_browser(settings: Mapping[str, Any], limiter: TokenLimiter) -> None:
+    # Importing it costs a second: only where tools.py did so already.
+    browser = sys.modules.get("rnow.browser")
+    if browser is not None:
+        from rnow.browser.settings import BrowserSettings
+
+        # JSON knows no tuples.
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+        }
+        browser.configure(BrowserSettings(**fields), limiter)
+
+
+def _start_guardian(lifeline_fd: int) -> "subprocess.Popen[bytes]":
+    guardian = subprocess.Popen(
+        ["/bin/sh", "-c", "read _; kill -KILL 0"],
+        stdin=lifeline_fd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(lifeline_fd)
+    return guardian
+
+
+def _die() -> NoReturn:
+    # This process leads its group; what the tools have started goes too.
+    os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

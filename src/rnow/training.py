@@ -1,0 +1,122 @@
+"""What `rnow run` and `rnow eval` do with a project: find the models, choose the run, go."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rnow.config import LoadedConfig, require_distill
+from rnow.devices import find_devices, where_to_run
+from rnow.errors import Interrupted, ModelError, UsageError
+from rnow.model_files import ModelFiles, find_model
+from rnow.rundir import RunDirectory, slug
+
+__all__ = ["evaluate_project", "find_models", "run_name", "train_project"]
+
+
+def train_project(
+    loaded: LoadedConfig, project: Path, *, name: str | None, fresh: bool, console: Console
+) -> RunDirectory:
+    """Train to the end, or go on with an unfinished run; a finished one is left as it is."""
+    require_distill(loaded.config)
+    run = RunDirectory.choose(project, name or run_name(loaded, project), fresh=fresh)
+    if run.state().get("finished"):
+        console.print(
+            f"{run.path} is finished; its model is in {run.model}. "
+            "To train another one: rnow run --fresh",
+            highlight=False,
+        )
+        return run
+    files = find_models(loaded, project)
+    # Models can run here, so what takes seconds to import is needed.
+    from rnow.session import ModelFolders, Session, run_session
+
+    models = ModelFolders(student=_folder(files[0]), teacher=_folder(files[1]))
+    session = Session(loaded=loaded, directory=project, run=run, models=models)
+    try:
+        asyncio.run(run_session(session, console))
+    except Interrupted as stop:
+        state = run.state()
+        raise Interrupted(
+            f"{stop}: {state.get('step', 0)} of {state.get('num_steps', '?')} steps are done and "
+            f"saved in {run.path}. To go on: rnow run {project}",
+            stop.exit_code,
+        ) from stop
+    console.print(f"done: the model is in {run.model}", highlight=False)
+    return run
+
+
+def evaluate_project(
+    loaded: LoadedConfig,
+    project: Path,
+    *,
+    model: str | None,
+    max_samples: int | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Return the figures of one model on data.val_file, and show them as a table.
+
+    `model`: base, teacher, the name of a run, a folder with a model or an adapter; None: the
+    project's finished run if there is one, else base.
+    """
+    require_distill(loaded.config)
+    student, teacher = find_models(loaded, project)
+    if model is None:
+        run = RunDirectory(project / "runs" / run_name(loaded, project))
+        model = str(run.model) if run.model.is_dir() else "base"
+    adapter: Path | None = None
+    base = _folder(student)
+    if model == "teacher":
+        base = _folder(teacher)
+    elif model != "base":
+        adapter = _model_folder(project, model)
+    from rnow.evaluating import evaluate_model, show_evaluation
+
+    evaluation = asyncio.run(
+        evaluate_model(loaded, project, base=base, adapter=adapter, max_samples=max_samples)
+    )
+    show_evaluation(evaluation, title=model, console=console)
+    return {"model": model, **evaluation.as_json()}
+
+
+def find_models(loaded: LoadedConfig, project: Path) -> tuple[ModelFiles, ModelFiles]:
+    """Return student and teacher; raises ModelError if they cannot run on this machine."""
+    teacher = require_distill(loaded.config)
+    files = (
+        find_model("model.path", loaded.config.model.path, project=project),
+        find_model("teacher.path", teacher.path, project=project),
+    )
+    where_to_run(loaded.config.engine.kind, devices=find_devices(), models=files)
+    return files
+
+
+def run_name(loaded: LoadedConfig, project: Path) -> str:
+    """Return the folder under runs/ when nobody names one: the project's name, or its folder's."""
+    return slug(loaded.project_name or project.resolve().name)
+
+
+def _folder(files: ModelFiles) -> Path:
+    if files.folder is not None:
+        return files.folder.resolve()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(files.path))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{files.key}: {files.path} is not on this machine and could not be downloaded: {error}"
+        ) from error
+
+
+def _model_folder(project: Path, model: str) -> Path:
+    candidates = (project / "runs" / model / "model", project / model, Path(model))
+    for folder in (*candidates, *(candidate / "model" for candidate in candidates)):
+        if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+            return folder
+    runs = sorted(path.parent.name for path in (project / "runs").glob("*/model"))
+    raise UsageError(
+        f"--model {model}: there is no run and no folder of that name; "
+        f"take base, teacher, or a run: {', '.join(runs) or 'none is finished yet'}"
+    )

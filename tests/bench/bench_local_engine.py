@@ -1,0 +1,110 @@
+"""Speed of `LocalEngine` on a model of the demo's size: tokens a second and milliseconds a step.
+
+    python tests/bench/bench_local_engine.py [--rollouts 64] [--rows 32] [--threads N]
+
+A rollout has three turns: a prompt of 150 tokens shared by a group of four, then twice 50 tokens of tool text;
+each turn samples 33 tokens. Then every trajectory is scored by a second engine, as the teacher would.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from rnow.engines.local import LocalEngine
+from rnow.engines.local_batch import DecodingBatch, DecodingRow, read
+from rnow.engines.local_sampling import uniform_stream
+
+NUM_TURNS, PROMPT_TOKENS, TOOL_TOKENS, SAMPLED_TOKENS = 3, 150, 50, 33
+
+
+def make_model(folder: str) -> None:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=1024,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=32,
+        tie_word_embeddings=True,
+        max_position_embeddings=1024,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+
+
+async def roll_out(engine: LocalEngine, index: int) -> list[int]:
+    ids = [(index // 4 * 31 + k * 7) % 1024 for k in range(PROMPT_TOKENS)]
+    for turn in range(NUM_TURNS):
+        completion = await engine.sample(
+            ids,
+            session=str(index),
+            max_tokens=SAMPLED_TOKENS,
+            stop_token_ids=[],
+            seed=index * 100 + turn,
+            policy_version=0,
+        )
+        ids += completion.token_ids.tolist()
+        if turn < NUM_TURNS - 1:
+            ids += [(index * 17 + turn + k) % 1024 for k in range(TOOL_TOKENS)]
+    await engine.release(str(index))
+    return ids
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rollouts", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(folder)
+        engine = LocalEngine.load(folder, rows=options.rows)
+        teacher = LocalEngine.load(folder)
+    print(f"{options.threads} threads, {options.rows} rows, {options.rollouts} rollouts")
+    for attempt in range(3):
+        begin = time.perf_counter()
+        tasks = [roll_out(engine, index) for index in range(options.rollouts)]
+        trajectories = await asyncio.gather(*tasks)
+        seconds = time.perf_counter() - begin
+        num_sampled = options.rollouts * NUM_TURNS * SAMPLED_TOKENS
+        num_tokens = sum(len(ids) for ids in trajectories)
+        print(
+            f"rollouts {attempt}: {seconds:.2f} s, {num_sampled / seconds:.0f} sampled tokens/s, "
+            f"{num_tokens / seconds:.0f} tokens/s with the text read"
+        )
+    begin = time.perf_counter()
+    await asyncio.gather(*(teacher.score(ids, start=PROMPT_TOKENS) for ids in trajectories))
+    seconds = time.perf_counter() - begin
+    print(f"scoring: {seconds:.2f} s, {seconds / options.rollouts * 1e3:.2f} ms a trajectory")
+    time_steps(engine, options.rows)
+    await asyncio.gather(engine.aclose(), teacher.aclose())
+
+
+@torch.inference_mode()
+def time_steps(engine: LocalEngine, num_rows: int) -> None:
+    """Time bare decoding steps of a full batch: the least of many is the machine's, the median the load's."""
+    for length in (150, 300, 600):
+        key_values, _ = read(engine.model, list(range(length)), ())
+        batch = DecodingBatch(engine.model, num_rows)
+        for index in range(num_rows):
+            row = DecodingRow(
+                length=length, uniforms=uniform_stream(index), temperature=1.0, token_ids=[1]
+            )
+            batch.add(row, key_values)
+        times = []
+        for _ in range(60):
+            begin = time.perf_counter()
+            batch.step()
+            times.append((time.perf_counter() - begin) * 1e3)
+        times.sort()
+        print(f"step at {length} tokens a row: {times[0]:.2f} ms least, {times[30]:.2f} ms median")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

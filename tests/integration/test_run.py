@@ -1,0 +1,199 @@
+"""The real loop on the real demo models, cut short: every part is the one that users run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from rnow.journal import read_journal
+from rnow.records import ScoredTrajectory, ToolOutcome
+from rnow.scaffold import init_project
+
+SHORT = ("data.batch_size=4", "data.group_size=2", "trainer.max_steps=3")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("projects") / "clinic"
+    init_project(folder, template="clinic")
+    return folder
+
+
+def rnow(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rnow", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "model" / "adapter_model.safetensors")
+
+
+def assert_bit_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without what a clock, a cache or a retry may change."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    volatile = ("time/", "tool/seconds", "teacher/wait_s", "tokens_per_s", "rollout/reused")
+    return [
+        {name: value for name, value in line.items() if not name.startswith(volatile)}
+        for line in lines
+    ]
+
+
+def trajectories(run: Path, step: int) -> tuple[ScoredTrajectory, ...]:
+    return read_journal(run / "trajectories" / f"{step:06d}.jsonl")
+
+
+def assert_same_trajectories(one: Path, other: Path, *, num_steps: int) -> None:
+    for step in range(num_steps):
+        for left, right in zip(trajectories(one, step), trajectories(other, step), strict=True):
+            assert left.trajectory.id == right.trajectory.id
+            assert left.trajectory.token_ids.tobytes() == right.trajectory.token_ids.tobytes()
+            assert left.trajectory.sampler_logprobs.tobytes() == (
+                right.trajectory.sampler_logprobs.tobytes()
+            )
+            assert left.teacher_logprobs.tobytes() == right.teacher_logprobs.tobytes()
+
+
+@pytest.fixture(scope="module")
+def first_run(project: Path) -> Path:
+    rnow("run", project, "--name", "first", *SHORT)
+    return project / "runs" / "first"
+
+
+def test_the_engine_receives_the_ids_of_the_ledger_and_agrees_with_the_trainer(
+    first_run: Path,
+) -> None:
+    for line in metrics(first_run):
+        assert line["tokens/drift"] == 0
+        assert line["mismatch_kl"] < 1e-6
+        assert line["publish/probe"] < 1e-4
+        assert line["rollout/trajectories"] == 8
+        assert line["tokens/action"] > 0
+
+
+def test_every_page_in_a_transcript_came_from_one_http_answer(first_run: Path) -> None:
+    for line in metrics(first_run):
+        fetched = line.get("browser/fetched", 0)
+        shared = line.get("browser/shared", 0)
+        errors = sum(value for name, value in line.items() if name.startswith("browser/error_"))
+        assert fetched + shared + errors == line["tool/ok"]
+        assert fetched > 0
+    texts: dict[str, set[str]] = {}
+    for step in range(3):
+        for scored in trajectories(first_run, step):
+            for turn in scored.trajectory.turns:
+                for call in turn.tool_calls:
+                    if call.outcome is ToolOutcome.OK and "status 200" in call.text:
+                        texts.setdefault(call.text.split(" ")[0], set()).add(call.text)
+    assert texts
+    assert all(len(versions) == 1 for versions in texts.values())
+
+
+def test_the_same_run_twice_gives_the_same_bits(project: Path, first_run: Path) -> None:
+    rnow("run", project, "--name", "second", *SHORT)
+    second = project / "runs" / "second"
+    assert_bit_equal(weights(first_run), weights(second))
+    assert metrics(first_run) == metrics(second)
+    assert_same_trajectories(first_run, second, num_steps=3)
+
+
+@pytest.mark.parametrize("stop_in_step", [0, 1])
+def test_a_run_stopped_by_ctrl_c_and_resumed_gives_the_same_bits(
+    project: Path, first_run: Path, stop_in_step: int
+) -> None:
+    run = project / "runs" / f"interrupted-{stop_in_step}"
+    command = [sys.executable, "-m", "rnow", "run", project, "--name", run.name, *SHORT]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    journal = run / "trajectories" / f"{stop_in_step:06d}.jsonl"
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and journal.stat().st_size):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "To go on: rnow run" in errors
+    rnow("run", project, "--name", run.name, *SHORT)
+    assert_bit_equal(weights(first_run), weights(run))
+    assert metrics(first_run) == metrics(run)
+    assert_same_trajectories(first_run, run, num_steps=3)
+
+
+def test_a_finished_run_is_left_as_it_is(project: Path, first_run: Path) -> None:
+    before = (first_run / "state.json").read_bytes()
+    done = rnow("run", project, "--name", "first", *SHORT)
+    assert "is finished" in done.stdout
+    assert (first_run / "state.json").read_bytes() == before
+
+
+def test_a_run_does_not_go_on_with_another_rank(project: Path, first_run: Path) -> None:
+    state = json.loads((first_run / "state.json").read_text())
+    (first_run / "state.json").write_text(json.dumps({**state, "finished": False}))
+    done = rnow("run", project, "--name", "first", *SHORT, "model.qlora_rank=2", check=False)
+    (first_run / "state.json").write_text(json.dumps(state))
+    assert done.returncode == 1
+    assert "model.qlora_rank: the run has" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_penalty_the_weights_stay_as_they_were(project: Path) -> None:
+    rnow("run", project, "--name", "still", *SHORT, "algorithm.kl_penalty_coef=0")
+    run = project / "runs" / "still"
+    first, last = sorted((run / "policies").iterdir())[-2:]
+    assert_bit_equal(
+        load_file(first / "adapter_model.safetensors"),
+        load_file(last / "adapter_model.safetensors"),
+    )
+    b = [value for name, value in weights(run).items() if "lora_B" in name]
+    assert b
+    assert not any(value.any() for value in b)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_pay(project: Path) -> None:
+    rnow("run", project, "--name", "self", *SHORT, "teacher.path=models/student")
+    for line in metrics(project / "runs" / "self")[:1]:
+        assert line["trainer/max_advantage"] <= 1e-4
+
+
+def test_the_trained_model_loads_in_peft_and_merges(project: Path, first_run: Path) -> None:
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    adapted = AutoPeftModelForCausalLM.from_pretrained(first_run / "model")
+    rnow("export", first_run, "--merge", "--output", first_run / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(first_run / "merged", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(first_run / "merged")
+    assert tokenizer.chat_template
+    ids = torch.tensor([tokenizer("Which company makes it?").input_ids])
+    with torch.no_grad():
+        difference = (adapted(input_ids=ids).logits - merged(input_ids=ids).logits).abs().max()
+    # The merged model is stored in the precision of its base, which rounds the sum.
+    assert difference < 0.1
+
+
+def test_full_fine_tuning_runs_and_its_model_loads(project: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    rnow(
+        "run", project, "--name", "full", *SHORT, "model.tuning=full", "trainer.learning_rate=1e-4"
+    )
+    run = project / "runs" / "full"
+    assert all(line["publish/probe"] < 1e-3 for line in metrics(run))
+    AutoModelForCausalLM.from_pretrained(run / "model")

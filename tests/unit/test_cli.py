@@ -1,0 +1,102 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+HEAVY = ("torch", "transformers", "peft", "crawl4ai", "datasets", "tokenizers", "aiohttp", "numpy")
+
+
+def rnow(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rnow", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from rnow.cli import app\n"
+        "result = CliRunner().invoke(app, ['--help'])\n"
+        "assert result.exit_code == 0, result.output\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_help_shows_the_attribution_that_crawl4ai_asks_for() -> None:
+    sentence = (
+        "This product includes software developed by UncleCode (https://x.com/unclecode) as part "
+        "of the Crawl4AI project (https://github.com/unclecode/crawl4ai)."
+    )
+    assert sentence in " ".join(rnow("--help").stdout.split())
+    for name in ("NOTICE", "README.md"):
+        assert sentence in " ".join((ROOT / name).read_text().split())
+
+
+def test_the_version_is_shown() -> None:
+    assert rnow("--version").stdout == "rnow 0.1.0\n"
+
+
+def test_without_a_gpu_the_reference_project_names_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    for name in ("config.yml", "train.jsonl", "tools.py"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    done = rnow("run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Qwen/Qwen3-8B and Qwen/Qwen3-32B need GPUs" in done.stderr
+    assert "rnow demo" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (
+            ["run", "nowhere"],
+            2,
+            "nowhere is not a folder. To make a project there: rnow init nowhere",
+        ),
+        (["run", ".", "tests"], 2, "one project folder, please; got . and tests"),
+        (["login"], 2, "runs are local: there is nothing to log in to. Start with: rnow run"),
+        (["download"], 2, "runs are local: the model is in runs/NAME/model; see also: rnow export"),
+    ],
+)
+def test_wrong_usage_is_one_message_and_a_code(words: list[str], code: int, message: str) -> None:
+    done = rnow(*words, cwd=ROOT)
+    assert done.returncode == code
+    assert done.stderr == f"Error: {message}\n"
+    assert done.stdout == ""
+
+
+def test_a_misspelt_key_is_named_with_file_and_line(tmp_path: Path) -> None:
+    text = (ROOT / "config.yml").read_text().replace("kl_penalty_coef", "kl_penalty_coeff")
+    (tmp_path / "config.yml").write_text(text)
+    line = 1 + text[: text.index("kl_penalty_coeff")].count("\n")
+    done = rnow("run", tmp_path)
+    assert done.returncode == 1
+    assert (
+        f"config.yml:{line}: algorithm.kl_penalty_coeff is not a setting; "
+        "did you mean kl_penalty_coef?"
+    ) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_ends_with_one_line_of_json(tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text("dataset_type: distill\nsede: 1\n")
+    done = rnow("check", tmp_path, "--json")
+    assert done.returncode == 1
+    problems = json.loads(done.stdout)["problems"]
+    assert {"file", "line", "key", "message", "severity"} == problems[0].keys()
+    assert "sede is not a setting; did you mean seed?" in " ".join(
+        problem["message"] for problem in problems
+    )

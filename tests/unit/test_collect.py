@@ -1,0 +1,161 @@
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rnow.collect import Collected, Collector
+from rnow.errors import EngineError, RolloutError, TeacherError
+from rnow.journal import read_journal
+from rnow.metrics import step_metrics
+from rnow.records import (
+    EndReason,
+    Prompt,
+    RolloutId,
+    ScoredTrajectory,
+    StopReason,
+    Trajectory,
+    Turn,
+)
+from rnow.rundir import RunDirectory
+
+PROMPTS = [Prompt(index=index, line=index + 1, messages=(), tools=None) for index in (4, 2)]
+
+
+def make_trajectory(id: RolloutId, *, policy_version: int) -> Trajectory:
+    return Trajectory(
+        id=id,
+        token_ids=np.array([7, 8], dtype=np.int32),
+        action_mask=np.array([False, True]),
+        turn_index=np.array([-1, 0], dtype=np.int32),
+        sampler_logprobs=np.array([np.nan, -1.0], dtype=np.float32),
+        policy_version=np.array([-1, policy_version], dtype=np.int32),
+        turns=(Turn(start=1, end=2, stop_reason=StopReason.STOP, tool_calls=(), duration_s=0.0),),
+        end_reason=EndReason.ANSWER,
+        num_drift_tokens=0,
+        duration_s=0.0,
+    )
+
+
+class World:
+    """Counts rollouts and scores; fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.rolled: list[RolloutId] = []
+        self.roll_faults: dict[RolloutId, int] = {}
+        self.score_faults: set[RolloutId] = set()
+
+    async def roll(self, prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+        self.rolled.append(id)
+        # Later ids end earlier, so that arrival is not the order of the ids.
+        await asyncio.sleep(0.001 * (10 - 4 * id.rollout - prompt.index))
+        if self.roll_faults.get(id, 0) > 0:
+            self.roll_faults[id] -= 1
+            raise EngineError("server gone")
+        return make_trajectory(id, policy_version=policy_version)
+
+    async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
+        if trajectory.id in self.score_faults:
+            raise TeacherError("no answer")
+        logprobs = np.array([np.nan, -2.0], dtype=np.float32)
+        return ScoredTrajectory(trajectory=trajectory, teacher_logprobs=logprobs)
+
+
+async def collect(
+    world: World,
+    folder: Path,
+    *,
+    max_dropped: float = 0.3,
+    on_scored: Callable[[], None] = lambda: None,
+) -> Collected:
+    collector = Collector(
+        world.roll,
+        world.score,
+        run=RunDirectory(folder),
+        concurrency=3,
+        max_dropped=max_dropped,
+    )
+    return await collector.collect(3, PROMPTS, group_size=2, on_scored=on_scored)
+
+
+async def test_a_batch_is_in_the_order_of_ids_whatever_the_order_of_arrival(tmp_path: Path) -> None:
+    seen: list[None] = []
+    collected = await collect(World(), tmp_path, on_scored=lambda: seen.append(None))
+    ids = [item.trajectory.id for item in collected.batch.scored]
+    assert ids == [RolloutId(3, 2, 0), RolloutId(3, 2, 1), RolloutId(3, 4, 0), RolloutId(3, 4, 1)]
+    assert len(seen) == 4
+    journaled = read_journal(tmp_path / "trajectories" / "000003.jsonl", policy_version=3)
+    assert [item.trajectory.id for item in journaled] == ids
+
+
+async def test_what_the_journal_holds_is_not_rolled_out_again(tmp_path: Path) -> None:
+    await collect(World(), tmp_path)
+    path = tmp_path / "trajectories" / "000003.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:3]) + "\n")
+    kept = {item.trajectory.id for item in read_journal(path)}
+    world = World()
+    collected = await collect(world, tmp_path)
+    assert collected.num_reused == 3
+    assert len(collected.batch.scored) == 4
+    assert not kept & set(world.rolled)
+    assert len(world.rolled) == 1
+
+
+async def test_a_rollout_that_fails_once_is_repeated(tmp_path: Path) -> None:
+    world = World()
+    world.roll_faults[RolloutId(3, 2, 1)] = 1
+    collected = await collect(world, tmp_path)
+    assert len(collected.batch.scored) == 4
+    assert collected.num_dropped_rollouts == 0
+
+
+async def test_what_keeps_failing_is_dropped_and_counted(tmp_path: Path) -> None:
+    world = World()
+    world.score_faults.add(RolloutId(3, 4, 0))
+    collected = await collect(world, tmp_path)
+    assert len(collected.batch.scored) == 3
+    metrics = step_metrics(collected)
+    assert metrics["teacher/dropped"] == 1
+    assert metrics["rollout/dropped"] == 0
+    assert metrics["tokens/action"] == 3
+
+
+async def test_too_many_drops_stop_the_run_with_the_reasons(tmp_path: Path) -> None:
+    world = World()
+    world.score_faults.add(RolloutId(3, 4, 0))
+    world.roll_faults[RolloutId(3, 2, 1)] = 2
+    with pytest.raises(RolloutError) as caught:
+        await collect(world, tmp_path)
+    message = str(caught.value)
+    assert message.splitlines()[0] == (
+        "step 3 lost 2 of 4 trajectories, more than trainer.max_dropped (0.3) allows. "
+        "Most common reasons:"
+    )
+    assert sorted(message.splitlines()[1:]) == ["  1 ×  no answer", "  1 ×  server gone"]
+
+
+async def test_a_step_without_a_trajectory_stops_the_run_whatever_is_allowed(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    world.score_faults.update(
+        RolloutId(3, prompt, rollout) for prompt in (2, 4) for rollout in (0, 1)
+    )
+    with pytest.raises(RolloutError, match="step 3 lost 4 of 4 trajectories"):
+        await collect(world, tmp_path, max_dropped=1.0)
+
+
+async def test_a_bug_is_not_a_dropped_trajectory(tmp_path: Path) -> None:
+    world = World()
+
+    async def broken(trajectory: Trajectory) -> ScoredTrajectory:
+        raise ZeroDivisionError
+
+    collector = Collector(
+        world.roll, broken, run=RunDirectory(tmp_path), concurrency=3, max_dropped=1.0
+    )
+    with pytest.raises(ExceptionGroup) as caught:
+        await collector.collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
+    assert isinstance(caught.value.exceptions[0], ZeroDivisionError)

@@ -1,0 +1,265 @@
+"""The converter on an invented dataset in the published columns, read by `datasets`, no network."""
+
+import json
+import socket
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+INGREDIENTS = ["VELORA", "DUXIMA", "KORELA", "MORO", "SANOVA"]
+TASKS = ["Ingredient", "Applicant_Full_Name_prompt", "Exclusivity_Date"]
+
+
+def make_rows(num_trials: int = 20) -> list[dict[str, Any]]:
+    """Return three questions a trial; trial i tests ingredient i modulo 5."""
+    rows = []
+    for trial in range(num_trials):
+        ingredient = INGREDIENTS[trial % 5]
+        # A salt and another spelling are still the same ingredient.
+        golds = [ingredient if trial < 10 else f"{ingredient.title()} sulfate", f"{ingredient} INC"]
+        for task, gold in zip(TASKS, [*golds, None], strict=True):
+            prompt = f"For clinical trial NCT{90000000 + trial}, what is its {task}? Über alles: ≥"
+            row = {"prompt": prompt, "gold": gold, "task_name": task}
+            rows.append(row | {"split": "MedBrowseComp_605"})
+    return rows
+
+
+def save_parquet(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file
+
+
+def save_jsonl(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def converter() -> ModuleType:
+    spec = spec_from_file_location("convert_dataset", ROOT / "convert_dataset.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def convert(
+    converter: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the converter with --output in tmp_path; give exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        output = ["--output", str(tmp_path / "train.jsonl")]
+        code = converter.main([*map(str, arguments), *output])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_rows_become_entries_in_order(
+    convert: Callable[..., tuple[int, str, str]], converter: ModuleType, tmp_path: Path
+) -> None:
+    rows = make_rows(1)
+    code, out, err = convert("--source", save_parquet(tmp_path / "rows.parquet", rows))
+    assert (code, err) == (0, "")
+    assert out == (
+        f"Loading {tmp_path}/rows.parquet, split MedBrowseComp_605...\n"
+        "Converting 3 rows...\n"
+        f"Writing {tmp_path}/train.jsonl...\n"
+        "\nTask distribution:\n"
+        "  applicant_full_name: 1\n"
+        "  exclusivity_date: 1\n"
+        "  ingredient: 1\n"
+        f"\n{converter.OVERLAP_NOTE}\n"
+        "\nDone! 3 rows to train on\n"
+    )
+    system = {"role": "system", "content": converter.SYSTEM_PROMPT}
+    assert read(tmp_path / "train.jsonl") == [
+        {
+            "messages": [system, {"role": "user", "content": row["prompt"]}],
+            "tools": ["browse"],
+            "metadata": {
+                "expected_answer": gold,
+                "task_name": task,
+                "split": "MedBrowseComp_605",
+            },
+        }
+        for row, gold, task in zip(
+            rows,
+            ["VELORA", "VELORA INC", "NA"],
+            ["ingredient", "applicant_full_name", "exclusivity_date"],
+            strict=True,
+        )
+    ]
+
+
+def test_parquet_jsonl_and_a_folder_give_the_same(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    rows = make_rows()
+    folder = tmp_path / "dataset"
+    save_parquet(folder / "data" / "MedBrowseComp_605-00000-of-00001.parquet", rows)
+    save_parquet(folder / "data" / "MedBrowseComp_50-00000-of-00001.parquet", rows[:6])
+    results = []
+    for source in (
+        save_parquet(tmp_path / "rows.parquet", rows),
+        save_jsonl(tmp_path / "rows.jsonl", rows),
+        folder,
+    ):
+        assert convert("--source", source)[0] == 0
+        results.append((tmp_path / "train.jsonl").read_bytes())
+    assert results[0] == results[1] == results[2]
+    assert convert("--source", folder, "--split", "MedBrowseComp_50")[0] == 0
+    assert len(read(tmp_path / "train.jsonl")) == 6
+
+
+def test_limit_takes_the_first_rows_and_0_takes_all(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    source = save_jsonl(tmp_path / "rows.jsonl", make_rows())
+    convert("--source", source, "--limit", 4)
+    assert len(read(tmp_path / "train.jsonl")) == 4
+    convert("--source", source, "--limit", 0)
+    assert len(read(tmp_path / "train.jsonl")) == 60
+
+
+def test_held_out_rows_share_no_ingredient_with_the_others(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    source = save_jsonl(tmp_path / "rows.jsonl", make_rows())
+    code, out, _ = convert("--source", source, "--val-split", 0.4)
+    assert code == 0
+    train, val = read(tmp_path / "train.jsonl"), read(tmp_path / "val.jsonl")
+    assert (len(train), len(val)) == (36, 24)  # 3 and 2 of 5 ingredients, 12 rows each
+    # The company is named after the ingredient, which makes it its key.
+    answers = [
+        {e["metadata"]["expected_answer"] for e in part if e["metadata"]["task_name"][:3] == "app"}
+        for part in (train, val)
+    ]
+    assert (len(answers[0]), len(answers[1])) == (3, 2)
+    assert not answers[0] & answers[1]
+    assert out.endswith("\nDone! 36 rows to train on, 24 held out\n")
+    assert "Note:" not in out
+
+
+def test_the_split_depends_on_the_rows_alone(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    rows = make_rows()
+    seen = []
+    for name, order in (("a", rows), ("b", rows), ("c", rows[::-1])):
+        source = save_jsonl(tmp_path / f"{name}.jsonl", order)
+        convert("--source", source, "--val-split", 0.2)
+        val = read(tmp_path / "val.jsonl")
+        seen.append(sorted(json.dumps(entry) for entry in val))
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_rows_of_a_trial_without_ingredient_are_left_out_and_counted(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    rows = make_rows()[1:]  # the first trial has lost its ingredient
+    rows.append({"prompt": "No trial here.", "gold": "x", "task_name": "Ingredient", "split": "s"})
+    source = save_jsonl(tmp_path / "rows.jsonl", rows)
+    _, out, _ = convert("--source", source, "--val-split", 0.4)
+    assert "Left out 3 rows whose ingredient is not known: they could be in both.\n" in out
+    assert len(read(tmp_path / "train.jsonl")) + len(read(tmp_path / "val.jsonl")) == 57
+
+
+def test_an_old_val_file_is_pointed_out(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "val.jsonl").write_text("old")
+    _, out, _ = convert("--source", save_jsonl(tmp_path / "rows.jsonl", make_rows(1)))
+    assert (
+        f"Note: {tmp_path}/val.jsonl is of an earlier conversion and may share answers with "
+        f"{tmp_path}/train.jsonl\n"
+    ) in out
+    assert (tmp_path / "val.jsonl").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "task_name": "t"}, "row 1 has no column gold; it has prompt, task_name"),
+        (
+            {"prompt": "", "gold": "g", "task_name": "t"},
+            "row 1 has an empty prompt or task_name",
+        ),
+    ],
+)
+def test_rows_in_another_form_are_refused(
+    convert: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    row: dict[str, Any],
+    message: str,
+) -> None:
+    source = save_jsonl(tmp_path / "rows.jsonl", [row])
+    assert convert("--source", source)[::2] == (1, f"Error: {message}\n")
+    assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_impossible_shares_are_refused(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    one = save_jsonl(tmp_path / "one.jsonl", make_rows(1))
+    assert convert("--source", one, "--val-split", 0.5)[2] == (
+        "Error: --val-split needs two ingredients at least; these rows have trials of 1\n"
+    )
+    all_rows = save_jsonl(tmp_path / "rows.jsonl", make_rows())
+    assert convert("--source", all_rows, "--val-split", 0.1)[2] == (
+        "Error: --val-split 0.1 of 60 rows is less than the 12 rows of any ingredient; take a "
+        "larger share\n"
+    )
+
+
+def test_sources_that_cannot_be_read_are_named(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    assert convert("--source", gone)[2] == f"Error: there is no file or folder {gone}\n"
+    odd = tmp_path / "rows.xlsx"
+    odd.write_text("")
+    assert convert("--source", odd)[2] == (
+        f"Error: {odd} is none of .parquet, .jsonl, .json, .csv\n"
+    )
+    bad = tmp_path / "rows.parquet"
+    bad.write_text("not parquet")
+    code, _, err = convert("--source", bad)
+    assert code == 1
+    assert err.startswith(f"Error: {bad} cannot be read: ")
+    assert "Traceback" not in err
+
+
+def test_without_a_network_the_message_says_how_to_go_on(
+    convert: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    for name in ("HF_HUB_OFFLINE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    code, out, err = convert()
+    assert (code, out) == (1, "Loading AIM-Harvard/MedBrowseComp, split MedBrowseComp_605...\n")
+    assert err == (
+        "Error: 127.0.0.1 cannot be reached (Connection refused). Where there is a network: hf "
+        "download AIM-Harvard/MedBrowseComp --repo-type dataset --local-dir medbrowsecomp; then "
+        "here: python convert_dataset.py --source medbrowsecomp\n"
+    )
+    assert not (tmp_path / "train.jsonl").exists()

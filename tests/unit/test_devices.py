@@ -1,0 +1,220 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from rnow.devices import Devices, Gpu, find_devices, where_to_run
+from rnow.errors import ModelError
+from rnow.model_files import ModelFiles, find_model
+
+H200 = Gpu(kind="cuda", name="NVIDIA H200", memory_mib=143771)
+L4 = Gpu(kind="cuda", name="NVIDIA L4", memory_mib=23034)
+NO_GPU = Devices(gpus=(), reason="no nvidia-smi, no NVIDIA driver, no ROCm")
+ONE_GPU = Devices(gpus=(H200,), reason="")
+
+TWO_CARDS = """
+echo "0, GPU-aaa1, 143771, NVIDIA H200"
+echo "1, GPU-bbb2, 23034, NVIDIA L4"
+"""
+
+
+def write_nvidia_smi(folder: Path, script: str) -> dict[str, str]:
+    """Return an environment whose PATH holds an nvidia-smi that runs `script`."""
+    folder.mkdir(exist_ok=True)
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}")
+    program.chmod(0o755)
+    return {"PATH": str(folder)}
+
+
+def save_model(folder: Path, num_bytes: int) -> Path:
+    folder.mkdir(parents=True)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(num_bytes)
+    return folder
+
+
+def model(path: str, *, folder: Path | None = None, weight_bytes: int | None = None) -> ModelFiles:
+    return ModelFiles(key="model.path", path=path, folder=folder, weight_bytes=weight_bytes)
+
+
+def test_a_machine_without_gpu_says_where_it_looked(tmp_path: Path) -> None:
+    assert find_devices({"PATH": str(tmp_path)}, root=tmp_path) == NO_GPU
+
+
+def test_gpus_are_what_nvidia_smi_lists(tmp_path: Path) -> None:
+    environ = write_nvidia_smi(tmp_path, TWO_CARDS)
+    assert find_devices(environ, root=tmp_path) == Devices(gpus=(H200, L4), reason="")
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpus"),
+    [
+        ("1", (L4,)),
+        ("1,0", (L4, H200)),
+        ("GPU-bbb", (L4,)),
+        ("0,7,1", (H200,)),
+        ("MIG-ccc", (Gpu(kind="cuda", name="MIG-ccc", memory_mib=None),)),
+    ],
+)
+def test_cuda_visible_devices_chooses(tmp_path: Path, setting: str, gpus: tuple[Gpu, ...]) -> None:
+    environ = write_nvidia_smi(tmp_path, TWO_CARDS) | {"CUDA_VISIBLE_DEVICES": setting}
+    assert find_devices(environ, root=tmp_path) == Devices(gpus=gpus, reason="")
+
+
+@pytest.mark.parametrize("setting", ["", "-1"])
+def test_cuda_visible_devices_can_hide_all(tmp_path: Path, setting: str) -> None:
+    environ = write_nvidia_smi(tmp_path, TWO_CARDS) | {"CUDA_VISIBLE_DEVICES": setting}
+    assert find_devices(environ, root=tmp_path) == Devices(
+        gpus=(), reason=f"CUDA_VISIBLE_DEVICES='{setting}' hides 2 NVIDIA GPUs"
+    )
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo no devices were found", "exec /bin/sleep 60"])
+def test_without_an_answer_of_nvidia_smi_the_driver_is_read(tmp_path: Path, script: str) -> None:
+    environ = write_nvidia_smi(tmp_path / "bin", script)
+    card = tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0"
+    card.mkdir(parents=True)
+    (card / "information").write_text("Model: \t\t NVIDIA H200\nGPU UUID: \t GPU-aaa1\n")
+    start = time.monotonic()
+    devices = find_devices(environ, root=tmp_path, deadline_s=0.2)
+    assert devices.gpus == (Gpu(kind="cuda", name="NVIDIA H200", memory_mib=None),)
+    assert time.monotonic() - start < 5
+
+
+def test_device_files_alone_are_gpus(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia0", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / "dev" / name).touch()
+    gpus = find_devices({"PATH": str(tmp_path)}, root=tmp_path).gpus
+    assert gpus == (Gpu(kind="cuda", name="NVIDIA GPU", memory_mib=None),)
+
+
+def test_amd_gpus_are_the_nodes_with_shader_units(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/kfd").touch()
+    nodes = tmp_path / "sys/class/kfd/kfd/topology/nodes"
+    for name, num_simd in (("0", 0), ("1", 416), ("2", 304)):
+        (nodes / name / "mem_banks/0").mkdir(parents=True)
+        text = f"simd_count {num_simd}\ngfx_target_version 90402\n"
+        (nodes / name / "properties").write_text(text)
+        bank = f"heap_type 1\nsize_in_bytes {192 << 30}\n"
+        (nodes / name / "mem_banks/0/properties").write_text(bank)
+    card = Gpu(kind="rocm", name="AMD GPU gfx90402", memory_mib=192 << 10)
+    environ = {"PATH": str(tmp_path)}
+    assert find_devices(environ, root=tmp_path).gpus == (card, card)
+    assert find_devices(environ | {"HIP_VISIBLE_DEVICES": "1"}, root=tmp_path).gpus == (card,)
+
+
+def test_a_model_is_a_folder_of_the_project_first(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "models/student", 1000)
+    assert find_model("model.path", "models/student", project=tmp_path, environ={}) == ModelFiles(
+        key="model.path", path="models/student", folder=folder, weight_bytes=1000
+    )
+
+
+def test_a_model_in_the_cache_is_found(tmp_path: Path) -> None:
+    repository = tmp_path / "hub/models--Qwen--Qwen3-0.6B"
+    folder = save_model(repository / "snapshots/abc", 1500)
+    environ = {"HF_HOME": str(tmp_path)}
+    (repository / "refs").mkdir()
+    assert find_model("model.path", "Qwen/Qwen3-0.6B", project=tmp_path, environ=environ) == model(
+        "Qwen/Qwen3-0.6B"
+    )
+    (repository / "refs/main").write_text("abc\n")
+    found = model("Qwen/Qwen3-0.6B", folder=folder, weight_bytes=1500)
+    assert find_model("model.path", "Qwen/Qwen3-0.6B", project=tmp_path, environ=environ) == found
+
+
+@pytest.mark.parametrize(
+    ("environ", "cache"),
+    [
+        ({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, "/a"),
+        ({"HF_HOME": "/b", "XDG_CACHE_HOME": "/c"}, "/b/hub"),
+        ({"XDG_CACHE_HOME": "/c", "HOME": "/d"}, "/c/huggingface/hub"),
+        ({"HOME": "/d"}, "/d/.cache/huggingface/hub"),
+    ],
+)
+def test_the_cache_is_where_hugging_face_keeps_it(environ: dict[str, str], cache: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        where_to_run("auto", devices=NO_GPU, models=[model("a/b")], environ=environ)
+    assert f"({cache})" in str(caught.value)
+
+
+def test_a_download_that_was_broken_off_is_not_on_this_machine(tmp_path: Path) -> None:
+    repository = tmp_path / "models--a--b"
+    folder = save_model(repository / "snapshots/abc", 1500)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("abc")
+    index = {"weight_map": {"x": "model.safetensors", "y": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    environ = {"HF_HUB_CACHE": str(tmp_path)}
+    assert find_model("model.path", "a/b", project=tmp_path, environ=environ) == model("a/b")
+
+
+def test_small_models_on_this_machine_run_on_the_cpu(tmp_path: Path) -> None:
+    small = find_model("model.path", str(save_model(tmp_path / "s", 10**6)), project=tmp_path)
+    assert where_to_run("auto", devices=NO_GPU, models=[small, small]) == "cpu"
+
+
+def test_a_gpu_takes_what_is_yet_to_be_downloaded() -> None:
+    models = [model("Qwen/Qwen3-8B")]
+    device = where_to_run("auto", devices=ONE_GPU, models=models, torch_version="2.13.0+cu130")
+    assert device == "cuda"
+
+
+def test_without_gpu_all_that_is_missing_is_in_one_message(tmp_path: Path) -> None:
+    cache = {"HF_HOME": str(tmp_path)}
+    student = find_model("model.path", "Qwen/Qwen3-8B", project=tmp_path, environ=cache)
+    teacher = find_model("teacher.path", "Qwen/Qwen3-32B", project=tmp_path, environ=cache)
+    with pytest.raises(ModelError) as caught:
+        where_to_run("auto", devices=NO_GPU, models=[student, teacher], environ=cache)
+    where = f"neither a folder nor in the Hugging Face cache ({tmp_path}/hub)"
+    assert str(caught.value) == (
+        "Qwen/Qwen3-8B and Qwen/Qwen3-32B need GPUs, and none was found here (no nvidia-smi, no "
+        "NVIDIA driver, no ROCm)\n"
+        f"  model.path: Qwen/Qwen3-8B is {where}, and without a GPU nothing is downloaded\n"
+        f"  teacher.path: Qwen/Qwen3-32B is {where}, and without a GPU nothing is downloaded\n"
+        "To see the same loop on this machine's CPU: rnow demo\n"
+        "To try anyway: engine.kind=local"
+    )
+
+
+def test_big_weights_need_a_gpu(tmp_path: Path) -> None:
+    big = find_model(
+        "teacher.path", str(save_model(tmp_path / "big", 16 * 10**9)), project=tmp_path
+    )
+    with pytest.raises(ModelError) as caught:
+        where_to_run("auto", devices=NO_GPU, models=[big])
+    assert str(caught.value) == (
+        f"{tmp_path}/big needs a GPU, and none was found here (no nvidia-smi, no NVIDIA driver, no "
+        "ROCm)\n"
+        f"  teacher.path: {tmp_path}/big has 16.0 GB of weights; up to 4 GB run on a CPU\n"
+        "To see the same loop on this machine's CPU: rnow demo\n"
+        "To try anyway: engine.kind=local"
+    )
+
+
+def test_engine_kind_local_tries_anyway() -> None:
+    assert where_to_run("local", devices=NO_GPU, models=[model("Qwen/Qwen3-32B")]) == "cpu"
+
+
+def test_a_torch_for_cpus_makes_no_use_of_a_gpu() -> None:
+    with pytest.raises(ModelError, match=r"^a/b needs a GPU, and none was found here ") as caught:
+        where_to_run("auto", devices=ONE_GPU, models=[model("a/b")], torch_version="2.13.0+cpu")
+    assert "(there is NVIDIA H200, but torch 2.13.0+cpu cannot use it)" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["auto", "local"])
+def test_a_folder_that_is_not_there_is_refused_everywhere(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "empty").mkdir()
+    student = find_model("model.path", "./models/student", project=tmp_path)
+    teacher = find_model("teacher.path", "empty", project=tmp_path)
+    with pytest.raises(ModelError) as caught:
+        where_to_run(kind, devices=ONE_GPU, models=[student, teacher], torch_version="2.13.0+cu130")
+    assert str(caught.value) == (
+        "./models/student and empty cannot be loaded\n"
+        "  model.path: there is no folder ./models/student\n"
+        f"  teacher.path: {tmp_path}/empty has no weights, or not all of their parts"
+    )

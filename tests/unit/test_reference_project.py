@@ -1,0 +1,112 @@
+"""The repository's root is a project that `rnow run .` takes, and the medbrowsecomp template."""
+
+import ast
+import json
+import re
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import rnow.scaffold
+from rnow.config import load_config
+from rnow.data import load_prompts
+from rnow.grading import grade
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = Path(rnow.scaffold.__file__).parent / "templates" / "medbrowsecomp"
+FILES = ["config.yml", "convert_dataset.py", "tools.py", "train.jsonl"]
+
+
+def load_converter() -> ModuleType:
+    spec = spec_from_file_location("convert_dataset", ROOT / "convert_dataset.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_packaged_template_is_the_root_project(name: str) -> None:
+    assert (TEMPLATE / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+def test_the_packaged_template_holds_nothing_else() -> None:
+    assert sorted(file.name for file in TEMPLATE.iterdir() if file.is_file()) == FILES
+
+
+def test_config_says_what_the_reference_project_is() -> None:
+    loaded = load_config(ROOT)
+    config = loaded.config
+    assert loaded.notices == ()
+    assert config.teacher is not None
+    assert config.dataset_type == "distill"
+    assert (config.model.path, config.teacher.path) == ("Qwen/Qwen3-8B", "Qwen/Qwen3-32B")
+    assert config.algorithm.kl_penalty_coef == 0.1
+    assert config.rollout.max_turns == 10
+    assert config.rollout.max_context_window >= 16384
+    assert config.rollout.tool_timeout == 120
+    # Ten pages at their cap, and what is said between them, fit in the window.
+    assert config.rollout.max_tool_response == 3000
+    assert 10 * config.rollout.max_tool_response < config.rollout.max_context_window
+    assert (config.data.batch_size, config.data.group_size) == (4, 4)
+    assert (config.trainer.num_epochs, config.trainer.save_step) == (3, 50)
+    assert config.browser.contact is None
+    assert "clinicaltrials.gov" in config.browser.allow_hosts
+    assert "*" not in config.browser.allow_hosts
+
+
+def test_every_host_that_a_model_is_told_of_may_be_browsed() -> None:
+    allowed = load_config(ROOT).config.browser.allow_hosts
+    texts = [(ROOT / "tools.py").read_text(), load_converter().SYSTEM_PROMPT]
+    hosts = {host for text in texts for host in re.findall(r"https://([\w.-]+)/", text)}
+    assert hosts == {"clinicaltrials.gov", "www.accessdata.fda.gov"}
+    assert hosts <= set(allowed)
+
+
+def test_samples_are_read_and_are_in_the_converter_s_form() -> None:
+    prompts = load_prompts(ROOT / "train.jsonl", tool_names=["browse"], batch_size=4)
+    assert len(prompts) == 8
+    for prompt in prompts:
+        assert [message["role"] for message in prompt.messages] == ["system", "user"]
+        assert prompt.messages[0]["content"] == load_converter().SYSTEM_PROMPT
+        assert sorted(prompt.metadata) == ["expected_answer", "split", "task_name"]
+
+
+def test_samples_are_invented() -> None:
+    text = (ROOT / "train.jsonl").read_text()
+    # No real trial has a number that begins with 9.
+    assert {trial[:4] for trial in re.findall(r"NCT\d{8}", text)} == {"NCT9"}
+    assert {json.loads(line)["metadata"]["split"] for line in text.splitlines()} == {"invented"}
+
+
+def test_each_sample_s_answer_is_correct_in_the_form_that_its_question_asks_for() -> None:
+    for prompt in load_prompts(ROOT / "train.jsonl"):
+        task, expected = prompt.metadata["task_name"], prompt.metadata["expected_answer"]
+        label = re.search(r"in the form (\w+): ", prompt.messages[-1]["content"])
+        assert label is not None
+        assert grade(task, expected, f"{label[1]}: {expected}").correct
+        assert not grade(task, expected, f"{label[1]}: something else").correct
+
+
+def test_the_tool_is_one_that_the_public_client_would_take() -> None:
+    (function,) = (
+        node
+        for node in ast.parse((ROOT / "tools.py").read_text()).body
+        if isinstance(node, ast.AsyncFunctionDef)
+    )
+    assert ast.unparse(function).startswith(
+        "@tool\nasync def browse(url: str, page: int=1) -> str:\n"
+    )
+    docstring = ast.get_docstring(function)
+    assert docstring is not None
+    assert "page=2" in docstring
+
+
+def test_the_converter_is_importable_without_datasets() -> None:
+    before = set(sys.modules)
+    load_converter()
+    assert not {"datasets", "torch"} & (set(sys.modules) - before)

@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+
+from rnow.errors import CheckpointError
+from rnow.resume import check_resumable
+from rnow.rundir import RunDirectory, slug
+
+
+def make_run(folder: Path) -> RunDirectory:
+    run = RunDirectory(folder)
+    run.open()
+    return run
+
+
+def test_a_second_run_in_one_folder_is_refused_with_the_holder(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a")
+    first.write_state(step=1, num_steps=9, finished=False)
+    holder = first.state()["holder"]
+    with pytest.raises(CheckpointError) as caught:
+        make_run(tmp_path / "a")
+    assert str(caught.value) == (
+        f"{tmp_path / 'a'} is held by a run with pid {holder['pid']} on {holder['host']}; "
+        "wait for it, stop it, or use --fresh"
+    )
+    first.close()
+    make_run(tmp_path / "a").close()
+
+
+def test_fresh_never_takes_a_folder_that_is_there(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        run = RunDirectory.choose(tmp_path, "clinic", fresh=True)
+        run.path.mkdir(parents=True)
+        names.append(run.path.name)
+    assert names == ["clinic", "clinic-2", "clinic-3"]
+    assert RunDirectory.choose(tmp_path, "clinic", fresh=False).path.name == "clinic"
+
+
+def test_rewinding_forgets_what_an_unfinished_step_left(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    for step in range(4):
+        run.append_metrics({"step": step, "reverse_kl": 0.5})
+        run.trajectories(step).write_text("{}\n")
+    run.rewind(2)
+    assert [line["step"] for line in run.read_metrics()] == [0, 1]
+    # The journal of step 2 itself stays: its trajectories are taken up again.
+    names = sorted(path.name for path in (run.path / "trajectories").iterdir())
+    assert names == ["000000.jsonl", "000001.jsonl", "000002.jsonl"]
+    run.close()
+
+
+def test_only_the_newest_checkpoints_and_policies_are_kept(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    for step in (10, 20, 30, 40):
+        run.checkpoint(step).mkdir(parents=True)
+        run.policy(step).mkdir()
+    run.latest.mkdir()
+    run.forget_checkpoints(keep_last=2)
+    run.forget_policies(before=30)
+    assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == [
+        "000030",
+        "000040",
+        "latest",
+    ]
+    assert sorted(path.name for path in (run.path / "policies").iterdir()) == ["000030", "000040"]
+    run.close()
+
+
+def test_a_torn_line_of_metrics_is_passed_over(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    run.append_metrics({"step": 0, "reverse_kl": 0.5})
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 1, "reve')
+    assert run.read_metrics() == [{"step": 0, "reverse_kl": 0.5}]
+    run.close()
+
+
+def test_a_project_name_becomes_a_folder_name() -> None:
+    assert (
+        slug("MedBrowse Agent (On-Policy Distillation)") == "medbrowse-agent-on-policy-distillation"
+    )
+    assert slug("…") == "run"
+
+
+def test_another_model_or_rank_is_refused_with_the_difference() -> None:
+    before = {"model": {"path": "a", "qlora_rank": 8}, "trainer": {"learning_rate": 1e-3}}
+    now = {"model": {"path": "b", "qlora_rank": 8}, "trainer": {"learning_rate": 1e-3}}
+    with pytest.raises(CheckpointError) as caught:
+        check_resumable(before, now)
+    assert str(caught.value) == (
+        "the unfinished run was made with another config:\n"
+        "  model.path: the run has 'a', config.yml now says 'b'\n"
+        "Put these back to go on with it, or use --fresh to begin another run"
+    )
+
+
+def test_a_changed_learning_rate_is_taken_over_and_said() -> None:
+    before = {"algorithm": {"kl_penalty_coef": 1.0}, "trainer": {"learning_rate": 1e-3}}
+    now = {"algorithm": {"kl_penalty_coef": 0.5}, "trainer": {"learning_rate": 1e-4}}
+    assert check_resumable(before, now) == (
+        "algorithm.kl_penalty_coef: 1.0 becomes 0.5",
+        "trainer.learning_rate: 0.001 becomes 0.0001",
+    )
+
+
+def test_what_only_says_how_visibly_a_run_goes_may_change_in_silence() -> None:
+    before = {"trainer": {"save_step": 5, "eval_step": 0}, "rollout": {"concurrency": 8}}
+    now = {"trainer": {"save_step": -1, "eval_step": 2}, "rollout": {"concurrency": 64}}
+    assert check_resumable(before, now) == ()

@@ -1,0 +1,70 @@
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from rnow.errors import Interrupted
+from rnow.stopping import StopRequest
+
+
+async def forever(cancelled: list[str]) -> None:
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        cancelled.append("cancelled")
+        raise
+
+
+@pytest.mark.parametrize(
+    ("number", "reason", "exit_code"),
+    [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)],
+)
+async def test_a_signal_cuts_rollouts_short(
+    number: signal.Signals, reason: str, exit_code: int
+) -> None:
+    stop = StopRequest()
+    stop.listen()
+    cancelled: list[str] = []
+    try:
+        asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), number)
+        with pytest.raises(Interrupted, match=reason) as caught:
+            await stop.cut(forever(cancelled))
+    finally:
+        stop.forget()
+    assert caught.value.exit_code == exit_code
+    assert cancelled == ["cancelled"]
+
+
+async def test_a_signal_lets_an_update_end_and_is_heard_afterwards() -> None:
+    stop = StopRequest()
+    stop.listen()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.to_thread(time.sleep, 0.05)
+        with pytest.raises(Interrupted):
+            stop.check()
+    finally:
+        stop.forget()
+
+
+async def test_the_time_limit_ends_a_run_with_exit_code_0() -> None:
+    stop = StopRequest(max_time_s=0.01)
+    with pytest.raises(Interrupted, match=r"trainer\.max_time_s") as caught:
+        await stop.cut(forever([]))
+    assert caught.value.exit_code == 0
+
+
+async def test_work_that_is_not_cut_gives_its_result_or_its_error() -> None:
+    stop = StopRequest(max_time_s=60)
+
+    async def work() -> int:
+        return 7
+
+    async def broken() -> int:
+        raise ZeroDivisionError
+
+    assert await stop.cut(work()) == 7
+    with pytest.raises(ZeroDivisionError):
+        await stop.cut(broken())

@@ -1,0 +1,184 @@
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from rnow.engines.base import Scores
+from rnow.engines.scripted import ScriptedEngine
+from rnow.errors import EngineError, TeacherError
+from rnow.records import EndReason, RolloutId, StopReason, Trajectory, Turn
+from rnow.teacher import Teacher
+
+
+def logprob(ids: Sequence[int]) -> float:
+    """A number that depends on the token and on how far it stands: never the same twice."""
+    return -0.1 * ids[-1] - 0.01 * len(ids)
+
+
+def make_trajectory() -> Trajectory:
+    nan = np.nan
+    return Trajectory(
+        id=RolloutId(0, 5, 1),
+        token_ids=np.array([7, 8, 9, 2, 5, 6, 2], dtype=np.int32),
+        action_mask=np.array([0, 0, 1, 1, 0, 1, 1], dtype=np.bool_),
+        turn_index=np.array([-1, -1, 0, 0, 0, 1, 1], dtype=np.int32),
+        sampler_logprobs=np.array([nan, nan, -1, -1, nan, -1, -1], dtype=np.float32),
+        policy_version=np.array([-1, -1, 0, 0, -1, 0, 0], dtype=np.int32),
+        turns=(
+            Turn(start=2, end=4, stop_reason=StopReason.STOP, tool_calls=(), duration_s=0.0),
+            Turn(start=5, end=7, stop_reason=StopReason.STOP, tool_calls=(), duration_s=0.0),
+        ),
+        end_reason=EndReason.ANSWER,
+        num_drift_tokens=0,
+        duration_s=0.0,
+    )
+
+
+def make_teacher(engine: ScriptedEngine, *, timeout_s: float = 5.0) -> Teacher:
+    return Teacher(engine, concurrency=2, tolerance=1e-3, timeout_s=timeout_s)
+
+
+class FaultyEngine(ScriptedEngine):
+    """Scores like its parent, but the answers of `faults` come first, one a call."""
+
+    def __init__(self, *faults: Exception | np.ndarray | float) -> None:
+        super().__init__([], logprob=logprob)
+        self.faults = list(faults)
+
+    async def score(
+        self,
+        token_ids: Sequence[int],
+        *,
+        start: int,
+        num_top: int = 0,
+        policy_version: int | None = None,
+    ) -> Scores:
+        scores = await super().score(
+            token_ids, start=start, num_top=num_top, policy_version=policy_version
+        )
+        if not self.faults:
+            return scores
+        fault = self.faults.pop(0)
+        if isinstance(fault, Exception):
+            raise fault
+        if isinstance(fault, float):
+            await asyncio.sleep(fault)
+            return scores
+        return Scores(
+            logprobs=fault.astype(np.float32),
+            top_ids=scores.top_ids,
+            top_logprobs=scores.top_logprobs,
+        )
+
+
+async def test_action_tokens_alone_get_the_teachers_log_probability() -> None:
+    engine = ScriptedEngine([], logprob=logprob)
+    scored = await make_teacher(engine).score(make_trajectory())
+    nan = np.nan
+    expected = np.array(
+        [nan, nan, -0.1 * 9 - 0.03, -0.1 * 2 - 0.04, nan, -0.1 * 6 - 0.06, -0.1 * 2 - 0.07],
+        dtype=np.float32,
+    )
+    np.testing.assert_allclose(scored.teacher_logprobs, expected)
+
+
+async def test_a_trajectory_is_scored_in_one_request_from_its_first_action_on() -> None:
+    engine = ScriptedEngine([], logprob=logprob)
+    await make_teacher(engine).score(make_trajectory())
+    assert [(request.token_ids, request.start) for request in engine.scores] == [
+        ((7, 8, 9, 2, 5, 6, 2), 2)
+    ]
+
+
+async def test_a_transient_failure_is_retried() -> None:
+    engine = FaultyEngine(EngineError("busy"), EngineError("busy"))
+    scored = await make_teacher(engine).score(make_trajectory())
+    assert np.isfinite(scored.teacher_logprobs[2])
+    assert len(engine.scores) == 3
+
+
+async def test_the_third_failure_is_an_error_that_says_what_the_engine_said() -> None:
+    engine = FaultyEngine(*[EngineError("status 500 from /score")] * 3)
+    with pytest.raises(TeacherError) as caught:
+        await make_teacher(engine).score(make_trajectory())
+    assert str(caught.value) == "the teacher could not score 0.5.1: status 500 from /score"
+
+
+async def test_a_teacher_that_never_answers_is_an_error_with_a_name() -> None:
+    engine = FaultyEngine(9.0, 9.0, 9.0)
+    with pytest.raises(TeacherError) as caught:
+        await make_teacher(engine, timeout_s=0.02).score(make_trajectory())
+    assert str(caught.value) == (
+        "the teacher could not score 0.5.1: teacher.score of 0.5.1 has waited 0.02 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            np.array([-1.0, -1.0, -1.0, -1.0]),
+            "the teacher gave 4 log-probabilities for 0.5.1, 4 of them finite, not 5",
+        ),
+        (
+            np.array([-1.0, np.nan, -1.0, -np.inf, -1.0]),
+            "the teacher gave 5 log-probabilities for 0.5.1, 3 of them finite, not 5",
+        ),
+    ],
+)
+async def test_a_missing_or_infinite_log_probability_is_never_a_number(
+    answer: np.ndarray, message: str
+) -> None:
+    with pytest.raises(TeacherError) as caught:
+        await make_teacher(FaultyEngine(answer)).score(make_trajectory())
+    assert str(caught.value) == message
+
+
+async def test_preflight_refuses_a_teacher_that_contradicts_itself() -> None:
+    answers = [np.array([-1.0, -1.5]), np.array([-1.0, -1.52])]
+    with pytest.raises(TeacherError) as caught:
+        await make_teacher(FaultyEngine(*answers, *answers)).preflight(
+            [3, 4, 5], max_context_window=8
+        )
+    assert str(caught.value) == (
+        "the teacher answers the same 3 tokens, sent 4 times at once, differently: up to 0.02 nats "
+        "apart (tolerance 0.001). Turn its prefix cache off, or use a wider dtype"
+    )
+
+
+async def test_preflight_refuses_a_teacher_without_weights() -> None:
+    engine = ScriptedEngine([], logprob=lambda ids: -6.931)
+    with pytest.raises(TeacherError) as caught:
+        await make_teacher(engine).preflight([3, 4, 5], max_context_window=8)
+    assert str(caught.value) == (
+        "the teacher finds every token equally likely (-6.931 nats): its weights are not loaded"
+    )
+
+
+async def test_preflight_scores_the_longest_allowed_trajectory() -> None:
+    engine = ScriptedEngine([], logprob=logprob)
+    await make_teacher(engine).preflight([3, 4, 5], max_context_window=8)
+    assert engine.scores[-1].token_ids == (3, 4, 5, 3, 4, 5, 3, 4)
+    faulty = FaultyEngine(*[np.array([-1.0, -2.0])] * 4, *[EngineError("out of memory")] * 3)
+    with pytest.raises(TeacherError) as caught:
+        await make_teacher(faulty).preflight([3, 4, 5], max_context_window=8)
+    assert str(caught.value) == (
+        "the teacher cannot score 8 tokens, the longest trajectory that rollout.max_context_window "
+        "allows; lower it. It said: the teacher could not score preflight, longest: out of memory"
+    )
+
+
+async def test_a_teacher_that_changes_stops_the_run_at_the_next_step() -> None:
+    weights = {"scale": 1.0}
+    engine = ScriptedEngine([], logprob=lambda ids: weights["scale"] * logprob(ids))
+    teacher = make_teacher(engine)
+    await teacher.preflight([3, 4, 5], max_context_window=8)
+    await teacher.check_health()
+    weights["scale"] = 1.5
+    with pytest.raises(TeacherError) as caught:
+        await teacher.check_health()
+    assert str(caught.value) == (
+        "the teacher has changed since the run began: it now answers up to 0.265 nats away on a "
+        "fixed sequence (tolerance 0.001). Was it restarted with other weights?"
+    )

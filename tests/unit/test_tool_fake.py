@@ -1,0 +1,52 @@
+from rnow.core import ToolArgs
+from rnow.records import RolloutId, ToolOutcome
+from rnow.tools.base import ToolCall, ToolRunner, ToolSchema
+from rnow.tools.counts import count
+from rnow.tools.fake import ScriptedTools
+
+
+def look(key: str, args: ToolArgs) -> str:
+    """Look something up."""
+    count("looks")
+    return f"{key} of {args.metadata['task']}"
+
+
+async def fail(key: str) -> str:
+    """Fail."""
+    raise LookupError(f"no {key}")
+
+
+async def test_scripted_tools_answer_as_real_ones_do() -> None:
+    tools = ScriptedTools({"look": look, "fail": fail})
+    runner: ToolRunner = tools
+    rollout = RolloutId(0, 1, 2)
+
+    async def ask(name: str, **arguments: object) -> tuple[ToolOutcome, str, dict[str, int]]:
+        call = ToolCall(name=name, arguments=arguments, raw="")
+        answer = await runner.call(
+            call, rollout=rollout, allowed=("look", "fail"), metadata={"task": "t"}
+        )
+        return answer.outcome, answer.text, dict(answer.counts)
+
+    assert await ask("look", key=5) == (ToolOutcome.OK, "5 of t", {"looks": 1})
+    assert await ask("fail", key="x") == (
+        ToolOutcome.ERROR,
+        "<tool_error>no x</tool_error>",
+        {},
+    )
+    assert await ask("other") == (
+        ToolOutcome.MODEL_ERROR,
+        "<tool_error>Tool 'other' not found in registry</tool_error>",
+        {},
+    )
+    assert tools.calls == [(rollout, "look", {"key": "5"}), (rollout, "fail", {"key": "x"})]
+    assert runner.schemas[0] == ToolSchema(
+        name="look",
+        description="Look something up.",
+        parameters={
+            "type": "object",
+            "properties": {"key": {"type": "string"}},
+            "required": ["key"],
+            "additionalProperties": False,
+        },
+    )
