@@ -222,7 +222,7 @@ def _load(project: Path, overrides: list[str], console: "Console") -> "LoadedCon
 
     loaded = load_config(project, overrides=overrides)
     for line in (*loaded.notices, *loaded.overrides):
-        console.print(line, style="yellow", markup=False, highlight=False)
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return loaded
 
 
@@ -234,7 +234,7 @@ def _report_check(project: Path, overrides: list[str], console: "Console | None"
         typer.echo(as_json(report))
     else:
         for line in report.lines():
-            console.print(line, markup=False, highlight=False)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
 

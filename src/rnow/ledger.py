@@ -9,9 +9,9 @@ into being, and never again. Nothing sampled is decoded and encoded again. The e
 an action where the student sampled it; where it did not (the generation was cut, or ended with
 another stop token) the bridge brings one that is no action.
 
-A bridge is appended only when a generation follows it, so a trajectory ends with its last sampled
-token. What the tools of the last turn said stands in `turns[-1].tool_calls`: as tokens it would be
-context without an action behind it, which teacher and trainer pay for and learn nothing from.
+A trajectory ends with its last sampled token, also where a bridge was appended after it. What the
+tools of the last turn said stands in `turns[-1].tool_calls`: as tokens it would be context without
+an action behind it, which teacher and trainer pay for and learn nothing from.
 """
 
 import math
@@ -71,13 +71,10 @@ class Ledger:
         """Note what became of the last turn's calls; their texts become tokens with the bridge."""
         self._turns[-1] = replace(self._turns[-1], tool_calls=tuple(records))
 
-    def room_after(self, bridge: Sequence[int], *, window: int) -> int:
-        """Return how many tokens of `window` are left after this bridge; negative: too long."""
-        return window - len(self) - len(self._without_sampled_end(bridge))
-
     def add_bridge(self, bridge: Sequence[int]) -> None:
         """Append what stands before the next generation; its first id ends the turn."""
-        self._append(self._without_sampled_end(bridge), None, -1)
+        end_was_sampled = self._action_mask[-1] and self._token_ids[-1] == bridge[0]
+        self._append(bridge[1:] if end_was_sampled else bridge, None, -1)
 
     def close(self, *, id: RolloutId, end_reason: EndReason, duration_s: float) -> Trajectory:
         """Return the trajectory, up to its last sampled token; there must be one."""
@@ -94,10 +91,6 @@ class Ledger:
             num_drift_tokens=self._num_drift_tokens,
             duration_s=duration_s,
         )
-
-    def _without_sampled_end(self, bridge: Sequence[int]) -> Sequence[int]:
-        sampled_end = self._action_mask[-1] and self._token_ids[-1] == bridge[0]
-        return bridge[1:] if sampled_end else bridge
 
     def _append(
         self, ids: Sequence[int], logprobs: Sequence[float] | None, policy_version: int

@@ -1,5 +1,6 @@
 """What one sees of a run: a bar on a terminal, plain lines elsewhere; metrics.jsonl always."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from rnow.alarms import alarms
 from rnow.rundir import RunDirectory
 
 __all__ = ["Monitor"]
+
+_log = logging.getLogger(__name__)
 
 
 class Monitor:
@@ -51,7 +54,8 @@ class Monitor:
         self._progress.stop()
 
     def say(self, line: str) -> None:
-        """Show one line, above the bar where there is one."""
+        """Show one line, above the bar where there is one, and keep it in controller.log."""
+        _log.info(line)
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def begin_step(self, step: int) -> None:

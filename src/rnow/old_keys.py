@@ -102,13 +102,8 @@ def refuse_flat_form(source: ConfigSource) -> None:
 def take_project_name(source: ConfigSource) -> str | None:
     """Take project_name out of `source`: no setting, but what the user calls the run."""
     key = "project_name"
-    if not source.has(key):
-        return None
-    name = source.pop(key)
-    if name is None:
-        return None
-    source.report(key, f"{key} is an old key: it names the run's folder", severity="warning")
-    return str(name)
+    name = source.pop(key) if source.has(key) else None
+    return None if name is None else str(name)
 
 
 def translate_old_keys(source: ConfigSource) -> None:

@@ -111,9 +111,8 @@ class _Attempt:
     ledger: Ledger
 
     async def take_turns(self) -> EndReason:
-        limits, ledger = self.limits, self.ledger
-        room = limits.max_context_window - len(ledger)
-        while room > 0:
+        limits = self.limits
+        while (room := limits.max_context_window - len(self.ledger)) > 0:
             completion = await self._sample(min(room, limits.max_tokens or room))
             stopped = int(completion.token_ids[-1]) in self.chat.stop_token_ids
             calls = self._read_calls(completion, stopped)
@@ -121,10 +120,7 @@ class _Attempt:
             end_reason = self._end_reason(calls, stopped)
             if end_reason is not None:
                 return end_reason
-            bridge = self.chat.bridge([record.text for record in records])
-            room = ledger.room_after(bridge, window=limits.max_context_window)
-            if room > 0:
-                ledger.add_bridge(bridge)
+            self.ledger.add_bridge(self.chat.bridge([record.text for record in records]))
         return EndReason.CONTEXT_FULL
 
     async def _sample(self, max_tokens: int) -> Completion:

@@ -19,6 +19,7 @@ from rnow.engines.base import Engine
 from rnow.engines.local import LocalEngine
 from rnow.environment import Environment, open_environment
 from rnow.evaluate import Evaluation, evaluate
+from rnow.logs import log_to
 from rnow.loop import Parts, train
 from rnow.model_folder import write_model_folder
 from rnow.monitor import Monitor
@@ -74,7 +75,8 @@ async def run_session(session: Session, console: Console) -> None:
     run = session.run
     run.open()
     try:
-        await _run_opened(session, console)
+        with log_to(run.logs / "controller.log"):
+            await _run_opened(session, console)
     finally:
         run.close()
 
@@ -84,7 +86,7 @@ async def _run_opened(session: Session, console: Console) -> None:
     resolved = config.model_dump(mode="json")
     if run.config_file.exists():
         for change in check_resumable(run.read_config(), resolved):
-            console.print(f"taken over: {change}", highlight=False)
+            console.print(f"taken over: {change}", highlight=False, soft_wrap=True)
     run.write_config(resolved)
     stop = StopRequest(max_time_s=config.trainer.max_time_s)
     stop.listen()
@@ -102,7 +104,7 @@ async def _run_opened(session: Session, console: Console) -> None:
             steps = _steps(config, prompts)
             checked = environment.chat.check(prompts[0].messages, environment.schemas)
             for notice in (*file.notices, *checked):
-                console.print(notice, highlight=False, markup=False)
+                console.print(notice, highlight=False, markup=False, soft_wrap=True)
             with Monitor(console, run=run, num_steps=len(steps)) as monitor:
                 await _train(session, environment, steps=steps, monitor=monitor, stop=stop)
     finally:

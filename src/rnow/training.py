@@ -24,8 +24,9 @@ def train_project(
     if run.state().get("finished"):
         console.print(
             f"{run.path} is finished; its model is in {run.model}. "
-            "To train another one: rnow run --fresh",
+            f"To train another one: rnow run {project} --fresh",
             highlight=False,
+            soft_wrap=True,
         )
         return run
     files = find_models(loaded, project)
@@ -40,10 +41,10 @@ def train_project(
         state = run.state()
         raise Interrupted(
             f"{stop}: {state.get('step', 0)} of {state.get('num_steps', '?')} steps are done and "
-            f"saved in {run.path}. To go on: rnow run {project}",
+            f"saved in {run.path}. To go on: rnow run {project} --name {run.path.name}",
             stop.exit_code,
         ) from stop
-    console.print(f"done: the model is in {run.model}", highlight=False)
+    console.print(f"done: the model is in {run.model}", highlight=False, soft_wrap=True)
     return run
 
 

@@ -622,9 +622,7 @@ def test_loads_with_a_warning(setting: str, message: str) -> None:
 def test_the_project_name_names_the_run() -> None:
     loaded = load("project_name: Browse Agent\n" + MINIMAL)
     assert loaded.project_name == "Browse Agent"
-    assert loaded.notices == (
-        "config.yml:1: project_name is an old key: it names the run's folder",
-    )
+    assert loaded.notices == ()
     assert load(MINIMAL).project_name is None
 
 
@@ -724,7 +722,6 @@ def test_the_first_browsing_agent_loads_with_a_line_for_each_old_key() -> None:
     )
     assert loaded.notices == (
         "config.yml:1: project_id is ignored: runs are local",
-        "config.yml:2: project_name is an old key: it names the run's folder",
         "config.yml:3: dataset_id is ignored: the prompts are the file data.train_file",
         "config.yml:4: dataset_name is ignored: the prompts are the file data.train_file",
         "config.yml:6: organization_id is ignored: runs are local",
