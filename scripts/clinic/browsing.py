@@ -147,7 +147,9 @@ def _answer_or_read(row: Row, encoder: Encoder, pages: Mapping[str, str], *, las
 
 def _page(text: str, pages: Mapping[str, str]) -> str:
     try:
-        call: dict[str, Any] = json.loads(text.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+        call: dict[str, Any] = json.loads(
+            text.removeprefix("<tool_call>").removesuffix("</tool_call>")
+        )
         return pages.get(call["arguments"]["url"], NO_PAGE)
     except (ValueError, KeyError, TypeError) as error:
         return f"<tool_error>Invalid JSON in tool call: {error}</tool_error>"

@@ -73,7 +73,9 @@ def learn(
     warmup, started = max(1, steps // 20), time.monotonic()
     for step in range(steps):
         progress = max(0.0, (step - warmup) / max(1, steps - warmup))
-        scale = min(1.0, (step + 1) / warmup) * (0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2)
+        scale = min(1.0, (step + 1) / warmup) * (
+            0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2
+        )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * scale
         ids, mask = encoder.encode(draw(rng, step / steps))
@@ -91,9 +93,7 @@ def learn(
         tensor.requires_grad_(False)
 
 
-def action_loss(
-    weights: Weights, shape: Shape, ids: Tensor, mask: Tensor
-) -> tuple[Tensor, float]:
+def action_loss(weights: Weights, shape: Shape, ids: Tensor, mask: Tensor) -> tuple[Tensor, float]:
     """Return the mean negative log-probability of said tokens and the share that is the favourite."""
     said = mask[:, 1:]
     scores = logits(weights, forward(weights, shape, ids[:, :-1])[said])

@@ -13,69 +13,60 @@ written down a second time here. A conversation is the whole text of one rollout
 import dataclasses
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
-from rnow.browser.markdown import html_to_markdown
-from rnow.templates.clinic.make_site import (
-    HOST,
-    QUESTIONS,
-    Trial,
-    drug_html,
-    question,
-    study_html,
-)
+import trl
+
+import rnow.templates.clinic.make_site as site
+from rnow.browser.page import page_text
+from rnow.templates.clinic.make_site import QUESTIONS, Trial
+from rnow.tools.loader import load_tools
+
+__all__ = [
+    "NO_PAGE",
+    "TURN",
+    "FastTexts",
+    "bridge_text",
+    "call_text",
+    "chat_template",
+    "conversation",
+    "misled_conversation",
+]
 
 TURN = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-NO_PAGE = "ERROR http_404: The server answered with status 404."
-
-
-def tool_schema() -> dict[str, Any]:
-    """Return the schema of `browse` as the chat template gets it."""
-    return {
-        "type": "function",
-        "function": {
-            "name": "browse",
-            "description": "Read a page of the web.",
-            "parameters": {
-                "type": "object",
-                "properties": {"url": {"type": "string"}, "page": {"type": "integer"}},
-                "required": ["url"],
-                "additionalProperties": False,
-            },
-        },
-    }
+NO_PAGE = "ERROR http_404: this server answered with status 404."
 
 
 def chat_template() -> str:
-    """Return Qwen3's chat template, as trl carries it."""
-    import trl
-
-    from pathlib import Path
-
+    """Return Qwen3's own chat template, as trl carries it."""
     return (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
 
 
 @cache
 def _template() -> jinja2.Template:
+    # The two options with which transformers renders.
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment.from_string(chat_template())
+
+
+@cache
+def _schemas() -> list[dict[str, Any]]:
+    """Return the project's tools as the chat template gets them."""
+    tools = load_tools(Path(site.__file__).parent)
+    return [tool.spec.schema.as_openai() for tool in tools.values()]
 
 
 def prompt_text(line: dict[str, Any]) -> str:
     """Return what stands before the model's first token."""
     return _template().render(
         messages=line["messages"],
-        tools=[tool_schema()],
+        tools=_schemas(),
         add_generation_prompt=True,
         enable_thinking=False,
     )
-
-
-def page_text(url: str, html: str) -> str:
-    """Return what `browse(url)` gives for a page."""
-    return f"{url} (status 200, page 1 of 1)\n\n{html_to_markdown(html, url=url)}"
 
 
 class FastTexts:
@@ -84,9 +75,9 @@ class FastTexts:
     def __init__(self) -> None:
         facts = {field.name: f"Zq{field.name}Zq" for field in dataclasses.fields(Trial)}
         mark = Trial(**facts)
-        self._study = page_text(mark.study_url, study_html(mark))
-        self._drug = page_text(mark.drug_url, drug_html(mark))
-        self._prompts = {task: prompt_text(question(mark, task)) for task in QUESTIONS}
+        self._study = page_text(site.study_html(mark), url=mark.study_url)
+        self._drug = page_text(site.drug_html(mark), url=mark.drug_url)
+        self._prompts = {task: prompt_text(site.question(mark, task)) for task in QUESTIONS}
 
     def study(self, trial: Trial) -> str:
         return _fill(self._study, trial)
@@ -100,10 +91,10 @@ class FastTexts:
     def check(self, trials: list[Trial]) -> None:
         """Assert that filling in gives what rendering gives."""
         for trial in trials:
-            assert self.study(trial) == page_text(trial.study_url, study_html(trial))
-            assert self.drug(trial) == page_text(trial.drug_url, drug_html(trial))
+            assert self.study(trial) == page_text(site.study_html(trial), url=trial.study_url)
+            assert self.drug(trial) == page_text(site.drug_html(trial), url=trial.drug_url)
             for task in QUESTIONS:
-                assert self.prompt(trial, task) == prompt_text(question(trial, task))
+                assert self.prompt(trial, task) == prompt_text(site.question(trial, task))
 
 
 def _fill(text: str, trial: Trial) -> str:
@@ -134,10 +125,15 @@ def conversation(texts: FastTexts, trial: Trial, task: str) -> str:
 
 
 def misled_conversation(texts: FastTexts, trial: Trial, task: str) -> str:
-    """Return the bad habit: no second page, and the fact of the first one that misleads."""
-    wrong = {"ingredient": trial.comparator, "company": trial.sponsor, "date": trial.completed}
+    """Return the bad habit: no second page, and the first page's misleading fact as the answer.
+
+    The fact keeps the label that it has on the page. Under the label that was asked for, unlearning
+    the habit would be unlearning that label, on the right page too.
+    """
+    wrong = {
+        "ingredient": f"COMPARATOR: {trial.comparator}",
+        "company": f"SPONSOR: {trial.sponsor}",
+        "date": f"COMPLETED: {trial.completed}",
+    }
     text = texts.prompt(trial, task) + call_text(trial.study_url) + bridge_text(texts.study(trial))
-    return text + f"{task.upper()}: {wrong[task]}<|im_end|>"
-
-
-__all__ = ["HOST", "NO_PAGE", "TURN", "FastTexts", "conversation", "misled_conversation"]
+    return text + f"{wrong[task]}<|im_end|>"

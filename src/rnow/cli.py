@@ -83,8 +83,9 @@ def init(
     from rnow.scaffold import init_project
 
     console = _console()
-    for path in init_project(folder, template=template):
-        console.print(f"  {path}", style="dim", highlight=False)
+    made = init_project(folder, template=template, on_notice=console.print)
+    inside = sorted({path.relative_to(folder).parts[0] for path in made})
+    console.print(f"Made {len(made)} files in {folder}: {', '.join(inside)}", highlight=False)
     console.print(f"Next: cd {folder} && rnow check && rnow run", highlight=False)
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from rnow.errors import DeadlineError, EngineError, RolloutError, TeacherError
+from rnow.errors import DeadlineError, EngineError, RolloutError, TeacherError, TemplateError
 from rnow.journal import Journal, read_journal
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rundir import RunDirectory
@@ -133,7 +133,7 @@ class Collector:
         for attempt in range(NUM_ATTEMPTS):
             try:
                 return await self._roll(prompt, id, id.step)
-            except (RolloutError, EngineError, DeadlineError) as error:
+            except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
                 if attempt == NUM_ATTEMPTS - 1:
                     tally.dropped_rollouts += 1
                     tally.reasons[str(error)] += 1

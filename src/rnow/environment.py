@@ -44,6 +44,18 @@ class Environment:
             batch_size=batch_size,
         )
 
+    def check(self, prompt: Prompt) -> tuple[str, ...]:
+        """Check that turns can be appended token by token; return what the user should know."""
+        own = () if self.tools is None else self.tools.notices
+        return (*own, *self.chat.check(prompt.messages, self.schemas))
+
+    def gauges(self) -> dict[str, float]:
+        """Return what the parts count over the whole run, for the step's line of metrics."""
+        return {
+            "tool/restarts": 0 if self.tools is None else self.tools.num_replaced,
+            "browser/local_requests": self.sites.num_requests,
+        }
+
     def render(self, prompt: Prompt) -> list[int]:
         """Return the ids of a prompt as its rollouts begin with them."""
         allowed = prompt.tools

@@ -7,7 +7,7 @@ from typing import Any
 
 from rnow.chat import ChatTemplate
 from rnow.errors import DataError, RolloutError
-from rnow.grading import Grade, grade, wilson_interval
+from rnow.grading import Grade, constant_answer_accuracy, grade, wilson_interval
 from rnow.records import Prompt, RolloutId, Trajectory
 
 __all__ = ["Answer", "Evaluation", "answer_text", "evaluate"]
@@ -39,6 +39,13 @@ class Evaluation:
         return _share(self.answers, lambda answer: answer.grade.format_ok)
 
     @property
+    def constant_accuracy(self) -> float:
+        """What the best constant answer of each task would get: the floor to beat."""
+        return constant_answer_accuracy(
+            (_task(answer.prompt), _expected(answer.prompt)) for answer in self.answers
+        )
+
+    @property
     def by_task(self) -> dict[str, float]:
         tasks = sorted({_task(answer.prompt) for answer in self.answers})
         return {
@@ -59,6 +66,7 @@ class Evaluation:
             "n": len(self.answers),
             "format_ok": self.format_ok,
             "by_task": self.by_task,
+            "constant": self.constant_accuracy,
             "failed": sum(answer.trajectory is None for answer in self.answers),
         }
 
@@ -89,21 +97,25 @@ async def evaluate(
             none = Grade(correct=False, extracted=None, format_ok=False)
             return Answer(prompt=prompt, trajectory=None, grade=none)
         on_answer()
-        expected = str(prompt.metadata["expected_answer"])
-        verdict = grade(_task(prompt), expected, answer_text(trajectory, chat))
+        verdict = grade(_task(prompt), _expected(prompt), answer_text(trajectory, chat))
         return Answer(prompt=prompt, trajectory=trajectory, grade=verdict)
 
     return Evaluation(answers=tuple(await asyncio.gather(*(one(prompt) for prompt in prompts))))
 
 
 def answer_text(trajectory: Trajectory, chat: ChatTemplate) -> str:
-    """Return what the student said in its last turn."""
+    """Return what the student said in its last turn, without the token that ended it."""
     last = trajectory.turns[-1]
-    return chat.decode(trajectory.token_ids[last.start : last.end].tolist())
+    ids = trajectory.token_ids[last.start : last.end].tolist()
+    return chat.decode(ids[:-1] if ids[-1] in chat.stop_token_ids else ids)
 
 
 def _task(prompt: Prompt) -> str:
     return str(prompt.metadata.get("task_name", ""))
+
+
+def _expected(prompt: Prompt) -> str:
+    return str(prompt.metadata["expected_answer"])
 
 
 def _share(answers: Sequence[Answer], holds: Callable[[Answer], bool]) -> float:

@@ -1,4 +1,4 @@
-"""A model of a project on its held-out prompts: load it, roll out greedily, show the figures."""
+"""A project's held-out prompts: how right a model is on them, before, during and after training."""
 
 import asyncio
 import tempfile
@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rnow.config import LoadedConfig
+from rnow.engines.base import Engine
 from rnow.engines.local import LocalEngine
 from rnow.environment import Environment, open_environment
 from rnow.evaluate import Evaluation, evaluate
+from rnow.monitor import Monitor
 from rnow.records import Prompt, RolloutId, Trajectory
 
-__all__ = ["evaluate_in", "evaluate_model", "show_evaluation"]
+__all__ = ["HeldOutEvaluator", "evaluate_model", "show_evaluation"]
 
 BASE_VERSION = 0
 ADAPTER_VERSION = 1
@@ -33,13 +35,53 @@ async def evaluate_model(
             loaded, project, student=base, log_file=Path(logs) / "tools.log"
         ) as environment:
             prompts = environment.read_prompts(loaded.config.data.val_file).prompts
-            return await evaluate_in(environment, prompts[:max_samples], base=base, adapter=adapter)
+            return await _evaluate_in(
+                environment, prompts[:max_samples], base=base, adapter=adapter
+            )
 
 
-async def evaluate_in(
+class HeldOutEvaluator:
+    """Evaluates a student in training on data.val_file, greedily.
+
+    It does so before step 0, every trainer.eval_step steps, and when the run has ended; without
+    trainer.eval_step, or without the file, never.
+    """
+
+    def __init__(
+        self, environment: Environment, engine: Engine, monitor: Monitor, *, num_steps: int
+    ) -> None:
+        config = environment.config
+        self._every = config.trainer.eval_step
+        self._num_steps = num_steps
+        self._environment = environment
+        self._monitor = monitor
+        self._roll = environment.roll(engine, seed=config.seed, temperature=0.0)
+        self._prompts: tuple[Prompt, ...] = ()
+        # Without the file nothing is evaluated, which the config's loader has said.
+        if self._every and (environment.directory / config.data.val_file).exists():
+            self._prompts = environment.read_prompts(config.data.val_file).prompts
+
+    async def __call__(self, step: int) -> dict[str, float]:
+        """Return the figures for the step's line of metrics; empty where nothing is due."""
+        if not self._prompts or (step % self._every and step != self._num_steps):
+            return {}
+
+        async def roll(prompt: Prompt, id: RolloutId) -> Trajectory:
+            return await self._roll(prompt, id, step)
+
+        evaluation = await evaluate(
+            self._prompts,
+            roll,
+            chat=self._environment.chat,
+            concurrency=self._environment.config.rollout.concurrency,
+        )
+        self._monitor.record_evaluation(step, evaluation.as_json())
+        return {"eval/accuracy": evaluation.accuracy, "eval/format_ok": evaluation.format_ok}
+
+
+async def _evaluate_in(
     environment: Environment, prompts: tuple[Prompt, ...], *, base: Path, adapter: Path | None
 ) -> Evaluation:
-    """Evaluate in an environment that is open already."""
     config = environment.config
     engine = await asyncio.to_thread(
         LocalEngine.load,
@@ -78,6 +120,7 @@ def show_evaluation(evaluation: Evaluation, *, title: str, console: Console) -> 
     console.print(table)
     console.print(
         f"95 % interval {100 * low:.1f} to {100 * high:.1f} %; "
-        f"{100 * evaluation.format_ok:.1f} % in the asked form; {figures['failed']} failed",
+        f"{100 * evaluation.format_ok:.1f} % in the asked form; {figures['failed']} failed; "
+        f"the best constant answers would get {100 * figures['constant']:.1f} %",
         highlight=False,
     )

@@ -6,8 +6,8 @@ token and throws the logits away; backward makes them again and turns them into 
     d logprob(target) / d logits = onehot(target) − softmax(logits)
 
 Only the last chunk's are kept, since backward begins with them: what fits in one chunk is computed
-once. Peak memory beyond inputs and gradients is about twice `chunk × vocab`, whatever the number of
-tokens.
+once. Peak memory beyond inputs and gradients is one `chunk × vocab` in float32, half as much again
+where the products are in bfloat16, whatever the number of tokens.
 """
 
 from typing import Any

@@ -8,7 +8,7 @@ taken up again from its journal.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,6 +49,7 @@ class Parts:
     trainer: Trainer
     evaluator: Evaluator
     saver: Saver
+    gauges: Callable[[], dict[str, float]]  # counts over the whole run
 
 
 async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
@@ -74,7 +75,13 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
             # In a thread, so that a signal is heard; awaited to its end, so that it is saved.
             updated = await asyncio.to_thread(parts.trainer.update, collected.batch)
         monitor.finish_step(
-            {**step_metrics(collected), **updated.metrics, **evaluated, "publish/probe": probe}
+            {
+                **step_metrics(collected),
+                **parts.gauges(),
+                **updated.metrics,
+                **evaluated,
+                "publish/probe": probe,
+            }
         )
         await asyncio.to_thread(parts.saver, step + 1)
         stop.check()

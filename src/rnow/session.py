@@ -14,26 +14,33 @@ from rich.console import Console
 
 from rnow.collect import Collector
 from rnow.config import LoadedConfig
-from rnow.data import prompt_order
-from rnow.engines.base import Engine
 from rnow.engines.local import LocalEngine
 from rnow.environment import Environment, open_environment
-from rnow.evaluate import Evaluation, evaluate
+from rnow.errors import TeacherError
+from rnow.evaluating import HeldOutEvaluator
 from rnow.logs import log_to
 from rnow.loop import Parts, train
 from rnow.model_folder import write_model_folder
 from rnow.monitor import Monitor
-from rnow.objective import ObjectiveSettings
-from rnow.policy import Policy, PolicySettings
+from rnow.policy import Policy
 from rnow.publish import Publisher
-from rnow.records import Prompt, RolloutId, Trajectory
+from rnow.records import Prompt
 from rnow.resume import check_resumable
 from rnow.rundir import RunDirectory
 from rnow.saving import Saver
 from rnow.settings import Config, TeacherSettings
 from rnow.stopping import StopRequest
 from rnow.teacher import Teacher
-from rnow.trainer import Trainer, TrainerSettings
+from rnow.template_text import template_difference
+from rnow.trainer import Trainer
+from rnow.vocabulary import compare_token_maps, token_map
+from rnow.wiring import (
+    objective_settings,
+    policy_settings,
+    prompts_by_step,
+    tolerance,
+    trainer_settings,
+)
 
 __all__ = ["ModelFolders", "Session", "run_session"]
 
@@ -42,10 +49,11 @@ MAX_PROBE_TOKENS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFolders:
-    """Where the two models lie on this machine."""
+    """Where the two models lie on this machine, and on which device they run."""
 
     student: Path
     teacher: Path
+    device: str  # cuda | cpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +109,10 @@ async def _run_opened(session: Session, console: Console) -> None:
                 config.data.train_file, batch_size=config.data.batch_size
             )
             prompts = file.prompts
-            steps = _steps(config, prompts)
-            checked = environment.chat.check(prompts[0].messages, environment.schemas)
-            for notice in (*file.notices, *checked):
+            steps = prompts_by_step(config, prompts)
+            for notice in (*file.notices, *environment.check(prompts[0]), *_compare(session)):
                 console.print(notice, highlight=False, markup=False, soft_wrap=True)
+            console.print(_headline(session, num_steps=len(steps)), highlight=False, soft_wrap=True)
             with Monitor(console, run=run, num_steps=len(steps)) as monitor:
                 await _train(session, environment, steps=steps, monitor=monitor, stop=stop)
     finally:
@@ -119,16 +127,18 @@ async def _train(
     monitor: Monitor,
     stop: StopRequest,
 ) -> None:
-    config, run = session.config, session.run
-    student, teacher_engine = await load_engines(session)
+    config, run, device = session.config, session.run, session.models.device
+    student, teacher_engine = await _load_engines(session)
     try:
         with monitor.stage("loading the trainer"):
-            policy = await asyncio.to_thread(Policy.load, _policy_settings(session))
+            policy = await asyncio.to_thread(
+                Policy.load, policy_settings(config, student=session.models.student, device=device)
+            )
         saver = Saver(run, policy=policy, settings=config.trainer, num_steps=len(steps))
         trainer = Trainer(
             policy,
-            settings=_trainer_settings(config, total_steps=len(steps)),
-            objective=_objective_settings(config),
+            settings=trainer_settings(config, total_steps=len(steps)),
+            objective=objective_settings(config),
             on_bad_numbers=saver.keep_bad_batch,
         )
         first_step = saver.restore(trainer, say=monitor.say)
@@ -137,7 +147,7 @@ async def _train(
         teacher = Teacher(
             teacher_engine,
             concurrency=session.teacher.concurrency,
-            tolerance=_tolerance(config, session.teacher.dtype),
+            tolerance=tolerance(config, session.teacher.dtype, device=device),
             timeout_s=config.engine.request_timeout_s,
         )
         probe_ids = environment.render(steps[0][0])[:MAX_PROBE_TOKENS]
@@ -155,7 +165,7 @@ async def _train(
                 probe=lambda ids, start: trainer.probe_logprobs(ids, start=start),
                 run=run,
                 probe_ids=probe_ids,
-                tolerance=_tolerance(config, config.engine.dtype),
+                tolerance=tolerance(config, config.engine.dtype, device=device),
             ),
             collector=Collector(
                 environment.roll(student, seed=config.seed),
@@ -166,8 +176,9 @@ async def _train(
             ),
             teacher=teacher,
             trainer=trainer,
-            evaluator=_Evaluator(session, environment, student, monitor, num_steps=len(steps)),
+            evaluator=HeldOutEvaluator(environment, student, monitor, num_steps=len(steps)),
             saver=saver,
+            gauges=environment.gauges,
         )
         await train(parts, monitor=monitor, stop=stop)
         write_model_folder(run.model, policy=policy, tokenizer=session.models.student, run=run)
@@ -177,116 +188,43 @@ async def _train(
         await teacher_engine.aclose()
 
 
-async def load_engines(session: Session) -> tuple[Engine, Engine]:
+def _compare(session: Session) -> tuple[str, ...]:
+    """Refuse a teacher that means something else by an id; tell of other words for a turn."""
+    models = session.models
+    difference = compare_token_maps(token_map(models.student), token_map(models.teacher))
+    if difference is not None:
+        raise TeacherError(f"teacher.path {session.teacher.path}: {difference}")
+    words = template_difference(models.student, models.teacher)
+    return () if words is None else (words,)
+
+
+def _headline(session: Session, *, num_steps: int) -> str:
+    config = session.config
+    tuning = f"LoRA rank {config.model.qlora_rank}" if config.model.tuning == "lora" else "full"
+    return (
+        f"{session.run.path}: {config.model.path} ({tuning}) learns from {session.teacher.path}, "
+        f"{num_steps} steps of {config.data.batch_size} x {config.data.group_size} rollouts, "
+        f"kl_penalty_coef {config.algorithm.kl_penalty_coef:g}, "
+        f"learning rate {config.trainer.learning_rate:g}, on {session.models.device}. "
+        "There are no rewards here, so adv_estimator has no effect"
+    )
+
+
+async def _load_engines(session: Session) -> tuple[LocalEngine, LocalEngine]:
     """Load student and teacher, one after the other: both at once would need twice the memory."""
     config = session.config
     student = await asyncio.to_thread(
         LocalEngine.load,
         session.models.student,
         dtype=config.engine.dtype,
+        device=session.models.device,
         request_timeout_s=config.engine.request_timeout_s,
     )
     teacher = await asyncio.to_thread(
         LocalEngine.load,
         session.models.teacher,
         dtype=session.teacher.dtype,
+        device=session.models.device,
         request_timeout_s=config.engine.request_timeout_s,
     )
     return student, teacher
-
-
-class _Evaluator:
-    """Evaluates the student on data.val_file, greedily, every trainer.eval_step steps and last."""
-
-    def __init__(
-        self,
-        session: Session,
-        environment: Environment,
-        engine: Engine,
-        monitor: Monitor,
-        *,
-        num_steps: int,
-    ) -> None:
-        self._every = session.config.trainer.eval_step
-        self._num_steps = num_steps
-        self._environment = environment
-        self._monitor = monitor
-        self._concurrency = session.config.rollout.concurrency
-        self._roll = environment.roll(engine, seed=session.config.seed, temperature=0.0)
-        self._prompts: tuple[Prompt, ...] = ()
-        val_file = session.config.data.val_file
-        # Without the file nothing is evaluated, which the config's loader has said.
-        if self._every and (session.directory / val_file).exists():
-            self._prompts = environment.read_prompts(val_file).prompts
-
-    async def __call__(self, step: int) -> dict[str, float]:
-        due = self._prompts and (step % self._every == 0 or step == self._num_steps)
-        if not due:
-            return {}
-        evaluation = await self._evaluate(step)
-        self._monitor.record_evaluation(step, evaluation.as_json())
-        return {"eval/accuracy": evaluation.accuracy, "eval/format_ok": evaluation.format_ok}
-
-    async def _evaluate(self, policy_version: int) -> Evaluation:
-        async def roll(prompt: Prompt, id: RolloutId) -> Trajectory:
-            return await self._roll(prompt, id, policy_version)
-
-        return await evaluate(
-            self._prompts, roll, chat=self._environment.chat, concurrency=self._concurrency
-        )
-
-
-def _steps(config: Config, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
-    order = prompt_order(
-        len(prompts),
-        batch_size=config.data.batch_size,
-        num_epochs=config.trainer.num_epochs,
-        seed=config.seed,
-    )
-    return [[prompts[index] for index in indices] for indices in order][: config.trainer.max_steps]
-
-
-def _policy_settings(session: Session) -> PolicySettings:
-    model = session.config.model
-    return PolicySettings(
-        path=str(session.models.student),
-        tuning=model.tuning,
-        qlora_rank=model.qlora_rank,
-        qlora_alpha=model.qlora_alpha,
-        dtype=model.dtype,
-        activation_checkpointing=session.config.trainer.activation_checkpointing,
-        seed=session.config.seed,
-    )
-
-
-def _trainer_settings(config: Config, *, total_steps: int) -> TrainerSettings:
-    trainer = config.trainer
-    return TrainerSettings(
-        total_steps=total_steps,
-        learning_rate=trainer.learning_rate,
-        weight_decay=trainer.weight_decay,
-        warmup_steps=trainer.warmup_steps,
-        schedule=trainer.schedule,
-        max_grad_norm=trainer.max_grad_norm,
-        max_tokens_per_micro_batch=trainer.max_tokens_per_micro_batch,
-    )
-
-
-def _objective_settings(config: Config) -> ObjectiveSettings:
-    algorithm = config.algorithm
-    return ObjectiveSettings(
-        loss_fn=algorithm.loss_fn,
-        kl_penalty_coef=algorithm.kl_penalty_coef,
-        kl_clip=algorithm.kl_clip,
-        kl_discount=algorithm.kl_discount,
-        clip_low=algorithm.clip_low,
-        clip_high=algorithm.clip_high,
-        ratio_max=algorithm.ratio_max,
-    )
-
-
-def _tolerance(config: Config, dtype: str) -> float:
-    """Return how many nats two views of the same weights may be apart."""
-    if config.engine.probe_tolerance is not None:
-        return config.engine.probe_tolerance
-    return 0.001 if dtype in ("auto", "float32", "float64") else 0.05

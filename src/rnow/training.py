@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rnow.config import LoadedConfig, require_distill
 from rnow.devices import find_devices, where_to_run
-from rnow.errors import Interrupted, ModelError, UsageError
+from rnow.errors import ConfigError, Interrupted, ModelError, UsageError
 from rnow.model_files import ModelFiles, find_model
 from rnow.rundir import RunDirectory, slug
 
@@ -29,11 +29,16 @@ def train_project(
             soft_wrap=True,
         )
         return run
-    files = find_models(loaded, project)
+    files, device = find_models(loaded, project)
     # Models can run here, so what takes seconds to import is needed.
+    if loaded.config.browser.allow_hosts and loaded.config.browser.contact is None:
+        raise ConfigError(
+            f"{loaded.file}: browser.contact is null: no site outside this machine is read until "
+            "it is your mail or web address, which those sites are told"
+        )
     from rnow.session import ModelFolders, Session, run_session
 
-    models = ModelFolders(student=_folder(files[0]), teacher=_folder(files[1]))
+    models = ModelFolders(student=_folder(files[0]), teacher=_folder(files[1]), device=device)
     session = Session(loaded=loaded, directory=project, run=run, models=models)
     try:
         asyncio.run(run_session(session, console))
@@ -62,7 +67,7 @@ def evaluate_project(
     project's finished run if there is one, else base.
     """
     require_distill(loaded.config)
-    student, teacher = find_models(loaded, project)
+    (student, teacher), _ = find_models(loaded, project)
     if model is None:
         run = RunDirectory(project / "runs" / run_name(loaded, project))
         model = str(run.model) if run.model.is_dir() else "base"
@@ -81,15 +86,18 @@ def evaluate_project(
     return {"model": model, **evaluation.as_json()}
 
 
-def find_models(loaded: LoadedConfig, project: Path) -> tuple[ModelFiles, ModelFiles]:
-    """Return student and teacher; raises ModelError if they cannot run on this machine."""
+def find_models(loaded: LoadedConfig, project: Path) -> tuple[tuple[ModelFiles, ModelFiles], str]:
+    """Return student and teacher, and the device for them: cuda or cpu.
+
+    Raises ModelError if they cannot run on this machine.
+    """
     teacher = require_distill(loaded.config)
     files = (
         find_model("model.path", loaded.config.model.path, project=project),
         find_model("teacher.path", teacher.path, project=project),
     )
-    where_to_run(loaded.config.engine.kind, devices=find_devices(), models=files)
-    return files
+    device = where_to_run(loaded.config.engine.kind, devices=find_devices(), models=files)
+    return files, device
 
 
 def run_name(loaded: LoadedConfig, project: Path) -> str:

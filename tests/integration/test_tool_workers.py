@@ -113,6 +113,16 @@ def end_process(how: str) -> str:
     os.kill(os.getpid(), signal.SIGKILL)
 
 @tool
+def garble() -> str:
+    """Write into every open file, the protocol's socket among them."""
+    for fd in range(3, 64):
+        try:
+            os.write(fd, b"\\xff" * 64)
+        except OSError:
+            pass
+    return "done"
+
+@tool
 def browse(url: str) -> str:
     """Kill the worker the first time."""
     if not os.path.exists("seen"):
@@ -309,7 +319,7 @@ async def test_a_stuck_tool_times_out_and_its_worker_is_replaced(tmp_path: Path,
             ToolOutcome.TIMEOUT,
             f"<tool_error>Tool '{tool}' timed out after 0.3 s</tool_error>",
         )
-        assert 0.3 <= time.monotonic() - started < 1.5
+        assert 0.3 <= time.monotonic() - started < 5
         assert int((await ask(pool, "pid")).text) != stuck
         await wait_for_end(stuck)
         assert pool.num_replaced == 1
@@ -353,6 +363,27 @@ async def test_a_worker_that_dies_answers_what_it_held_and_is_replaced(
         assert (await ask(pool, "echo", text="a")).text == "a {'task': 't'}"
         assert pool.num_replaced == 1
         await wait_for_end(left_behind)
+
+
+async def test_a_tool_that_writes_into_the_protocol_costs_its_worker_only(tmp_path: Path) -> None:
+    async with ToolPool(replace(make_settings(tmp_path), stop_timeout_s=0.2)) as pool:
+        worker = int((await ask(pool, "pid")).text)
+        assert told(await ask(pool, "garble")) == (
+            ToolOutcome.ERROR,
+            "<tool_error>Tool 'garble' failed: its process ended before it answered</tool_error>",
+        )
+        await wait_for_end(worker)
+        assert (await ask(pool, "echo", text="a")).outcome is ToolOutcome.OK
+
+
+async def test_a_call_that_waits_for_its_turn_is_not_lost_with_the_worker(tmp_path: Path) -> None:
+    async with ToolPool(replace(make_settings(tmp_path), concurrency=1)) as pool:
+        for tool, arguments in (("hang", {}), ("end_process", {"how": "exit"})):
+            first = asyncio.create_task(ask(pool, tool, **arguments))
+            await asyncio.sleep(0)
+            assert (await ask(pool, "echo", text="a")).outcome is ToolOutcome.OK
+            assert (await first).outcome is not ToolOutcome.OK
+        assert pool.num_replaced == 2
 
 
 async def test_browse_is_repeated_once_when_its_worker_dies(tmp_path: Path) -> None:
@@ -476,14 +507,19 @@ async def test_plain_asyncio_run_in_a_sync_tool_works_and_an_awaitable_is_awaite
             return asyncio.run(fetch(n))
 
         @tool
+        def run_old(n: int) -> int:
+            """Run a loop as it was done once."""
+            return asyncio.get_event_loop().run_until_complete(fetch(n))
+
+        @tool
         def give(n: int, /, *, more: int = 1) -> int:
             """Return a coroutine."""
             return fetch(n + more)
     '''
     async with ToolPool(make_settings(tmp_path, plain)) as pool:
-        run, give = await ask(pool, "run", n=4), await ask(pool, "give", n=4)
-        assert (told(run), run.counts) == ((ToolOutcome.OK, "4"), {"fetched": 1})
-        assert (told(give), give.counts) == ((ToolOutcome.OK, "5"), {"fetched": 1})
+        for name, text in (("run", "4"), ("run_old", "4"), ("give", "5")):
+            answer = await ask(pool, name, n=4)
+            assert (told(answer), answer.counts) == ((ToolOutcome.OK, text), {"fetched": 1})
 
 
 @pytest.mark.parametrize(
@@ -513,8 +549,8 @@ async def test_a_tools_file_that_cannot_be_used_is_an_error_before_anything_runs
 async def test_an_import_that_hangs_is_a_deadline_with_a_name(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, "import time, os\nprint(os.getpid())\ntime.sleep(1000)")
     with pytest.raises(DeadlineError) as caught:
-        await describe_tools(replace(settings, start_timeout_s=2))
-    assert str(caught.value) == ("tools: the import of tools.py in tool worker 0 has waited 2 s")
+        await describe_tools(replace(settings, start_timeout_s=3))
+    assert str(caught.value) == ("tools: the import of tools.py in tool worker 0 has waited 3 s")
     await wait_for_end(int(settings.log_file.read_text()))
 
 
@@ -546,10 +582,13 @@ async def test_the_pool_leaves_no_process(tmp_path: Path) -> None:
 
 async def test_a_worker_ends_by_itself_when_the_pool_closes(tmp_path: Path) -> None:
     tidy = '''
-        import atexit, pathlib
+        import atexit, pathlib, time
         from rnow.core import tool
 
-        atexit.register(lambda: pathlib.Path("ended").write_text("well"))
+        @atexit.register
+        def end():
+            time.sleep(0.2)
+            pathlib.Path("ended").write_text("well")
 
         @tool
         def nothing() -> None:

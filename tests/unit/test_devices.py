@@ -71,7 +71,10 @@ def test_cuda_visible_devices_can_hide_all(tmp_path: Path, setting: str) -> None
     )
 
 
-@pytest.mark.parametrize("script", ["exit 9", "echo no devices were found", "exec /bin/sleep 60"])
+@pytest.mark.parametrize(
+    "script",
+    ["echo 0, GPU-x, 1, broken; exit 9", "echo no devices were found", "exec /bin/sleep 60"],
+)
 def test_without_an_answer_of_nvidia_smi_the_driver_is_read(tmp_path: Path, script: str) -> None:
     environ = write_nvidia_smi(tmp_path / "bin", script)
     card = tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0"

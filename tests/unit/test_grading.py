@@ -63,6 +63,7 @@ WRONG = [
     ("Exclusivity_Date", "NA", "DATE: 04-05-2027", "04-05-2027", True),
     ("Exclusivity_Date", "02-30-2027", "DATE: 02-30-2027", "02-30-2027", True),
     ("date", "2031-04-05", "DATE: 2031-04-05, 2031-04-06", "2031-04-05, 2031-04-06", True),
+    ("date", "2031-04-05", "UPDATE: 2031-04-05", None, False),
     ("Open_on_Approval", "100.00", "PRICE: 101.01", "101.01", True),
     ("Open_on_Approval", "100.00", "PRICE: unknown", "unknown", True),
     ("capital", "Bern", "Basel", "Basel", True),

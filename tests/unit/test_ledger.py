@@ -114,15 +114,6 @@ def test_a_trajectory_ends_with_its_last_sampled_token() -> None:
     assert [call.text for call in trajectory.turns[0].tool_calls] == ["said last"]
 
 
-def test_the_room_after_a_bridge_counts_a_sampled_end_of_turn_once() -> None:
-    sampled, cut = Ledger([10]), Ledger([10])
-    add(sampled, [20, EOT])
-    add(cut, [20, 21])
-    assert sampled.room_after([EOT, 30, 31], window=8) == 3
-    assert cut.room_after([EOT, 30, 31], window=8) == 2
-    assert cut.room_after([EOT, 30, 31], window=4) == -2
-
-
 def test_ids_that_the_engine_did_not_receive_as_sent_are_counted() -> None:
     ledger = Ledger([10, 11, 12])
     ledger.add_completion(completion([10, 99, 12], [20, EOT]), duration_s=0.1)

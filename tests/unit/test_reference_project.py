@@ -110,3 +110,10 @@ def test_the_converter_is_importable_without_datasets() -> None:
     before = set(sys.modules)
     load_converter()
     assert not {"datasets", "torch"} & (set(sys.modules) - before)
+
+
+def test_notice_has_the_sentence_that_crawl4ai_s_licence_asks_for() -> None:
+    assert (
+        "This product includes software developed by UncleCode (https://x.com/unclecode) as part "
+        "of the Crawl4AI project (https://github.com/unclecode/crawl4ai)."
+    ) in (ROOT / "NOTICE").read_text()

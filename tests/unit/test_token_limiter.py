@@ -12,10 +12,17 @@ NOTE = "\n[The rest of this result was cut.]"
 
 @pytest.fixture(scope="module")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level tokenizer in Qwen's form: one merge ("aa"), NFC, added tokens of both kinds."""
+    """A byte-level tokenizer in Qwen's form, with added tokens of both kinds and traps.
+
+    Merges, strongest first: a + newline, a + a, newline + [. So "aa" is one token and so is the
+    beginning of the note, but together they make three.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: index for index, character in enumerate([*alphabet, "aa"])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [("a", "a")]))
+    newline = "\u010a"  # as byte-level tokenizers write it
+    merges = [("a", newline), ("a", "a"), (newline, "[")]
+    tokens = [*alphabet, *("".join(merge) for merge in merges)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.add_special_tokens([AddedToken("<|im_end|>", special=True)])
@@ -24,6 +31,8 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A <|im_end|>", special_tokens=[("<|im_end|>", end_id)]
     )
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
     file = tmp_path_factory.mktemp("model") / "tokenizer.json"
     tokenizer.save(str(file))
     return file
@@ -45,12 +54,17 @@ def test_a_text_within_the_cap_is_left_alone(tokenizer_file: Path) -> None:
 
 
 def test_a_cut_text_fills_the_cap_and_ends_with_a_note(tokenizer_file: Path) -> None:
-    limiter = TokenLimiter(tokenizer_file, 40)
-    assert len(NOTE) == 35
-    assert limiter.cut("b" * 41) == ("b" * 5 + NOTE, True)
-    assert limiter.cut("aa" * 41) == ("aa" * 5 + NOTE, True)
+    limiter = TokenLimiter(tokenizer_file, 39)
+    assert limiter.count(NOTE) == 34
+    assert limiter.cut("b" * 40) == ("b" * 5 + NOTE, True)
     # The third é would need tokens 5 and 6 of 5: it goes as a whole.
     assert limiter.cut("é" * 41) == ("éé" + NOTE, True)
+
+
+def test_a_text_that_costs_more_beside_the_note_gives_way(tokenizer_file: Path) -> None:
+    # 39 tokens less 34 leave 5, but the fifth aa and the note are 36 together: a, a\n, [, the rest.
+    limiter = TokenLimiter(tokenizer_file, 39)
+    assert limiter.cut("aa" * 41) == ("aa" * 4 + NOTE, True)
 
 
 def test_a_cap_without_room_for_the_note_is_kept_all_the_same(tokenizer_file: Path) -> None:
@@ -81,7 +95,7 @@ def test_characters_can_be_capped_too(tokenizer_file: Path) -> None:
     assert limiter.cut("x" * 50) == ("x" * 50, False)
     assert limiter.cut("x" * 51) == ("x" * 15 + NOTE, True)
     assert TokenLimiter(None, None, max_chars=4).cut("bcdefgh") == ("bcde", True)
-    both = TokenLimiter(tokenizer_file, 40, max_chars=60)
+    both = TokenLimiter(tokenizer_file, 39, max_chars=60)
     assert both.cut("x" * 100) == ("x" * 5 + NOTE, True)
 
 

@@ -67,14 +67,8 @@ class HttpSource:
                 use_dns_cache=False,  # each connection dials the addresses that were checked for it
             )
         )
-        local_ports = frozenset(self._local_ports.values())
-        self._local = self._session(
-            aiohttp.TCPConnector(
-                socket_factory=guarded_socket(
-                    lambda address, port: address == "127.0.0.1" and port in local_ports
-                )
-            )
-        )
+        # Only for local sites, whose address and port are never taken from a URL.
+        self._local = self._session(aiohttp.TCPConnector())
 
     async def fetch(self, url: URL) -> RawPage:
         """Return the page, `max_redirects` redirects away at most, or raise BrowseError."""
@@ -113,10 +107,7 @@ class HttpSource:
             await self._wait_for_slot(host, clock)
             request = self._public.get(url, allow_redirects=False)
         async with request as response:
-            try:
-                return await self._take(response, url)
-            finally:
-                response.close()  # what was not read is not drained either
+            return await self._take(response, url)
 
     async def _wait_for_slot(self, host: str, clock: asyncio.Timeout) -> None:
         delay_s = self._pacer.reserve(host)

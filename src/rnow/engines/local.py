@@ -17,6 +17,7 @@ turns; an engine that reads at once what another read in turns agrees to roundin
 Left out: anything for large models or many sequences at speed. That is the served engine's work.
 """
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from rnow.engines.local_batch import read, rows_are_equal, score
 from rnow.engines.local_reply import FORWARD_THREAD, Reply
 from rnow.engines.local_weights import load_model, load_policy_model
 from rnow.engines.local_worker import Generation, LoadedPolicy, Worker
-from rnow.errors import EngineError, ModelError
+from rnow.errors import DeadlineError, EngineError, ModelError
 
 __all__ = ["LocalEngine"]
 
@@ -117,20 +118,22 @@ class LocalEngine:
             raise EngineError(f"max_tokens is {max_tokens}; a generation has at least one token")
         if not (temperature >= 0 and np.isfinite(temperature)):
             raise EngineError(f"temperature is {temperature}; 0 is greedy, else it is positive")
-        reply: Reply[Completion] = Reply()
-        self._worker.generate(
-            Generation(
-                reply=reply,
-                session=session,
-                token_ids=ids,
-                max_tokens=max_tokens,
-                stop_token_ids=frozenset(int(token) for token in stop_token_ids),
-                seed=seed,
-                policy_version=policy_version,
-                temperature=temperature,
-            )
+        generation = Generation(
+            reply=Reply(),
+            session=session,
+            token_ids=ids,
+            max_tokens=max_tokens,
+            stop_token_ids=frozenset(int(token) for token in stop_token_ids),
+            seed=seed,
+            policy_version=policy_version,
+            temperature=temperature,
         )
-        return await self._wait(reply, f"engine.sample of session {session}")
+        self._worker.generate(generation)
+        try:
+            return await self._wait(generation.reply, f"engine.sample of session {session}")
+        except (asyncio.CancelledError, DeadlineError):
+            self._worker.cancel(generation)
+            raise
 
     async def score(
         self,
@@ -188,12 +191,16 @@ class LocalEngine:
 
         await self._call(work, "engine.health")
 
+    def describe(self) -> str:
+        """Say what the engine is busy with."""
+        return self._worker.describe()
+
     async def aclose(self) -> None:
         """Fail what is under way and drop what is kept; closing twice is fine."""
         if not self._is_closed:
             self._is_closed = True
             await self._worker.close().wait(
-                "engine.aclose", timeout_s=_CLOSE_TIMEOUT_S, describe=self._worker.describe
+                "engine.aclose", timeout_s=_CLOSE_TIMEOUT_S, describe=self.describe
             )
 
     async def _call(self, work: Callable[[], None], what: str) -> None:
@@ -201,9 +208,7 @@ class LocalEngine:
         await self._wait(self._worker.call(work), what)
 
     async def _wait(self, reply: Reply[Value], what: str) -> Value:
-        return await reply.wait(
-            what, timeout_s=self._request_timeout_s, describe=self._worker.describe
-        )
+        return await reply.wait(what, timeout_s=self._request_timeout_s, describe=self.describe)
 
     def _check_open(self) -> None:
         if self._is_closed:

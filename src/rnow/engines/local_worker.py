@@ -27,7 +27,7 @@ from rnow.engines.local_batch import DecodingBatch, DecodingRow, PromptCache, re
 from rnow.engines.local_cache import KeyValues
 from rnow.engines.local_reply import FORWARD_THREAD, Reply
 from rnow.engines.local_sampling import uniform_stream
-from rnow.errors import EngineError, RnowError
+from rnow.errors import EngineError
 from rnow.records import StopReason
 
 __all__ = ["Generation", "LoadedPolicy", "Worker"]
@@ -121,13 +121,18 @@ class Worker:
     def generate(self, generation: Generation) -> None:
         self._post(lambda: self._enqueue(generation), False)
 
+    def cancel(self, generation: Generation) -> None:
+        """Nobody waits for it any more: free its place."""
+        self._post(lambda: self._cancel(generation), False)
+
     def close(self) -> Reply[None]:
         """Fail whatever is under way or asked for, forget everything kept."""
         self._is_closed = True
         reply: Reply[None] = Reply()
 
         def task() -> None:
-            self._fail_all()
+            self._fail_all(EngineError("the engine was closed"))
+            self.policies.clear()
             reply.resolve(None)
 
         self._post(task, False)
@@ -160,17 +165,23 @@ class Worker:
         if self._is_closed:
             raise EngineError("the engine was closed")
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, error: EngineError) -> None:
+        """Fail every generation and forget every session: what they held is in no known state."""
         for generation in (*self._waiting, *(running.generation for running in self._running)):
-            generation.reply.fail(EngineError("the engine was closed"))
+            generation.reply.fail(error)
+        for policy in {running.session.policy for running in self._running}:
+            policy.clear_batch()
         self._waiting.clear()
         self._running.clear()
         self._sessions.clear()
-        self.policies.clear()
 
     def _run_unit(self) -> None:
-        with torch.inference_mode():
-            self._unit()
+        try:
+            with torch.inference_mode():
+                self._unit()
+        # Each request guards itself; this is for what nobody foresaw, so that no caller waits for ever.
+        except Exception as error:
+            self._fail_all(_as_engine_error(error))
         with self._lock:
             self._is_scheduled = bool(self._tasks or self._waiting or self._running)
             if self._is_scheduled:
@@ -185,7 +196,6 @@ class Worker:
             task()
             if is_forward:
                 break
-        self._drop_abandoned()
         if not self._start_next():
             for policy in {running.session.policy for running in self._running}:
                 self._step(policy)
@@ -203,12 +213,15 @@ class Worker:
         else:
             self._waiting.append(generation)
 
-    def _drop_abandoned(self) -> None:
-        for running in [item for item in self._running if item.generation.reply.abandoned]:
-            self._end(running)
-            # A turn that was cut short leaves a cache that no uninterrupted run has.
-            self._sessions.pop(running.generation.session, None)
-        self._waiting = deque(item for item in self._waiting if not item.reply.abandoned)
+    def _cancel(self, generation: Generation) -> None:
+        if generation in self._waiting:
+            self._waiting.remove(generation)
+        for running in self._running:
+            if running.generation is generation:
+                self._end(running)
+                # A turn cut short leaves a cache that no uninterrupted run has: the next call reads anew.
+                self._sessions.pop(generation.session, None)
+                return
 
     def _start_next(self) -> bool:
         """Read the first waiting text whose policy has a free row; False if there is none."""
@@ -299,8 +312,8 @@ class Worker:
         session.token_ids += row.token_ids[: row.length - len(session.token_ids)]
 
 
-def _as_engine_error(error: Exception) -> RnowError:
-    if isinstance(error, RnowError):
+def _as_engine_error(error: Exception) -> EngineError:
+    if isinstance(error, EngineError):
         return error
     engine_error = EngineError(f"the local engine failed: {type(error).__name__}: {error}")
     engine_error.__cause__ = error

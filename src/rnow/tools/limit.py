@@ -35,7 +35,10 @@ class TokenLimiter:
             raise ValueError(f"a cap of {max_tokens} tokens needs a tokenizer.json to count with")
         self.max_tokens = max_tokens
         self._max_chars = max_chars
-        self._tokenizer = None if tokenizer_file is None else _load_plain_tokenizer(tokenizer_file)
+        self._file = tokenizer_file
+        self._tokenizer: Tokenizer | None = None  # 100 MB for a big vocabulary: not without need
+        if max_tokens is not None:
+            self._encode("")
 
     def count(self, text: str) -> int:
         """Return the number of tokens of `text`."""
@@ -77,7 +80,9 @@ class TokenLimiter:
 
     def _encode(self, text: str) -> "Encoding":
         if self._tokenizer is None:
-            raise ValueError("tokens cannot be counted without a tokenizer.json")
+            if self._file is None:
+                raise ValueError("tokens cannot be counted without a tokenizer.json")
+            self._tokenizer = _load_plain_tokenizer(self._file)
         return self._tokenizer.encode(text, add_special_tokens=False)
 
 
@@ -90,8 +95,7 @@ def _load_plain_tokenizer(file: Path) -> "Tokenizer":
 
     definition = json.loads(file.read_text(encoding="utf-8"))
     definition["added_tokens"] = []
-    # Templates name added tokens; the byte-level one trims offsets. Nothing of either is wanted.
-    definition["post_processor"] = None
+    # Some files are saved with these; a text truncated while it is counted would pass any cap.
     definition["truncation"] = None
     definition["padding"] = None
     tokenizer: Tokenizer = Tokenizer.from_str(json.dumps(definition))

@@ -198,11 +198,11 @@ class WorkerProcess:
         reading = asyncio.create_task(self._read_answers(), name=f"{self.name}: answers")
         ended = asyncio.create_task(self._process.wait(), name=f"{self.name}: end")
         await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
-        # What it had written before it ended is still in the socket. A child process of a tool may
-        # hold the socket open, so the end of the stream is not waited for without limit.
-        await asyncio.wait({reading}, timeout=1.0)
         expected = not self.accepting
         self.accepting = False
+        # Ended, it may have left answers in the socket, which a child process may hold open for
+        # ever; with the socket closed, it may still be running its exit handlers.
+        await asyncio.wait({reading, ended}, timeout=self._settings.stop_timeout_s)
         self._kill_group()
         for task in (reading, ended):
             task.cancel()

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any, NoReturn
+from typing import Any
 
 from rnow.errors import ToolDefinitionError
 from rnow.tools.limit import TokenLimiter
@@ -54,13 +54,11 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
     specs = [tool.spec.as_json() for tool in tools.values()]
     line.send({"type": "ready", "tools": specs, "notices": sandbox_notices(tools)})
     _serve(line, CallRunner(tools, limiter=limiter, loop=loop, reply=line.send), loop)
-    guardian.kill()
+    del guardian  # stays, to keep the group's number until the controller has killed the group
 
 
 class _Line:
-    """The worker's end of the socket. Without a controller at the other end there is nothing to
-    live for.
-    """
+    """The worker's end of the socket; where nobody is at the other end, the process ends."""
 
     def __init__(self, fd: int) -> None:
         self._stream = socket.socket(fileno=fd)
@@ -70,7 +68,7 @@ class _Line:
     def receive(self) -> dict[str, Any]:
         message = receive(self._stream)
         if message is None:
-            _die()
+            os._exit(1)
         return message
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -79,7 +77,7 @@ class _Line:
             with self._sending:
                 self._stream.sendall(frame)
         except ConnectionError:
-            _die()
+            os._exit(1)
 
 
 def _serve(line: _Line, runner: CallRunner, loop: asyncio.AbstractEventLoop) -> None:
@@ -121,12 +119,6 @@ def _start_guardian(lifeline_fd: int) -> "subprocess.Popen[bytes]":
     )
     os.close(lifeline_fd)
     return guardian
-
-
-def _die() -> NoReturn:
-    # This process leads its group; what the tools have started goes too.
-    os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def _fresh(draw: Any, taken: set[str]) -> str:
 
 
 def _name(rng: random.Random) -> str:
-    """Draw a name of five or six letters, none of them twice, consonants and vowels in turn: VELOR."""
+    """Draw a name: five or six letters, each of them once, every second one a vowel."""
     consonants, vowels = rng.sample(_CONSONANTS, 3), rng.sample(_VOWELS, 3)
     letters = [letter for pair in zip(consonants, vowels, strict=True) for letter in pair]
     return "".join(letters[: rng.choice((5, 6))])

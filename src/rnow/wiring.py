@@ -1,0 +1,77 @@
+"""Sections of config.yml -> the narrow records that the parts read, under the same names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rnow.data import prompt_order
+from rnow.objective import ObjectiveSettings
+from rnow.policy import PolicySettings
+from rnow.records import Prompt
+from rnow.settings import Config
+from rnow.trainer import TrainerSettings
+
+__all__ = [
+    "objective_settings",
+    "policy_settings",
+    "prompts_by_step",
+    "tolerance",
+    "trainer_settings",
+]
+
+
+def prompts_by_step(config: Config, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """Return the prompts of every step of the run."""
+    order = prompt_order(
+        len(prompts),
+        batch_size=config.data.batch_size,
+        num_epochs=config.trainer.num_epochs,
+        seed=config.seed,
+    )
+    return [[prompts[index] for index in indices] for indices in order][: config.trainer.max_steps]
+
+
+def policy_settings(config: Config, *, student: Path, device: str) -> PolicySettings:
+    return PolicySettings(
+        path=str(student),
+        tuning=config.model.tuning,
+        qlora_rank=config.model.qlora_rank,
+        qlora_alpha=config.model.qlora_alpha,
+        dtype=config.model.dtype,
+        activation_checkpointing=config.trainer.activation_checkpointing,
+        seed=config.seed,
+        device=device,
+    )
+
+
+def trainer_settings(config: Config, *, total_steps: int) -> TrainerSettings:
+    trainer = config.trainer
+    return TrainerSettings(
+        total_steps=total_steps,
+        learning_rate=trainer.learning_rate,
+        weight_decay=trainer.weight_decay,
+        warmup_steps=trainer.warmup_steps,
+        schedule=trainer.schedule,
+        max_grad_norm=trainer.max_grad_norm,
+        max_tokens_per_micro_batch=trainer.max_tokens_per_micro_batch,
+    )
+
+
+def objective_settings(config: Config) -> ObjectiveSettings:
+    algorithm = config.algorithm
+    return ObjectiveSettings(
+        loss_fn=algorithm.loss_fn,
+        kl_penalty_coef=algorithm.kl_penalty_coef,
+        kl_clip=algorithm.kl_clip,
+        kl_discount=algorithm.kl_discount,
+        clip_low=algorithm.clip_low,
+        clip_high=algorithm.clip_high,
+        ratio_max=algorithm.ratio_max,
+    )
+
+
+def tolerance(config: Config, dtype: str, *, device: str) -> float:
+    """Return how many nats a token two views of the same weights may be apart."""
+    if config.engine.probe_tolerance is not None:
+        return config.engine.probe_tolerance
+    is_float32 = dtype == "float32" or (dtype == "auto" and device == "cpu")
+    return 0.001 if is_float32 else 0.05

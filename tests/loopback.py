@@ -1,0 +1,148 @@
+"""Servers on loopback for tests of rnow.browser, and a browser that may read some of them.
+
+"pub" is a site that may be read; "inner" counts connections and must see none.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from socket import AF_UNSPEC, AddressFamily
+
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from rnow.browser import BrowserSettings
+from rnow.browser.browser import Browser
+from rnow.browser.guard import is_public
+from rnow.browser.http import HttpSource
+
+Answers = list[tuple[str, int]]  # (address, port) of a name
+
+
+class Pub:
+    """A site with a handler for each path; keeps the requests."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.requests: list[web.BaseRequest] = []
+        self.pages: dict[str, Callable[[web.BaseRequest], web.StreamResponse]] = {}
+        self.num_bytes_sent = 0
+
+    def page(self, path: str, html: str, **kwargs: object) -> None:
+        self.pages[path] = lambda _: web.Response(
+            text=html, **{"content_type": "text/html", **kwargs}
+        )
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.requests.append(request)
+        if request.path == "/endless":
+            return await self.stream(request, b"x" * 65_536, wait_s=0)
+        if request.path == "/drip":
+            return await self.stream(request, b"x", wait_s=0.02)
+        if request.path not in self.pages:
+            return web.Response(status=404, text="no such page")
+        return self.pages[request.path](request)
+
+    async def stream(
+        self, request: web.BaseRequest, chunk: bytes, *, wait_s: float
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/html"})
+        await response.prepare(request)
+        while self.num_bytes_sent < 50_000_000:
+            await response.write(chunk)
+            self.num_bytes_sent += len(chunk)
+            await asyncio.sleep(wait_s)
+        return response
+
+
+class Inner:
+    """A server that nobody may reach, on 127.0.0.2, 127.0.0.1 and, where there is one, ::1."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.num_hits = 0
+
+    async def answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.num_hits += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>secret")
+        writer.close()
+
+
+class Names(AbstractResolver):
+    """A resolver of made-up names: each call takes a name's next answer, the last one for ever."""
+
+    def __init__(self, answers: dict[str, list[Answers]]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    async def resolve(
+        self, host: str, port: int = 0, family: AddressFamily = AF_UNSPEC
+    ) -> list[ResolveResult]:
+        self.asked.append(host)
+        if host not in self.answers:
+            raise OSError("no such name, says 127.0.0.53")
+        left = self.answers[host]
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        return [
+            ResolveResult(hostname=host, host=a, port=p, family=family, proto=0, flags=0)
+            for a, p in answer
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def serve_pub() -> AsyncIterator[Pub]:
+    site = Pub()
+    runner = web.ServerRunner(web.Server(site.answer), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    site.port = runner.addresses[0][1]
+    yield site
+    await runner.cleanup()
+
+
+@asynccontextmanager
+async def serve_inner() -> AsyncIterator[Inner]:
+    server = Inner()
+    async with AsyncExitStack() as stack:
+        for address in ("127.0.0.2", "127.0.0.1", "::1"):
+            try:
+                listening = await asyncio.start_server(server.answer, address, server.port)
+            except OSError:  # no IPv6 here; or only 127.0.0.1 (macOS): then that one is hit
+                continue
+            await stack.enter_async_context(listening)
+            server.port = listening.sockets[0].getsockname()[1]
+        yield server
+
+
+@asynccontextmanager
+async def open_browser(
+    pub: Pub,
+    inner: Inner | None = None,
+    *,
+    names: dict[str, list[Answers]] | None = None,
+    may_dial: Callable[[str, int], bool] | None = None,
+    **settings: object,
+) -> AsyncIterator[Browser]:
+    """A browser for which pub is a local site, and inner's port a usual one."""
+    ports = (80, 443) if inner is None else (80, 443, inner.port)
+    chosen: dict[str, object] = {
+        "allow_hosts": ("*",),
+        "contact": "me@example.org",
+        "local_sites": {"pub.test": pub.port},
+        "ports": ports,
+    }
+    rules = BrowserSettings(**(chosen | settings))  # type: ignore[arg-type]  # keywords of one test
+    source = HttpSource(
+        rules,
+        resolver=None if names is None else Names(names),
+        may_dial=may_dial or (lambda address, port: is_public(address)),
+    )
+    async with Browser(rules, source=source) as opened:
+        yield opened
+
+
+async def read(opened: Browser, url: str, page: int = 1) -> str:
+    return (await opened.read(url, page)).text

@@ -1,0 +1,516 @@
+"""The local engine on a tiny random Qwen3: what it samples, that neighbours never change it, and how it fails."""
+
+import asyncio
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from rnow.engines.base import Completion
+from rnow.engines.local import LocalEngine
+from rnow.engines.local_sampling import draw_tokens, uniform_stream
+from rnow.errors import DeadlineError, EngineError, ModelError
+from rnow.records import StopReason
+
+VOCAB = 128
+# Around the blocks of 128 keys, and past 300 tokens, where MKL begins to cut long sums by the padded length.
+PROMPT_LENGTHS = (3, 20, 90, 126, 131, 300, 700)
+
+
+def tiny_model(seed: int = 0, **changes: object) -> Qwen3ForCausalLM:
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+        "initializer_range": 0.1,
+    }
+    return Qwen3ForCausalLM(Qwen3Config(**(settings | changes))).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    tiny_model().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+async def engine(folder: Path):
+    loaded = LocalEngine.load(folder)
+    yield loaded
+    await loaded.aclose()
+
+
+def some_ids(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng([seed, length]).integers(0, VOCAB, length).tolist()
+
+
+def generate(engine: LocalEngine, ids: Sequence[int], **changes: object):
+    settings = {
+        "session": "s",
+        "max_tokens": 8,
+        "stop_token_ids": [],
+        "seed": 1,
+        "policy_version": 0,
+    }
+    return engine.sample(ids, **(settings | changes))
+
+
+async def roll_out(engine: LocalEngine, index: int, *, delay_s: float = 0.0) -> list[Completion]:
+    """Three turns with text appended between them; everything follows from `index`."""
+    ids = some_ids(PROMPT_LENGTHS[index % len(PROMPT_LENGTHS)], index // len(PROMPT_LENGTHS) % 2)
+    turns = []
+    for turn in range(3):
+        await asyncio.sleep(delay_s)
+        seed = index * 10 + turn
+        completion = await generate(
+            engine, ids, session=str(index), max_tokens=3 + index % 3, seed=seed
+        )
+        turns.append(completion)
+        ids = [*ids, *completion.token_ids.tolist(), *some_ids(1 + index % 40, seed)]
+    await engine.release(str(index))
+    return turns
+
+
+def bits(turns: Sequence[Completion]) -> list[tuple[bytes, bytes]]:
+    return [(turn.token_ids.tobytes(), turn.logprobs.tobytes()) for turn in turns]
+
+
+def reference_logprobs(model: torch.nn.Module, ids: Sequence[int]) -> np.ndarray:
+    """log p(ids[i] | ids[:i]) for i >= 1 by a plain forward of everything at once."""
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, :-1].float()
+    return torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+
+
+# Batch invariance
+
+
+async def test_a_trajectory_has_the_same_bits_whatever_runs_beside_it(engine: LocalEngine) -> None:
+    alone = [bits(await roll_out(engine, index)) for index in range(9)]
+    among_7 = await asyncio.gather(*(roll_out(engine, index) for index in range(7)))
+    assert [bits(turns) for turns in among_7] == alone[:7]
+    among_64 = await asyncio.gather(*(roll_out(engine, index) for index in range(64)))
+    assert [bits(turns) for turns in among_64[:9]] == alone
+    reversed_64 = await asyncio.gather(*(roll_out(engine, index) for index in reversed(range(64))))
+    assert [bits(turns) for turns in reversed_64[::-1]] == [bits(turns) for turns in among_64]
+
+
+async def test_arrival_and_cancelled_neighbours_change_no_bit(engine: LocalEngine) -> None:
+    alone = [bits(await roll_out(engine, index)) for index in range(7)]
+    doomed = [asyncio.create_task(roll_out(engine, index)) for index in range(100, 120)]
+    tasks = [
+        asyncio.create_task(roll_out(engine, index, delay_s=0.003 * (index % 4)))
+        for index in range(7)
+    ]
+    await asyncio.sleep(0.02)
+    for task in doomed:
+        task.cancel()
+    assert [bits(await task) for task in tasks] == alone
+    assert all(task.cancelled() for task in doomed)
+
+
+async def test_another_engine_in_the_process_changes_no_bit(
+    engine: LocalEngine, folder: Path
+) -> None:
+    alone = [bits(await roll_out(engine, index)) for index in range(4)]
+    teacher = LocalEngine.load(folder)
+    ids = some_ids(200)
+    expected = (await teacher.score(ids, start=1)).logprobs
+    *rolled, first, second = await asyncio.gather(
+        *(roll_out(engine, index) for index in range(4)),
+        teacher.score(ids, start=1),
+        teacher.score(ids, start=1),
+    )
+    assert [bits(turns) for turns in rolled] == alone
+    assert first.logprobs.tobytes() == second.logprobs.tobytes() == expected.tobytes()
+    await teacher.aclose()
+
+
+async def test_a_shared_prompt_read_once_gives_the_bits_of_one_read_anew(folder: Path) -> None:
+    ids = some_ids(90)
+    engine = LocalEngine.load(folder)
+    group = [await generate(engine, ids, session=str(seed), seed=seed) for seed in range(3)]
+    await engine.aclose()
+    for seed, shared in enumerate(group):
+        fresh = LocalEngine.load(folder)
+        assert bits([await generate(fresh, ids, seed=seed)]) == bits([shared])
+        await fresh.aclose()
+
+
+# What is sampled and scored
+
+
+async def test_sampler_logprobs_are_those_of_score_and_of_a_plain_forward(
+    engine: LocalEngine, folder: Path
+) -> None:
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for index in range(7):
+        turns = await roll_out(engine, index)
+        ids = turns[-1].prompt_ids.tolist() + turns[-1].token_ids.tolist()
+        scores = await engine.score(ids, start=1)
+        np.testing.assert_allclose(scores.logprobs, reference_logprobs(model, ids), atol=1e-5)
+        for turn in turns:
+            start = len(turn.prompt_ids) - 1
+            expected = scores.logprobs[start : start + len(turn.logprobs)]
+            np.testing.assert_allclose(turn.logprobs, expected, atol=1e-5)
+
+
+async def test_turns_of_a_session_continue_as_if_everything_were_read_anew(
+    engine: LocalEngine,
+) -> None:
+    turns = await roll_out(engine, 5)
+    last = turns[-1]
+    anew = await generate(
+        engine, last.prompt_ids.tolist(), max_tokens=len(last.token_ids), seed=52, session="anew"
+    )
+    assert anew.token_ids.tolist() == last.token_ids.tolist()
+    np.testing.assert_allclose(anew.logprobs, last.logprobs, atol=1e-5)
+
+
+async def test_prompt_ids_are_those_of_the_call_also_when_it_does_not_extend_the_last(
+    engine: LocalEngine,
+) -> None:
+    first = await generate(engine, some_ids(20))
+    extended = [*some_ids(20), *first.token_ids.tolist(), 5, 6]
+    assert (await generate(engine, extended)).prompt_ids.tolist() == extended
+    other = [9, *extended[1:], 7]
+    diverged = await generate(engine, other)
+    assert diverged.prompt_ids.tolist() == other
+    assert bits([diverged]) == bits([await generate(engine, other, session="fresh")])
+
+
+async def test_long_texts_are_scored_in_pieces(engine: LocalEngine, folder: Path) -> None:
+    ids = some_ids(4300)
+    model = Qwen3ForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    expected = reference_logprobs(model, ids)
+    for start in (4000, 4200):  # before and behind the border of the first piece, at 4,096
+        scores = await engine.score(ids, start=start)
+        np.testing.assert_allclose(scores.logprobs, expected[start - 1 :], atol=1e-5)
+
+
+async def test_favourites_come_best_first(engine: LocalEngine, folder: Path) -> None:
+    ids = some_ids(30)
+    scores = await engine.score(ids, start=10, num_top=3)
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        table = torch.log_softmax(model(torch.tensor([ids])).logits[0, 9:-1], -1)
+    assert scores.top_ids.tolist() == table.topk(3).indices.tolist()
+    np.testing.assert_allclose(scores.top_logprobs, table.topk(3).values, atol=1e-5)
+    assert (await engine.score(ids, start=10)).top_ids.shape == (20, 0)
+
+
+async def test_temperature_0_takes_the_likeliest_token(engine: LocalEngine) -> None:
+    completion = await generate(engine, some_ids(20), temperature=0.0)
+    ids = some_ids(20) + completion.token_ids.tolist()
+    scores = await engine.score(ids, start=20, num_top=1)
+    assert completion.token_ids.tolist() == scores.top_ids[:, 0].tolist()
+    warm = await generate(engine, some_ids(20), session="warm")
+    assert warm.token_ids.tolist() != completion.token_ids.tolist()
+
+
+async def test_a_sampled_stop_token_ends_the_turn_and_is_its_last_token(
+    engine: LocalEngine,
+) -> None:
+    free = await generate(engine, some_ids(20), max_tokens=30)
+    assert (len(free.token_ids), free.stop_reason) == (30, StopReason.LENGTH)
+    stop = int(free.token_ids[17])
+    where = free.token_ids.tolist().index(stop)
+    stopped = await generate(
+        engine, some_ids(20), max_tokens=30, stop_token_ids=[stop], session="t"
+    )
+    assert stopped.stop_reason is StopReason.STOP
+    assert stopped.token_ids.tolist() == free.token_ids[: where + 1].tolist()
+    assert (await generate(engine, some_ids(20), max_tokens=1, session="u")).token_ids.tolist() == [
+        int(free.token_ids[0])
+    ]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    probs = np.array([0.5, 0.25, 0.2, 0.05, 0.0])
+    logits = torch.tensor(np.log(np.maximum(probs, 1e-300)), dtype=torch.float32).expand(5000, 5)
+    stream = uniform_stream(7)
+    tokens, logprobs = draw_tokens(
+        logits, uniforms=[stream.random() for _ in range(5000)], temperatures=[1.0] * 5000
+    )
+    counts = np.bincount(tokens, minlength=5)
+    # Chi-square with 3 degrees of freedom exceeds 16.3 once in a thousand.
+    assert ((counts[:4] - 5000 * probs[:4]) ** 2 / (5000 * probs[:4])).sum() < 16.3
+    assert counts[4] == 0
+    np.testing.assert_allclose(np.exp(logprobs), probs[tokens], atol=1e-6)
+
+
+def test_temperature_changes_the_draw_and_not_the_logprob() -> None:
+    logits = torch.tensor(
+        [[0.0, math.log(3.0)]] * 3
+    )  # 1/4 and 3/4; at temperature 1/2 1/10 and 9/10
+    tokens, logprobs = draw_tokens(logits, uniforms=[0.2, 0.2, 0.2], temperatures=[1.0, 0.5, 0.0])
+    assert tokens == [0, 1, 1]
+    np.testing.assert_allclose(logprobs, np.log([0.25, 0.75, 0.75]), atol=1e-6)
+
+
+# Weights
+
+
+def save_adapter(folder: Path, target: Path, **changes: object) -> torch.nn.Module:
+    """Save a random adapter with peft; return peft's own model."""
+    import peft
+
+    settings = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    base = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = peft.get_peft_model(base, peft.LoraConfig(**(settings | changes))).eval()
+    torch.manual_seed(3)
+    for name, tensor in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(tensor, std=0.1)
+    model.save_pretrained(target)
+    return model
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
+        {"alpha_pattern": {"q_proj": 3}, "rank_pattern": {"layers.1.mlp.up_proj": 2}},
+    ],
+)
+async def test_a_merged_adapter_scores_as_peft_does(
+    engine: LocalEngine, folder: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    model = save_adapter(folder, tmp_path, **changes)
+    await engine.load_policy(tmp_path, 1)
+    ids = some_ids(40)
+    started = await engine.score(ids, start=1)
+    adapted = await engine.score(ids, start=1, policy_version=1)
+    np.testing.assert_allclose(adapted.logprobs, reference_logprobs(model, ids), atol=1e-5)
+    assert np.abs(adapted.logprobs - started.logprobs).max() > 0.01
+
+
+async def test_a_trajectory_ends_on_the_weights_that_it_began_with(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    tiny_model(seed=1).save_pretrained(tmp_path)
+    ids = some_ids(20)
+    begun = asyncio.create_task(generate(engine, ids, session="old", max_tokens=200))
+    await asyncio.sleep(0.01)
+    await engine.load_policy(tmp_path, 1)
+    await engine.unload_policy(0)
+    new = await generate(engine, ids, session="new", policy_version=1, max_tokens=200)
+    old = await begun
+    assert (old.policy_version, new.policy_version) == (0, 1)
+    old_ids = [*ids, *old.token_ids.tolist()]
+    later = await generate(engine, old_ids, session="old")  # its weights are kept for it
+    np.testing.assert_allclose(
+        later.logprobs,
+        (await engine.score([*old_ids, *later.token_ids.tolist()], start=220)).logprobs,
+        atol=1e-5,
+    )
+    with pytest.raises(EngineError, match=r"^policy version 0 is not loaded; loaded: 1$"):
+        await generate(engine, ids, session="late")
+    scores = await engine.score([*ids, *new.token_ids.tolist()], start=20, policy_version=1)
+    np.testing.assert_allclose(new.logprobs, scores.logprobs, atol=1e-5)
+
+
+async def test_a_session_on_another_version_begins_anew(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    tiny_model(seed=1).save_pretrained(tmp_path)
+    await engine.load_policy(tmp_path, 1)
+    ids = some_ids(20)
+    ids += (await generate(engine, ids)).token_ids.tolist() + [4]
+    switched = await generate(engine, ids, policy_version=1)
+    assert bits([switched]) == bits([await generate(engine, ids, session="t", policy_version=1)])
+
+
+async def test_policies_that_are_not_plain_lora_or_do_not_fit_are_refused(
+    engine: LocalEngine, folder: Path, tmp_path: Path
+) -> None:
+    save_adapter(folder, tmp_path / "good")
+    config = json.loads((tmp_path / "good" / "adapter_config.json").read_text())
+
+    async def message(**changes: object) -> str:
+        bad = tmp_path / "bad"
+        shutil.rmtree(bad, ignore_errors=True)
+        shutil.copytree(tmp_path / "good", bad)
+        (bad / "adapter_config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(EngineError) as caught:
+            await engine.load_policy(bad, 1)
+        return str(caught.value).removeprefix(f"{bad}/adapter_config.json: ")
+
+    only = "only plain LoRA is merged"
+    assert await message(use_dora=True) == f"sets use_dora, {only}"
+    assert (
+        await message(bias="all", modules_to_save=["norm"]) == f"sets bias, modules_to_save, {only}"
+    )
+    assert await message(peft_type="IA3") == "peft_type is IA3, only LORA is merged"
+    assert await message(init_lora_weights="pissa") == (
+        f"init_lora_weights pissa changes the base weights as well, {only}"
+    )
+    with pytest.raises(EngineError) as caught:
+        await engine.load_policy(tmp_path, 1)
+    assert str(caught.value) == (
+        f"{tmp_path}: holds neither adapter_config.json nor config.json, so it is no policy"
+    )
+    tiny_model(num_hidden_layers=1).save_pretrained(tmp_path / "small")
+    with pytest.raises(EngineError, match="other names or shapes than the model"):
+        await engine.load_policy(tmp_path / "small", 1)
+    other = LocalEngine.load(tmp_path / "small")
+    with pytest.raises(EngineError, match=r"adapts model\.layers\.1\.\S+, which is not a linear"):
+        await other.load_policy(tmp_path / "good", 1)
+    await other.aclose()
+
+
+# How it fails
+
+
+async def test_requests_that_cannot_be_served_say_why(engine: LocalEngine) -> None:
+    async def message(awaitable: object) -> str:
+        with pytest.raises(EngineError) as caught:
+            await awaitable
+        return str(caught.value)
+
+    assert await message(generate(engine, [])) == (
+        "0 token ids from None to None; the model reads at least one, each from 0 to 127"
+    )
+    assert await message(generate(engine, [1, VOCAB])) == (
+        "2 token ids from 1 to 128; the model reads at least one, each from 0 to 127"
+    )
+    assert await message(generate(engine, [1], max_tokens=8192)) == (
+        "1 tokens and 8192 to sample exceed the model's 8192 positions; "
+        "lower rollout.max_context_window"
+    )
+    assert await message(generate(engine, [1], max_tokens=0)) == (
+        "max_tokens is 0; a generation has at least one token"
+    )
+    assert await message(generate(engine, [1], temperature=-1.0)) == (
+        "temperature is -1.0; 0 is greedy, else it is positive"
+    )
+    assert await message(generate(engine, [1], policy_version=4)) == (
+        "policy version 4 is not loaded; loaded: 0"
+    )
+    assert await message(engine.score([1, 2], start=2)) == "start is 2; with 2 tokens it is 1 to 1"
+    assert await message(engine.unload_policy(3)) == "policy version 3 is not loaded; loaded: 0"
+    first = asyncio.create_task(generate(engine, [1], max_tokens=50))
+    await asyncio.sleep(0)
+    assert await message(generate(engine, [1])) == "session s has a generation under way already"
+    assert len((await first).token_ids) == 50
+
+
+async def test_a_deadline_names_what_waited_and_frees_the_row(folder: Path) -> None:
+    engine = LocalEngine.load(folder, request_timeout_s=0.05)
+    with pytest.raises(DeadlineError) as caught:
+        await generate(engine, [1], session="0.5.1", max_tokens=5000)
+    assert str(caught.value) == (
+        "engine.sample of session 0.5.1 has waited 0.05 s, the limit of engine.request_timeout_s "
+        "(1 sequences decode, 0 wait for a row)"
+    )
+    await engine.health()
+    assert engine.describe() == "0 sequences decode, 0 wait for a row"
+    await engine.aclose()
+
+
+async def test_a_cancelled_session_starts_anew(engine: LocalEngine) -> None:
+    expected = await generate(engine, some_ids(20), session="other", max_tokens=30)
+    task = asyncio.create_task(generate(engine, some_ids(20), max_tokens=5000))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bits([await generate(engine, some_ids(20), max_tokens=30)]) == bits([expected])
+
+
+class BrokenHead(torch.nn.Module):
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+
+async def test_an_error_in_the_forward_thread_reaches_every_caller_and_the_engine_goes_on(
+    engine: LocalEngine,
+) -> None:
+    expected = await generate(engine, some_ids(20))
+    tasks = [
+        asyncio.create_task(generate(engine, some_ids(20), session=str(k), max_tokens=5000))
+        for k in range(3)
+    ]
+    await asyncio.sleep(0.02)
+    head, engine.model.lm_head = engine.model.lm_head, BrokenHead()
+    for task in (*tasks, generate(engine, [1], session="t"), engine.score([1, 2], start=1)):
+        with pytest.raises(
+            EngineError, match=r"^the local engine failed: RuntimeError: out of memory$"
+        ):
+            await task
+    engine.model.lm_head = head
+    assert bits([await generate(engine, some_ids(20), session="u")]) == bits([expected])
+
+
+async def test_numbers_that_are_not_finite_are_errors(engine: LocalEngine) -> None:
+    await engine.health()
+    engine.model.model.norm.weight.fill_(math.nan)
+    with pytest.raises(EngineError, match=r"^session s: the log-probability of token 1 is nan$"):
+        await generate(engine, [1])
+    with pytest.raises(EngineError, match=r"^the log-probability of token 1 is not finite$"):
+        await engine.score([1, 2], start=1)
+    with pytest.raises(EngineError, match=r"^the model's logits are not finite$"):
+        await engine.health()
+
+
+async def test_closing_fails_what_is_under_way(folder: Path) -> None:
+    engine = LocalEngine.load(folder)
+    tasks = [
+        asyncio.create_task(generate(engine, [1], session=str(k), max_tokens=5000))
+        for k in range(40)
+    ]
+    tasks.append(asyncio.create_task(engine.score(some_ids(50), start=1)))
+    await asyncio.sleep(0)
+    await engine.aclose()
+    await engine.aclose()
+    for outcome in await asyncio.gather(*tasks[:40], return_exceptions=True):
+        assert isinstance(outcome, EngineError)
+        assert str(outcome) == "the engine was closed"
+    await asyncio.gather(tasks[40], return_exceptions=True)
+    with pytest.raises(EngineError, match=r"^the engine was closed$"):
+        await engine.health()
+
+
+def test_models_that_cannot_be_loaded_say_what_to_do(folder: Path, tmp_path: Path) -> None:
+    def message(path: str | Path, **changes: object) -> str:
+        with pytest.raises(ModelError) as caught:
+            LocalEngine.load(path, **changes)
+        return str(caught.value).removeprefix(f"{path}: ")
+
+    assert message(tmp_path / "none") == (
+        "no such folder; give the folder of a model, or fetch one with "
+        "`hf download NAME --local-dir FOLDER`"
+    )
+    assert message(tmp_path) == "has no config.json, so it is not a model folder"
+    assert message(folder, dtype="int4") == (
+        "dtype int4 is not one of auto, float32, bfloat16, float16"
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
+    assert message(tmp_path).startswith("cannot be loaded as a causal language model: ")
+    config = json.loads((folder / "config.json").read_text())
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    config |= {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert message(tmp_path) == (
+        "has layers of kind sliding_attention; the local engine runs plain causal attention only, "
+        "set engine.kind to vllm"
+    )
+    with pytest.raises(EngineError, match="^rows is 8: batch invariance needs at least 16$"):
+        LocalEngine.load(folder, rows=8)
