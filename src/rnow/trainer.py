@@ -87,7 +87,6 @@ class Trainer:
 
     def update(self, batch: Batch) -> UpdateResult:
         """Take one step. Raises BadNumbersError at the third in a row that could not be taken."""
-        self._optimizer.zero_grad()  # what a step that broke off has left
         micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
         totals = accumulate_gradients(
             self._policy, micro_batches, objective=self._objective, num_actions=batch.num_actions
@@ -110,7 +109,7 @@ class Trainer:
             self._num_bad_updates = 0
             self._optimizer.param_groups[0]["lr"] = learning_rate
             self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad()  # now, so that the rollouts have the memory
         metrics["trainer/skipped"] = float(bool(bad))
         return UpdateResult(
             step=batch.step,

@@ -2,8 +2,9 @@
 
     python tests/bench/bench_local_engine.py [--rollouts 64] [--rows 32] [--threads N]
 
-A rollout has three turns: a prompt of 150 tokens shared by a group of four, then twice 50 tokens of tool text;
-each turn samples 33 tokens. Then every trajectory is scored by a second engine, as the teacher would.
+A rollout has three turns: a prompt of 150 tokens shared by a group of four, then twice 50 tokens of
+tool text; each turn samples 33 tokens. Then every trajectory is scored by a second engine, as the
+teacher would.
 """
 
 import argparse
@@ -88,7 +89,7 @@ async def main() -> None:
 
 @torch.inference_mode()
 def time_steps(engine: LocalEngine, num_rows: int) -> None:
-    """Time bare decoding steps of a full batch: the least of many is the machine's, the median the load's."""
+    """Time bare decoding steps of a full batch; the median shows what else the machine does."""
     for length in (150, 300, 600):
         key_values, _ = read(engine.model, list(range(length)), ())
         batch = DecodingBatch(engine.model, num_rows)

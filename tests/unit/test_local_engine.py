@@ -1,4 +1,4 @@
-"""The local engine on a tiny random Qwen3: what it samples, that neighbours never change it, and how it fails."""
+"""The local engine on a tiny random Qwen3: what it samples, what never changes it, how it fails."""
 
 import asyncio
 import json
@@ -19,8 +19,9 @@ from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.records import StopReason
 
 VOCAB = 128
-# Around the blocks of 128 keys, and past 300 tokens, where MKL begins to cut long sums by the padded length.
-PROMPT_LENGTHS = (3, 20, 90, 126, 131, 300, 700)
+# Around the blocks of 128 keys, and past 300 tokens, where MKL begins to cut long sums by the
+# padded length.
+PROMPT_LENGTHS = (3, 20, 90, 126, 131, 300, 420)
 
 
 def tiny_model(seed: int = 0, **changes: object) -> Qwen3ForCausalLM:
@@ -224,6 +225,23 @@ async def test_temperature_0_takes_the_likeliest_token(engine: LocalEngine) -> N
     assert warm.token_ids.tolist() != completion.token_ids.tolist()
 
 
+async def test_a_token_is_the_one_that_the_number_of_its_seed_falls_on(
+    engine: LocalEngine, folder: Path
+) -> None:
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for seed in (1, 2):
+        completion = await generate(engine, some_ids(20), seed=seed, session=str(seed))
+        ids = [*some_ids(20), *completion.token_ids.tolist()]
+        with torch.no_grad():
+            probs = torch.softmax(model(torch.tensor([ids])).logits[0, 19:-1].double(), -1)
+        upper = probs.cumsum(-1).numpy()
+        stream = uniform_stream(seed)
+        for row, token in enumerate(completion.token_ids.tolist()):
+            number = stream.random()
+            lower = upper[row, token - 1] if token else 0.0
+            assert lower - 1e-6 <= number <= upper[row, token] + 1e-6
+
+
 async def test_a_sampled_stop_token_ends_the_turn_and_is_its_last_token(
     engine: LocalEngine,
 ) -> None:
@@ -333,7 +351,7 @@ async def test_a_session_on_another_version_begins_anew(
     tiny_model(seed=1).save_pretrained(tmp_path)
     await engine.load_policy(tmp_path, 1)
     ids = some_ids(20)
-    ids += (await generate(engine, ids)).token_ids.tolist() + [4]
+    ids += [*(await generate(engine, ids)).token_ids.tolist(), 4]
     switched = await generate(engine, ids, policy_version=1)
     assert bits([switched]) == bits([await generate(engine, ids, session="t", policy_version=1)])
 
@@ -413,11 +431,11 @@ async def test_requests_that_cannot_be_served_say_why(engine: LocalEngine) -> No
 
 
 async def test_a_deadline_names_what_waited_and_frees_the_row(folder: Path) -> None:
-    engine = LocalEngine.load(folder, request_timeout_s=0.05)
+    engine = LocalEngine.load(folder, request_timeout_s=0.5)
     with pytest.raises(DeadlineError) as caught:
         await generate(engine, [1], session="0.5.1", max_tokens=5000)
     assert str(caught.value) == (
-        "engine.sample of session 0.5.1 has waited 0.05 s, the limit of engine.request_timeout_s "
+        "engine.sample of session 0.5.1 has waited 0.5 s, the limit of engine.request_timeout_s "
         "(1 sequences decode, 0 wait for a row)"
     )
     await engine.health()
@@ -426,13 +444,16 @@ async def test_a_deadline_names_what_waited_and_frees_the_row(folder: Path) -> N
 
 
 async def test_a_cancelled_session_starts_anew(engine: LocalEngine) -> None:
-    expected = await generate(engine, some_ids(20), session="other", max_tokens=30)
-    task = asyncio.create_task(generate(engine, some_ids(20), max_tokens=5000))
-    await asyncio.sleep(0.02)
+    prompt = some_ids(20)
+    whole = await generate(engine, prompt, session="other", max_tokens=1000)
+    task = asyncio.create_task(generate(engine, prompt, max_tokens=1000))
+    await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert bits([await generate(engine, some_ids(20), max_tokens=30)]) == bits([expected])
+    # What the cancelled turn had sampled by then is the beginning of these ids.
+    ids = [*prompt, *whole.token_ids.tolist()]
+    assert bits([await generate(engine, ids)]) == bits([await generate(engine, ids, session="t")])
 
 
 class BrokenHead(torch.nn.Module):
@@ -512,5 +533,5 @@ def test_models_that_cannot_be_loaded_say_what_to_do(folder: Path, tmp_path: Pat
         "has layers of kind sliding_attention; the local engine runs plain causal attention only, "
         "set engine.kind to vllm"
     )
-    with pytest.raises(EngineError, match="^rows is 8: batch invariance needs at least 16$"):
+    with pytest.raises(EngineError, match=r"^rows is 8: batch invariance needs at least 16$"):
         LocalEngine.load(folder, rows=8)

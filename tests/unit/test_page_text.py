@@ -240,6 +240,7 @@ def test_a_page_that_declares_an_encoding_in_its_text_is_read() -> None:
     assert html_to_markdown(html, url=URL) == "Zürich"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     [

@@ -498,6 +498,17 @@ def test_the_count_of_bad_updates_survives_a_restart(student: Path, teacher: Pat
         second.update(batch)
 
 
+def test_a_state_from_before_the_first_update_takes_all_moments_away(
+    student: Path, teacher: Path
+) -> None:
+    trainer = trainer_of(load(student))
+    before = trainer.state()
+    trainer.update(batch_for(load(student), load(teacher)))
+    assert trainer.state() != before
+    trainer.load_state(*before)
+    assert trainer.state() == before == ({}, {"num_bad_updates": 0})
+
+
 def test_optimizer_state_that_lacks_a_weight_is_refused(student: Path, teacher: Path) -> None:
     policy = load(student)
     trainer = trainer_of(policy)

@@ -1,6 +1,6 @@
 """Which URLs may be asked for, and which addresses dialled.
 
-Three lines of defence, each of which holds alone against what it can see:
+Three lines of defence:
 
     check_url          the text of a URL: scheme, port, host; also of every redirect
     GuardedResolver    the addresses of a name: refused if any of them is not public
@@ -8,8 +8,8 @@ Three lines of defence, each of which holds alone against what it can see:
                        answer changed, a library's own idea of a host
 
 Names are resolved once for each connection, and the very addresses that were checked are dialled.
-Local sites (pages that rnow serves itself) are dialled over a connector of their own,
-which reaches their exact ports and nothing else.
+Local sites (pages that rnow serves itself) are no hole in this: their address and port come from
+the settings, never from a URL, and over a connector of their own.
 """
 
 import ipaddress

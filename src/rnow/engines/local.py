@@ -9,10 +9,11 @@
     local_sampling.py   a token from logits
     local_weights.py    model folders, adapters
 
-The hard promise is batch invariance: which ids a sequence samples, and their log-probabilities, have the same
-bits whatever runs beside it and in whatever order it came, for one machine, torch version and number
-of threads. "Resumed equals uninterrupted" stands on it. It holds for a trajectory rolled out in the same
-turns; an engine that reads at once what another read in turns agrees to rounding only.
+The hard promise is batch invariance: which ids a sequence samples, and their log-probabilities,
+have the same bits whatever runs beside it and in whatever order it came, for one machine, torch
+version and number of threads. "Resumed equals uninterrupted" stands on it. It holds for a
+trajectory rolled out in the same turns; an engine that reads at once what another read in turns
+agrees to rounding only.
 
 Left out: anything for large models or many sequences at speed. That is the served engine's work.
 """
@@ -84,8 +85,9 @@ class LocalEngine:
     ) -> "LocalEngine":
         """Load a model folder; its weights are samplable as `policy_version`.
 
-        `dtype` auto: float32 on CPU, bfloat16 on a GPU. `rows`: how many sequences decode at once; others wait.
-        It is part of what fixes the bits. Blocks; the number of threads is the caller's at this moment.
+        `dtype` auto: float32 on CPU, bfloat16 on a GPU. `rows`: how many sequences decode at once;
+        others wait. It is part of what fixes the bits. Blocks; the number of threads is the
+        caller's at this moment.
         """
         model = load_model(model_path, dtype=dtype, device=device)
         engine = cls(
@@ -94,8 +96,9 @@ class LocalEngine:
         num_threads = torch.get_num_threads()
         if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
             logger.warning(
-                "%s: with %d threads torch gives a sequence other bits in another row, so a resumed run may "
-                "differ from an uninterrupted one in the last places; OMP_NUM_THREADS=1 avoids it",
+                "%s: with %d threads torch gives a sequence other bits in another row, so a resumed "
+                "run may differ from an uninterrupted one in the last places; "
+                "OMP_NUM_THREADS=1 avoids it",
                 model_path,
                 num_threads,
             )
@@ -112,7 +115,7 @@ class LocalEngine:
         policy_version: int,
         temperature: float = 1.0,
     ) -> Completion:
-        """Continue `token_ids`. Ids that extend the session's former ones are read from where they are new."""
+        """Continue `token_ids`; of ids that extend the session's former ones the rest is read."""
         ids = self._checked_ids(token_ids, num_more=max_tokens)
         if max_tokens < 1:
             raise EngineError(f"max_tokens is {max_tokens}; a generation has at least one token")
@@ -160,7 +163,7 @@ class LocalEngine:
         return await self._wait(reply, f"engine.score of {len(ids)} tokens")
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
-        """Load an adapter on the start weights, or a whole model. Trajectories under way keep their weights."""
+        """Load an adapter on the start weights, or a whole model; sessions keep their weights."""
 
         def work() -> None:
             try:
@@ -215,7 +218,7 @@ class LocalEngine:
             raise EngineError("the engine was closed")
 
     def _checked_ids(self, token_ids: Sequence[int], *, num_more: int) -> list[int]:
-        """Return plain ints; what the model cannot read is refused here, where the caller is known."""
+        """Return plain ints; refuse what the model cannot read."""
         self._check_open()
         ids = [int(token) for token in token_ids]
         vocab_size, max_positions = self._limits
@@ -226,20 +229,20 @@ class LocalEngine:
             )
         if len(ids) + num_more > max_positions:
             raise EngineError(
-                f"{len(ids)} tokens and {num_more} to sample exceed the model's {max_positions} positions; "
-                "lower rollout.max_context_window"
+                f"{len(ids)} tokens and {num_more} to sample exceed the model's {max_positions} "
+                "positions; lower rollout.max_context_window"
             )
         return ids
 
 
 def _limits_of(model: PreTrainedModel) -> tuple[int, float]:
-    """Return the vocabulary's size and the number of positions, without bound where the model names none."""
+    """Return the vocabulary's size and the number of positions; inf where none is named."""
     config = model.config
     return config.vocab_size, getattr(config, "max_position_embeddings", None) or math.inf
 
 
 @torch.inference_mode()
 def _settle_thread(model: PreTrainedModel, rows: int, num_threads: int) -> bool:
-    """Give the forward thread the caller's number of threads; say whether rows are alike with it."""
+    """Give the forward thread the caller's number of threads; say whether rows are alike."""
     torch.set_num_threads(num_threads)
     return rows_are_equal(model, rows)

@@ -2,16 +2,17 @@
 
 Two cases, told apart by the mask, which only decoding passes:
 
-    reading   one sequence alone, any number of new tokens: torch's own fused attention. Alone, its shape
-              is a function of the sequence, so its bits are too.
-    decoding  many sequences, one new token each, keys padded to the longest: blocks of `KEY_BLOCK` keys,
-              the parts of the softmax added up in order.
+    reading   one sequence alone, any number of new tokens: torch's own fused attention. Alone,
+              its shape is a function of the sequence, so its bits are too.
+    decoding  many sequences, one new token each, keys padded to the longest: blocks of
+              `KEY_BLOCK` keys, the parts of the softmax added up in order.
 
-Why blocks: how a matrix kernel cuts a long sum into parts depends on the *padded* length (on MKL from
-about 300 keys on), and that comes from the neighbours. Here every kernel sees `KEY_BLOCK` keys
+Why blocks: how a matrix kernel cuts a long sum into parts depends on the *padded* length (on MKL
+from about 300 keys on), and that comes from the neighbours. Here every kernel sees `KEY_BLOCK` keys
 whatever runs beside; a block that is all padding for a row adds exact zeros to it.
 
-Left out: sliding windows, soft caps, sinks. A model that asks for one is refused, never run without.
+Left out: sliding windows, soft caps, sinks. A model that asks for one is refused, never run
+without.
 """
 
 from typing import Any
@@ -40,7 +41,7 @@ def attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Return the mixed values [batch, new, heads, head], as transformers' attention interface wants."""
+    """Return the mixed values [batch, new, heads, head], transformers' attention interface."""
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise ModelError(
@@ -78,7 +79,8 @@ def _attend_in_blocks(
 ) -> Tensor:
     batch, heads, _, head_dim = query.shape
     kv_heads, num_keys = key.shape[1], key.shape[2]
-    # Query heads that share a key head are the rows of one product: keys are never repeated in memory.
+    # Query heads that share a key head are the rows of one product: keys are never repeated in
+    # memory.
     queries = (query * scale).reshape(batch * kv_heads, heads // kv_heads, head_dim)
     keys = key.reshape(batch * kv_heads, num_keys, head_dim).transpose(1, 2)
     values = value.reshape(batch * kv_heads, num_keys, head_dim)

@@ -1,11 +1,11 @@
 """Forwards of one set of weights: read a text, score a text, decode many sequences side by side.
 
-Nothing here knows of asyncio, sessions or versions. What keeps the bits of a sequence independent of its
-neighbours (`LocalEngine`'s hard promise) is decided here and in local_attention.py:
+Nothing here knows of asyncio, sessions or versions. What keeps the bits of a sequence independent
+of its neighbours (`LocalEngine`'s hard promise) is decided here and in local_attention.py:
 
 - A text is read alone, in pieces cut at fixed places counted from its own beginning.
-- Decoding always runs the same number of rows; rows without a sequence read token 0. A matrix kernel is chosen
-  by its shape, and the shape never changes.
+- Decoding always runs the same number of rows; rows without a sequence read token 0. A matrix
+  kernel is chosen by its shape, and the shape never changes.
 - Each row's attention goes over blocks of keys of a fixed size.
 """
 
@@ -31,7 +31,10 @@ _PROMPT_CACHE_BYTES = 2**28
 def read(
     model: PreTrainedModel, token_ids: Sequence[int], past: KeyValues
 ) -> tuple[KeyValues, Tensor]:
-    """Read `token_ids` after `past`; return the keys and values of both, and the last token's logits [1, vocab]."""
+    """Read `token_ids` after `past`.
+
+    Returns the keys and values of both, and the last token's logits [1, vocab].
+    """
     cache = PieceCache(past)
     last = torch.tensor([-1])
     for piece in _pieces(model, len(token_ids)):
@@ -41,7 +44,7 @@ def read(
 
 
 def score(model: PreTrainedModel, token_ids: Sequence[int], *, start: int, num_top: int) -> Scores:
-    """Return what `Engine.score` promises, of one sequence alone; only asked positions reach the LM head."""
+    """Return what `Engine.score` promises; only asked positions reach the LM head."""
     cache = PieceCache()
     logprobs, top_ids, top_logprobs = [], [], []
     for piece in _pieces(model, len(token_ids) - 1):
@@ -65,7 +68,7 @@ def score(model: PreTrainedModel, token_ids: Sequence[int], *, start: int, num_t
 
 
 def _pieces(model: PreTrainedModel, num_tokens: int) -> Iterator[slice]:
-    """Cut a text so that the memory of a forward is bounded; the cuts depend on the model and the text alone."""
+    """Cut a text to bound a forward's memory; the cuts depend on model and text alone."""
     size = max(256, min(4096, _MAX_LOGITS // model.config.vocab_size))
     for start in range(0, num_tokens, size):
         yield slice(start, min(start + size, num_tokens))
@@ -74,7 +77,7 @@ def _pieces(model: PreTrainedModel, num_tokens: int) -> Iterator[slice]:
 def _forward_piece(
     model: PreTrainedModel, token_ids: Sequence[int], cache: PieceCache, *, keep: Tensor
 ) -> Tensor:
-    """Read one piece into `cache`; return the logits [1, kept, vocab] of the positions `keep` of the piece."""
+    """Read one piece into `cache`; return logits [1, kept, vocab] of its positions `keep`."""
     device = next(model.parameters()).device
     begin = cache.get_seq_length()
     output = model(
@@ -143,27 +146,26 @@ class DecodingBatch:
         self._model = model
         self._device = next(model.parameters()).device
         self._rows: list[DecodingRow | None] = [None] * num_rows
+        self._num_running = 0
         self._cache = RowCache(num_rows)
 
     @property
-    def num_running(self) -> int:
-        return sum(row is not None for row in self._rows)
-
-    @property
     def is_full(self) -> bool:
-        return None not in self._rows
+        return self._num_running == len(self._rows)
 
     def add(self, row: DecodingRow, key_values: KeyValues) -> None:
         index = self._rows.index(None)
         self._cache.put(index, key_values)
         self._rows[index] = row
+        self._num_running += 1
 
     def remove(self, row: DecodingRow) -> KeyValues:
         """Take a sequence out; return the keys and values of its `length` tokens."""
         index = self._rows.index(row)
         key_values = self._cache.take(index, row.length)
         self._rows[index] = None
-        if not self.num_running:
+        self._num_running -= 1
+        if not self._num_running:
             self._cache.clear()
         return key_values
 
@@ -201,8 +203,8 @@ class DecodingBatch:
 def rows_are_equal(model: PreTrainedModel, num_rows: int) -> bool:
     """Whether one sequence has the same bits in every row, on this machine, with these threads.
 
-    It does unless torch cuts an elementwise operation among threads at a place that is no multiple of the
-    vector length: the elements at a cut are computed by other code. Seen with 3 threads.
+    It does unless torch cuts an elementwise operation among threads at a place that is no multiple
+    of the vector length: the elements at a cut are computed by other code. Seen with 3 threads.
     """
     batch = DecodingBatch(model, num_rows)
     key_values, _ = read(model, [0, 1, 2], ())

@@ -52,7 +52,8 @@ class PieceCache(Cache):  # type: ignore[misc]  # transformers ships no types
 class RowCache(Cache):  # type: ignore[misc]  # transformers ships no types
     """Key-value cache of `num_rows` sequences, each at its own length.
 
-    Memory grows with the longest sequence that is decoding, by half at a time, and is given back by `clear`.
+    Memory grows with the longest sequence that is decoding, by half at a time, and is given back by
+    `clear`.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -81,7 +82,7 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers ships no types
     def place(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Say where the next step's tokens stand, one position a row.
 
-        Returns the positions [rows, 1] and the additive mask [rows, 1, 1, keys] over keys in whole blocks.
+        Returns the positions [rows, 1] and the additive mask [rows, 1, 1, keys] over whole blocks.
         """
         longest = max(positions) + 1
         self._num_keys = -(-longest // KEY_BLOCK) * KEY_BLOCK
@@ -114,7 +115,8 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers ships no types
         blocks = -(-max(length, capacity * 3 // 2) // KEY_BLOCK)
         grown = []
         for index, pair in enumerate(like):
-            # Zeros, not whatever memory held: a masked key weighs exactly 0, and 0 times NaN is NaN.
+            # Zeros, not whatever memory held: a masked key weighs exactly 0, and 0 times NaN is
+            # NaN.
             fresh = tuple(
                 old.new_zeros(self._num_rows, old.shape[1], blocks * KEY_BLOCK, old.shape[3])
                 for old in pair

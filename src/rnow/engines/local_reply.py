@@ -1,11 +1,12 @@
 """The bridge between a caller on the event loop and the one thread that runs forwards.
 
-    event loop                              forward thread (one in this process, shared by all engines)
-    worker.call(…) ──────────────────────▶  works …
-    await reply.wait(…)  ◀───────────────── reply.resolve(value) or reply.fail(error)
+    event loop                        forward thread
+    worker.call(…) ────────────────▶  works …
+    await reply.wait(…)  ◀─────────── reply.resolve(value) or reply.fail(error)
 
-One thread, because two engines that run at once only fight for the same cores, and because what torch
-keeps by thread (number of threads, inference mode) then holds for every forward. Engines take turns.
+One forward thread in the process, shared by all engines, because two engines that run at once only
+fight for the same cores, and because what torch keeps by thread (number of threads, inference mode)
+then holds for every forward. Engines take turns.
 """
 
 import asyncio
@@ -37,13 +38,14 @@ class Reply(Generic[Value]):
         self._post(lambda: self._future.set_exception(error))
 
     async def wait(self, what: str, *, timeout_s: float, describe: Callable[[], str]) -> Value:
-        """Return the value; after `timeout_s` raise a `DeadlineError` that says what waited, and amid what."""
+        """Return the value; after `timeout_s` raise a `DeadlineError` that names what waited."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._future
         except TimeoutError:
             raise DeadlineError(
-                f"{what} has waited {timeout_s:g} s, the limit of engine.request_timeout_s ({describe()})"
+                f"{what} has waited {timeout_s:g} s, the limit of engine.request_timeout_s "
+                f"({describe()})"
             ) from None
         finally:
             self.abandoned = True

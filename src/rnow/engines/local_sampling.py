@@ -1,9 +1,10 @@
 """One token from a row of logits.
 
-Every row is computed by itself, from its own logits and its own uniform number, so a draw never depends on
-the batch. The inverse of the distribution function in float64: the token's probability is right to the last
-places even for a vocabulary of 150,000. What a model's generation_config says (top-k, top-p, penalties) has
-no say here: the teacher is asked at temperature 1, and sampling otherwise would mix two distributions.
+Every row is computed by itself, from its own logits and its own uniform number, so a draw never
+depends on the batch. The inverse of the distribution function in float64: the token's probability
+is right to the last places even for a vocabulary of 150,000. What a model's generation_config says
+(top-k, top-p, penalties) has no say here: the teacher is asked at temperature 1, and sampling
+otherwise would mix two distributions.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ __all__ = ["draw_tokens", "uniform_stream"]
 
 
 def uniform_stream(seed: int) -> np.random.Generator:
-    """Return the uniform numbers of one request, one for each token; a counter-based generator keyed by `seed`."""
+    """Return the uniform numbers of one request, one a token: counter-based, keyed by `seed`."""
     return np.random.Generator(np.random.Philox(key=seed % 2**128))
 
 
@@ -34,10 +35,10 @@ def draw_tokens(
         )
         chance = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
         cumulated = torch.softmax(logits.double() / warmth[:, None], dim=-1).cumsum(-1)
-        # The first token whose cumulated probability exceeds the number: one of probability 0 never does.
-        tokens = torch.searchsorted(cumulated, chance[:, None] * cumulated[:, -1:], right=True)[
-            :, 0
-        ]
+        # The first token whose cumulated probability exceeds the number: one of probability 0 never
+        # does.
+        wanted = chance[:, None] * cumulated[:, -1:]
+        tokens = torch.searchsorted(cumulated, wanted, right=True)[:, 0]
         tokens = tokens.clamp(max=logits.shape[-1] - 1)
     if not all(temperatures):
         likeliest = logits.argmax(-1)

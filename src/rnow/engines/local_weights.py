@@ -1,8 +1,9 @@
 """A model folder or a published policy, as a network ready to run.
 
-An adapter is merged by hand: W + scale · B·A, in fp32, into a copy that shares every tensor which the adapter
-leaves alone. peft would give the same numbers, but takes seconds to import, and a merge that we
-can read is one that we can refuse to do wrongly: whatever of an adapter is not plain LoRA is an error.
+An adapter is merged by hand: W + scale · B·A, in fp32, into a copy that shares every tensor which
+the adapter leaves alone. peft would give the same numbers, but takes seconds to import, and a merge
+that we can read is one that we can refuse to do wrongly: whatever of an adapter is not plain LoRA
+is an error.
 """
 
 import copy
@@ -27,21 +28,45 @@ from rnow.errors import EngineError, ModelError
 __all__ = ["load_model", "load_policy_model"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What an adapter may say without changing what W + scale · B·A means; anything else must be absent or false.
+# What an adapter may say without changing what W + scale · B·A means; anything else must be absent
+# or false.
 _PLAIN_LORA_KEYS = frozenset(
-    "alpha_pattern auto_mapping base_model_name_or_path inference_mode init_lora_weights layers_pattern"
-    " layers_to_transform lora_alpha lora_dropout peft_type peft_version qalora_group_size r rank_pattern"
-    " revision target_modules task_type use_rslora exclude_modules bias megatron_core runtime_config"
-    " ensure_weight_tying".split()
+    {
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "ensure_weight_tying",
+        "exclude_modules",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_alpha",
+        "lora_dropout",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    }
 )
-# These initialisations rewrite the base weights, so that the adapter alone does not say what the policy is.
+
+# These initialisations rewrite the base weights, so that the adapter alone does not say what the
+# policy is.
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal")
 
 
 def load_model(
     path: str | Path, *, dtype: str = "auto", device: str | None = None
 ) -> PreTrainedModel:
-    """Load a causal language model for running, with our attention; `ModelError` says what to do if it cannot be."""
+    """Load a causal language model with our attention; else `ModelError` says what to do."""
     if dtype not in (*_DTYPES, "auto"):
         raise ModelError(f"dtype {dtype} is not one of auto, {', '.join(_DTYPES)}")
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,8 +77,9 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(
                 str(path), dtype=_DTYPES[chosen], attn_implementation=ATTENTION_NAME
             )
-    # transformers raises OSError, ValueError, KeyError, ImportError, RuntimeError for files that are missing
-    # or foreign, without a common base; each means the same to the user: this model cannot be loaded.
+    # transformers raises OSError, ValueError, KeyError, ImportError, RuntimeError for files that
+    # are missing or foreign, without a common base; each means the same to the user: this model
+    # cannot be loaded.
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(
@@ -64,7 +90,7 @@ def load_model(
 
 
 def load_policy_model(path: Path, base: PreTrainedModel) -> PreTrainedModel:
-    """Load what was published under `path`: a LoRA adapter on `base`, or a whole model of the same shape."""
+    """Load what is published under `path`: an adapter on `base`, or a model of its shape."""
     if (path / "adapter_config.json").is_file():
         return _merge_adapter(path, base)
     if not (path / "config.json").is_file():
@@ -77,13 +103,14 @@ def load_policy_model(path: Path, base: PreTrainedModel) -> PreTrainedModel:
     shapes = {name: tuple(value.shape) for name, value in base.state_dict().items()}
     if {name: tuple(value.shape) for name, value in model.state_dict().items()} != shapes:
         raise EngineError(
-            f"{path}: its weights have other names or shapes than the model this engine started with"
+            f"{path}: its weights have other names or shapes "
+            "than the model that this engine started with"
         )
     return model
 
 
 def _check_folder(path: str | Path) -> None:
-    """A path that is no model folder gets our words; a hub name is left to transformers, which may have it cached."""
+    """Refuse what is no model folder; a hub name is left to transformers, which may have it."""
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
             raise ModelError(f"{path}: has no config.json, so it is not a model folder")
@@ -98,8 +125,8 @@ def _check_layers(path: str | Path, model: PreTrainedModel) -> None:
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ModelError(
-            f"{path}: has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}; the local engine runs "
-            "plain causal attention only, set engine.kind to vllm"
+            f"{path}: has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}; "
+            "the local engine runs plain causal attention only, set engine.kind to vllm"
         )
 
 
@@ -152,8 +179,8 @@ def _check_plain_lora(config_file: Path, config: dict[str, Any]) -> None:
         )
     if config.get("init_lora_weights", True) not in _PLAIN_INITS:
         raise EngineError(
-            f"{config_file}: init_lora_weights {config['init_lora_weights']} changes the base weights as well, "
-            "only plain LoRA is merged"
+            f"{config_file}: init_lora_weights {config['init_lora_weights']} "
+            "changes the base weights as well, only plain LoRA is merged"
         )
     asked = [name for name, value in config.items() if value and name not in _PLAIN_LORA_KEYS]
     if config.get("bias", "none") != "none":
@@ -165,7 +192,7 @@ def _check_plain_lora(config_file: Path, config: dict[str, Any]) -> None:
 
 
 def _pairs(path: Path, tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return module name -> (A [rank, in], B [out, rank]); every tensor of the file must belong to a pair."""
+    """Return module name -> (A [rank, in], B [out, rank]); no tensor may be left over."""
     prefix, a_end, b_end = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
     names = {
         key.removeprefix(prefix).removesuffix(end)

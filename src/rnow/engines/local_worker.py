@@ -1,8 +1,9 @@
 """The forward thread's side of `LocalEngine`: which sequence reads, decodes or is scored next.
 
-Everything here but `post` and `call` runs in the forward thread; a lock guards nothing but whether a unit of work is
-scheduled. A unit is short (one text read, one text scored, or one decoding step), then the thread
-is free for another engine's unit. Reading goes before decoding: a step costs the same for one row as for all.
+The methods of `Worker` that the event loop calls only leave a task; all state is touched by the
+forward thread alone. A unit of work is short (one text read, one text scored, or one decoding
+step), then the thread is free for another engine's unit. Reading goes before decoding: a step costs
+the same for one row as for all.
 
 A trajectory's life:
 
@@ -37,7 +38,7 @@ Value = TypeVar("Value")
 
 @dataclass(slots=True, eq=False)
 class LoadedPolicy:
-    """Weights that can be sampled from. Sessions that began on them keep them alive after an unload."""
+    """Weights that can be sampled from; after an unload, sessions on them keep them alive."""
 
     version: int
     model: PreTrainedModel
@@ -93,7 +94,7 @@ class Worker:
         self.policies = {start.version: start}
         self._sessions: dict[str, _Session] = {}
         self._tasks: deque[tuple[Callable[[], None], bool]] = deque()
-        self._waiting: deque[Generation] = deque()
+        self._waiting: deque[tuple[Generation, _Session]] = deque()
         self._running: list[_Running] = []
         self._lock = threading.Lock()
         self._is_scheduled = False
@@ -167,7 +168,7 @@ class Worker:
 
     def _fail_all(self, error: EngineError) -> None:
         """Fail every generation and forget every session: what they held is in no known state."""
-        for generation in (*self._waiting, *(running.generation for running in self._running)):
+        for generation in self._under_way():
             generation.reply.fail(error)
         for policy in {running.session.policy for running in self._running}:
             policy.clear_batch()
@@ -179,7 +180,8 @@ class Worker:
         try:
             with torch.inference_mode():
                 self._unit()
-        # Each request guards itself; this is for what nobody foresaw, so that no caller waits for ever.
+        # Each request guards itself; this is for what nobody foresaw, so that no caller waits for
+        # ever.
         except Exception as error:
             self._fail_all(_as_engine_error(error))
         with self._lock:
@@ -200,45 +202,45 @@ class Worker:
             for policy in {running.session.policy for running in self._running}:
                 self._step(policy)
 
+    def _under_way(self) -> list[Generation]:
+        waiting = [generation for generation, _ in self._waiting]
+        return waiting + [running.generation for running in self._running]
+
     def _enqueue(self, generation: Generation) -> None:
-        under_way = (*self._waiting, *(running.generation for running in self._running))
-        if self._is_closed:
-            generation.reply.fail(EngineError("the engine was closed"))
-        elif any(
-            other.session == generation.session and not other.reply.abandoned for other in under_way
-        ):
-            generation.reply.fail(
-                EngineError(f"session {generation.session} has a generation under way already")
-            )
-        else:
-            self._waiting.append(generation)
+        try:
+            self._check_open()
+            if any(other.session == generation.session for other in self._under_way()):
+                raise EngineError(
+                    f"session {generation.session} has a generation under way already"
+                )
+            session = self._sessions.get(generation.session)
+            if session is None or session.policy.version != generation.policy_version:
+                session = _Session(self.policy(generation.policy_version), [], ())
+            self._waiting.append((generation, session))
+        except EngineError as error:
+            generation.reply.fail(error)
 
     def _cancel(self, generation: Generation) -> None:
-        if generation in self._waiting:
-            self._waiting.remove(generation)
+        self._waiting = deque(item for item in self._waiting if item[0] is not generation)
         for running in self._running:
             if running.generation is generation:
                 self._end(running)
-                # A turn cut short leaves a cache that no uninterrupted run has: the next call reads anew.
+                # A turn cut short leaves a cache that no uninterrupted run has: the next call
+                # reads anew.
                 self._sessions.pop(generation.session, None)
                 return
 
     def _start_next(self) -> bool:
         """Read the first waiting text whose policy has a free row; False if there is none."""
-        for generation in self._waiting:
+        for index, (generation, session) in enumerate(self._waiting):
+            if session.policy.batch.is_full:
+                continue
+            del self._waiting[index]
             try:
-                session = self._sessions.get(generation.session)
-                if session is None or session.policy.version != generation.policy_version:
-                    session = _Session(self.policy(generation.policy_version), [], ())
-                if session.policy.batch.is_full:
-                    continue
-                self._waiting.remove(generation)
                 self._start_generation(generation, session)
             # Out of memory, a kernel that fails: the caller must hear of it, the others go on.
             except Exception as error:
                 self._sessions.pop(generation.session, None)
-                if generation in self._waiting:
-                    self._waiting.remove(generation)
                 generation.reply.fail(_as_engine_error(error))
             return True
         return False
@@ -286,8 +288,10 @@ class Worker:
         if not math.isfinite(row.logprobs[-1]):
             self._end(running)
             self._sessions.pop(generation.session, None)
-            error = f"session {generation.session}: the log-probability of token {len(running.session.token_ids)} "
-            generation.reply.fail(EngineError(f"{error}is {row.logprobs[-1]}"))
+            what = f"the log-probability of token {len(running.session.token_ids)}"
+            generation.reply.fail(
+                EngineError(f"session {generation.session}: {what} is {row.logprobs[-1]}")
+            )
         elif row.token_ids[-1] in generation.stop_token_ids:
             self._complete(running, StopReason.STOP)
         elif len(row.token_ids) == generation.max_tokens:

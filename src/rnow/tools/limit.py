@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-__all__ = ["MAX_TEXT_BYTES", "TokenLimiter"]
+__all__ = ["MAX_TEXT_BYTES", "CharacterLimiter", "TokenLimiter"]
 
 MAX_TEXT_BYTES = 1_000_000  # before anything is tokenized
 _NOTE = "\n[The rest of this result was cut.]"
@@ -34,7 +34,7 @@ class TokenLimiter:
         if tokenizer_file is None and max_tokens is not None:
             raise ValueError(f"a cap of {max_tokens} tokens needs a tokenizer.json to count with")
         self.max_tokens = max_tokens
-        self._max_chars = max_chars
+        self.max_chars = max_chars
         self._file = tokenizer_file
         self._tokenizer: Tokenizer | None = None  # 100 MB for a big vocabulary: not without need
         if max_tokens is not None:
@@ -56,8 +56,8 @@ class TokenLimiter:
         if len(head) > MAX_TEXT_BYTES:
             kept = head[: MAX_TEXT_BYTES - len(_NOTE)]
             cut = kept.decode("utf-8", errors="ignore") + _NOTE
-        if self._max_chars is not None and len(cut) > self._max_chars:
-            cut = _with_note(whole[: self._max_chars], keep=self._max_chars - len(_NOTE))
+        if self.max_chars is not None and len(cut) > self.max_chars:
+            cut = _with_note(whole[: self.max_chars], keep=self.max_chars - len(_NOTE))
         if self.max_tokens is not None:
             cut = self._cut_to_tokens(cut, self.max_tokens)
         return cut, cut != whole
@@ -84,6 +84,16 @@ class TokenLimiter:
                 raise ValueError("tokens cannot be counted without a tokenizer.json")
             self._tokenizer = _load_plain_tokenizer(self._file)
         return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+class CharacterLimiter:
+    """Counts characters where a reader of pages counts tokens: for `max_tool_response_chars`."""
+
+    def __init__(self, max_chars: int | None) -> None:
+        self.max_tokens = max_chars
+
+    def count(self, text: str) -> int:
+        return len(text)
 
 
 def _with_note(text: str, *, keep: int) -> str:

@@ -139,6 +139,7 @@ class WorkerProcess:
     ) -> "WorkerProcess":
         ours, theirs = socket.socketpair()
         lifeline_theirs, lifeline_ours = os.pipe()
+        scratch = settings.log_file.absolute().parent / "crawl4ai"
         try:
             with open(settings.log_file, "ab") as log:
                 process = await asyncio.create_subprocess_exec(
@@ -151,7 +152,8 @@ class WorkerProcess:
                     stderr=log,
                     pass_fds=(theirs.fileno(), lifeline_theirs),
                     cwd=settings.project_dir,
-                    env=environment,
+                    # crawl4ai keeps a folder of its own; without this it would be in the home.
+                    env={"CRAWL4_AI_BASE_DIRECTORY": str(scratch), **environment},
                     start_new_session=True,
                 )
         except BaseException:

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    # At run time it would make every worker look like one whose tools.py browses.
-    from rnow.browser.settings import BrowserSettings
+from rnow.browser.settings import BrowserSettings
 
 __all__ = ["WorkerSettings"]
 
@@ -23,7 +20,7 @@ class WorkerSettings:
     concurrency: int  # calls at once in one worker
     env_names: tuple[str, ...]  # tools.env: variables of the shell that tools may see
     tokenizer_file: Path | None  # the student's tokenizer.json; needed for max_tool_response
-    browser: "BrowserSettings"  # for rnow.browser, where tools.py imports it
+    browser: BrowserSettings  # for rnow.browser
     log_file: Path  # what tools print, and the tracebacks of what they raise
     start_timeout_s: float = 120.0  # import of tools.py
     grace_s: float = 5.0  # past a call's deadline, for an async tool to end when it is cancelled

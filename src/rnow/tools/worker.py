@@ -22,8 +22,9 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
+from rnow import browser
 from rnow.errors import ToolDefinitionError
-from rnow.tools.limit import TokenLimiter
+from rnow.tools.limit import CharacterLimiter, TokenLimiter
 from rnow.tools.loader import load_tools, sandbox_notices
 from rnow.tools.runner import CallRunner
 from rnow.tools.wire import pack, receive
@@ -98,16 +99,16 @@ def _serve(line: _Line, runner: CallRunner, loop: asyncio.AbstractEventLoop) -> 
 
 
 def _configure_browser(settings: Mapping[str, Any], limiter: TokenLimiter) -> None:
-    # Importing it costs a second: only where tools.py did so already.
-    browser = sys.modules.get("rnow.browser")
-    if browser is not None:
-        from rnow.browser.settings import BrowserSettings
-
-        # JSON knows no tuples.
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
-        }
-        browser.configure(BrowserSettings(**fields), limiter)
+    # JSON knows no tuples.
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+    }
+    # Pages are cut by whichever cap there is, so that nothing is lost between two of them.
+    by_characters = limiter.max_tokens is None and limiter.max_chars is not None
+    browser.configure(
+        browser.BrowserSettings(**fields),
+        CharacterLimiter(limiter.max_chars) if by_characters else limiter,
+    )
 
 
 def _start_guardian(lifeline_fd: int) -> "subprocess.Popen[bytes]":
