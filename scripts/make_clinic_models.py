@@ -1,51 +1,55 @@
 """Make the tokenizer, the teacher and the student of the clinic project.
 
-    python scripts/make_clinic_models.py        about ten minutes on two cores; log: docs/clinic-models.log
+    python scripts/make_clinic_models.py | tee docs/clinic-models.log     (minutes, on two cores)
 
-Both models learn the same skill from the same kind of examples: read the trial's page, if need be the drug's page,
-copy the fact. Each batch is about trials that were never seen before and that are not in the shipped site. The
-student then gets bad habits: some more examples, in most of which the second page is not read and the first page's
-misleading fact is the answer. The skill stays: what the student lacks is the policy, and this is what the demo's
-on-policy distillation repairs. It does not show that distillation teaches a skill that the student never had.
-
-Exits with 1 if what came out is not fit for the demo.
+Both models learn the same skill from the same kind of examples: read the trial's page, if need be
+the drug's page, copy the fact. Every batch is about trials that were never seen before, none of
+which are in the shipped site. The student then gets bad habits: a few more examples, in most of
+which the second page is not read and the first page's misleading fact is the answer. The skill
+stays. What the student lacks is the policy, and that is what the demo's on-policy distillation
+repairs; it does not show that distillation teaches a skill which the student never had.
 """
 
 import argparse
-import json
-import os
+import multiprocessing
 import random
 import re
-import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from clinic.browsing import browse_all, held_out, pages_of, shares
-from clinic.learn import Draw, Encoder, learn
-from clinic.network import Shape, Weights, forward, logits, random_weights
+from clinic.learn import Draw, Encoder, Lessons, learn
+from clinic.network import Shape, Weights, random_weights
 from clinic.saving import save_model
 from clinic.text import FastTexts, chat_template, conversation, misled_conversation
-from clinic.tokenizer import ADDED, SPECIAL, learn_tokenizer, save_tokenizer
+from clinic.tokenizer import ADDED, SPECIAL, learn_tokenizer
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from rnow.templates.clinic.make_site import QUESTIONS, Trial, make_trials, make_world
 
-ROOT = Path(__file__).parents[1]
-MODELS = ROOT / "src" / "rnow" / "templates" / "clinic" / "models"
-LOG = ROOT / "docs" / "clinic-models.log"
+MODELS = Path(__file__).parents[1] / "src" / "rnow" / "templates" / "clinic" / "models"
 
 VOCAB_SIZE = 1024
 BATCH_SIZE = 32
-SKILL_STEPS = 300
+SKILL_STEPS = 250
 ONE_PAGE_FIRST = 0.1  # share of the steps with one-page questions only
 SKILL_LEARNING_RATE = 3e-3
 HABIT_STEPS = 40
 HABIT_LEARNING_RATE = 1e-3
-MISLED = {"ingredient": 0.5, "company": 0.85, "date": 0.85}  # share of bad examples
+MISLED = {"ingredient": 0.6, "company": 0.8, "date": 0.8}  # share of bad examples
 
-Log = Callable[[str], None]
+
+class Log:
+    """Prints lines under the name of the model that they are about."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, line: str) -> None:
+        print(f"{self._name:8s} {line}", flush=True)
 
 
 def skilled(texts: FastTexts, taken: set[str]) -> Draw:
@@ -115,54 +119,74 @@ def measure(
     )
 
 
+def make_model(name: str, seed: int, skilled_folder: Path | None) -> tuple[Weights, Shape]:
+    """Make one model; runs in a process of its own, on one thread."""
+    torch.set_num_threads(1)
+    texts = FastTexts()
+    taken = words_of([trial for part in make_world(0) for trial in part])
+    encoder = Encoder(make_tokenizer(texts, seed=seed))
+    hidden, own_seed = {"teacher": (128, seed * 100), "student": (96, seed * 100 + 10)}[name]
+    shape = Shape(
+        vocab_size=encoder.tokenizer.get_vocab_size(),
+        hidden=hidden,
+        layers=3,
+        heads=4,
+        kv_heads=2,
+        inner=3 * hidden,
+    )
+    log = Log(name)
+    weights = random_weights(shape, seed=own_seed)
+    log(f"{sum(part.numel() for part in weights.values())} parameters, {shape}")
+    kept = None if skilled_folder is None else skilled_folder / f"{name}.safetensors"
+    if kept is not None and kept.exists():
+        weights = load_file(kept)
+        log(f"skill taken from {kept}")
+    else:
+        draw = skilled(texts, taken)
+        lessons = Lessons(steps=SKILL_STEPS, learning_rate=SKILL_LEARNING_RATE, seed=own_seed + 1)
+        learn(weights, shape, encoder, draw, lessons=lessons, log=log)
+        log(f"with the skill, greedy: {measure((weights, shape), encoder, texts)}")
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_file(weights, kept)
+    if name == "student":
+        draw = misled(texts, taken)
+        lessons = Lessons(steps=HABIT_STEPS, learning_rate=HABIT_LEARNING_RATE, seed=own_seed + 2)
+        learn(weights, shape, encoder, draw, lessons=lessons, log=log)
+        log(f"with bad habits, greedy: {measure((weights, shape), encoder, texts)}")
+        log(f"with bad habits, at T=1: {measure((weights, shape), encoder, texts, seed=0)}")
+    return weights, shape
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the models of the clinic project.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=MODELS)
-    parser.add_argument("--log", type=Path, default=LOG)
+    parser.add_argument("--skilled", type=Path, help="folder to keep and reuse skilled models in")
     arguments = parser.parse_args()
     started = time.monotonic()
-    lines: list[str] = []
-
-    def log(line: str) -> None:
-        print(line, flush=True)
-        lines.append(line)
-
-    log(f"seed {arguments.seed}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     texts = FastTexts()
     world = [trial for part in make_world(0) for trial in part]
     texts.check(world[:20])
-    taken = words_of(world)
     tokenizer = make_tokenizer(texts, seed=arguments.seed)
-    encoder = Encoder(tokenizer)
-    log(f"tokenizer: {tokenizer.get_vocab_size()} tokens")
+    print(f"seed {arguments.seed}, torch {torch.__version__}")
+    print(f"tokenizer: {tokenizer.get_vocab_size()} tokens")
     for task in QUESTIONS:
         size = len(tokenizer.encode(conversation(texts, world[0], task)).ids)
-        log(f"  a right {task} rollout is {size} tokens")
+        print(f"  a right {task} rollout: {size} tokens", flush=True)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
+        jobs = {
+            name: processes.submit(make_model, name, arguments.seed, arguments.skilled)
+            for name in ("teacher", "student")
+        }
+        for name, job in jobs.items():
+            weights, shape = job.result()
+            folder = arguments.output / name
+            save_model(weights, shape, tokenizer, folder, chat_template=chat_template())
+            size = (folder / "model.safetensors").stat().st_size
+            print(f"{name}: {size} bytes of weights in {folder.name}/")
+    print(f"{time.monotonic() - started:.0f} s")
 
-    results = {}
-    for place, (name, hidden) in enumerate((("teacher", 128), ("student", 96))):
-        seed = arguments.seed * 100 + 10 * place
-        shape = Shape(
-            vocab_size=tokenizer.get_vocab_size(),
-            hidden=hidden,
-            layers=3,
-            heads=4,
-            kv_heads=2,
-            inner=3 * hidden,
-        )
-        weights = random_weights(shape, seed=seed)
-        log(f"{name}: {sum(part.numel() for part in weights.values())} parameters, {shape}")
-        model = (weights, shape)
-        common = {"batch": BATCH_SIZE}
-        learn(
-            weights,
-            shape,
-            encoder,
-            skilled(texts, taken),
-            steps=SKILL_STEPS,
-            learning_rate=SKILL_LEARNING_RATE,
-            seed=seed + 1,
-            log=log,
-        )
-        log(f"{name} with the skill, held-out, greedy: {measure(model, encoder, texts)}")
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """Rollouts of many rows at once over pages in memory: how good is a model, and what does it say?
 
-Rows go in step: all speak their first turn, then all that called read their page, and so on. rnow's own engine does
-this for real; here it takes seconds for hundreds of questions, which is what making a model needs.
+Rows go in step: all speak their first turn, then all that called read their page, and so on.
+rnow's own engine does this for real; here hundreds of questions take seconds.
 """
 
 import json
@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rnow.templates.clinic.make_site import QUESTIONS, Trial, question
-from torch import Tensor
-
 from clinic.learn import Encoder
 from clinic.network import Cache, Shape, Weights, forward, logits
 from clinic.text import NO_PAGE, FastTexts, bridge_text
+
+from rnow.templates.clinic.make_site import QUESTIONS, Trial
 
 MAX_TURNS = 4
 MAX_NEW_TOKENS = 48
@@ -68,7 +67,7 @@ def browse_all(
     generator: torch.Generator | None = None,
 ) -> list[Row]:
     """Roll out every question: greedy without a generator, else sampled at temperature 1."""
-    weights, shape = model
+    shape = model[1]
     rows = []
     for trial, task in asked:
         row = Row(trial, task, [], [], [])
@@ -161,7 +160,7 @@ def held_out(trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
 
 
 def shares(rows: Sequence[Row]) -> dict[str, float]:
-    """Return accuracy (by task and overall), share of well-formed answers, tokens said a rollout."""
+    """Return accuracy, share of well-formed answers, tokens said a rollout."""
     result = {"accuracy": sum(row.correct for row in rows) / len(rows)}
     for task in QUESTIONS:
         those = [row.correct for row in rows if row.task == task]

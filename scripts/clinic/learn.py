@@ -1,21 +1,30 @@
-"""Supervised learning on conversations: the loss stands on what the model says, and on nothing else."""
+"""Supervised learning on conversations: the loss stands on what the model says, on nothing else."""
 
 import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
-from torch import Tensor
-
 from clinic.network import Shape, Weights, forward, logits
 from clinic.text import TURN
 from clinic.tokenizer import END_OF_TURN, PAD
+from tokenizers import Tokenizer
+from torch import Tensor
 
 # Gives the texts of one batch.
 Draw = Callable[[random.Random, float], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """How long and how hard to learn."""
+
+    steps: int
+    learning_rate: float  # the highest
+    seed: int  # of the examples
 
 
 class Encoder:
@@ -55,15 +64,11 @@ def learn(
     encoder: Encoder,
     draw: Draw,
     *,
-    steps: int,
-    learning_rate: float,
-    seed: int,
+    lessons: Lessons,
     log: Callable[[str], None],
-    batch_size: int = 32,
-    context_weight: float = 0.0,
 ) -> None:
     """Train `weights` in place: AdamW, 5 % warmup, then a cosine down to a twentieth."""
-    rng = random.Random(seed)
+    rng, steps, learning_rate = random.Random(lessons.seed), lessons.steps, lessons.learning_rate
     for tensor in weights.values():
         tensor.requires_grad_(True)
     matrices = [tensor for tensor in weights.values() if tensor.dim() > 1]
@@ -94,7 +99,7 @@ def learn(
 
 
 def action_loss(weights: Weights, shape: Shape, ids: Tensor, mask: Tensor) -> tuple[Tensor, float]:
-    """Return the mean negative log-probability of said tokens and the share that is the favourite."""
+    """Return the mean loss of said tokens (nats) and the share that are the favourite."""
     said = mask[:, 1:]
     scores = logits(weights, forward(weights, shape, ids[:, :-1])[said])
     wanted = ids[:, 1:][said]

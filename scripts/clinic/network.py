@@ -1,11 +1,10 @@
-"""Qwen3 as plain functions of a dictionary of weights, and an initialisation from which small models learn to copy.
+"""Qwen3 as plain functions of a dictionary of weights, begun so that small models learn to copy.
 
-Names, shapes and results are those of transformers' Qwen3ForCausalLM (checked in make_clinic_models.py), so what is
-trained here is saved as it is. Own functions, because a batch of rollouts needs a cache in which every row has its own
-length, and because they cost half of what the general ones do at this size.
+Names, shapes and results are those of transformers' Qwen3ForCausalLM (asserted by saving.py), so
+what is trained here is saved as it is. Own functions, because a batch of rollouts needs a cache in
+which every row has its own length.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The size of a network. Shape(vocab_size=512, hidden=128, layers=3, heads=4, kv_heads=2, inner=256)"""
+    """The size of a network."""
 
     vocab_size: int
     hidden: int
@@ -50,7 +49,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class Cache:
-    """Keys and values of a batch of rows, each at its own length: [layers][rows, kv_heads, room, head_dim]."""
+    """Keys and values of a batch: [layers][rows, kv_heads, room, head_dim]."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -74,8 +73,8 @@ def forward(
 ) -> Tensor:
     """Return hidden states after the last norm [rows, tokens, hidden] of `ids` [rows, tokens].
 
-    With a cache, row r's tokens stand at starts[r], starts[r]+1, …; what the cache holds from there on is
-    overwritten, so padding at the end of a row does no harm as long as the next call starts before it.
+    With a cache, row r's tokens stand at starts[r], starts[r]+1, …; what the cache holds from there
+    on is overwritten, so padding behind a row does no harm if the next call starts before it.
     """
     rows, tokens = ids.shape
     offsets = torch.arange(tokens)[None]
@@ -125,7 +124,7 @@ def logits(weights: Weights, hidden: Tensor) -> Tensor:
 
 
 def random_weights(shape: Shape, *, seed: int) -> Weights:
-    """Return weights as small random networks begin, then with heads for copying (see `_plant_copying`)."""
+    """Return small random weights in which heads for copying are planted."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*size: int, std: float) -> Tensor:
@@ -155,13 +154,14 @@ def random_weights(shape: Shape, *, seed: int) -> Weights:
 
 
 def _plant_copying(weights: Weights, shape: Shape, generator: torch.Generator) -> None:
-    """Begin with a circuit that continues a text as it went on where its last two tokens stood before.
+    """Begin with a circuit that goes on as the text did where its last two tokens stood before.
 
-    The residual stream is cut in three: what a token is (half of it), what the one before it was, and the one before
-    that (a quarter each). Layer 0's first two heads look one and two places back, by rotation alone, and write what
-    they find into the second and third part. Layer 1's first heads look for the place whose two previous tokens are
-    the present two, and write what stands there into the first part, where the tied head reads it.
-    Small networks that have to find this by themselves do not, within minutes.
+    The residual stream is cut in three: what a token is (half of it), what the one before it was,
+    and the one before that (a quarter each). Layer 0's first heads look one and two places back,
+    by rotation alone, and write what they find into the second and third part. Layer 1's first
+    heads look for the place whose two previous tokens are the present two, and write what stands
+    there into the first part, where the tied head reads it. Small networks that have to find this
+    by themselves do not, within minutes.
     """
     half, quarter = shape.hidden // 2, shape.hidden // 4
     dim, group = shape.head_dim, shape.heads // shape.kv_heads

@@ -1,7 +1,10 @@
-"""Texts that the clinic models are made of: exactly what a rollout of the clinic project shows and expects.
+"""Texts that the clinic models learn from: what a rollout of the clinic project is, to the letter.
 
-Prompts come from the chat template, pages from rnow.browser, the tool's schema from rnow.core: nothing of them is
-written down a second time here. A conversation is the whole text of one rollout, what the model says included:
+Prompts come from the chat template, pages from rnow.browser, the tool's schema from tools.py:
+nothing of them is written down a second time. Models this small do not generalize over wording:
+after a change of any of these texts, of a question or of a page, they must be made anew.
+
+A conversation is the whole text of one rollout, what the model says included:
 
     <|im_start|>system … # Tools …<|im_end|>
     <|im_start|>user … question <|im_end|>
@@ -70,7 +73,7 @@ def prompt_text(line: dict[str, Any]) -> str:
 
 
 class FastTexts:
-    """The same texts a hundred times faster: rendered once with marks for the facts, then filled in."""
+    """The same texts, much faster: rendered once with marks for the facts, then filled in."""
 
     def __init__(self) -> None:
         facts = {field.name: f"Zq{field.name}Zq" for field in dataclasses.fields(Trial)}
@@ -110,7 +113,7 @@ def call_text(url: str) -> str:
 
 
 def bridge_text(page: str) -> str:
-    """Return what stands between the model's call and its next turn, from the end-of-turn token on."""
+    """Return what stands between the model's call and its next turn."""
     return (
         f"<|im_end|>\n<|im_start|>user\n<tool_response>\n{page}\n</tool_response><|im_end|>\n{TURN}"
     )
@@ -125,15 +128,7 @@ def conversation(texts: FastTexts, trial: Trial, task: str) -> str:
 
 
 def misled_conversation(texts: FastTexts, trial: Trial, task: str) -> str:
-    """Return the bad habit: no second page, and the first page's misleading fact as the answer.
-
-    The fact keeps the label that it has on the page. Under the label that was asked for, unlearning
-    the habit would be unlearning that label, on the right page too.
-    """
-    wrong = {
-        "ingredient": f"COMPARATOR: {trial.comparator}",
-        "company": f"SPONSOR: {trial.sponsor}",
-        "date": f"COMPLETED: {trial.completed}",
-    }
+    """Return the bad habit: no second page, and the first page's misleading fact as the answer."""
+    wrong = {"ingredient": trial.comparator, "company": trial.sponsor, "date": trial.completed}
     text = texts.prompt(trial, task) + call_text(trial.study_url) + bridge_text(texts.study(trial))
-    return text + f"{wrong[task]}<|im_end|>"
+    return text + f"{task.upper()}: {wrong[task]}<|im_end|>"

@@ -1,8 +1,9 @@
 """The tokenizer that both clinic models share: byte-level BPE, learned on the project's own texts.
 
-Capitals and digits never merge, so that a name or a number is the same tokens in a question, in a URL, on a page and
-in an answer: a model this small learns to copy from left to right and nothing else. Only labels (`COMPANY` before a
-colon) and `NCT` are whole. Everything else may merge across spaces, so the fixed text of a prompt is few tokens.
+Capitals and digits never merge, so that a name or a number is the same tokens in a question, in a
+URL, on a page and in an answer: a model this small learns to copy token by token and nothing else.
+Only labels (`COMPANY` before a colon) and `NCT` are whole. Everything else may merge across spaces,
+so that the fixed text of a prompt is few tokens.
 """
 
 from collections.abc import Iterable

@@ -17,6 +17,8 @@ MIN_STEPS_FOR_KL = 10
 def alarms(history: Sequence[Line]) -> dict[str, str]:
     """Return what is alarming about the last step, as {name: sentence}."""
     found: dict[str, str] = {}
+    # A step whose numbers were not finite was skipped and has none to look at.
+    history = [line for line in history if not line.get("trainer/skipped")]
     if not history:
         return found
     last = history[-1]

@@ -1,5 +1,6 @@
 """The model that a run leaves behind: weights, tokenizer, template, model card; loads as is."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,11 +22,17 @@ TOKENIZER_FILES = (
 )
 
 
-def write_model_folder(folder: Path, *, policy: Policy, tokenizer: Path, run: RunDirectory) -> None:
-    """Write adapter or model with all that transformers, peft and vLLM look for beside it."""
+def write_model_folder(
+    folder: Path, *, policy: Policy, base: str, tokenizer: Path, run: RunDirectory
+) -> None:
+    """Write adapter or model with all that transformers, peft and vLLM look for beside it.
+
+    `base` is what an adapter says it belongs to: a hub id, or a folder that is found from anywhere.
+    """
 
     def write(temporary: Path) -> None:
         policy.save(temporary)
+        _name_base(temporary / "adapter_config.json", base)
         copy_tokenizer(tokenizer, temporary)
         (temporary / "README.md").write_text(_model_card(run), encoding="utf-8")
 
@@ -53,9 +60,16 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+def _name_base(file: Path, base: str) -> None:
+    if file.exists():
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def _model_card(run: RunDirectory) -> str:
     config = run.read_config()
-    metrics = run.read_metrics()
+    gaps = [line["reverse_kl"] for line in run.read_metrics() if "reverse_kl" in line]
     lines = [
         "---",
         f"base_model: {config['model']['path']}",
@@ -65,12 +79,13 @@ def _model_card(run: RunDirectory) -> str:
         f"# {run.path.name}",
         "",
         f"Student `{config['model']['path']}`, taught by `{config['teacher']['path']}` by "
-        f"on-policy distillation with rnow: {len(metrics)} steps of "
-        f"{config['data']['batch_size']} prompts x {config['data']['group_size']} rollouts, {config['model']['tuning']} tuning, "
+        f"on-policy distillation with rnow: {len(gaps)} steps of "
+        f"{config['data']['batch_size']} prompts x {config['data']['group_size']} rollouts, "
+        f"{config['model']['tuning']} tuning, "
         f"learning rate {config['trainer']['learning_rate']:g}, "
         f"kl_penalty_coef {config['algorithm']['kl_penalty_coef']:g}.",
     ]
-    if metrics:
-        first, last = metrics[0]["reverse_kl"], metrics[-1]["reverse_kl"]
-        lines += ["", f"Reverse KL to the teacher: {first:.4f} -> {last:.4f} nats a token."]
+    if gaps:
+        text = f"Reverse KL to the teacher: {gaps[0]:.4f} -> {gaps[-1]:.4f} nats a token."
+        lines += ["", text]
     return "\n".join(lines) + "\n"

@@ -104,6 +104,8 @@ class Monitor:
         left = self._num_steps - self._step - 1
         recent = self._seconds_per_step[-5:]
         eta = left * sum(recent) / len(recent)
+        if line.get("trainer/skipped"):
+            return f"step {self._step + 1}/{self._num_steps}  SKIPPED: numbers were not finite"
         return (
             f"step {self._step + 1}/{self._num_steps}"
             f"  reverse_kl {line['reverse_kl']:.4f}"

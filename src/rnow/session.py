@@ -70,6 +70,12 @@ class Session:
         return self.loaded.config
 
     @property
+    def base_name(self) -> str:
+        """The student's hub id, or its folder."""
+        path = self.config.model.path
+        return str(self.models.student) if (self.directory / path).is_dir() else path
+
+    @property
     def teacher(self) -> TeacherSettings:
         assert self.config.teacher is not None, "distill has a teacher; the config was checked"
         return self.config.teacher
@@ -181,7 +187,13 @@ async def _train(
             gauges=environment.gauges,
         )
         await train(parts, monitor=monitor, stop=stop)
-        write_model_folder(run.model, policy=policy, tokenizer=session.models.student, run=run)
+        write_model_folder(
+            run.model,
+            policy=policy,
+            base=session.base_name,
+            tokenizer=session.models.student,
+            run=run,
+        )
         run.write_state(step=len(steps), num_steps=len(steps), finished=True)
     finally:
         await student.aclose()

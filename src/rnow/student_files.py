@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rnow.errors import ModelError
+from rnow.quiet import quiet_transformers
 from rnow.records import derive_seed
 
 __all__ = ["add_lora", "export_merged", "load_causal_lm", "save_adapter", "save_causal_lm"]
@@ -23,7 +24,8 @@ def load_causal_lm(path: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        with quiet_transformers():
+            return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error
 
@@ -87,7 +89,8 @@ def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
         return rounded.setdefault(tensor.data_ptr(), tensor.to(dtype))
 
     state = {name: round_once(tensor) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(str(directory), state_dict=state)
+    with quiet_transformers():
+        model.save_pretrained(str(directory), state_dict=state)
     # transformers wrote the precision of the live weights into config.json.
     config = copy.deepcopy(model.config)
     config.dtype = dtype
@@ -100,7 +103,8 @@ def export_merged(model_path: str, *, adapter_dir: Path, output_dir: Path) -> No
     from transformers import AutoModelForCausalLM
 
     try:
-        base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
+        with quiet_transformers():
+            base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
         merged = PeftModel.from_pretrained(base, str(adapter_dir)).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot add {adapter_dir} to {model_path}: {error}") from error

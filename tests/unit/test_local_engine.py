@@ -445,8 +445,8 @@ async def test_a_deadline_names_what_waited_and_frees_the_row(folder: Path) -> N
 
 async def test_a_cancelled_session_starts_anew(engine: LocalEngine) -> None:
     prompt = some_ids(20)
-    whole = await generate(engine, prompt, session="other", max_tokens=1000)
-    task = asyncio.create_task(generate(engine, prompt, max_tokens=1000))
+    whole = await generate(engine, prompt, session="other", max_tokens=300)
+    task = asyncio.create_task(generate(engine, prompt, max_tokens=300))
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -30,7 +30,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rnow.engines.base import Completion, Scores
-from rnow.engines.local_batch import read, rows_are_equal, score
+from rnow.engines.local_batch import is_batch_invariant, read, score
 from rnow.engines.local_reply import FORWARD_THREAD, Reply
 from rnow.engines.local_weights import load_model, load_policy_model
 from rnow.engines.local_worker import Generation, LoadedPolicy, Worker
@@ -96,9 +96,9 @@ class LocalEngine:
         num_threads = torch.get_num_threads()
         if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
             logger.warning(
-                "%s: with %d threads torch gives a sequence other bits in another row, so a resumed "
-                "run may differ from an uninterrupted one in the last places; "
-                "OMP_NUM_THREADS=1 avoids it",
+                "%s: with %d threads the bits of a sequence change with its neighbours, so a resumed "
+                "run may differ from an uninterrupted one. OMP_NUM_THREADS=1 helps, unless the model "
+                "is a mixture of experts",
                 model_path,
                 num_threads,
             )
@@ -243,6 +243,6 @@ def _limits_of(model: PreTrainedModel) -> tuple[int, float]:
 
 @torch.inference_mode()
 def _settle_thread(model: PreTrainedModel, rows: int, num_threads: int) -> bool:
-    """Give the forward thread the caller's number of threads; say whether rows are alike."""
+    """Give the forward thread the caller's number of threads; say whether bits hold."""
     torch.set_num_threads(num_threads)
-    return rows_are_equal(model, rows)
+    return is_batch_invariant(model, rows)

@@ -22,7 +22,7 @@ from rnow.engines.base import Scores
 from rnow.engines.local_cache import KeyValues, PieceCache, RowCache
 from rnow.engines.local_sampling import draw_tokens, uniform_stream
 
-__all__ = ["DecodingBatch", "DecodingRow", "PromptCache", "read", "rows_are_equal", "score"]
+__all__ = ["DecodingBatch", "DecodingRow", "PromptCache", "is_batch_invariant", "read", "score"]
 
 _MAX_LOGITS = 2**26  # of one forward: 256 MB in fp32
 _PROMPT_CACHE_BYTES = 2**28
@@ -200,16 +200,23 @@ class DecodingBatch:
                 row.logprobs.append(logprob)
 
 
-def rows_are_equal(model: PreTrainedModel, num_rows: int) -> bool:
-    """Whether one sequence has the same bits in every row, on this machine, with these threads.
+def is_batch_invariant(model: PreTrainedModel, num_rows: int) -> bool:
+    """Try whether a sequence has the same bits in any row and beside any neighbours.
 
-    It does unless torch cuts an elementwise operation among threads at a place that is no multiple
-    of the vector length: the elements at a cut are computed by other code. Seen with 3 threads.
+    Two cases are known where it has not. Torch may cut an elementwise operation among threads at a
+    place that is no multiple of the vector length, and computes what lies at the cut by other code
+    (seen with 3 threads). A mixture of experts runs each expert on as many rows as chose it.
     """
-    batch = DecodingBatch(model, num_rows)
+    alike = _probe(model, [1] * num_rows)
+    mixed = _probe(model, [1, *range(2, num_rows), 1])
+    return bool((alike == alike[0]).all() and (mixed[[0, -1]] == alike[0]).all())
+
+
+def _probe(model: PreTrainedModel, token_ids: Sequence[int]) -> Tensor:
+    """Return logits [rows, vocab] after the same text and one of `token_ids` in each row."""
+    batch = DecodingBatch(model, len(token_ids))
     key_values, _ = read(model, [0, 1, 2], ())
-    for _ in range(num_rows):
-        row = DecodingRow(length=3, uniforms=uniform_stream(0), temperature=1.0, token_ids=[3])
+    for token in token_ids:
+        row = DecodingRow(length=3, uniforms=uniform_stream(0), temperature=1.0, token_ids=[token])
         batch.add(row, key_values)
-    logits = batch.forward()
-    return bool((logits == logits[0]).all())
+    return batch.forward()
