@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the settings in src/rnow/settings.py.
+"""Write docs/configuration.md from the settings in src/rnow/config/settings.py.
 
 python scripts/make_configuration_doc.py            # writes the page
 python scripts/make_configuration_doc.py --check    # exit 1 if the page is out of date
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from rnow.old_keys import IGNORED_KEYS, KEYS_TO_COME, TRANSLATED_KEYS
-from rnow.setting_keys import section_keys, settings_by_key, type_in_words
+from rnow.config.old_keys import IGNORED_KEYS, KEYS_TO_COME, TRANSLATED_KEYS
+from rnow.config.keys import section_keys, settings_by_key, type_in_words
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
 HEAD = """\
 # Settings of config.yml
 
-<!-- Made by scripts/make_configuration_doc.py from src/rnow/settings.py: change it there. -->
+<!-- Made by scripts/make_configuration_doc.py from src/rnow/config/settings.py: change it there. -->
 
 A file for distillation needs no more than this; everything else has a default:
 

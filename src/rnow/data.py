@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rnow.config.types import DatasetType
 from rnow.data_entries import EntryReader
 from rnow.errors import DataError, Problem
 from rnow.records import Prompt, derive_seed
-from rnow.setting_types import DatasetType
 
 __all__ = ["PromptFile", "load_prompts", "prompt_order", "read_prompt_file", "steps_per_run"]
 

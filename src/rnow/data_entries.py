@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rnow.config.types import DatasetType
 from rnow.errors import Problem
 from rnow.records import Message, Prompt
-from rnow.setting_types import DatasetType
 
 __all__ = ["EntryReader", "fill_in"]
 

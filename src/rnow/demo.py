@@ -81,7 +81,7 @@ def _percent(evaluation: Evaluation) -> str:
 def _show_transcripts(evaluation: Evaluation, directory: Path, console: Console) -> None:
     """Show the first answer to each form of question."""
     from rnow.chat import ChatTemplate
-    from rnow.transcript import transcript
+    from rnow.chat.transcript import transcript
 
     chat = ChatTemplate.load(directory / "models" / "student", reasoning_mode="none")
     shown: set[str] = set()

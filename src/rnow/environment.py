@@ -9,11 +9,11 @@ from rnow.browser.settings import BrowserSettings
 from rnow.browser.sites import LocalSites
 from rnow.chat import ChatTemplate
 from rnow.config import LoadedConfig, find_tools_file
+from rnow.config.settings import Config
 from rnow.data import PromptFile, read_prompt_file
 from rnow.engines.base import Engine
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout import RolloutLimits, run_rollout
-from rnow.settings import Config
 from rnow.tools.base import ToolSchema
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings

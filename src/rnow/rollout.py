@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rnow.chat import ChatTemplate
+from rnow.chat.markup import storable
 from rnow.engines.base import Completion, Engine
 from rnow.errors import EngineError, RolloutError
 from rnow.ledger import Ledger
-from rnow.markup import storable
 from rnow.records import (
     EndReason,
     Prompt,

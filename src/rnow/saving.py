@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from rnow.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rnow.config.settings import TrainerSettings
 from rnow.journal import Journal
 from rnow.policy import Policy
 from rnow.records import Batch
 from rnow.rundir import RunDirectory, package_versions
-from rnow.settings import TrainerSettings
 from rnow.trainer import Trainer
 
 __all__ = ["Saver"]

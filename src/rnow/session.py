@@ -12,8 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rnow.chat.compare import template_difference
 from rnow.collect import Collector
 from rnow.config import LoadedConfig
+from rnow.config.settings import Config, TeacherSettings
 from rnow.engines.local import LocalEngine
 from rnow.environment import Environment, open_environment
 from rnow.errors import TeacherError
@@ -28,10 +30,8 @@ from rnow.records import Prompt
 from rnow.resume import check_resumable
 from rnow.rundir import RunDirectory
 from rnow.saving import Saver
-from rnow.settings import Config, TeacherSettings
 from rnow.stopping import StopRequest
 from rnow.teacher import Teacher
-from rnow.template_text import template_difference
 from rnow.trainer import Trainer
 from rnow.vocabulary import compare_token_maps, token_map
 from rnow.wiring import (

@@ -96,7 +96,10 @@ def find_models(loaded: LoadedConfig, project: Path) -> tuple[tuple[ModelFiles, 
         find_model("model.path", loaded.config.model.path, project=project),
         find_model("teacher.path", teacher.path, project=project),
     )
-    device = where_to_run(loaded.config.engine.kind, devices=find_devices(), models=files)
+    # What is said of one role must hold for both: this version runs them in one process.
+    kinds = {loaded.config.engine.kind, teacher.engine or loaded.config.engine.kind}
+    kind = "auto" if "auto" in kinds else "local"
+    device = where_to_run(kind, devices=find_devices(), models=files)
     return files, device
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rnow.config.settings import Config
 from rnow.data import prompt_order
 from rnow.objective import ObjectiveSettings
 from rnow.policy import PolicySettings
 from rnow.records import Prompt
-from rnow.settings import Config
 from rnow.trainer import TrainerSettings
 
 __all__ = [

@@ -5,8 +5,8 @@ import pytest
 from builders import tokenizer_folder
 
 from rnow.check import CheckReport, as_json, check_project
-from rnow.check_models import window_problem
-from rnow.check_point import Outcome
+from rnow.check.models import window_problem
+from rnow.check.point import Outcome
 
 CONFIG = """\
 data: {batch_size: 1}

@@ -13,9 +13,9 @@ from rnow.config import (
     load_config,
     require_distill,
 )
+from rnow.config.keys import settings_by_key
+from rnow.config.old_keys import KEYS_TO_COME
 from rnow.errors import ConfigError, Problem
-from rnow.old_keys import KEYS_TO_COME
-from rnow.setting_keys import settings_by_key
 
 MINIMAL = """\
 data: {batch_size: 4}

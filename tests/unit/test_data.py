@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnow.config.types import DatasetType
 from rnow.data import load_prompts, prompt_order, read_prompt_file, steps_per_run
 from rnow.data_entries import fill_in
 from rnow.errors import DataError, Problem
 from rnow.records import Prompt
-from rnow.setting_types import DatasetType
 
 FILE = Path("train.jsonl")
 USER = {"role": "user", "content": "Which drug?"}

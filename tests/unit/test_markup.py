@@ -5,8 +5,8 @@ import pytest
 from builders import tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from rnow.chat.markup import Markup, storable
 from rnow.errors import TemplateError
-from rnow.markup import Markup, storable
 
 
 def tokenizer_with(*added: AddedToken) -> Tokenizer:

@@ -8,6 +8,7 @@ import pytest
 from builders import tokenizer_folder
 
 from rnow.chat import ChatTemplate
+from rnow.chat.transcript import transcript
 from rnow.engines.base import Completion
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.errors import EngineError, RolloutError
@@ -23,7 +24,6 @@ from rnow.records import (
 )
 from rnow.rollout import RolloutLimits, run_rollout
 from rnow.tools.base import ToolAnswer, ToolCall, ToolRunner, ToolSchema
-from rnow.transcript import transcript
 
 ID = RolloutId(3, 17, 1)
 LIMITS: dict[str, Any] = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from rnow.setting_keys import section_keys, settings_by_key, type_in_words
-from rnow.settings import Config
+from rnow.config.keys import section_keys, settings_by_key, type_in_words
+from rnow.config.settings import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "configuration.md"

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from rnow.template_text import template_difference
+from rnow.chat.compare import template_difference
 
 
 def make_model(folder: Path, template: str | None, *, in_config: bool = False) -> Path:

@@ -1,6 +1,6 @@
 import pytest
 
-from rnow.toolcalls import parse_tool_calls
+from rnow.chat.toolcalls import parse_tool_calls
 from rnow.tools.base import ToolCall
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic.fields import FieldInfo
 
-from rnow.settings import Config, Section
+from rnow.config.settings import Config, Section
 
 __all__ = ["section_keys", "settings_by_key", "type_in_words"]
 

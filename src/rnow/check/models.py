@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rnow.chat import ChatTemplate
-from rnow.check_point import Point, not_checked, place, point
-from rnow.config import LoadedConfig
+from rnow.check.point import Point, not_checked, place, point
+from rnow.config.load import LoadedConfig
 from rnow.devices import find_devices, where_to_run
 from rnow.errors import ModelError, TemplateError
 from rnow.model_files import find_model, find_tokenizer

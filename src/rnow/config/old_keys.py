@@ -5,9 +5,9 @@ with a line that says so; what has one is translated into the setting of today; 
 train something else is refused. docs/configuration.md lists these tables.
 """
 
-from rnow.config_source import ConfigSource, show
+from rnow.config.keys import settings_by_key
+from rnow.config.source import ConfigSource, show
 from rnow.errors import ConfigError, Problem
-from rnow.setting_keys import settings_by_key
 
 __all__ = [
     "IGNORED_KEYS",

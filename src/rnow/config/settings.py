@@ -1,7 +1,7 @@
 """Every setting of config.yml: its section, type, default, and one line that says what it does.
 
 This module is the only place where defaults live; docs/configuration.md is made from it. It knows
-nothing of files and lines: `rnow.config` reads them and turns what pydantic finds into messages.
+nothing of files and lines: load.py reads them and turns what pydantic finds into messages.
 Coercion is pydantic's lax one, since YAML 1.1 reads `5e-5` as text.
 """
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rnow.setting_types import (
+from rnow.config.types import (
     DEFAULT_ROLLOUT_TIMEOUT_S,
     DatasetType,
     Dtype,

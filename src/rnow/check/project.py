@@ -1,8 +1,8 @@
 """`rnow check`: all that can be known about a project before a model is loaded.
 
-    config, tools, data      config.yml, tools.py, train.jsonl and val.jsonl   check_files.py
+    config, tools, data      config.yml, tools.py, train.jsonl and val.jsonl   files.py
     tokenizers, template     do both models mean the same by an id; can the ledger use the
-                             chat template                                     check_models.py
+                             chat template                                     models.py
     window, devices          does the longest prompt leave room; can the models run here
 
 Each point ends as ok, problem, or not checked with the reason. A point is checked whenever what it
@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rnow.check_files import check_config, check_data, check_tools
-from rnow.check_models import check_chat, check_devices, check_tokenizers
-from rnow.check_point import Outcome, Point, not_checked
+from rnow.check.files import check_config, check_data, check_tools
+from rnow.check.models import check_chat, check_devices, check_tokenizers
+from rnow.check.point import Outcome, Point, not_checked
 
 __all__ = ["CheckReport", "as_json", "check_project"]
 

@@ -18,13 +18,13 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rnow.chat.toolcalls import parse_tool_calls
 from rnow.errors import TemplateError
 from rnow.records import Message
-from rnow.toolcalls import parse_tool_calls
 from rnow.tools.base import ToolSchema
 
 if TYPE_CHECKING:  # chat.py imports this module
-    from rnow.chat import ChatTemplate
+    from rnow.chat.template import ChatTemplate
 
 __all__ = ["check_template"]
 

@@ -3,7 +3,7 @@
     read_source ─▶ apply_override ─▶ translate_old_keys ─▶ validate ─▶ LoadedConfig
 
 Every problem of a file is found before the first one is shown, each with file, line, key, value and
-remedy. What a setting is stands in `rnow.settings`; what an old key becomes in `rnow.old_keys`.
+remedy. What a setting is stands in settings.py; what an old key becomes in old_keys.py.
 """
 
 import re
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import yaml
 
-from rnow.config_messages import validate
-from rnow.config_overrides import apply_override
-from rnow.config_source import ConfigSource, read_source, show
+from rnow.config.keys import section_keys
+from rnow.config.messages import validate
+from rnow.config.old_keys import refuse_flat_form, take_project_name, translate_old_keys
+from rnow.config.overrides import apply_override
+from rnow.config.settings import Config, TeacherSettings
+from rnow.config.source import ConfigSource, read_source, show
 from rnow.errors import ConfigError, Problem
-from rnow.old_keys import refuse_flat_form, take_project_name, translate_old_keys
-from rnow.setting_keys import section_keys
-from rnow.settings import Config, TeacherSettings
 
 __all__ = [
     "Config",

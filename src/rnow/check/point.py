@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rnow.config import LoadedConfig
+from rnow.config.load import LoadedConfig
 from rnow.errors import Problem
 
 __all__ = ["Outcome", "Point", "not_checked", "place", "point"]

@@ -17,11 +17,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rnow.chat.check import check_template
+from rnow.chat.markup import Markup
+from rnow.chat.toolcalls import parse_tool_calls
 from rnow.errors import ModelError, TemplateError
-from rnow.markup import Markup
 from rnow.records import Message
-from rnow.template_check import check_template
-from rnow.toolcalls import parse_tool_calls
 from rnow.tools.base import ToolCall, ToolSchema
 
 __all__ = ["ChatTemplate"]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rnow.browser.settings import BrowserSettings
-from rnow.check_point import Point, not_checked, place, point
-from rnow.config import LoadedConfig, find_tools_file, load_config, require_distill
-from rnow.config_source import ConfigSource, read_source
+from rnow.check.point import Point, not_checked, place, point
+from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
+from rnow.config.source import ConfigSource, read_source
 from rnow.data import read_prompt_file, steps_per_run
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
 from rnow.records import Prompt

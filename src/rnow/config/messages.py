@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from rnow.config_source import ConfigSource, show
-from rnow.setting_keys import section_keys, settings_by_key, type_in_words
-from rnow.settings import Config
+from rnow.config.keys import section_keys, settings_by_key, type_in_words
+from rnow.config.settings import Config
+from rnow.config.source import ConfigSource, show
 
 __all__ = ["validate"]
 

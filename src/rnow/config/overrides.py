@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from rnow.config_source import ConfigSource, read_yaml_text, show
+from rnow.config.source import ConfigSource, read_yaml_text, show
 from rnow.errors import Problem
 
 __all__ = ["apply_override"]

@@ -1,6 +1,6 @@
 """A trajectory as a person reads it."""
 
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.records import ToolCallRecord, Trajectory
 
 __all__ = ["transcript"]
