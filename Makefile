@@ -5,8 +5,8 @@
 # make soak    what takes longer than a CI run: three seeds of the demo; run by hand
 
 BIN := .venv/bin
-# Two torch processes that each take every core slow each other down several times over.
-export OMP_NUM_THREADS ?= 2
+# Torch processes that each take every core slow each other down several times over.
+export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: setup demo test test-full check soak clean

@@ -1,6 +1,7 @@
 """`rnow demo`: the offline project end to end. Accuracy before, the run, accuracy after."""
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ def run_demo(directory: Path, *, seed: int, engine: str, console: Console) -> di
     else:
         init_project(directory, template="clinic")
         say(f"Made the project {directory}: config.yml, tools.py, prompts, a web site, two models.")
+    # Models this small gain nothing from a second thread and lose much on a busy machine. torch
+    # reads this once, when it is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     loaded = load_config(directory, overrides=[f"seed={seed}", f"engine.kind={engine}"])
     from rnow.evaluating import evaluate_model  # torch is needed from here on
 

@@ -218,7 +218,7 @@ def _headline(session: Session, *, num_steps: int) -> str:
         f"{num_steps} steps of {config.data.batch_size} x {config.data.group_size} rollouts, "
         f"kl_penalty_coef {config.algorithm.kl_penalty_coef:g}, "
         f"learning rate {config.trainer.learning_rate:g}, on {session.models.device}. "
-        "There are no rewards here, so adv_estimator has no effect"
+        f"Without rewards, adv_estimator {config.algorithm.adv_estimator} has no effect"
     )
 
 

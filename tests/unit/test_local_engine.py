@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from rnow.engines.base import Completion
 from rnow.engines.local import LocalEngine
@@ -150,6 +151,31 @@ async def test_a_shared_prompt_read_once_gives_the_bits_of_one_read_anew(folder:
         fresh = LocalEngine.load(folder)
         assert bits([await generate(fresh, ids, seed=seed)]) == bits([shared])
         await fresh.aclose()
+
+
+def test_a_model_that_cannot_be_batch_invariant_is_named_in_a_warning(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    LocalEngine.load(folder)
+    assert caplog.messages == []
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        moe_intermediate_size=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
+    LocalEngine.load(tmp_path)
+    assert caplog.messages == [
+        f"{tmp_path}: with {torch.get_num_threads()} threads the bits of a sequence change with "
+        "its neighbours, so a resumed run may differ from an uninterrupted one. "
+        "OMP_NUM_THREADS=1 helps, unless the model is a mixture of experts"
+    ]
 
 
 # What is sampled and scored
@@ -522,6 +548,13 @@ def test_models_that_cannot_be_loaded_say_what_to_do(folder: Path, tmp_path: Pat
     assert message(tmp_path) == "has no config.json, so it is not a model folder"
     assert message(folder, dtype="int4") == (
         "dtype int4 is not one of auto, float32, bfloat16, float16"
+    )
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    shutil.copytree(folder, tmp_path / "torn")
+    save_file(weights, tmp_path / "torn" / "model.safetensors", metadata={"format": "pt"})
+    assert message(tmp_path / "torn") == (
+        "lacks the weights model.layers.1.mlp.up_proj.weight (1 missing in all)"
     )
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
     assert message(tmp_path).startswith("cannot be loaded as a causal language model: ")

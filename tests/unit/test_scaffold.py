@@ -37,7 +37,7 @@ def test_clinic_brings_its_site_and_loads_as_a_project(tmp_path: Path) -> None:
     assert len(list((tmp_path / "site/study").iterdir())) > 100
     assert not list(tmp_path.rglob("__pycache__"))
     config = load_config(tmp_path).config
-    assert config.browser.local_sites == {"clinic.test": "site"}
+    assert config.browser.local_sites == {"clinic.test": "site/"}
     assert load_prompts(tmp_path / "train.jsonl", tool_names=["browse"])
     assert load_prompts(tmp_path / "val.jsonl", tool_names=["browse"])
 

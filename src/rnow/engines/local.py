@@ -96,9 +96,9 @@ class LocalEngine:
         num_threads = torch.get_num_threads()
         if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
             logger.warning(
-                "%s: with %d threads the bits of a sequence change with its neighbours, so a resumed "
-                "run may differ from an uninterrupted one. OMP_NUM_THREADS=1 helps, unless the model "
-                "is a mixture of experts",
+                "%s: with %d threads the bits of a sequence change with its neighbours, so a "
+                "resumed run may differ from an uninterrupted one. OMP_NUM_THREADS=1 helps, "
+                "unless the model is a mixture of experts",
                 model_path,
                 num_threads,
             )

@@ -10,8 +10,6 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from rnow.engines.local_attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
+from rnow.quiet import quiet_transformers
 
 __all__ = ["load_model", "load_policy_model"]
 
@@ -73,9 +71,12 @@ def load_model(
     chosen = dtype if dtype != "auto" else "float32" if place == "cpu" else "bfloat16"
     _check_folder(path)
     try:
-        with _quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(
-                str(path), dtype=_DTYPES[chosen], attn_implementation=ATTENTION_NAME
+        with quiet_transformers():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(path),
+                dtype=_DTYPES[chosen],
+                attn_implementation=ATTENTION_NAME,
+                output_loading_info=True,
             )
     # transformers raises OSError, ValueError, KeyError, ImportError, RuntimeError for files that
     # are missing or foreign, without a common base; each means the same to the user: this model
@@ -85,6 +86,9 @@ def load_model(
         raise ModelError(
             f"{path}: cannot be loaded as a causal language model: {reason}"
         ) from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would fill them with random numbers and go on.
+        raise ModelError(f"{path}: lacks the weights {missing[0]} ({len(missing)} missing in all)")
     _check_layers(path, model)
     return model.to(place).eval().requires_grad_(False)
 
@@ -128,21 +132,6 @@ def _check_layers(path: str | Path, model: PreTrainedModel) -> None:
             f"{path}: has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}; "
             "the local engine runs plain causal attention only, set engine.kind to vllm"
         )
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Progress bars and advice of transformers say nothing that our own errors do not."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _merge_adapter(path: Path, base: PreTrainedModel) -> PreTrainedModel:

@@ -1,0 +1,291 @@
+"""Where the roles of a workload go on the GPUs found: the first layout that fits, or what is short.
+
+A group is roles that share one GPU, or one engine alone with one GPU or more:
+
+    8 GPUs   [trainer] [student student student student] [teacher teacher teacher]
+    2 GPUs   [trainer student] [teacher]
+    1 GPU    [trainer student teacher]
+
+Of a GPU shared by several, everyone gets what it cannot do without; of the rest the teacher's KV
+cache is given a second sequence, and the student's as many as there are rollouts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, inf
+
+from rnow.devices import Gpu
+from rnow.plan.memory import (
+    GIB,
+    RoleMemory,
+    ServerLoad,
+    local_memory,
+    server_memory,
+    trainer_memory,
+)
+from rnow.plan.records import Plan, Role, RolePlan, ServerPlan, Workload
+
+__all__ = ["Shortage", "find_plan"]
+
+Groups = tuple[tuple[Role, ...], ...]
+
+# In the order in which they are tried.
+_GROUPINGS: tuple[Groups, ...] = (
+    (("trainer",), ("student",), ("teacher",)),
+    (("trainer", "student"), ("teacher",)),
+    (("trainer", "teacher"), ("student",)),
+    (("trainer",), ("student", "teacher")),
+    (("trainer", "student", "teacher"),),
+)
+
+_ROLES: tuple[Role, ...] = ("trainer", "student", "teacher")  # as they are shown
+
+_HIDDEN = int(0.75 * GIB)  # of what nvidia-smi lists, CUDA does not give out
+_SPARE = int(1.5 * GIB)  # left free on every GPU, for what an estimate from figures does not see
+_MAX_FRACTION = 0.95  # of a GPU for one server: it refuses to start where others have the rest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortage:
+    """The layout that came nearest, and the memory it lacks where it lacks most."""
+
+    num_bytes: float  # infinite: there are not enough GPUs to try
+    gpus: tuple[int, ...]
+    needs: tuple[tuple[Role, int], ...]  # bytes a GPU of each role there, with the least KV cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What one role needs on each of its GPUs, before the KV cache is dealt out."""
+
+    role: Role
+    memory: RoleMemory  # without KV cache
+    load: ServerLoad | None  # None: in this process
+    token_bytes: int = 0  # of the KV cache
+    min_kv: int = 0
+    num_missing: int = 0  # bytes by which the user's gpu_memory_utilization is too small
+
+    @property
+    def need(self) -> int:
+        return self.memory.total + self.min_kv
+
+
+def find_plan(workload: Workload, gpus: Sequence[Gpu]) -> Plan | Shortage:
+    """Return the first layout that fits, or the shortage of the one that lacks least.
+
+    Every GPU's memory is known, and `resources` asks for no more GPUs than there are.
+    """
+    nearest: Shortage | None = None
+    for groups in _groupings(workload):
+        for order in _orders(gpus):
+            roles = _place(workload, groups, gpus=gpus, order=order)
+            if isinstance(roles, tuple):
+                return Plan(
+                    roles=roles,
+                    gpus=tuple(gpus),
+                    max_context_window=workload.max_context_window,
+                    num_rollouts=workload.num_rollouts,
+                )
+            if nearest is None or roles.num_bytes < nearest.num_bytes:
+                nearest = roles
+    assert nearest is not None, "there is a GPU, and so a layout to try"
+    return nearest
+
+
+def _groupings(workload: Workload) -> list[Groups]:
+    """Return the groupings to try: no role that runs elsewhere, local engines with the trainer."""
+    here: list[Groups] = []
+    for grouping in _GROUPINGS:
+        groups = tuple(
+            kept
+            for group in grouping
+            if (kept := tuple(role for role in group if workload.engine(role) != "url"))
+        )
+        local = {role for role in ("student", "teacher") if workload.engine(role) == "local"}
+        if groups not in here and local <= set(groups[0]):
+            here.append(groups)
+    # GPUs that were asked for by role are not shared.
+    return here[:1] if workload.resources is not None else here
+
+
+def _orders(gpus: Sequence[Gpu]) -> list[tuple[int, ...]]:
+    """Return the orders in which GPUs are given out: as found, and by size where sizes differ."""
+    found = tuple(range(len(gpus)))
+    by_size = sorted(found, key=lambda index: gpus[index].memory_mib or 0)
+    same = len({gpu.memory_mib for gpu in gpus}) == 1
+    return [found] if same else [found, tuple(by_size), tuple(reversed(by_size))]
+
+
+def _place(
+    workload: Workload, groups: Groups, *, gpus: Sequence[Gpu], order: tuple[int, ...]
+) -> tuple[RolePlan, ...] | Shortage:
+    """Give out GPUs in `order`, group by group, what is left over to further servers."""
+    placed: list[RolePlan] = []
+    free = order
+    for index, group in enumerate(groups):
+        num_others = len(groups) - index - 1  # each needs one at least
+        roles = _place_group(workload, group, gpus=gpus, free=free[: len(free) - num_others])
+        if isinstance(roles, Shortage):
+            return roles
+        placed += roles
+        free = free[len(roles[0].gpus) :]
+    wider = None
+    if workload.resources is None:
+        wider = _with_replicas(workload, placed, num_free=len(free))
+    if wider is not None:
+        # Placed anew, so that the GPUs of a role stand in a row.
+        again = _place(wider, groups, gpus=gpus, order=order)
+        if isinstance(again, tuple):
+            return again
+    return tuple(sorted(placed, key=lambda item: _ROLES.index(item.role)))
+
+
+def _place_group(
+    workload: Workload, group: tuple[Role, ...], *, gpus: Sequence[Gpu], free: tuple[int, ...]
+) -> tuple[RolePlan, ...] | Shortage:
+    """Place a group on as few of the first `free` GPUs as it fits on."""
+    nearest = Shortage(num_bytes=inf, gpus=(), needs=())
+    for size, num_replicas in _sizes(workload, group):
+        chosen = free[: size * num_replicas]
+        if len(chosen) < size * num_replicas:
+            continue
+        smallest = min(_given_out(gpus[index]) for index in chosen)
+        parts = [_part(workload, role, gpu_bytes=smallest, size=size) for role in group]
+        left = smallest - _SPARE - sum(part.need for part in parts)
+        missing = max(-left, *(part.num_missing for part in parts))
+        if missing <= 0:
+            return tuple(
+                _role_plan(part, kv_bytes, chosen, size=size, gpu_bytes=smallest)
+                for part, kv_bytes in _deal(workload, parts, left=left, gpu_bytes=smallest)
+            )
+        if missing < nearest.num_bytes:
+            needs = tuple((part.role, part.need) for part in parts)
+            nearest = Shortage(num_bytes=missing, gpus=chosen, needs=needs)
+    return nearest
+
+
+def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, int]]:
+    """Yield (GPUs a server, servers) to try for a group, the fewest GPUs first."""
+    role = group[0]
+    if len(group) > 1 or role == "trainer":
+        yield 1, 1
+        return
+    replicas = workload.replicas(role)
+    for size in workload.figures(role).tensor_parallel_sizes():
+        if workload.resources is None:
+            yield size, replicas or 1
+        elif workload.resources[role] % size == 0:
+            count = workload.resources[role] // size
+            if replicas in (None, count):
+                yield size, count
+
+
+def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part:
+    figures = workload.figures(role)
+    if role == "trainer":
+        return _Part(role=role, memory=trainer_memory(figures, workload.trainer_load), load=None)
+    load = workload.server_load(role, gpu_bytes)
+    token_bytes = figures.kv_bytes(1, dtype_bytes=load.dtype_bytes, num_shards=size)
+    part = _Part(
+        role=role,
+        memory=server_memory(figures, load, num_gpus=size),
+        load=load,
+        token_bytes=token_bytes,
+        min_kv=load.min_kv_tokens * token_bytes,
+    )
+    if workload.engine(role) == "local":
+        return replace(part, memory=local_memory(figures, load), load=None)
+    fraction = workload.gpu_memory_utilization
+    if fraction is None:
+        return part
+    # All that the user lets vLLM have and it does not need itself goes to the KV cache.
+    kv_bytes = int(fraction * gpu_bytes) - _inside(part.memory)
+    missing = max(0, part.min_kv - kv_bytes)
+    return replace(part, min_kv=max(part.min_kv, kv_bytes), num_missing=missing)
+
+
+def _deal(
+    workload: Workload, parts: Sequence[_Part], *, left: int, gpu_bytes: int
+) -> Iterator[tuple[_Part, int]]:
+    """Yield each part with its KV cache; `left` is what remains once all have the least."""
+    wanted: dict[Role, float] = {
+        "trainer": 0,
+        "teacher": 1,
+        "student": workload.num_rollouts - 1,
+    }
+    # The teacher first: one sequence more, and it works while the next one is read in.
+    for part in sorted(parts, key=lambda part: part.role != "teacher"):
+        if part.load is None or workload.gpu_memory_utilization is not None:
+            more = 0
+        elif len(parts) == 1:
+            most = int(_MAX_FRACTION * gpu_bytes) - _inside(part.memory) - part.min_kv
+            more = max(0, min(left, most))
+        else:
+            more = int(min(left, wanted[part.role] * part.min_kv))
+        left -= more
+        yield part, part.min_kv + more
+
+
+def _role_plan(
+    part: _Part, kv_bytes: int, chosen: tuple[int, ...], *, size: int, gpu_bytes: int
+) -> RolePlan:
+    memory = replace(part.memory, kv_cache=kv_bytes)
+    server = None
+    if part.load is not None:
+        server = ServerPlan(
+            num_replicas=len(chosen) // size,
+            tensor_parallel_size=size,
+            gpu_memory_utilization=ceil(1000 * _inside(memory) / gpu_bytes) / 1000,
+            max_model_len=part.load.max_model_len,
+            max_num_batched_tokens=part.load.max_num_batched_tokens,
+            max_num_seqs=part.load.max_num_seqs,
+            num_kv_tokens=kv_bytes // part.token_bytes,
+        )
+    return RolePlan(role=part.role, gpus=chosen, memory=memory, server=server)
+
+
+def _with_replicas(
+    workload: Workload, placed: Sequence[RolePlan], *, num_free: int
+) -> Workload | None:
+    """Return `workload` with as many servers as `num_free` more GPUs allow; None: no more."""
+    alone = {item.role: item for item in placed if _num_roles_on(placed, item.gpus[0]) == 1}
+    counts: dict[Role, int] = {
+        role: 1
+        for role, item in alone.items()
+        if item.server is not None and workload.replicas(role) is None
+    }
+    while True:
+        able = [role for role in counts if _server_size(alone[role]) <= num_free]
+        if not able:
+            break
+        # The student where both have as many: it has to wait for each of its own tokens.
+        role = min(able, key=lambda role: (counts[role], role))
+        counts[role] += 1
+        num_free -= _server_size(alone[role])
+    if all(count == 1 for count in counts.values()):
+        return None
+    return replace(
+        workload,
+        student_replicas=counts.get("student", workload.student_replicas),
+        teacher_replicas=counts.get("teacher", workload.teacher_replicas),
+    )
+
+
+def _server_size(item: RolePlan) -> int:
+    assert item.server is not None
+    return item.server.tensor_parallel_size
+
+
+def _inside(memory: RoleMemory) -> int:
+    """Return what vLLM counts as its own when it measures itself."""
+    return memory.total - memory.prompt_logprobs
+
+
+def _num_roles_on(placed: Sequence[RolePlan], gpu: int) -> int:
+    return sum(gpu in item.gpus for item in placed)
+
+
+def _given_out(gpu: Gpu) -> int:
+    """Return the bytes that CUDA calls all of this GPU's memory."""
+    assert gpu.memory_mib is not None, "make_plan refuses GPUs of unknown size"
+    return (gpu.memory_mib << 20) - _HIDDEN

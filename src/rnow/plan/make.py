@@ -1,0 +1,136 @@
+"""Which GPU does what, and how full it gets: settled before anything is loaded.
+
+    figures of both models ─┐
+    settings (Workload) ────┼─▶ make_plan ─▶ Plan: lines() for the terminal, numbers for servers
+    GPUs found ─────────────┘         └─▶ ConfigError that says which number to change
+
+The roles are separate processes: the trainer is the controller itself, on one GPU; each engine is
+one or more vLLM servers of one or more GPUs. They get GPUs of their own where there are enough, and
+share one where there are not, each with a fixed part of its memory: nothing sleeps, nothing is
+moved away and back. A local engine lives in the controller, so on the trainer's GPU. A role with
+`url` runs elsewhere and takes nothing here.
+
+How GPUs are given out is layout.py's, what a role takes is memory.py's, and which change would
+help is found by planning again with it (advice.py).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from rnow.devices import Devices, Gpu
+from rnow.errors import ConfigError, ModelError
+from rnow.plan.advice import advise
+from rnow.plan.layout import Shortage, find_plan
+from rnow.plan.memory import GIB
+from rnow.plan.records import Plan, Role, Workload
+
+__all__ = ["Plan", "Workload", "device_variables", "make_plan"]
+
+
+def make_plan(workload: Workload, devices: Devices) -> Plan:
+    """Return a plan that this version can run.
+
+    Raises ConfigError where a setting rules every plan out or nothing fits, with what to change,
+    and ModelError where there is no GPU, or one of unknown size.
+    """
+    if not devices.gpus:
+        raise ModelError(f"there is no GPU to plan for ({devices.reason})")
+    unknown = [gpu.name for gpu in devices.gpus if gpu.memory_mib is None]
+    if unknown:
+        raise ModelError(
+            f"nothing says how much memory {unknown[0]} has, so nothing can be planned for it; "
+            "nvidia-smi is asked for it"
+        )
+    _check_window(workload)
+    _check_resources(workload, num_gpus=len(devices.gpus))
+    found = find_plan(workload, devices.gpus)
+    if isinstance(found, Plan):
+        return found
+    raise ConfigError(_shortage_message(workload, devices.gpus, found))
+
+
+def device_variables(
+    gpus: Sequence[int], devices: Sequence[Gpu], *, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the environment variables that show a process the GPUs of a plan and no others.
+
+    A plan counts the GPUs that this process may use, as CUDA does; a child that is given other
+    variables would count anew. CUDA's own order is by speed, nvidia-smi's by slot: the latter for
+    both.
+
+    >>> device_variables([1], plan.gpus, environ={"CUDA_VISIBLE_DEVICES": "3,5"})
+    {'CUDA_DEVICE_ORDER': 'PCI_BUS_ID', 'CUDA_VISIBLE_DEVICES': '5'}
+    """
+    if devices[gpus[0]].kind == "rocm":
+        names = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+        name = next((name for name in names if name in environ), names[0])
+        order = {}
+    else:
+        name, order = "CUDA_VISIBLE_DEVICES", {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    visible = [entry.strip() for entry in environ[name].split(",")] if name in environ else None
+    chosen = (str(gpu) if visible is None else visible[gpu] for gpu in gpus)
+    return {**order, name: ",".join(chosen)}
+
+
+def _check_window(workload: Workload) -> None:
+    key = "rollout.max_context_window"
+    for role in ("student", "teacher"):
+        figures = workload.figures(role)
+        num_more = 1 if role == "teacher" else 0
+        longest = figures.max_tokens - num_more
+        if workload.max_context_window > longest:
+            beside = " with the one that a server adds to what it scores" if num_more else ""
+            raise ConfigError(
+                f"{key} is {workload.max_context_window}, and {figures.path} reads "
+                f"{figures.max_tokens} tokens at most{beside}; set {key} to {longest} or less"
+            )
+
+
+def _check_resources(workload: Workload, *, num_gpus: int) -> None:
+    resources = workload.resources
+    if resources is None:
+        return
+    if resources["trainer"] > 1:
+        raise ConfigError(
+            f"resources.trainer.gpus is {resources['trainer']}, and in this version the trainer "
+            "is on one GPU; set it to 1 and give the others to student and teacher"
+        )
+    asked = {role: count for role, count in resources.items() if _takes_gpus(workload, role)}
+    if sum(asked.values()) > num_gpus:
+        counts = ", ".join(f"{role} {count}" for role, count in asked.items())
+        raise ConfigError(
+            f"resources asks for {sum(asked.values())} GPUs ({counts}), and there are {num_gpus}; "
+            "without resources the roles share what there is"
+        )
+    for role, count in asked.items():
+        replicas = workload.replicas(role)
+        if role != "trainer" and replicas is not None and count % replicas:
+            raise ConfigError(
+                f"resources.{role}.gpus is {count}, which is no multiple of "
+                f"{replicas} replicas; set one of them so that each gets as many GPUs"
+            )
+
+
+def _takes_gpus(workload: Workload, role: Role) -> bool:
+    """Whether `role` has GPUs of its own; a local engine is on the trainer's."""
+    return role == "trainer" or workload.engine(role) == "vllm"
+
+
+def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortage) -> str:
+    models = f"{workload.student.path} and its teacher {workload.teacher.path}"
+    where = f"GPU {', '.join(map(str, shortage.gpus))}"
+    needs = ", ".join(f"{role} {num_bytes / GIB:.1f}" for role, num_bytes in shortage.needs)
+    smallest = min((gpus[index].memory_mib or 0) << 20 for index in shortage.gpus)
+    lines = [
+        f"{models} do not fit on {_count(gpus)}: {shortage.num_bytes / GIB:.1f} GiB are missing on "
+        f"{where}, which has {smallest / GIB:.1f} GiB for {needs}"
+    ]
+    changes = advise(workload, gpus)
+    if changes:
+        lines += ["Any one of these makes it fit:", *(f"  {change}" for change in changes)]
+    else:
+        lines.append("No setting makes it fit; take smaller models")
+    return "\n".join(lines)
+
+
+def _count(gpus: Sequence[Gpu]) -> str:
+    return "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"

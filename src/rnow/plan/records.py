@@ -1,0 +1,246 @@
+"""What a device plan is made from, and what it says: `Workload` in, `Plan` out.
+
+Nothing is decided here. All sizes are bytes; what the terminal shows is in GiB, as GPUs count.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rnow.config import Config
+from rnow.devices import Gpu
+from rnow.plan.figures import ModelFigures
+from rnow.plan.memory import GIB, RoleMemory, ServerLoad, TrainerLoad
+
+__all__ = ["EngineKind", "Plan", "Role", "RolePlan", "ServerPlan", "Workload"]
+
+Role = Literal["trainer", "student", "teacher"]
+EngineKind = Literal["vllm", "local", "url"]  # url: a server that somebody else runs
+
+_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float32": 4}  # auto: bfloat16 on a GPU
+_MAX_SEQS = 256  # vLLM's own limit on most GPUs; what comes beyond it waits
+_SCORED_TOKENS = 2048  # more at once, and a teacher's log-probs of prompts do not fit
+_BATCHED_TOKENS, _SMALL_BATCHED_TOKENS = 8192, 2048  # the student's: vLLM's own defaults
+_BIG_GPU = 70 * GIB  # from here on the larger of them
+
+_COLUMNS = ("weights", "LoRA", "optimizer", "activations", "KV cache", "log-probs", "overhead")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Everything that memory depends on: two models, and the settings under their own names."""
+
+    student: ModelFigures
+    teacher: ModelFigures
+    student_engine: EngineKind = "vllm"
+    teacher_engine: EngineKind = "vllm"
+    tuning: Literal["lora", "full"]
+    qlora_rank: int
+    trainer_dtype_bytes: int  # model.dtype
+    engine_dtype_bytes: int  # engine.dtype
+    teacher_dtype_bytes: int
+    teacher_quantization: Literal["fp8"] | None = None
+    max_context_window: int
+    max_tokens_per_micro_batch: int
+    activation_checkpointing: bool
+    num_rollouts: int  # that run at the same time in a step
+    concurrency: int  # rollout.concurrency: in an evaluation there may be more of them
+    teacher_concurrency: int
+    gpu_memory_utilization: float | None = None  # None: planned for each server
+    student_replicas: int | None = None  # None: as many as GPUs are left for
+    teacher_replicas: int | None = None
+    resources: Mapping[Role, int] | None = None  # GPUs of each role; None: planned
+
+    @classmethod
+    def from_config(
+        cls, config: Config, *, student: ModelFigures, teacher: ModelFigures
+    ) -> "Workload":
+        """Take what config.yml says; what it has no key for stays at its default."""
+        assert config.teacher is not None, "only distillation is planned"
+        resources = config.resources
+        gpus: dict[Role, int] | None = None
+        if resources is not None:
+            gpus = {
+                "trainer": resources.trainer.gpus,
+                "student": resources.student.gpus,
+                "teacher": resources.teacher.gpus,
+            }
+        concurrency = config.rollout.concurrency
+        return cls(
+            student=student,
+            teacher=teacher,
+            tuning=config.model.tuning,
+            qlora_rank=config.model.qlora_rank,
+            trainer_dtype_bytes=_DTYPE_BYTES[config.model.dtype],
+            engine_dtype_bytes=_DTYPE_BYTES[config.engine.dtype],
+            teacher_dtype_bytes=_DTYPE_BYTES[config.teacher.dtype],
+            max_context_window=config.rollout.max_context_window,
+            max_tokens_per_micro_batch=config.trainer.max_tokens_per_micro_batch,
+            activation_checkpointing=config.trainer.activation_checkpointing is not False,
+            num_rollouts=min(config.data.batch_size * config.data.group_size, concurrency),
+            concurrency=concurrency,
+            teacher_concurrency=config.teacher.concurrency,
+            resources=gpus,
+        )
+
+    def figures(self, role: Role) -> ModelFigures:
+        return self.teacher if role == "teacher" else self.student
+
+    def engine(self, role: Role) -> EngineKind:
+        """Return what runs `role`; the trainer is in this process, as local engines are."""
+        if role == "trainer":
+            return "local"
+        return self.teacher_engine if role == "teacher" else self.student_engine
+
+    def replicas(self, role: Role) -> int | None:
+        return self.teacher_replicas if role == "teacher" else self.student_replicas
+
+    @property
+    def trainer_load(self) -> TrainerLoad:
+        return TrainerLoad(
+            tuning=self.tuning,
+            lora_rank=self.qlora_rank,
+            dtype_bytes=self.trainer_dtype_bytes,
+            # A trajectory that is longer than a micro-batch goes through the network alone.
+            max_tokens=max(self.max_tokens_per_micro_batch, self.max_context_window),
+            checkpointing=self.activation_checkpointing,
+        )
+
+    def server_load(self, role: Role, gpu_bytes: int) -> ServerLoad:
+        """Return what a server of `role` is asked to do on GPUs of this size."""
+        if role == "teacher":
+            return ServerLoad(
+                dtype_bytes=self.teacher_dtype_bytes,
+                quantization=self.teacher_quantization,
+                # Whoever asks for scores is given a token beside them; it needs its place.
+                max_model_len=self.max_context_window + 1,
+                max_num_batched_tokens=_SCORED_TOKENS,
+                max_num_seqs=min(self.teacher_concurrency, _MAX_SEQS),
+                lora_rank=None,
+                scores=True,
+            )
+        return ServerLoad(
+            dtype_bytes=self.engine_dtype_bytes,
+            quantization=None,
+            max_model_len=self.max_context_window,
+            max_num_batched_tokens=(
+                _BATCHED_TOKENS if gpu_bytes >= _BIG_GPU else _SMALL_BATCHED_TOKENS
+            ),
+            max_num_seqs=min(self.concurrency, _MAX_SEQS),
+            lora_rank=self.qlora_rank if self.tuning == "lora" else None,
+            scores=False,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPlan:
+    """The numbers that the vLLM servers of one role are started with."""
+
+    num_replicas: int
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    max_model_len: int
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    num_kv_tokens: int  # that the KV cache of one replica has room for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolePlan:
+    """Where a role runs. Replica i of a server has GPUs i·size to (i + 1)·size of `gpus`."""
+
+    role: Role
+    gpus: tuple[int, ...]  # as CUDA counts those that this process may use
+    memory: RoleMemory  # on each of them
+    server: ServerPlan | None  # None: in this process
+
+    @property
+    def replica_gpus(self) -> tuple[tuple[int, ...], ...]:
+        size = 1 if self.server is None else self.server.tensor_parallel_size
+        starts = range(0, len(self.gpus), size)
+        return tuple(self.gpus[start : start + size] for start in starts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A plan that fits. Roles whose engine is elsewhere (`url`) are not in it."""
+
+    roles: tuple[RolePlan, ...]
+    gpus: tuple[Gpu, ...]
+    max_context_window: int
+    num_rollouts: int
+
+    def role(self, name: Role) -> RolePlan | None:
+        return next((item for item in self.roles if item.role == name), None)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether two processes share a GPU: then servers start one after another, the trainer
+        last, since vLLM takes what others allocate while it measures for its own use."""
+        used = [gpu for item in self.roles for gpu in item.gpus]
+        return len(used) > len(set(used))
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the plan for the terminal: a table in GiB a GPU, and a line a GPU and engine."""
+        rows = [["GiB a GPU", "GPU", *_COLUMNS, "total"], *map(_row, self.roles)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        table = [
+            "  ".join(
+                cell.ljust(width) if column < 2 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        engines = [self._engine_line(item) for item in self.roles if item.role != "trainer"]
+        return (*table, *self._gpu_lines(), *engines)
+
+    def _gpu_lines(self) -> list[str]:
+        """Say how full each GPU gets, those that are alike in one line."""
+        alike: dict[str, list[int]] = {}
+        for index, gpu in enumerate(self.gpus):
+            used = sum(item.memory.total for item in self.roles if index in item.gpus)
+            size = (gpu.memory_mib or 0) << 20
+            share = f"{_gib(used)} of {_gib(size)} GiB" if used else "not used"
+            alike.setdefault(f"{gpu.name}: {share}", []).append(index)
+        return [f"GPU {_span(indices)}, {text}" for text, indices in alike.items()]
+
+    def _engine_line(self, item: RolePlan) -> str:
+        server = item.server
+        if server is None:
+            return f"{item.role}: in this process, with a KV cache for one rollout at full length"
+        many = "s" if server.num_replicas > 1 else ""
+        size = server.tensor_parallel_size
+        over = f" over {size} GPUs" + (" each" if many else "") if size > 1 else ""
+        room = server.num_kv_tokens // server.max_model_len * server.num_replicas
+        some = f"{room} of {self.num_rollouts}" if room < self.num_rollouts else "all"
+        return (
+            f"{item.role}: {server.num_replicas} vLLM server{many}{over} with "
+            f"gpu_memory_utilization {server.gpu_memory_utilization:g}; "
+            f"room for {some} rollouts at full length ({self.max_context_window:,} tokens)"
+        )
+
+
+def _row(item: RolePlan) -> list[str]:
+    memory = item.memory
+    cells = (
+        memory.weights,
+        memory.lora,
+        memory.gradients + memory.optimizer,
+        memory.activations,
+        memory.kv_cache,
+        memory.prompt_logprobs,
+        memory.overhead,
+    )
+    gpus = " | ".join(_span(gpus) for gpus in item.replica_gpus)
+    return [item.role, gpus, *(_gib(cell) if cell else "·" for cell in cells), _gib(memory.total)]
+
+
+def _span(gpus: Sequence[int]) -> str:
+    """Write "0", "1-4" or "1, 3"."""
+    if len(gpus) > 1 and list(gpus) == list(range(gpus[0], gpus[-1] + 1)):
+        return f"{gpus[0]}-{gpus[-1]}"
+    return ", ".join(map(str, gpus))
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.1f}"
