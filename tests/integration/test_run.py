@@ -1,5 +1,6 @@
 """The real loop on the real demo models, cut short: every part is the one that users run."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 
+from rnow.config import load_config
 from rnow.journal import read_journal
 from rnow.records import ScoredTrajectory, ToolOutcome
 from rnow.scaffold import init_project
+from rnow.training import train_project
 
 SHORT = ("data.batch_size=4", "data.group_size=2", "trainer.max_steps=3")
 
@@ -93,6 +97,14 @@ def test_every_page_in_a_transcript_came_from_one_http_answer(first_run: Path) -
         errors = sum(value for name, value in line.items() if name.startswith("browser/error_"))
         assert fetched + shared + errors == line["tool/ok"]
         assert fetched > 0
+    last = metrics(first_run)[-1]
+    answers = sum(
+        value
+        for line in metrics(first_run)
+        for name, value in line.items()
+        if name in ("browser/fetched", "browser/error_http_404")
+    )
+    assert last["browser/local_requests"] == answers
     texts: dict[str, set[str]] = {}
     for step in range(3):
         for scored in trajectories(first_run, step):
@@ -163,6 +175,25 @@ def test_without_a_penalty_the_weights_stay_as_they_were(project: Path) -> None:
     b = [value for name, value in weights(run).items() if "lora_B" in name]
     assert b
     assert not any(value.any() for value in b)
+
+
+def test_with_the_sign_of_the_gap_reversed_reverse_kl_rises(project: Path) -> None:
+    loaded = load_config(project, overrides=[*SHORT[:2], "trainer.max_steps=5", "seed=1"])
+    kl_by_sign = {}
+    for sign in (1.0, -1.0):
+        # No config can say so: the copy is not validated.
+        algorithm = loaded.config.algorithm.model_copy(update={"kl_penalty_coef": sign})
+        config = loaded.config.model_copy(update={"algorithm": algorithm})
+        run = train_project(
+            dataclasses.replace(loaded, config=config),
+            project,
+            name=f"sign{sign:+.0f}",
+            fresh=True,
+            console=Console(quiet=True),
+        )
+        kl_by_sign[sign] = [line["reverse_kl"] for line in metrics(run.path)]
+    assert kl_by_sign[1.0][0] == kl_by_sign[-1.0][0]
+    assert kl_by_sign[-1.0][-1] > kl_by_sign[-1.0][0] > kl_by_sign[1.0][-1]
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_pay(project: Path) -> None:

@@ -94,7 +94,7 @@ def _other_gpus(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
     if workload.resources is None:
         for count in range(len(gpus) + 1, _MAX_GPUS + 1):
             if _fits(workload, [*gpus, *[gpus[-1]] * (count - len(gpus))]):
-                changes.append(f"{count} GPUs in the place of {len(gpus)}")
+                changes.append(f"{count} GPUs instead of {len(gpus)}")
                 break
     each = "a GPU" if len(gpus) == 1 else "GPUs"
     for more in _MEMORY_STEPS_GB:

@@ -168,7 +168,8 @@ def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, i
     """Yield (GPUs a server, servers) to try for a group, the fewest GPUs first."""
     role = group[0]
     if len(group) > 1 or role == "trainer":
-        yield 1, 1
+        if all(workload.replicas(item) in (None, 1) for item in group):
+            yield 1, 1
         return
     replicas = workload.replicas(role)
     for size in workload.figures(role).tensor_parallel_sizes():

@@ -15,6 +15,7 @@ help is found by planning again with it (advice.py).
 """
 
 from collections.abc import Mapping, Sequence
+from math import isinf
 
 from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError, ModelError
@@ -116,13 +117,20 @@ def _takes_gpus(workload: Workload, role: Role) -> bool:
 
 
 def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortage) -> str:
+    if isinf(shortage.num_bytes):
+        replicas = {role: workload.replicas(role) for role in ("student", "teacher")}
+        asked = ", ".join(f"{role} {count}" for role, count in replicas.items() if count)
+        return (
+            f"the servers that were asked for ({asked}) and the trainer need more than "
+            f"{_count(gpus)}; ask for fewer replicas"
+        )
     models = f"{workload.student.path} and its teacher {workload.teacher.path}"
     where = f"GPU {', '.join(map(str, shortage.gpus))}"
+    needed = sum(num_bytes for _, num_bytes in shortage.needs)
     needs = ", ".join(f"{role} {num_bytes / GIB:.1f}" for role, num_bytes in shortage.needs)
-    smallest = min((gpus[index].memory_mib or 0) << 20 for index in shortage.gpus)
     lines = [
-        f"{models} do not fit on {_count(gpus)}: {shortage.num_bytes / GIB:.1f} GiB are missing on "
-        f"{where}, which has {smallest / GIB:.1f} GiB for {needs}"
+        f"{models} do not fit on {_count(gpus)}: {where} can give "
+        f"{(needed - shortage.num_bytes) / GIB:.1f} GiB, and needed are {needed / GIB:.1f} ({needs})"
     ]
     changes = advise(workload, gpus)
     if changes:

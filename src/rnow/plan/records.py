@@ -93,6 +93,9 @@ class Workload:
         return self.teacher_engine if role == "teacher" else self.student_engine
 
     def replicas(self, role: Role) -> int | None:
+        """Return how many servers `role` is to have; None: not said, or no servers."""
+        if self.engine(role) != "vllm":
+            return None
         return self.teacher_replicas if role == "teacher" else self.student_replicas
 
     @property

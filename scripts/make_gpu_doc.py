@@ -1,0 +1,110 @@
+"""Write the tables of docs/gpu.md from what the device plan says.
+
+python scripts/make_gpu_doc.py            # writes the tables into the page
+python scripts/make_gpu_doc.py --check    # exit 1 if one is out of date
+
+A table stands between `<!-- plan NAME -->` and `<!-- end -->`; everything else in the page is
+written by hand. Plans are those of the reference project's config.yml with the overrides below, on
+the published figures of the models (tests/fixtures/configs).
+"""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from rnow.config import load_config
+from rnow.devices import Devices, Gpu
+from rnow.errors import ConfigError
+from rnow.plan import ModelFigures, Workload, make_plan, read_figures
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "gpu.md"
+FIGURES = ROOT / "tests" / "fixtures" / "configs"
+
+H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)
+L4 = Gpu(kind="cuda", name="NVIDIA L4", memory_mib=23034)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One plan of the page."""
+
+    gpus: tuple[Gpu, ...]
+    overrides: tuple[str, ...] = ()
+    teacher_quantization: Literal["fp8"] | None = None
+
+
+SMALL = ("model.path=Qwen/Qwen3-1.7B", "teacher.path=Qwen/Qwen3-8B")
+
+EXAMPLES = {
+    "8b-32b-on-2x80": Example(gpus=(H100,) * 2),
+    "8b-32b-on-8x80": Example(gpus=(H100,) * 8),
+    "4b-8b-on-1x80": Example(
+        gpus=(H100,),
+        overrides=("model.path=Qwen/Qwen3-4B", "teacher.path=Qwen/Qwen3-8B"),
+        teacher_quantization="fp8",
+    ),
+    "1.7b-8b-on-2x24": Example(
+        gpus=(L4,) * 2,
+        overrides=(*SMALL, "rollout.max_context_window=16384"),
+        teacher_quantization="fp8",
+    ),
+    "too-long-on-2x24": Example(gpus=(L4,) * 2, overrides=SMALL, teacher_quantization="fp8"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    old = PAGE.read_text(encoding="utf-8")
+    new = with_tables(old)
+    if not parser.parse_args().check:
+        PAGE.write_text(new, encoding="utf-8")
+        return 0
+    if new == old:
+        return 0
+    print(f"{PAGE} is out of date: run python scripts/make_gpu_doc.py", file=sys.stderr)
+    return 1
+
+
+def with_tables(page: str) -> str:
+    """Return `page` with every table made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        text = plan_text(EXAMPLES[match[1]])
+        return f"<!-- plan {match[1]} -->\n```text\n{text}\n```\n<!-- end -->"
+
+    return re.sub(r"<!-- plan (\S+) -->.*?<!-- end -->", table, page, flags=re.DOTALL)
+
+
+def plan_text(example: Example) -> str:
+    """Return what the terminal shows for `example`: the plan, or why there is none."""
+    devices = Devices(gpus=example.gpus, reason="")
+    try:
+        return "\n".join(make_plan(workload(example), devices).lines())
+    except ConfigError as error:
+        return str(error)
+
+
+def workload(example: Example) -> Workload:
+    config = load_config(ROOT, overrides=example.overrides).config
+    assert config.teacher is not None, "the reference project distills"
+    made = Workload.from_config(
+        config, student=figures(config.model.path), teacher=figures(config.teacher.path)
+    )
+    return replace(made, teacher_quantization=example.teacher_quantization)
+
+
+def figures(path: str) -> ModelFigures:
+    file = FIGURES / f"{path.rpartition('/')[2]}.json"
+    return read_figures(path, json.loads(file.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""How long one waits for the command line: `rnow --help`, and the refusal without a GPU.
+
+    python tests/bench/bench_cli.py
+
+The best of five, against the bounds that are promised: 0.4 s and 3 s. Exits 1 above them.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BOUNDS = {("--help",): 0.4, ("run", str(ROOT)): 3.0}
+
+
+def best_seconds(words: tuple[str, ...], *, num_runs: int = 5) -> float:
+    seconds = []
+    for _ in range(num_runs):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "rnow", *words], capture_output=True)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def main() -> int:
+    too_slow = False
+    for words, bound in BOUNDS.items():
+        seconds = best_seconds(words)
+        too_slow |= seconds > bound
+        print(f"rnow {words[0]:8s} {seconds:.2f} s (bound {bound:g} s)")
+    return int(too_slow)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The shape of the code: sizes, directions of imports, heavy imports in their rooms."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "rnow"
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if "templates" not in path.parts)
+
+MAX_MODULE_LINES = 350
+MAX_FUNCTION_LINES = 80
+MAX_LOOP_LINES = 45
+
+# Rooms that may import torch at their top; what they import late is their own business.
+TORCH_ROOMS = {
+    "checkpoint.py",
+    "lm_head.py",
+    "objective.py",
+    "packing.py",
+    "policy.py",
+    "saving.py",
+    "student_files.py",
+    "trainer.py",
+}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def imported_at_top(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_no_module_is_longer_than_one_can_hold_in_mind() -> None:
+    long = {
+        name_of(path): lines
+        for path in MODULES
+        if (lines := path.read_text().count("\n")) > MAX_MODULE_LINES
+    }
+    assert long == {}
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = {
+        f"{name_of(path)}:{node.name}": node.end_lineno - node.lineno + 1
+        for path in MODULES
+        for node in functions(ast.parse(path.read_text()))
+        if (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
+    }
+    assert long == {}
+
+
+def test_the_loop_reads_like_the_algorithm() -> None:
+    tree = ast.parse((SOURCE / "loop.py").read_text())
+    loops = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
+    assert len(loops) == 1
+    assert (loops[0].end_lineno or 0) - loops[0].lineno <= MAX_LOOP_LINES
+
+
+def test_torch_is_imported_in_its_rooms_alone() -> None:
+    outside = {
+        name_of(path)
+        for path in MODULES
+        if "torch" in imported_at_top(path)
+        and name_of(path) not in TORCH_ROOMS
+        and not name_of(path).startswith("engines/local")
+    }
+    assert outside == set()
+
+
+def test_crawl4ai_is_imported_by_the_browser_alone() -> None:
+    outside = {
+        name_of(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("crawl4ai"))
+        or (
+            isinstance(node, ast.Import)
+            and any(alias.name.startswith("crawl4ai") for alias in node.names)
+        )
+    }
+    assert {name for name in outside if not name.startswith("browser/")} == set()
+
+
+def test_every_module_says_what_it_is_and_what_it_gives() -> None:
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
+        if path.name in ("__main__.py", "worker.py"):
+            continue
+        has_all = any(
+            isinstance(node, ast.Assign)
+            and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+            for node in tree.body
+        )
+        # Packages that only hold modules export nothing.
+        assert has_all or path.name == "__init__.py", f"{name_of(path)} has no __all__"

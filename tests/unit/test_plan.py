@@ -1,0 +1,364 @@
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rnow.config import load_config
+from rnow.devices import Devices, Gpu
+from rnow.errors import ConfigError, ModelError
+from rnow.plan import (
+    ModelFigures,
+    Plan,
+    Role,
+    Workload,
+    device_variables,
+    make_plan,
+    read_figures,
+)
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIGS = ROOT / "tests" / "fixtures" / "configs"
+
+H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)
+L40S = Gpu(kind="cuda", name="NVIDIA L40S", memory_mib=46068)
+L4 = Gpu(kind="cuda", name="NVIDIA L4", memory_mib=23034)
+
+
+def figures(name: str, **changes: Any) -> ModelFigures:
+    published = json.loads((CONFIGS / f"{name}.json").read_text())
+    return read_figures(f"Qwen/{name}", published | changes)
+
+
+def workload(student: str, teacher: str, **changes: Any) -> Workload:
+    """The reference project's, with other models and `changes`."""
+    config = load_config(ROOT).config
+    made = Workload.from_config(config, student=figures(student), teacher=figures(teacher))
+    return replace(made, **changes)
+
+
+def plan(work: Workload, *gpus: Gpu) -> Plan:
+    return make_plan(work, Devices(gpus=gpus, reason=""))
+
+
+def refusal(work: Workload, *gpus: Gpu) -> str:
+    with pytest.raises(ConfigError) as error:
+        plan(work, *gpus)
+    return str(error.value)
+
+
+def gpus_of(made: Plan) -> dict[Role, tuple[tuple[int, ...], ...]]:
+    return {item.role: item.replica_gpus for item in made.roles}
+
+
+def test_qwen3_8b_from_32b_on_two_gpus_of_80_gb() -> None:
+    made = plan(workload("Qwen3-8B", "Qwen3-32B"), H100, H100)
+    assert gpus_of(made) == {"trainer": ((0,),), "student": ((0,),), "teacher": ((1,),)}
+    assert made.is_shared
+    assert made.lines() == (
+        "GiB a GPU  GPU  weights  LoRA  optimizer  activations  KV cache  log-probs  overhead  total",
+        "trainer    0       15.3   0.3        1.0         19.5         ·          ·       3.0   39.0",
+        "student    0       15.3   0.3          ·          1.8      19.0          ·       2.0   38.4",
+        "teacher    1       61.0     ·          ·          0.5      11.4        2.3       2.0   77.3",
+        "GPU 0, NVIDIA H100 80GB HBM3: 77.4 of 79.6 GiB",
+        "GPU 1, NVIDIA H100 80GB HBM3: 77.3 of 79.6 GiB",
+        "student: 1 vLLM server with gpu_memory_utilization 0.487; "
+        "room for 4 of 16 rollouts at full length (32,768 tokens)",
+        "teacher: 1 vLLM server with gpu_memory_utilization 0.95; "
+        "room for 1 of 16 rollouts at full length (32,768 tokens)",
+    )
+
+
+def test_a_server_is_told_its_numbers() -> None:
+    made = plan(workload("Qwen3-8B", "Qwen3-32B"), H100, H100)
+    student, teacher = made.role("student"), made.role("teacher")
+    assert student is not None
+    assert student.server is not None
+    assert teacher is not None
+    assert teacher.server is not None
+    assert (student.server.max_model_len, student.server.max_num_batched_tokens) == (32768, 8192)
+    # One token more than the window, since a token is generated beside the scores.
+    assert (teacher.server.max_model_len, teacher.server.max_num_batched_tokens) == (32769, 2048)
+    assert (student.server.max_num_seqs, teacher.server.max_num_seqs) == (256, 16)
+    assert student.server.num_kv_tokens == 138_254
+
+
+def test_qwen3_8b_from_32b_on_eight_gpus_of_80_gb() -> None:
+    made = plan(workload("Qwen3-8B", "Qwen3-32B"), *[H100] * 8)
+    assert gpus_of(made) == {
+        "trainer": ((0,),),
+        "student": ((1,), (2,), (3,), (4,)),
+        "teacher": ((5,), (6,), (7,)),
+    }
+    assert not made.is_shared
+    assert made.lines()[4:] == (
+        "GPU 0, NVIDIA H100 80GB HBM3: 39.0 of 79.6 GiB",
+        "GPU 1-4, NVIDIA H100 80GB HBM3: 75.0 of 79.6 GiB",
+        "GPU 5-7, NVIDIA H100 80GB HBM3: 77.3 of 79.6 GiB",
+        "student: 4 vLLM servers with gpu_memory_utilization 0.95; "
+        "room for all rollouts at full length (32,768 tokens)",
+        "teacher: 3 vLLM servers with gpu_memory_utilization 0.95; "
+        "room for 3 of 16 rollouts at full length (32,768 tokens)",
+    )
+
+
+def test_qwen3_4b_from_8b_in_fp8_on_one_gpu_of_80_gb() -> None:
+    made = plan(workload("Qwen3-4B", "Qwen3-8B", teacher_quantization="fp8"), H100)
+    assert made.lines() == (
+        "GiB a GPU  GPU  weights  LoRA  optimizer  activations  KV cache  log-probs  overhead  total",
+        "trainer    0        7.5   0.2        0.7         13.7         ·          ·       2.4   24.5",
+        "student    0        7.5   0.2          ·          1.6      19.2          ·       2.0   30.5",
+        "teacher    0        8.8     ·          ·          0.3       9.0        2.3       2.0   22.4",
+        "GPU 0, NVIDIA H100 80GB HBM3: 77.4 of 79.6 GiB",
+        "student: 1 vLLM server with gpu_memory_utilization 0.387; "
+        "room for 4 of 16 rollouts at full length (32,768 tokens)",
+        "teacher: 1 vLLM server with gpu_memory_utilization 0.255; "
+        "room for 2 of 16 rollouts at full length (32,768 tokens)",
+    )
+
+
+def test_qwen3_1_7b_from_8b_in_fp8_on_two_gpus_of_24_gb() -> None:
+    work = workload("Qwen3-1.7B", "Qwen3-8B", teacher_quantization="fp8", max_context_window=16384)
+    assert plan(work, L4, L4).lines() == (
+        "GiB a GPU  GPU  weights  LoRA  optimizer  activations  KV cache  log-probs  overhead  total",
+        "trainer    0        3.2   0.1        0.4          4.5         ·          ·       1.4    9.6",
+        "student    0        3.2   0.1          ·          0.9       4.4          ·       2.0   10.6",
+        "teacher    1        8.8     ·          ·          0.3       6.8        2.3       2.0   20.2",
+        "GPU 0-1, NVIDIA L4: 20.2 of 22.5 GiB",
+        "student: 1 vLLM server with gpu_memory_utilization 0.489; "
+        "room for 2 of 16 rollouts at full length (16,384 tokens)",
+        "teacher: 1 vLLM server with gpu_memory_utilization 0.825; "
+        "room for 3 of 16 rollouts at full length (16,384 tokens)",
+    )
+
+
+def test_what_does_not_fit_says_which_number_to_change() -> None:
+    work = workload("Qwen3-1.7B", "Qwen3-8B", teacher_quantization="fp8")
+    assert refusal(work, L4, L4) == (
+        "Qwen/Qwen3-1.7B and its teacher Qwen/Qwen3-8B do not fit on 2 GPUs: "
+        "GPU 0 can give 20.2 GiB, and needed are 24.2 (trainer 14.5, student 9.7)\n"
+        "Any one of these makes it fit:\n"
+        "  rollout.max_context_window: 22528\n"
+        "  3 GPUs instead of 2\n"
+        "  GPUs with 4 GB more"
+    )
+    assert plan(replace(work, max_context_window=22528), L4, L4)
+    assert refusal(replace(work, max_context_window=22529), L4, L4)
+
+
+def test_the_reference_project_wants_more_than_one_gpu_of_80_gb() -> None:
+    assert refusal(workload("Qwen3-8B", "Qwen3-32B"), H100) == (
+        "Qwen/Qwen3-8B and its teacher Qwen/Qwen3-32B do not fit on 1 GPU: "
+        "GPU 0 can give 77.4 GiB, and needed are 136.8 (trainer 39.0, student 23.9, teacher 73.9)\n"
+        "Any one of these makes it fit:\n"
+        "  2 GPUs instead of 1\n"
+        "  a GPU with 60 GB more"
+    )
+
+
+def test_a_quantized_teacher_is_advised_where_that_is_enough() -> None:
+    assert refusal(workload("Qwen3-4B", "Qwen3-32B"), L40S, L40S) == (
+        "Qwen/Qwen3-4B and its teacher Qwen/Qwen3-32B do not fit on 2 GPUs: "
+        "GPU 1 can give 42.7 GiB, and needed are 73.9 (teacher 73.9)\n"
+        "Any one of these makes it fit:\n"
+        "  4 GPUs instead of 2\n"
+        "  GPUs with 32 GB more"
+    )
+    work = workload("Qwen3-4B", "Qwen3-32B", max_context_window=8192)
+    assert refusal(work, L40S, L40S).splitlines()[2:] == [
+        "  teacher.quantization: fp8",
+        "  4 GPUs instead of 2",
+        "  GPUs with 28 GB more",
+    ]
+
+
+def test_settings_that_help_only_together_stand_in_one_line() -> None:
+    work = workload("Qwen3-4B", "Qwen3-8B", tuning="full", max_tokens_per_micro_batch=32768)
+    assert refusal(work, L40S, L40S).splitlines()[1:] == []
+
+
+def test_full_fine_tuning_of_8b_is_too_much_for_one_gpu_however_many_there_are() -> None:
+    assert refusal(workload("Qwen3-8B", "Qwen3-32B", tuning="full"), *[H100] * 8) == (
+        "Qwen/Qwen3-8B and its teacher Qwen/Qwen3-32B do not fit on 8 GPUs: "
+        "GPU 0 can give 77.4 GiB, and needed are 162.9 (trainer 162.9)\n"
+        "Any one of these makes it fit:\n"
+        "  model.tuning: lora\n"
+        "  GPUs with 88 GB more"
+    )
+
+
+def test_where_nothing_helps_nothing_is_advised() -> None:
+    huge = figures("Qwen3-32B", num_hidden_layers=640)
+    work = replace(workload("Qwen3-8B", "Qwen3-32B"), student=huge, teacher=huge)
+    assert refusal(work, L4).splitlines()[1:] == ["No setting makes it fit; take smaller models"]
+
+
+def test_a_teacher_too_big_for_a_gpu_is_cut_over_two() -> None:
+    work = workload(
+        "Qwen3-4B", "Qwen3-32B", max_context_window=8192, max_tokens_per_micro_batch=8192
+    )
+    assert gpus_of(plan(work, *[L40S] * 8)) == {
+        "trainer": ((0,),),
+        "student": ((1,), (2,), (3,)),
+        "teacher": ((4, 5), (6, 7)),
+    }
+    assert gpus_of(plan(work, *[L40S] * 3)) == {
+        "trainer": ((0,),),
+        "student": ((0,),),
+        "teacher": ((1, 2),),
+    }
+
+
+def test_resources_say_how_many_gpus_a_role_has() -> None:
+    work = workload("Qwen3-8B", "Qwen3-32B", resources={"trainer": 1, "student": 2, "teacher": 4})
+    assert gpus_of(plan(work, *[H100] * 8)) == {
+        "trainer": ((0,),),
+        "student": ((1,), (2,)),
+        "teacher": ((3,), (4,), (5,), (6,)),
+    }
+    two_servers = replace(work, teacher_replicas=2)
+    assert gpus_of(plan(two_servers, *[H100] * 8))["teacher"] == ((3, 4), (5, 6))
+
+
+def test_resources_of_config_yml_are_taken() -> None:
+    overrides = ["resources.teacher.gpus=1", "rollout.concurrency=10"]
+    config = load_config(ROOT, overrides=overrides).config
+    work = Workload.from_config(config, student=figures("Qwen3-8B"), teacher=figures("Qwen3-32B"))
+    assert work.resources == {"trainer": 1, "student": 1, "teacher": 1}
+    assert work.num_rollouts == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"resources": {"trainer": 2, "student": 1, "teacher": 1}},
+            "resources.trainer.gpus is 2, and in this version the trainer is on one GPU; "
+            "set it to 1 and give the others to student and teacher",
+        ),
+        (
+            {"resources": {"trainer": 1, "student": 1, "teacher": 1}},
+            "resources asks for 3 GPUs (trainer 1, student 1, teacher 1), and there are 2 GPUs; "
+            "without resources the roles share what there is",
+        ),
+        (
+            {"resources": {"trainer": 1, "student": 1, "teacher": 3}, "teacher_replicas": 2},
+            "resources.teacher.gpus is 3, which is no multiple of 2 replicas; "
+            "set one of them so that each gets as many GPUs",
+        ),
+        (
+            {"student_replicas": 4},
+            "the servers that were asked for (student 4) and the trainer need more than 2 GPUs; "
+            "ask for fewer replicas",
+        ),
+        (
+            {"max_context_window": 40960},
+            "rollout.max_context_window is 40960, and Qwen/Qwen3-32B reads 40960 tokens at most "
+            "with the one that a server adds to what it scores; "
+            "set rollout.max_context_window to 40959 or less",
+        ),
+        (
+            {"max_context_window": 50000},
+            "rollout.max_context_window is 50000, and Qwen/Qwen3-8B reads 40960 tokens at most; "
+            "set rollout.max_context_window to 40960 or less",
+        ),
+    ],
+)
+def test_what_no_plan_can_follow_is_refused(changes: dict[str, Any], message: str) -> None:
+    num_gpus = 5 if changes.get("teacher_replicas") else 2
+    assert refusal(workload("Qwen3-8B", "Qwen3-32B", **changes), *[H100] * num_gpus) == message
+
+
+def test_a_fraction_that_the_user_sets_is_used_and_checked() -> None:
+    work = workload("Qwen3-8B", "Qwen3-8B", gpu_memory_utilization=0.8)
+    made = plan(work, H100, H100, H100)
+    fractions = [item.server.gpu_memory_utilization for item in made.roles if item.server]
+    assert fractions == [0.8, 0.8]
+    # 0.8 of 78.9 GiB does not hold Qwen3-32B with a KV cache; planned, it does.
+    work = workload("Qwen3-8B", "Qwen3-32B", gpu_memory_utilization=0.8)
+    assert refusal(work, H100, H100, H100).splitlines() == [
+        "Qwen/Qwen3-8B and its teacher Qwen/Qwen3-32B do not fit on 3 GPUs: "
+        "GPU 2 can give 65.5 GiB, and needed are 73.9 (teacher 73.9)",
+        "Any one of these makes it fit:",
+        "  engine.gpu_memory_utilization: null",
+        "  teacher.quantization: fp8",
+        "  4 GPUs instead of 3",
+        "  GPUs with 12 GB more",
+    ]
+
+
+def test_local_engines_are_on_the_trainers_gpu() -> None:
+    work = workload("Qwen3-4B", "Qwen3-8B", student_engine="local")
+    made = plan(work, H100, H100)
+    assert gpus_of(made) == {"trainer": ((0,),), "student": ((0,),), "teacher": ((1,),)}
+    assert "student: in this process, with a KV cache for one rollout at full length" in (
+        made.lines()
+    )
+
+
+def test_a_role_that_runs_elsewhere_takes_no_gpu() -> None:
+    work = workload("Qwen3-8B", "Qwen3-32B", teacher_engine="url")
+    assert gpus_of(plan(work, H100, H100)) == {"trainer": ((0,),), "student": ((1,),)}
+    assert gpus_of(plan(work, H100)) == {"trainer": ((0,),), "student": ((0,),)}
+
+
+def test_of_gpus_of_two_sizes_each_role_gets_one_that_holds_it() -> None:
+    work = workload("Qwen3-1.7B", "Qwen3-32B")
+    assert gpus_of(plan(work, H100, L4, L4)) == {
+        "trainer": ((1,),),
+        "student": ((2,),),
+        "teacher": ((0,),),
+    }
+
+
+def test_a_gpu_of_unknown_size_and_none_at_all_cannot_be_planned_for() -> None:
+    work = workload("Qwen3-4B", "Qwen3-8B")
+    with pytest.raises(ModelError) as error:
+        make_plan(work, Devices(gpus=(replace(L4, memory_mib=None),), reason=""))
+    assert str(error.value) == (
+        "nothing says how much memory NVIDIA L4 has, so nothing can be planned for it; "
+        "nvidia-smi is asked for it"
+    )
+    with pytest.raises(ModelError) as error:
+        make_plan(work, Devices(gpus=(), reason="no nvidia-smi"))
+    assert str(error.value) == "there is no GPU to plan for (no nvidia-smi)"
+
+
+def test_a_process_is_shown_its_gpus_by_the_names_that_this_one_was_given() -> None:
+    cuda = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert device_variables([1, 2], [H100] * 3, environ={}) == {
+        **cuda,
+        "CUDA_VISIBLE_DEVICES": "1,2",
+    }
+    given = {"CUDA_VISIBLE_DEVICES": "5, GPU-aa, 3"}
+    assert device_variables([1, 2], [H100] * 3, environ=given) == {
+        **cuda,
+        "CUDA_VISIBLE_DEVICES": "GPU-aa,3",
+    }
+    amd = Gpu(kind="rocm", name="AMD GPU gfx90402", memory_mib=196592)
+    assert device_variables([0], [amd], environ={"ROCR_VISIBLE_DEVICES": "4"}) == {
+        "ROCR_VISIBLE_DEVICES": "4"
+    }
+
+
+def test_the_tables_of_the_page_are_those_of_the_code() -> None:
+    script = load_script()
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    assert script.with_tables(page) == page
+    assert page.count("<!-- plan ") == len(script.EXAMPLES)
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "make_gpu_doc", ROOT / "scripts" / "make_gpu_doc.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
