@@ -82,7 +82,7 @@ async def test_a_rollout_survives_every_kind_of_tool_and_counts_it(project: Path
 
     settings = WorkerSettings(
         project_dir=project,
-        tool_timeout_s=1.0,
+        tool_timeout_s=3.0,
         max_tool_response=200,
         max_tool_response_chars=None,
         workers=1,

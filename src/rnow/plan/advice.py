@@ -21,10 +21,11 @@ _Change = tuple[str, Workload]
 def advise(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
     """Return the changes each of which alone makes it fit: settings, then GPUs.
 
-    Where no single setting does, the line is of several that do so together.
+    Where no single setting does, a line is of several that do so together.
     """
     changes = [text for text, changed in _switches(workload) if _fits(changed, gpus)]
-    changes += [text for text, _ in _shorter(workload, gpus)]
+    # Two settings are no advice where one does.
+    changes += [text for text, _ in _shorter(workload, gpus) if not (changes and " and " in text)]
     if not changes:
         changes += _together(workload, gpus)
     return changes + _other_gpus(workload, gpus)
@@ -42,6 +43,10 @@ def _switches(workload: Workload) -> list[_Change]:
     if not workload.activation_checkpointing:
         changed = replace(workload, activation_checkpointing=True)
         changes.append(("trainer.activation_checkpointing: true", changed))
+    window = workload.max_context_window
+    if workload.max_tokens_per_micro_batch > window:
+        changed = replace(workload, max_tokens_per_micro_batch=window)
+        changes.append((f"trainer.max_tokens_per_micro_batch: {window}", changed))
     quantized = workload.teacher_quantization or teacher.quantization
     if workload.teacher_engine == "vllm" and quantized is None:
         changed = replace(workload, teacher_quantization="fp8")

@@ -49,7 +49,7 @@ _MAX_FRACTION = 0.95  # of a GPU for one server: it refuses to start where other
 class Shortage:
     """The layout that came nearest, and the memory it lacks where it lacks most."""
 
-    num_bytes: float  # infinite: there are not enough GPUs to try
+    num_bytes: float  # infinite: there are not GPUs enough for this layout
     gpus: tuple[int, ...]
     needs: tuple[tuple[Role, int], ...]  # bytes a GPU of each role there, with the least KV cache
 
@@ -73,7 +73,8 @@ class _Part:
 def find_plan(workload: Workload, gpus: Sequence[Gpu]) -> Plan | Shortage:
     """Return the first layout that fits, or the shortage of the one that lacks least.
 
-    Every GPU's memory is known, and `resources` asks for no more GPUs than there are.
+    Every GPU's memory is known, and neither `resources` nor replicas ask for more GPUs than there
+    are, so one layout at least can be tried.
     """
     nearest: Shortage | None = None
     for groups in _groupings(workload):

@@ -15,7 +15,6 @@ help is found by planning again with it (advice.py).
 """
 
 from collections.abc import Mapping, Sequence
-from math import isinf
 
 from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError, ModelError
@@ -89,6 +88,7 @@ def _check_window(workload: Workload) -> None:
 def _check_resources(workload: Workload, *, num_gpus: int) -> None:
     resources = workload.resources
     if resources is None:
+        _check_replicas(workload, num_gpus=num_gpus)
         return
     if resources["trainer"] > 1:
         raise ConfigError(
@@ -99,8 +99,8 @@ def _check_resources(workload: Workload, *, num_gpus: int) -> None:
     if sum(asked.values()) > num_gpus:
         counts = ", ".join(f"{role} {count}" for role, count in asked.items())
         raise ConfigError(
-            f"resources asks for {sum(asked.values())} GPUs ({counts}), and there are {num_gpus}; "
-            "without resources the roles share what there is"
+            f"resources asks for {sum(asked.values())} GPUs ({counts}), and this machine has "
+            f"{num_gpus}; without resources the roles share what there is"
         )
     for role, count in asked.items():
         replicas = workload.replicas(role)
@@ -111,26 +111,31 @@ def _check_resources(workload: Workload, *, num_gpus: int) -> None:
             )
 
 
+def _check_replicas(workload: Workload, *, num_gpus: int) -> None:
+    """Refuse servers for which there are not GPUs enough, even if each needs no more than one."""
+    roles: tuple[Role, ...] = ("student", "teacher")
+    several = {role: count for role in roles if (count := workload.replicas(role) or 1) > 1}
+    if sum(several.values()) + 1 > num_gpus:
+        asked = ", ".join(f"{role} {count}" for role, count in several.items())
+        raise ConfigError(
+            f"the servers that are asked for ({asked}) and the trainer need a GPU each, and this "
+            f"machine has {num_gpus}; ask for fewer replicas"
+        )
+
+
 def _takes_gpus(workload: Workload, role: Role) -> bool:
     """Whether `role` has GPUs of its own; a local engine is on the trainer's."""
     return role == "trainer" or workload.engine(role) == "vllm"
 
 
 def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortage) -> str:
-    if isinf(shortage.num_bytes):
-        replicas = {role: workload.replicas(role) for role in ("student", "teacher")}
-        asked = ", ".join(f"{role} {count}" for role, count in replicas.items() if count)
-        return (
-            f"the servers that were asked for ({asked}) and the trainer need more than "
-            f"{_count(gpus)}; ask for fewer replicas"
-        )
     models = f"{workload.student.path} and its teacher {workload.teacher.path}"
     where = f"GPU {', '.join(map(str, shortage.gpus))}"
-    needed = sum(num_bytes for _, num_bytes in shortage.needs)
+    needed = sum(num_bytes for _, num_bytes in shortage.needs) / GIB
     needs = ", ".join(f"{role} {num_bytes / GIB:.1f}" for role, num_bytes in shortage.needs)
     lines = [
         f"{models} do not fit on {_count(gpus)}: {where} can give "
-        f"{(needed - shortage.num_bytes) / GIB:.1f} GiB, and needed are {needed / GIB:.1f} ({needs})"
+        f"{needed - shortage.num_bytes / GIB:.1f} GiB, and needed are {needed:.1f} ({needs})"
     ]
     changes = advise(workload, gpus)
     if changes:

@@ -10,8 +10,8 @@ What a layer keeps per token (`_LAYER_PEAK`, `_LAYER_KEPT`) was not guessed but 
 policy at the real sizes of Qwen3 from 1.7B to 32B, every allocation of a forward and backward
 followed on tensors without storage. The unit tests do so again and hold the formula to 3 % for LoRA
 and between nothing and 12 % too much for full fine-tuning. It is the count of causal attention
-through a fused kernel: a mask [tokens, tokens] has no place in it. What a server adds to its tensors (`_SERVER_OVERHEAD`) comes from vLLM's documents and code and
-was not measured.
+through a fused kernel: a mask [tokens, tokens] has no place in it. What a server adds to its
+tensors (`_SERVER_OVERHEAD`) comes from vLLM's documents and code and was not measured.
 """
 
 from dataclasses import dataclass
