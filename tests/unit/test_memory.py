@@ -230,12 +230,10 @@ def test_total_is_the_sum_of_all_parts() -> None:
 @pytest.mark.parametrize(
     ("name", "tuning", "checkpointing"),
     [
-        ("Qwen3-32B", "lora", True),
-        ("Qwen3-8B", "lora", True),
-        ("Qwen3-8B", "lora", False),
+        ("Qwen3-4B", "lora", True),
         ("Qwen3-1.7B", "lora", True),
+        ("Qwen3-8B", "lora", False),
         ("Qwen3-32B", "full", True),
-        ("Qwen3-1.7B", "full", True),
     ],
 )
 def test_activations_are_what_a_forward_and_backward_allocate(

@@ -266,6 +266,17 @@ def test_resources_say_how_many_gpus_a_role_has() -> None:
     assert gpus_of(plan(two_servers, *[H100] * 8))["teacher"] == ((3, 4), (5, 6))
 
 
+def test_gpus_that_were_given_to_one_role_are_not_shared() -> None:
+    work = workload("Qwen3-8B", "Qwen3-8B", teacher_quantization="fp8")
+    shared = {"trainer": ((0,),), "student": ((0,),), "teacher": ((1,), (2,))}
+    assert gpus_of(plan(work, H100, L4, L4)) == shared
+    own = replace(work, resources={"trainer": 1, "student": 1, "teacher": 1})
+    assert refusal(own, H100, L4, L4).splitlines()[0] == (
+        "Qwen/Qwen3-8B and its teacher Qwen/Qwen3-8B do not fit on 3 GPUs: "
+        "GPU 1 can give 20.2 GiB, and needed are 22.9 (student 22.9)"
+    )
+
+
 def test_resources_of_config_yml_are_taken() -> None:
     overrides = ["resources.teacher.gpus=1", "rollout.concurrency=10"]
     config = load_config(ROOT, overrides=overrides).config

@@ -1,0 +1,70 @@
+import io
+import re
+from pathlib import Path
+
+from rich.console import Console
+
+from rnow.monitor import Monitor
+from rnow.rundir import RunDirectory
+
+METRICS = {
+    "reverse_kl": 0.5,
+    "mismatch_kl": 1e-7,
+    "tokens/action": 100.0,
+    "tokens/drift": 0.0,
+    "rollout/turns": 2.0,
+    "rollout/action_tokens": 25.0,
+    "time/rollout": 1.0,
+    "time/teacher": 0.0,
+    "tool/calls": 4.0,
+    "tool/model_error": 0.0,
+}
+
+
+def make_run(folder: Path) -> RunDirectory:
+    run = RunDirectory(folder)
+    run.open()
+    return run
+
+
+def test_a_step_is_one_plain_line_where_there_is_no_terminal(tmp_path: Path) -> None:
+    run, output = make_run(tmp_path), io.StringIO()
+    with Monitor(Console(file=output, width=60), run=run, num_steps=3) as monitor:
+        monitor.begin_step(0)
+        with monitor.stage("update"):
+            pass
+        monitor.finish_step(METRICS)
+    run.close()
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 1
+    assert re.fullmatch(
+        r"step 1/3  reverse_kl 0\.5000  mismatch_kl 1\.0e-07  action tokens 100  turns 2\.00  "
+        r"0\.0 s \(rollout 1\.0, teacher \+0\.0, update 0\.0\)  ETA 0 s",
+        lines[0],
+    )
+    (written,) = run.read_metrics()
+    assert written["step"] == 0
+    assert written["reverse_kl"] == 0.5
+    assert {"time/update", "time/step", "tokens_per_s"} <= written.keys()
+
+
+def test_an_alarm_is_told_once_a_run(tmp_path: Path) -> None:
+    run, output = make_run(tmp_path), io.StringIO()
+    with Monitor(Console(file=output, width=200), run=run, num_steps=3) as monitor:
+        for step in range(3):
+            monitor.begin_step(step)
+            with monitor.stage("update"):
+                pass
+            monitor.finish_step({**METRICS, "mismatch_kl": 0.02})
+    run.close()
+    assert output.getvalue().count("ALARM mismatch: mismatch_kl is 0.02") == 1
+
+
+def test_a_skipped_step_is_said_and_written(tmp_path: Path) -> None:
+    run, output = make_run(tmp_path), io.StringIO()
+    with Monitor(Console(file=output, width=200), run=run, num_steps=3) as monitor:
+        monitor.begin_step(0)
+        monitor.finish_step({"tokens/action": 100.0, "trainer/skipped": 1.0})
+    run.close()
+    assert output.getvalue() == "step 1/3  SKIPPED: numbers were not finite\n"
+    assert run.read_metrics()[0]["trainer/skipped"] == 1.0
