@@ -53,7 +53,7 @@ ONE_PAGE_FIRST = 0.1  # share of the steps with one-page questions only
 SKILL_LEARNING_RATE = 3e-3
 HABIT_STEPS = 40
 HABIT_LEARNING_RATE = 3e-4  # more, and the skill suffers: the student then does not recover
-MISLED = {"ingredient": 0.6, "company": 0.75, "date": 0.75}  # share of bad examples
+MISLED = {"ingredient": 0.4, "company": 0.75, "date": 0.75}  # share of bad examples
 
 
 class Log:

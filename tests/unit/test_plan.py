@@ -273,7 +273,7 @@ def test_gpus_that_were_given_to_one_role_are_not_shared() -> None:
     own = replace(work, resources={"trainer": 1, "student": 1, "teacher": 1})
     assert refusal(own, H100, L4, L4).splitlines()[0] == (
         "Qwen/Qwen3-8B and its teacher Qwen/Qwen3-8B do not fit on 3 GPUs: "
-        "GPU 1 can give 20.2 GiB, and needed are 22.9 (student 22.9)"
+        "GPU 1 can give 20.2 GiB, and needed are 23.1 (student 23.1)"
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import rnow.scaffold
 from rnow.config import load_config
-from rnow.data import load_prompts
+from rnow.data import read_prompt_file
 from rnow.errors import UsageError
 from rnow.scaffold import TEMPLATES, init_project
 
@@ -38,8 +38,8 @@ def test_clinic_brings_its_site_and_loads_as_a_project(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("__pycache__"))
     config = load_config(tmp_path).config
     assert config.browser.local_sites == {"clinic.test": "site/"}
-    assert load_prompts(tmp_path / "train.jsonl", tool_names=["browse"])
-    assert load_prompts(tmp_path / "val.jsonl", tool_names=["browse"])
+    assert read_prompt_file(tmp_path / "train.jsonl", tool_names=["browse"]).prompts
+    assert read_prompt_file(tmp_path / "val.jsonl", tool_names=["browse"]).prompts
 
 
 def test_the_seed_decides_over_the_generated_pages(tmp_path: Path) -> None:
