@@ -1,15 +1,16 @@
 # make demo    the offline project, end to end: accuracy before, training, accuracy after
-# make test    what a change must pass: static checks apart, everything that runs in minutes
+# make test    everything that runs in minutes: unit tests, real processes, whole short runs
 # make check   ruff, types, generated docs
-# make test-full   the rest: real kills, real Ctrl-C, benches with bounds
-# make soak    what takes longer than a CI run: three seeds of the demo; run by hand
+# make test-full   the rest: the slow tests, the demo on three seeds with its bounds
+# make bench   measurements with bounds on times; for a machine with nothing else to do
+# make soak    what takes longer than a CI run: the demo on eight seeds; run by hand
 
 BIN := .venv/bin
 # Torch processes that each take every core slow each other down several times over.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-full check soak clean
+.PHONY: setup demo test test-full check bench soak clean
 
 setup: .venv/.ready
 
@@ -22,17 +23,28 @@ demo: setup
 test: setup
 	$(BIN)/pytest -m "not slow"
 
+# On a busy machine the demo takes longer than the 240 s that it is promised on two free cores:
+# here its accuracy is what must hold, its time in `make bench`.
 test-full: setup
 	$(BIN)/pytest -m slow
+	$(BIN)/python tests/bench/bench_cli.py
+	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --max-seconds 900
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/make_configuration_doc.py --check
+	$(BIN)/python scripts/make_gpu_doc.py --check
+
+bench: setup
+	$(BIN)/python tests/bench/bench_cli.py
+	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2
+	$(BIN)/python tests/bench/bench_update.py
+	$(BIN)/python tests/bench/bench_local_engine.py
 
 soak: setup
-	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2
+	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7
 
 clean:
 	rm -rf .venv build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
