@@ -13,7 +13,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from rnow.errors import DeadlineError, EngineError, RolloutError, TeacherError, TemplateError
+from rnow.errors import (
+    DeadlineError,
+    EngineError,
+    RnowError,
+    RolloutError,
+    TeacherError,
+    TemplateError,
+)
 from rnow.journal import Journal, read_journal
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rundir import RunDirectory
@@ -42,11 +49,17 @@ class Collected:
 class _Tally:
     """What happened while a step was collected; lives for one step."""
 
+    step: int
+    total: int  # trajectories of a whole step
     scored: list[ScoredTrajectory] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     dropped_rollouts: int = 0
     dropped_scores: int = 0
     last_rollout_at: float = 0.0
+
+    @property
+    def lost(self) -> int:
+        return self.dropped_rollouts + self.dropped_scores
 
 
 class Collector:
@@ -69,31 +82,38 @@ class Collector:
         group_size: int,
         on_scored: Callable[[], None],
     ) -> Collected:
-        """Return the step's batch; raises RolloutError if more than `max_dropped` of it is lost."""
+        """Return the step's batch; raises RolloutError once more than `max_dropped` of it is lost.
+
+        What is wrong with more than a trajectory (a tools.py that changed during the run) goes up
+        as it is.
+        """
         started = time.perf_counter()
         path = self._run.trajectories(step)
-        tally = _Tally(last_rollout_at=started)
-        tally.scored.extend(read_journal(path, policy_version=step))
-        reused = {item.trajectory.id for item in tally.scored}
-        wanted = [
-            (prompt, id)
+        prompt_of = {
+            RolloutId(step, prompt.index, rollout): prompt
             for prompt in prompts
             for rollout in range(group_size)
-            if (id := RolloutId(step, prompt.index, rollout)) not in reused
-        ]
+        }
+        tally = _Tally(step=step, total=len(prompt_of), last_rollout_at=started)
+        # Prompts may have moved in their file since the step was interrupted.
+        journaled = read_journal(path, policy_version=step)
+        tally.scored.extend(item for item in journaled if item.trajectory.id in prompt_of)
+        reused = {item.trajectory.id for item in tally.scored}
         for _ in reused:
             on_scored()
         journal = Journal(path)
         try:
             async with asyncio.TaskGroup() as group:
-                for prompt, id in wanted:
-                    group.create_task(self._one(prompt, id, tally, journal, on_scored))
-        except* (RolloutError, DeadlineError) as errors:
+                for id, prompt in prompt_of.items():
+                    if id not in reused:
+                        group.create_task(self._one(prompt, id, tally, journal, on_scored))
+        except* RnowError as errors:
             raise errors.exceptions[0] from errors
         finally:
             journal.close()
         finished = time.perf_counter()
-        self._check_dropped(step, tally, total=len(prompts) * group_size)
+        if not tally.scored:
+            raise self._too_many_lost(tally)
         batch = Batch(
             step=step, scored=tuple(sorted(tally.scored, key=lambda item: item.trajectory.id))
         )
@@ -123,7 +143,7 @@ class Collector:
             scored = await self._score(trajectory)
         except TeacherError as error:
             tally.dropped_scores += 1
-            tally.reasons[str(error)] += 1
+            self._count_reason(tally, error)
             return
         journal.append(scored)
         tally.scored.append(scored)
@@ -136,17 +156,20 @@ class Collector:
             except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
                 if attempt == NUM_ATTEMPTS - 1:
                     tally.dropped_rollouts += 1
-                    tally.reasons[str(error)] += 1
+                    self._count_reason(tally, error)
         return None
 
-    def _check_dropped(self, step: int, tally: _Tally, *, total: int) -> None:
-        lost = tally.dropped_rollouts + tally.dropped_scores
-        if lost <= self._max_dropped * total and tally.scored:
-            return
+    def _count_reason(self, tally: _Tally, error: RnowError) -> None:
+        tally.reasons[str(error)] += 1
+        if tally.lost > self._max_dropped * tally.total:
+            # At once: behind a teacher that is gone the others would each wait out their retries.
+            raise self._too_many_lost(tally)
+
+    def _too_many_lost(self, tally: _Tally) -> RolloutError:
         reasons = "".join(
             f"\n  {count} ×  {reason}" for reason, count in tally.reasons.most_common(3)
         )
-        raise RolloutError(
-            f"step {step} lost {lost} of {total} trajectories, more than trainer.max_dropped "
-            f"({self._max_dropped:g}) allows. Most common reasons:{reasons}"
+        return RolloutError(
+            f"step {tally.step} lost {tally.lost} of {tally.total} trajectories, more than "
+            f"trainer.max_dropped ({self._max_dropped:g}) allows. Most common reasons:{reasons}"
         )

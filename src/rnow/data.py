@@ -19,7 +19,7 @@ from rnow.data_entries import EntryReader
 from rnow.errors import DataError, Problem
 from rnow.records import Prompt, derive_seed
 
-__all__ = ["PromptFile", "load_prompts", "prompt_order", "read_prompt_file", "steps_per_run"]
+__all__ = ["PromptFile", "prompt_order", "read_prompt_file", "steps_per_run"]
 
 _MAX_PROBLEMS_SHOWN = 20
 
@@ -34,19 +34,6 @@ class PromptFile:
     @property
     def notices(self) -> tuple[str, ...]:
         return tuple(str(warning) for warning in self.warnings)
-
-
-def load_prompts(
-    file: Path,
-    *,
-    dataset_type: DatasetType = "distill",
-    tool_names: Collection[str] | None = None,
-    batch_size: int | None = None,
-) -> tuple[Prompt, ...]:
-    """Return the prompts of `file`; see `read_prompt_file`."""
-    return read_prompt_file(
-        file, dataset_type=dataset_type, tool_names=tool_names, batch_size=batch_size
-    ).prompts
 
 
 def read_prompt_file(

@@ -244,6 +244,23 @@ class EntryReader:
             ):
                 wanted = '{"function": {"name": …, "arguments": …}}'
                 self._report(line, f"{key}.{i}", f"{key}.{i} must be {wanted}, not {_show(call)}")
+            elif not _is_object(function["arguments"]):
+                where = f"{key}.{i}.function.arguments"
+                self._report(
+                    line,
+                    where,
+                    f"{where} must be a JSON object, not {_show(function['arguments'])}",
+                )
+
+
+def _is_object(arguments: str | dict[str, Any]) -> bool:
+    """Say whether arguments are an object: as such, or as JSON text, which is OpenAI's form."""
+    if isinstance(arguments, dict):
+        return True
+    try:
+        return isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _show(value: Any) -> str:

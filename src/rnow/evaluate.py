@@ -10,7 +10,7 @@ from rnow.errors import DataError, RolloutError
 from rnow.grading import Grade, constant_answer_accuracy, grade, wilson_interval
 from rnow.records import Prompt, RolloutId, Trajectory
 
-__all__ = ["Answer", "Evaluation", "answer_text", "evaluate"]
+__all__ = ["Answer", "Evaluation", "answer_text", "check_gradable", "evaluate"]
 
 EVAL_STEP = -1
 
@@ -80,12 +80,7 @@ async def evaluate(
     on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Roll out every prompt once and grade it against its metadata.expected_answer."""
-    for prompt in prompts:
-        if "expected_answer" not in prompt.metadata:
-            raise DataError(
-                f"line {prompt.line} of the evaluation file has no metadata.expected_answer; "
-                "without it an answer cannot be graded"
-            )
+    check_gradable(prompts)
     slots = asyncio.Semaphore(concurrency)
 
     async def one(prompt: Prompt) -> Answer:
@@ -101,6 +96,16 @@ async def evaluate(
         return Answer(prompt=prompt, trajectory=trajectory, grade=verdict)
 
     return Evaluation(answers=tuple(await asyncio.gather(*(one(prompt) for prompt in prompts))))
+
+
+def check_gradable(prompts: Sequence[Prompt]) -> None:
+    """Raise DataError for the first prompt whose answer could not be graded."""
+    for prompt in prompts:
+        if "expected_answer" not in prompt.metadata:
+            raise DataError(
+                f"line {prompt.line} of the evaluation file has no metadata.expected_answer; "
+                "without it an answer cannot be graded"
+            )
 
 
 def answer_text(trajectory: Trajectory, chat: ChatTemplate) -> str:

@@ -11,11 +11,11 @@ from rnow.config import LoadedConfig
 from rnow.engines.base import Engine
 from rnow.engines.local import LocalEngine
 from rnow.environment import Environment, open_environment
-from rnow.evaluate import Evaluation, evaluate
+from rnow.evaluate import Evaluation, check_gradable, evaluate
 from rnow.monitor import Monitor
 from rnow.records import Prompt, RolloutId, Trajectory
 
-__all__ = ["HeldOutEvaluator", "evaluate_model", "show_evaluation"]
+__all__ = ["HeldOutEvaluator", "evaluate_model", "held_out_prompts", "show_evaluation"]
 
 BASE_VERSION = 0
 ADAPTER_VERSION = 1
@@ -40,26 +40,43 @@ async def evaluate_model(
             )
 
 
+def held_out_prompts(environment: Environment) -> tuple[Prompt, ...]:
+    """Return the prompts to evaluate on during a run; none where none is asked for.
+
+    Raises DataError for a data.val_file that cannot be used. That there is none is no error: the
+    config's loader has said that nothing is evaluated then.
+    """
+    config = environment.config
+    if not config.trainer.eval_step or not (environment.directory / config.data.val_file).exists():
+        return ()
+    prompts = environment.read_prompts(config.data.val_file).prompts
+    check_gradable(prompts)
+    return prompts
+
+
 class HeldOutEvaluator:
-    """Evaluates a student in training on data.val_file, greedily.
+    """Evaluates a student in training on held-out prompts, greedily.
 
     It does so before step 0, every trainer.eval_step steps, and when the run has ended; without
-    trainer.eval_step, or without the file, never.
+    prompts never.
     """
 
     def __init__(
-        self, environment: Environment, engine: Engine, monitor: Monitor, *, num_steps: int
+        self,
+        environment: Environment,
+        engine: Engine,
+        monitor: Monitor,
+        *,
+        prompts: tuple[Prompt, ...],
+        num_steps: int,
     ) -> None:
         config = environment.config
         self._every = config.trainer.eval_step
+        self._prompts = prompts
         self._num_steps = num_steps
         self._environment = environment
         self._monitor = monitor
         self._roll = environment.roll(engine, seed=config.seed, temperature=0.0)
-        self._prompts: tuple[Prompt, ...] = ()
-        # Without the file nothing is evaluated, which the config's loader has said.
-        if self._every and (environment.directory / config.data.val_file).exists():
-            self._prompts = environment.read_prompts(config.data.val_file).prompts
 
     async def __call__(self, step: int) -> dict[str, float]:
         """Return the figures for the step's line of metrics; empty where nothing is due."""

@@ -1,8 +1,9 @@
 """Scored trajectories on disk: one JSON object a line, one file a step.
 
-The file of the running step is its journal: a trajectory is appended, and synced, as soon as it is
-scored, so that a killed run rolls out only what is missing. Log-probabilities are written for
-action tokens alone, as the shortest decimals that read back to the same float32.
+The file of the running step is its journal: a trajectory is appended, and handed to the operating
+system, as soon as it is scored, so that a killed run rolls out only what is missing; what a machine
+that lost power forgets of it is rolled out again. Log-probabilities are written for action tokens
+alone, as the shortest decimals that read back to the same float32.
 """
 
 import json

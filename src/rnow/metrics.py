@@ -47,5 +47,5 @@ def rollout_metrics(trajectories: list[Trajectory]) -> dict[str, float]:
         **{f"tool/{outcome.value}": outcomes[outcome] for outcome in ToolOutcome},
         "tool/truncated": sum(call.truncated for call in calls),
         "tool/seconds": sum(call.duration_s for call in calls),
-        **{f"{name}": counted[name] for name in sorted(counted)},
+        **dict(sorted(counted.items())),
     }

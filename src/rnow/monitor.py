@@ -60,6 +60,8 @@ class Monitor:
 
     def begin_step(self, step: int) -> None:
         self._step = step
+        # What an interrupted attempt at this step left is rewound, here as in the file.
+        self._history = [line for line in self._history if line["step"] < step]
         self._times = {}
         self._step_started = time.perf_counter()
 

@@ -29,6 +29,7 @@ FREE = frozenset(
         "tools.concurrency",
         "tools.env",
         "browser.contact",
+        "data.val_file",
     }
 )
 

@@ -145,6 +145,11 @@ class _Attempt:
         num_tokens, last = len(completion.token_ids), int(completion.token_ids[-1])
         if num_tokens > max_tokens:
             raise EngineError(f"the engine sampled {num_tokens} tokens, asked for {max_tokens}")
+        if completion.policy_version != self.policy_version:
+            raise EngineError(
+                f"the engine sampled from policy version {completion.policy_version}, asked for "
+                f"{self.policy_version}"
+            )
         stop_ids = self.chat.stop_token_ids
         if completion.stop_reason is StopReason.STOP and last not in stop_ids:
             raise EngineError(

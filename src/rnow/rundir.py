@@ -37,6 +37,7 @@ class RunDirectory:
         self.config_file = path / "config.yml"
         self.state_file = path / "state.json"
         self.metrics_file = path / "metrics.jsonl"
+        self.evals_file = path / "evals.jsonl"
         self.model = path / "model"
         self.logs = path / "logs"
         self.latest = path / "checkpoints" / "latest"
@@ -79,6 +80,12 @@ class RunDirectory:
         recover_folder(self.latest)
         recover_folder(self.model)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it holds anything that was made with its config: a checkpoint or a rollout."""
+        journals = (self.path / "trajectories").glob("[0-9]*.jsonl")
+        return self.latest.exists() or any(path.stat().st_size for path in journals)
+
     def close(self) -> None:
         if self._lock is not None:
             self._lock.close()
@@ -119,19 +126,17 @@ class RunDirectory:
         _append_line(self.metrics_file, metrics)
 
     def append_evaluation(self, figures: Mapping[str, Any]) -> None:
-        _append_line(self.path / "evals.jsonl", figures)
+        _append_line(self.evals_file, figures)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        if not self.metrics_file.exists():
-            return []
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return _read_lines(self.metrics_file)
 
     def rewind(self, step: int) -> None:
-        """Forget metrics of `step` and later, and journals of steps after it."""
-        kept = [line for line in self.read_metrics() if line["step"] < step]
-        if self.metrics_file.exists():
-            replace_file(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        """Forget metrics and evaluations of `step` and later, and journals of steps after it."""
+        for file in (self.metrics_file, self.evals_file):
+            kept = [line for line in _read_lines(file) if line["step"] < step]
+            if file.exists():
+                replace_file(file, "".join(json.dumps(line) + "\n" for line in kept))
         for path in (self.path / "trajectories").glob("[0-9]*.jsonl"):
             if int(path.stem) > step:
                 path.unlink()
@@ -154,6 +159,14 @@ def _append_line(path: Path, values: Mapping[str, Any]) -> None:
         file.write(json.dumps(dict(values)) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a file; a kill in mid-write leaves a torn one at its end."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
 
 
 def package_versions() -> dict[str, str]:

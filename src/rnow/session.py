@@ -19,7 +19,7 @@ from rnow.config.settings import Config, TeacherSettings
 from rnow.engines.local import LocalEngine
 from rnow.environment import Environment, open_environment
 from rnow.errors import TeacherError
-from rnow.evaluating import HeldOutEvaluator
+from rnow.evaluating import HeldOutEvaluator, held_out_prompts
 from rnow.logs import log_to
 from rnow.loop import Parts, train
 from rnow.model_folder import write_model_folder
@@ -98,7 +98,7 @@ async def run_session(session: Session, console: Console) -> None:
 async def _run_opened(session: Session, console: Console) -> None:
     config, run = session.config, session.run
     resolved = config.model_dump(mode="json")
-    if run.config_file.exists():
+    if run.has_begun:
         for change in check_resumable(run.read_config(), resolved):
             console.print(f"taken over: {change}", highlight=False, soft_wrap=True)
     run.write_config(resolved)
@@ -115,12 +115,20 @@ async def _run_opened(session: Session, console: Console) -> None:
                 config.data.train_file, batch_size=config.data.batch_size
             )
             prompts = file.prompts
+            held_out = held_out_prompts(environment)
             steps = prompts_by_step(config, prompts)
             for notice in (*file.notices, *environment.check(prompts[0]), *_compare(session)):
                 console.print(notice, highlight=False, markup=False, soft_wrap=True)
             console.print(_headline(session, num_steps=len(steps)), highlight=False, soft_wrap=True)
             with Monitor(console, run=run, num_steps=len(steps)) as monitor:
-                await _train(session, environment, steps=steps, monitor=monitor, stop=stop)
+                await _train(
+                    session,
+                    environment,
+                    steps=steps,
+                    held_out=held_out,
+                    monitor=monitor,
+                    stop=stop,
+                )
     finally:
         stop.forget()
 
@@ -130,6 +138,7 @@ async def _train(
     environment: Environment,
     *,
     steps: Sequence[Sequence[Prompt]],
+    held_out: tuple[Prompt, ...],
     monitor: Monitor,
     stop: StopRequest,
 ) -> None:
@@ -171,7 +180,7 @@ async def _train(
                 probe=lambda ids, start: trainer.probe_logprobs(ids, start=start),
                 run=run,
                 probe_ids=probe_ids,
-                tolerance=tolerance(config, config.engine.dtype, device=device),
+                tolerance=tolerance(config, config.engine.dtype, config.model.dtype, device=device),
             ),
             collector=Collector(
                 environment.roll(student, seed=config.seed),
@@ -182,7 +191,9 @@ async def _train(
             ),
             teacher=teacher,
             trainer=trainer,
-            evaluator=HeldOutEvaluator(environment, student, monitor, num_steps=len(steps)),
+            evaluator=HeldOutEvaluator(
+                environment, student, monitor, prompts=held_out, num_steps=len(steps)
+            ),
             saver=saver,
             gauges=environment.gauges,
         )

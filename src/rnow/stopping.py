@@ -55,7 +55,11 @@ class StopRequest:
 
     async def cut(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`, but cancel it and raise Interrupted as soon as a stop is asked for."""
-        self.check()
+        try:
+            self.check()
+        except Interrupted:
+            work.close()  # else Python warns on the terminal that it was never awaited
+            raise
         task = asyncio.create_task(work)
         asked = asyncio.create_task(self._asked.wait())
         left = None if self._give_up_at is None else self._give_up_at - time.monotonic()

@@ -30,12 +30,8 @@ def train_project(
         )
         return run
     files, device = find_models(loaded, project)
+    _require_contact(loaded)
     # Models can run here, so what takes seconds to import is needed.
-    if loaded.config.browser.allow_hosts and loaded.config.browser.contact is None:
-        raise ConfigError(
-            f"{loaded.file}: browser.contact is null: no site outside this machine is read until "
-            "it is your mail or web address, which those sites are told"
-        )
     from rnow.session import ModelFolders, Session, run_session
 
     models = ModelFolders(student=_folder(files[0]), teacher=_folder(files[1]), device=device)
@@ -68,6 +64,7 @@ def evaluate_project(
     """
     require_distill(loaded.config)
     (student, teacher), _ = find_models(loaded, project)
+    _require_contact(loaded)
     if model is None:
         run = RunDirectory(project / "runs" / run_name(loaded, project))
         model = str(run.model) if run.model.is_dir() else "base"
@@ -106,6 +103,15 @@ def find_models(loaded: LoadedConfig, project: Path) -> tuple[tuple[ModelFiles, 
 def run_name(loaded: LoadedConfig, project: Path) -> str:
     """Return the folder under runs/ when nobody names one: the project's name, or its folder's."""
     return slug(loaded.project_name or project.resolve().name)
+
+
+def _require_contact(loaded: LoadedConfig) -> None:
+    """Refuse rollouts in which every page of the open web would be an error."""
+    if loaded.config.browser.allow_hosts and loaded.config.browser.contact is None:
+        raise ConfigError(
+            f"{loaded.file}: browser.contact is null: no site outside this machine is read until "
+            "it is your mail or web address, which those sites are told"
+        )
 
 
 def _folder(files: ModelFiles) -> Path:

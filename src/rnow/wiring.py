@@ -69,9 +69,9 @@ def objective_settings(config: Config) -> ObjectiveSettings:
     )
 
 
-def tolerance(config: Config, dtype: str, *, device: str) -> float:
-    """Return how many nats a token two views of the same weights may be apart."""
+def tolerance(config: Config, *dtypes: str, device: str) -> float:
+    """Return how many nats a token views of the same weights may be apart, each in its dtype."""
     if config.engine.probe_tolerance is not None:
         return config.engine.probe_tolerance
-    is_float32 = dtype == "float32" or (dtype == "auto" and device == "cpu")
-    return 0.001 if is_float32 else 0.05
+    exact = ("float32", "auto") if device == "cpu" else ("float32",)
+    return 0.001 if all(dtype in exact for dtype in dtypes) else 0.05

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rnow.collect import Collected, Collector
-from rnow.errors import EngineError, RolloutError, TeacherError
+from rnow.errors import EngineError, RolloutError, TeacherError, ToolDefinitionError
 from rnow.journal import read_journal
 from rnow.metrics import step_metrics
 from rnow.records import (
@@ -103,6 +103,18 @@ async def test_what_the_journal_holds_is_not_rolled_out_again(tmp_path: Path) ->
     assert len(world.rolled) == 1
 
 
+async def test_a_journal_of_other_prompts_is_left_alone(tmp_path: Path) -> None:
+    await collect(World(), tmp_path)
+    collector = Collector(
+        World().roll, World().score, run=RunDirectory(tmp_path), concurrency=3, max_dropped=0.0
+    )
+    prompts = [Prompt(index=index, line=index + 1, messages=(), tools=None) for index in (4, 5)]
+    collected = await collector.collect(3, prompts, group_size=2, on_scored=lambda: None)
+    ids = [item.trajectory.id for item in collected.batch.scored]
+    assert ids == [RolloutId(3, 4, 0), RolloutId(3, 4, 1), RolloutId(3, 5, 0), RolloutId(3, 5, 1)]
+    assert collected.num_reused == 2
+
+
 async def test_a_rollout_that_fails_once_is_repeated(tmp_path: Path) -> None:
     world = World()
     world.roll_faults[RolloutId(3, 2, 1)] = 1
@@ -134,6 +146,33 @@ async def test_too_many_drops_stop_the_run_with_the_reasons(tmp_path: Path) -> N
         "Most common reasons:"
     )
     assert sorted(message.splitlines()[1:]) == ["  1 ×  no answer", "  1 ×  server gone"]
+
+
+async def test_a_step_ends_as_soon_as_too_much_of_it_is_lost(tmp_path: Path) -> None:
+    world = World()
+
+    async def unreachable(trajectory: Trajectory) -> ScoredTrajectory:
+        if trajectory.id.rollout == 0:
+            await asyncio.sleep(60)
+        raise TeacherError("no answer")
+
+    collector = Collector(
+        world.roll, unreachable, run=RunDirectory(tmp_path), concurrency=4, max_dropped=0.3
+    )
+    async with asyncio.timeout(5):
+        with pytest.raises(RolloutError, match="step 3 lost 2 of 4 trajectories"):
+            await collector.collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
+
+
+async def test_what_concerns_every_rollout_goes_up_as_it_is(tmp_path: Path) -> None:
+    async def roll(prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+        raise ToolDefinitionError("tools.py: its tools are no longer those of this run")
+
+    collector = Collector(
+        roll, World().score, run=RunDirectory(tmp_path), concurrency=3, max_dropped=1.0
+    )
+    with pytest.raises(ToolDefinitionError, match="its tools are no longer"):
+        await collector.collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
 
 
 async def test_a_step_without_a_trajectory_stops_the_run_whatever_is_allowed(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnow.config.types import DatasetType
-from rnow.data import load_prompts, prompt_order, read_prompt_file, steps_per_run
+from rnow.data import prompt_order, read_prompt_file, steps_per_run
 from rnow.data_entries import fill_in
 from rnow.errors import DataError, Problem
 from rnow.records import Prompt
@@ -31,7 +31,7 @@ def load(
     tool_names: Collection[str] | None = None,
 ) -> tuple[Prompt, ...]:
     FILE.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    return load_prompts(FILE, dataset_type=dataset_type, tool_names=tool_names)
+    return read_prompt_file(FILE, dataset_type=dataset_type, tool_names=tool_names).prompts
 
 
 def error_of(
@@ -47,7 +47,7 @@ def error_of(
 def error_of_bytes(content: bytes) -> str:
     FILE.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        load_prompts(FILE)
+        read_prompt_file(FILE)
     return str(caught.value)
 
 
@@ -92,19 +92,22 @@ def test_an_empty_list_of_tools_allows_none() -> None:
 def test_blank_lines_are_skipped_and_counted() -> None:
     line = json.dumps({"messages": [USER]})
     FILE.write_text(f"\n{line}\n  \n\n{line}")
-    assert [(prompt.index, prompt.line) for prompt in load_prompts(FILE)] == [(0, 2), (1, 5)]
+    assert [(prompt.index, prompt.line) for prompt in read_prompt_file(FILE).prompts] == [
+        (0, 2),
+        (1, 5),
+    ]
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read() -> None:
     line = json.dumps({"messages": [USER]}).encode()
     FILE.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line + b"\r\n")
-    assert [prompt.line for prompt in load_prompts(FILE)] == [1, 3]
+    assert [prompt.line for prompt in read_prompt_file(FILE).prompts] == [1, 3]
 
 
 def test_a_unicode_line_separator_ends_no_line() -> None:
     entry = {"messages": [{"role": "user", "content": "one\u2028two\u0085three"}]}
     FILE.write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
-    assert load_prompts(FILE)[0].messages[0]["content"] == "one\u2028two\u0085three"
+    assert read_prompt_file(FILE).prompts[0].messages[0]["content"] == "one\u2028two\u0085three"
 
 
 def test_content_as_a_list_of_texts_becomes_one_text() -> None:
@@ -255,6 +258,18 @@ def test_variables_win_over_metadata_in_every_message() -> None:
             'messages.0.tool_calls.0 must be {"function": {"name": …, "arguments": …}}, '
             'not {"name": "x"}',
         ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": "",
+                        "tool_calls": [{"function": {"name": "browse", "arguments": "{url}"}}],
+                    }
+                ]
+            },
+            'messages.0.tool_calls.0.function.arguments must be a JSON object, not "{url}"',
+        ),
         ({"messages": [USER], "tools": "browse"}, 'tools must be a list of names, not "browse"'),
         ({"messages": [USER], "rewards": [1]}, "rewards must be a list of names, not [1]"),
         ({"messages": [USER], "metadata": []}, "metadata must be an object, not []"),
@@ -315,13 +330,13 @@ def test_json_that_is_too_much_for_python_is_an_error_of_its_line(line: bytes) -
 
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(DataError) as caught:
-        load_prompts(FILE)
+        read_prompt_file(FILE)
     assert str(caught.value) == (
         "train.jsonl: file not found; write one JSON object with messages a line"
     )
     Path("convert_dataset.py").write_text("")
     with pytest.raises(DataError) as caught:
-        load_prompts(FILE)
+        read_prompt_file(FILE)
     assert str(caught.value) == (
         "train.jsonl: file not found; run python convert_dataset.py to write it"
     )
@@ -359,7 +374,7 @@ def test_every_problem_of_an_entry_is_shown() -> None:
     entry = {"messages": [{"role": "x"}], "tools": 3}
     FILE.write_text(json.dumps(entry))
     with pytest.raises(DataError) as caught:
-        load_prompts(FILE)
+        read_prompt_file(FILE)
     assert caught.value.problems == (
         Problem(
             file="train.jsonl",
@@ -393,12 +408,12 @@ def test_errors_beyond_the_fiftieth_entry_are_found_and_many_are_counted() -> No
 def test_fewer_prompts_than_a_batch_are_refused() -> None:
     FILE.write_text(json.dumps({"messages": [USER]}) + "\n")
     with pytest.raises(DataError) as caught:
-        load_prompts(FILE, batch_size=4)
+        read_prompt_file(FILE, batch_size=4)
     assert str(caught.value) == (
         "train.jsonl: batch_size (4) exceeds training samples (1); set data.batch_size to 1 or "
         "less, or write one JSON object with messages a line"
     )
-    assert len(load_prompts(FILE, batch_size=1)) == 1
+    assert len(read_prompt_file(FILE, batch_size=1).prompts) == 1
 
 
 # --- order

@@ -68,3 +68,18 @@ def test_a_skipped_step_is_said_and_written(tmp_path: Path) -> None:
     run.close()
     assert output.getvalue() == "step 1/3  SKIPPED: numbers were not finite\n"
     assert run.read_metrics()[0]["trainer/skipped"] == 1.0
+
+
+def test_a_step_that_is_taken_up_again_counts_once_for_alarms(tmp_path: Path) -> None:
+    run, output = make_run(tmp_path), io.StringIO()
+    long = {"rollout/action_tokens": 100.0}
+    for step in range(5):
+        run.append_metrics({"step": step, **METRICS, **(long if step == 4 else {})})
+    with Monitor(Console(file=output, width=200), run=run, num_steps=9) as monitor:
+        monitor.begin_step(4)
+        with monitor.stage("update"):
+            pass
+        monitor.finish_step({**METRICS, **long})
+    run.close()
+    # Six lines would be enough for the alarm on length; with step 4 counted once there are five.
+    assert "ALARM" not in output.getvalue()

@@ -12,7 +12,7 @@ import pytest
 
 import rnow.scaffold
 from rnow.config import load_config
-from rnow.data import load_prompts
+from rnow.data import read_prompt_file
 from rnow.grading import grade
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def test_every_host_that_a_model_is_told_of_may_be_browsed() -> None:
 
 
 def test_samples_are_read_and_are_in_the_converter_s_form() -> None:
-    prompts = load_prompts(ROOT / "train.jsonl", tool_names=["browse"], batch_size=4)
+    prompts = read_prompt_file(ROOT / "train.jsonl", tool_names=["browse"], batch_size=4).prompts
     assert len(prompts) == 8
     for prompt in prompts:
         assert [message["role"] for message in prompt.messages] == ["system", "user"]
@@ -84,7 +84,7 @@ def test_samples_are_invented() -> None:
 
 
 def test_each_sample_s_answer_is_correct_in_the_form_that_its_question_asks_for() -> None:
-    for prompt in load_prompts(ROOT / "train.jsonl"):
+    for prompt in read_prompt_file(ROOT / "train.jsonl").prompts:
         task, expected = prompt.metadata["task_name"], prompt.metadata["expected_answer"]
         label = re.search(r"in the form (\w+): ", prompt.messages[-1]["content"])
         assert label is not None

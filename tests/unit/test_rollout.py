@@ -486,6 +486,13 @@ async def test_more_tokens_than_asked_for_are_an_error(chat: ChatTemplate) -> No
     assert str(caught.value) == "the engine sampled 3 tokens, asked for 2"
 
 
+async def test_tokens_of_another_policy_version_are_an_error(chat: ChatTemplate) -> None:
+    engine = Misreporting(said(chat, "Acme"), policy_version=8)
+    with pytest.raises(EngineError) as caught:
+        await roll(chat, engine)
+    assert str(caught.value) == "the engine sampled from policy version 8, asked for 2"
+
+
 async def test_ids_that_the_engine_received_otherwise_are_counted(chat: ChatTemplate) -> None:
     received = np.array([*chat.render_prompt(PROMPT.messages), 1], dtype=np.int32)
     engine = Misreporting(said(chat, "Acme"), prompt_ids=received)

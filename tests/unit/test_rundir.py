@@ -41,12 +41,31 @@ def test_rewinding_forgets_what_an_unfinished_step_left(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     for step in range(4):
         run.append_metrics({"step": step, "reverse_kl": 0.5})
+        run.append_evaluation({"step": step, "accuracy": 0.5})
         run.trajectories(step).write_text("{}\n")
+    with run.evals_file.open("a") as file:
+        file.write('{"step": 4, "by_task": {"company": 0.5}')  # killed in mid-write
     run.rewind(2)
+    assert run.evals_file.read_text() == (
+        '{"step": 0, "accuracy": 0.5}\n{"step": 1, "accuracy": 0.5}\n'
+    )
     assert [line["step"] for line in run.read_metrics()] == [0, 1]
     # The journal of step 2 itself stays: its trajectories are taken up again.
     names = sorted(path.name for path in (run.path / "trajectories").iterdir())
     assert names == ["000000.jsonl", "000001.jsonl", "000002.jsonl"]
+    run.close()
+
+
+def test_a_run_has_begun_with_its_first_rollout_or_checkpoint(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    run.write_config({"data": {"batch_size": 64}})
+    run.trajectories(0).touch()
+    assert not run.has_begun
+    run.trajectories(0).write_text("{}\n")
+    assert run.has_begun
+    run.trajectories(0).unlink()
+    run.latest.mkdir(parents=True)
+    assert run.has_begun
     run.close()
 
 

@@ -68,3 +68,15 @@ async def test_work_that_is_not_cut_gives_its_result_or_its_error() -> None:
     assert await stop.cut(work()) == 7
     with pytest.raises(ZeroDivisionError):
         await stop.cut(broken())
+
+
+async def test_work_is_not_begun_once_a_stop_was_asked_for() -> None:
+    stop = StopRequest(max_time_s=0.0)
+    await asyncio.sleep(0.01)
+    begun: list[str] = []
+    work = forever(begun)
+    with pytest.raises(Interrupted):
+        await stop.cut(work)
+    # Closed, so that Python does not warn on the terminal that it was never awaited.
+    assert work.cr_frame is None
+    assert begun == []

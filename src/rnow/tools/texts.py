@@ -1,4 +1,8 @@
-"""What the model reads of a call, answered or not. No path and no traceback is ever among it."""
+"""What the model reads of a call, answered or not.
+
+Of an exception it is the text that the tool gave it, never a traceback: what a tool must not tell,
+a path for one, it must not put there.
+"""
 
 import json
 from typing import Any

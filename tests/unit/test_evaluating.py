@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import tokenizer_folder
+from rich.console import Console
+
+from rnow.browser.sites import LocalSites
+from rnow.chat import ChatTemplate
+from rnow.config.settings import Config
+from rnow.engines.scripted import SampleRequest, ScriptedEngine
+from rnow.environment import Environment
+from rnow.errors import DataError
+from rnow.evaluating import HeldOutEvaluator, held_out_prompts
+from rnow.monitor import Monitor
+from rnow.rollout import RolloutLimits
+from rnow.rundir import RunDirectory
+
+QUESTION = {"role": "user", "content": "Which company?"}
+
+
+def make_environment(folder: Path, *metadata: dict[str, Any], eval_step: int) -> Environment:
+    lines = [json.dumps({"messages": [QUESTION], "metadata": each}) for each in metadata]
+    (folder / "val.jsonl").write_text("\n".join(lines))
+    config = Config.model_validate(
+        {
+            "data": {"batch_size": 1},
+            "model": {"path": "student"},
+            "teacher": {"path": "teacher"},
+            "trainer": {"num_epochs": 1, "eval_step": eval_step},
+        }
+    )
+    return Environment(
+        config=config,
+        directory=folder,
+        chat=ChatTemplate.load(tokenizer_folder(folder / "student", "qwen3")),
+        tools=None,
+        sites=LocalSites({}),
+        limits=RolloutLimits(
+            max_turns=1,
+            max_tokens=None,
+            max_context_window=512,
+            termination_policy="last_tool",
+            rollout_timeout_s=20.0,
+        ),
+    )
+
+
+def test_a_prompt_that_cannot_be_graded_is_found_before_the_run(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path, {"expected_answer": "Acme"}, {}, eval_step=2)
+    with pytest.raises(DataError) as caught:
+        held_out_prompts(environment)
+    assert str(caught.value) == (
+        "line 2 of the evaluation file has no metadata.expected_answer; "
+        "without it an answer cannot be graded"
+    )
+
+
+def test_without_evaluation_or_without_its_file_there_are_no_prompts(tmp_path: Path) -> None:
+    assert held_out_prompts(make_environment(tmp_path, {}, eval_step=0)) == ()
+    environment = make_environment(tmp_path, {}, eval_step=2)
+    (tmp_path / "val.jsonl").unlink()
+    assert held_out_prompts(environment) == ()
+
+
+async def test_a_student_is_evaluated_first_every_so_often_and_last(tmp_path: Path) -> None:
+    environment = make_environment(
+        tmp_path, {"expected_answer": "Acme"}, {"expected_answer": "Velora"}, eval_step=2
+    )
+    chat = environment.chat
+
+    def say_acme(request: SampleRequest) -> list[int]:
+        return [*chat.encode("Acme"), chat.end_of_turn_id]
+
+    engine = ScriptedEngine(say_acme)
+    run = RunDirectory(tmp_path / "run")
+    run.open()
+    evaluator = HeldOutEvaluator(
+        environment,
+        engine,
+        Monitor(Console(quiet=True), run=run, num_steps=5),
+        prompts=held_out_prompts(environment),
+        num_steps=5,
+    )
+    figures = [await evaluator(step) for step in range(6)]
+    run.close()
+    half = {"eval/accuracy": 0.5, "eval/format_ok": 1.0}
+    assert figures == [half, {}, half, {}, half, half]
+    lines = [json.loads(line) for line in run.evals_file.read_text().splitlines()]
+    assert [(line["step"], line["accuracy"], line["n"]) for line in lines] == [
+        (step, 0.5, 2) for step in (0, 2, 4, 5)
+    ]
+    # Greedily, by the weights of that step, and never as a rollout of a training step.
+    assert {request.temperature for request in engine.samples} == {0.0}
+    assert [request.policy_version for request in engine.samples[::2]] == [0, 2, 4, 5]
+    assert {request.session for request in engine.samples} == {"-1.0.0", "-1.1.0"}
