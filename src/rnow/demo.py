@@ -34,11 +34,12 @@ def run_demo(directory: Path, *, seed: int, engine: str, console: Console) -> di
     # reads this once, when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     loaded = load_config(directory, overrides=[f"seed={seed}", f"engine.kind={engine}"])
-    from rnow.evaluating import evaluate_model  # torch is needed from here on
+    from rnow.evaluating import Subject, evaluate_model  # torch is needed from here on
 
     def measure(model: str, *, adapter: Path | None = None) -> Evaluation:
         base = (directory / "models" / model).resolve()
-        return asyncio.run(evaluate_model(loaded, directory, base=base, adapter=adapter))
+        subject = Subject(base=base, adapter=adapter)
+        return asyncio.run(evaluate_model(loaded, directory, subject=subject))
 
     started = time.perf_counter()
     say("1/4  Before: the student on held-out questions, browsing the local site.")
@@ -91,7 +92,7 @@ def _show_transcripts(evaluation: Evaluation, directory: Path, console: Console)
     shown: set[str] = set()
     for answer in evaluation.answers:
         task = str(answer.prompt.metadata["task_name"])
-        if answer.trajectory is None or task in shown or len(shown) == NUM_TRANSCRIPTS:
+        if task in shown or len(shown) == NUM_TRANSCRIPTS:
             continue
         shown.add(task)
         verdict = "correct" if answer.grade.correct else "wrong"

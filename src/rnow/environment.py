@@ -140,6 +140,7 @@ def worker_settings(
         browser=BrowserSettings(
             allow_hosts=tuple(config.browser.allow_hosts),
             contact=config.browser.contact,
+            num_workers=config.tools.workers,
             local_sites=ports,
         ),
         log_file=log_file,

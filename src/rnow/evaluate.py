@@ -1,18 +1,21 @@
 """Accuracy of a model on held-out prompts: roll out each once, grade what the last turn says."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rnow.chat import ChatTemplate
-from rnow.errors import DataError, RolloutError
+from rnow.errors import DataError, DeadlineError, EngineError, RolloutError, TemplateError
 from rnow.grading import Grade, constant_answer_accuracy, grade, wilson_interval
 from rnow.records import Prompt, RolloutId, Trajectory
 
 __all__ = ["Answer", "Evaluation", "answer_text", "check_gradable", "evaluate"]
 
 EVAL_STEP = -1
+NUM_ATTEMPTS = 2
+MAX_FAILED = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,7 @@ class Answer:
     """One graded attempt."""
 
     prompt: Prompt
-    trajectory: Trajectory | None  # None: the rollout failed, which counts as wrong
+    trajectory: Trajectory
     grade: Grade
 
 
@@ -29,6 +32,7 @@ class Evaluation:
     """All answers of one model, in the order of the prompts."""
 
     answers: tuple[Answer, ...]
+    num_failed: int  # rollouts that gave no answer; they are not among the answers
 
     @property
     def accuracy(self) -> float:
@@ -67,7 +71,7 @@ class Evaluation:
             "format_ok": self.format_ok,
             "by_task": self.by_task,
             "constant": self.constant_accuracy,
-            "failed": sum(answer.trajectory is None for answer in self.answers),
+            "failed": self.num_failed,
         }
 
 
@@ -77,25 +81,39 @@ async def evaluate(
     *,
     chat: ChatTemplate,
     concurrency: int,
-    on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Roll out every prompt once and grade it against its metadata.expected_answer."""
+    """Roll out every prompt once and grade it against its metadata.expected_answer.
+
+    A rollout that fails twice is no answer: it is counted and left out. Raises RolloutError when
+    more than MAX_FAILED of them fail, since an accuracy of the rest would say little.
+    """
     check_gradable(prompts)
     slots = asyncio.Semaphore(concurrency)
+    reasons: Counter[str] = Counter()
 
-    async def one(prompt: Prompt) -> Answer:
-        try:
-            async with slots:
-                trajectory = await roll(prompt, RolloutId(EVAL_STEP, prompt.index, 0))
-        except RolloutError:
-            on_answer()
-            none = Grade(correct=False, extracted=None, format_ok=False)
-            return Answer(prompt=prompt, trajectory=None, grade=none)
-        on_answer()
-        verdict = grade(_task(prompt), _expected(prompt), answer_text(trajectory, chat))
-        return Answer(prompt=prompt, trajectory=trajectory, grade=verdict)
+    async def one(prompt: Prompt) -> Answer | None:
+        for attempt in range(NUM_ATTEMPTS):
+            try:
+                async with slots:
+                    trajectory = await roll(prompt, RolloutId(EVAL_STEP, prompt.index, 0))
+            except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
+                if attempt == NUM_ATTEMPTS - 1:
+                    reasons[str(error)] += 1
+                continue
+            verdict = grade(_task(prompt), _expected(prompt), answer_text(trajectory, chat))
+            return Answer(prompt=prompt, trajectory=trajectory, grade=verdict)
+        return None
 
-    return Evaluation(answers=tuple(await asyncio.gather(*(one(prompt) for prompt in prompts))))
+    answers = await asyncio.gather(*(one(prompt) for prompt in prompts))
+    kept = tuple(answer for answer in answers if answer is not None)
+    failed = len(prompts) - len(kept)
+    if failed > MAX_FAILED * len(prompts) or not kept:
+        (reason, count), *_ = reasons.most_common(1) or [("no prompts", 0)]
+        raise RolloutError(
+            f"{failed} of {len(prompts)} held-out prompts could not be rolled out; "
+            f"{count} times because: {reason}"
+        )
+    return Evaluation(answers=kept, num_failed=failed)
 
 
 def check_gradable(prompts: Sequence[Prompt]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -15,29 +16,33 @@ from rnow.evaluate import Evaluation, check_gradable, evaluate
 from rnow.monitor import Monitor
 from rnow.records import Prompt, RolloutId, Trajectory
 
-__all__ = ["HeldOutEvaluator", "evaluate_model", "held_out_prompts", "show_evaluation"]
+__all__ = ["HeldOutEvaluator", "Subject", "evaluate_model", "held_out_prompts", "show_evaluation"]
 
 BASE_VERSION = 0
 ADAPTER_VERSION = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The model that is evaluated."""
+
+    base: Path  # folder with model and tokenizer
+    adapter: Path | None = None  # folder with an adapter on it
+    dtype: str = "auto"
+    device: str | None = None  # None: a GPU where there is one
+
+
 async def evaluate_model(
-    loaded: LoadedConfig,
-    project: Path,
-    *,
-    base: Path,
-    adapter: Path | None,
-    max_samples: int | None = None,
+    loaded: LoadedConfig, project: Path, *, subject: Subject, max_samples: int | None = None
 ) -> Evaluation:
-    """Evaluate the model in `base`, with the weights in `adapter` (adapter or model) over it."""
+    """Evaluate `subject` on data.val_file, or on its first `max_samples` prompts."""
     with tempfile.TemporaryDirectory() as logs:
         async with open_environment(
-            loaded, project, student=base, log_file=Path(logs) / "tools.log"
+            loaded, project, student=subject.base, log_file=Path(logs) / "tools.log"
         ) as environment:
             prompts = environment.read_prompts(loaded.config.data.val_file).prompts
-            return await _evaluate_in(
-                environment, prompts[:max_samples], base=base, adapter=adapter
-            )
+            check_gradable(prompts)
+            return await _evaluate_in(environment, prompts[:max_samples], subject=subject)
 
 
 def held_out_prompts(environment: Environment) -> tuple[Prompt, ...]:
@@ -97,20 +102,21 @@ class HeldOutEvaluator:
 
 
 async def _evaluate_in(
-    environment: Environment, prompts: tuple[Prompt, ...], *, base: Path, adapter: Path | None
+    environment: Environment, prompts: tuple[Prompt, ...], *, subject: Subject
 ) -> Evaluation:
     config = environment.config
     engine = await asyncio.to_thread(
         LocalEngine.load,
-        base,
-        dtype=config.engine.dtype,
+        subject.base,
+        dtype=subject.dtype,
+        device=subject.device,
         request_timeout_s=config.engine.request_timeout_s,
     )
     try:
         version = BASE_VERSION
-        if adapter is not None:
+        if subject.adapter is not None:
             version = ADAPTER_VERSION
-            await engine.load_policy(adapter, version)
+            await engine.load_policy(subject.adapter, version)
         roll = environment.roll(engine, seed=config.seed, temperature=0.0)
 
         async def one(prompt: Prompt, id: RolloutId) -> Trajectory:

@@ -62,7 +62,8 @@ class Publisher:
                 f"{self._tolerance:g}, engine.probe_tolerance). {self._hint(policy_version)}"
             )
         if self._published is not None and self._published != policy_version:
-            await self._engine.unload_policy(self._published)
+            async with within(TIMEOUT_S, f"student.unload_policy of {self._published}"):
+                await self._engine.unload_policy(self._published)
         self._published = policy_version
         self._run.forget_policies(before=policy_version - 1)
         return difference

@@ -5,12 +5,15 @@ may change at will; learning rate and its like are taken over and said; everythi
 one run out of two, so it is refused with the difference named.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from rnow.config.settings import Config
 from rnow.errors import CheckpointError
 
-__all__ = ["check_resumable"]
+__all__ = ["check_inputs", "check_resumable", "fingerprints"]
 
 FREE = frozenset(
     {
@@ -69,6 +72,32 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[
             "Put these back to go on with it, or use --fresh to begin another run"
         )
     return tuple(f"{key}: {was.get(key)!r} becomes {is_.get(key)!r}" for key in changed)
+
+
+def fingerprints(directory: Path, config: Config, *, tokenizer: Path) -> dict[str, str]:
+    """Return a hash of each file, besides the config, on which a run's numbers depend."""
+    files = {
+        "data.train_file": directory / config.data.train_file,
+        "tools.py": directory / "tools.py",
+        "tokenizer.json": tokenizer / "tokenizer.json",
+    }
+    return {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for name, file in files.items()
+        if file.is_file()
+    }
+
+
+def check_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """Refuse prompts or ids that are no longer those of the run; tell of other tools."""
+    changed = sorted(name for name in before if before[name] != now.get(name))
+    refused = [name for name in changed if name != "tools.py"]
+    if refused:
+        raise CheckpointError(
+            f"{' and '.join(refused)} changed since the unfinished run began; put the old content "
+            "back to go on with it, or use --fresh to begin another run"
+        )
+    return tuple(f"{name} has changed since the run began" for name in changed)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

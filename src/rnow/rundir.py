@@ -36,6 +36,7 @@ class RunDirectory:
         self.path = path
         self.config_file = path / "config.yml"
         self.state_file = path / "state.json"
+        self.inputs_file = path / "inputs.json"
         self.metrics_file = path / "metrics.jsonl"
         self.evals_file = path / "evals.jsonl"
         self.model = path / "model"
@@ -71,12 +72,15 @@ class RunDirectory:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.close()
-            holder = self.state().get("holder", {})
+            holder = json.loads((self.path / ".lock").read_text(encoding="utf-8") or "{}")
             raise CheckpointError(
                 f"{self.path} is held by a run with pid {holder.get('pid', '?')} on "
                 f"{holder.get('host', '?')}; wait for it, stop it, or use --fresh"
             ) from error
         self._lock = lock
+        lock.truncate(0)
+        lock.write(json.dumps(_holder()))
+        lock.flush()
         recover_folder(self.latest)
         recover_folder(self.model)
 
@@ -102,13 +106,12 @@ class RunDirectory:
         return state
 
     def write_state(self, *, step: int, num_steps: int, finished: bool) -> None:
-        holder = {"pid": os.getpid(), "host": socket.gethostname()}
         state = {
             "step": step,
             "num_steps": num_steps,
             "policy_version": step,
             "finished": finished,
-            "holder": None if finished else holder,
+            "holder": None if finished else _holder(),
         }
         replace_file(self.state_file, json.dumps(state, indent=1) + "\n")
 
@@ -121,6 +124,14 @@ class RunDirectory:
     def read_config(self) -> dict[str, Any]:
         config: dict[str, Any] = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         return config
+
+    def write_inputs(self, fingerprints: Mapping[str, str]) -> None:
+        """Save what the run's prompts, tools and tokenizer were."""
+        replace_file(self.inputs_file, json.dumps(dict(fingerprints), indent=1) + "\n")
+
+    def read_inputs(self) -> dict[str, str]:
+        inputs: dict[str, str] = json.loads(self.inputs_file.read_text(encoding="utf-8"))
+        return inputs
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         _append_line(self.metrics_file, metrics)
@@ -152,6 +163,10 @@ class RunDirectory:
         for folder in (self.path / "policies").glob("[0-9]*"):
             if int(folder.name) < before:
                 shutil.rmtree(folder)
+
+
+def _holder() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
 def _append_line(path: Path, values: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from rnow.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rnow.config.settings import TrainerSettings
+from rnow.errors import CheckpointError
 from rnow.journal import Journal
 from rnow.policy import Policy
 from rnow.records import Batch
@@ -37,6 +38,11 @@ class Saver:
         checkpoint = load_checkpoint(self._run.latest)
         self._policy.load_trainable_state(checkpoint.weights)
         trainer.load_state(checkpoint.optimizer, checkpoint.scalars["trainer"])
+        if checkpoint.step > self._num_steps:
+            raise CheckpointError(
+                f"{self._run.path} has done {checkpoint.step} steps, and config.yml now asks for "
+                f"{self._num_steps}; raise trainer.max_steps or trainer.num_epochs, or use --fresh"
+            )
         say(f"going on with {self._run.path} after step {checkpoint.step} of {self._num_steps}")
         made_with, now = checkpoint.scalars["made_with"], _made_with()
         for name in sorted(made_with.keys() | now.keys()):

@@ -7,6 +7,7 @@ What a user can have got wrong is looked at first; models are loaded last.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from rnow.monitor import Monitor
 from rnow.policy import Policy
 from rnow.publish import Publisher
 from rnow.records import Prompt
-from rnow.resume import check_resumable
+from rnow.resume import check_inputs, check_resumable, fingerprints
 from rnow.rundir import RunDirectory
 from rnow.saving import Saver
 from rnow.stopping import StopRequest
@@ -35,10 +36,10 @@ from rnow.teacher import Teacher
 from rnow.trainer import Trainer
 from rnow.vocabulary import compare_token_maps, token_map
 from rnow.wiring import (
+    dtype_tolerance,
     objective_settings,
     policy_settings,
     prompts_by_step,
-    tolerance,
     trainer_settings,
 )
 
@@ -98,10 +99,13 @@ async def run_session(session: Session, console: Console) -> None:
 async def _run_opened(session: Session, console: Console) -> None:
     config, run = session.config, session.run
     resolved = config.model_dump(mode="json")
+    inputs = fingerprints(session.directory, config, tokenizer=session.models.student)
     if run.has_begun:
-        for change in check_resumable(run.read_config(), resolved):
+        changes = check_resumable(run.read_config(), resolved)
+        for change in (*changes, *check_inputs(run.read_inputs(), inputs)):
             console.print(f"taken over: {change}", highlight=False, soft_wrap=True)
     run.write_config(resolved)
+    run.write_inputs(inputs)
     stop = StopRequest(max_time_s=config.trainer.max_time_s)
     stop.listen()
     try:
@@ -142,45 +146,39 @@ async def _train(
     monitor: Monitor,
     stop: StopRequest,
 ) -> None:
-    config, run, device = session.config, session.run, session.models.device
-    student, teacher_engine = await _load_engines(session)
-    try:
+    config, run, num_steps = session.config, session.run, len(steps)
+    async with AsyncExitStack() as stack:
+        # One after the other: both at once would need twice the memory.
+        student = await _load_engine(stack, session, student=True)
+        teacher_engine = await _load_engine(stack, session, student=False)
         with monitor.stage("loading the trainer"):
             policy = await asyncio.to_thread(
-                Policy.load, policy_settings(config, student=session.models.student, device=device)
+                Policy.load,
+                policy_settings(
+                    config, student=session.models.student, device=session.models.device
+                ),
             )
-        saver = Saver(run, policy=policy, settings=config.trainer, num_steps=len(steps))
+        saver = Saver(run, policy=policy, settings=config.trainer, num_steps=num_steps)
         trainer = Trainer(
             policy,
-            settings=trainer_settings(config, total_steps=len(steps)),
+            settings=trainer_settings(config, total_steps=num_steps),
             objective=objective_settings(config),
             on_bad_numbers=saver.keep_bad_batch,
         )
         first_step = saver.restore(trainer, say=monitor.say)
         run.rewind(first_step)
-        run.write_state(step=first_step, num_steps=len(steps), finished=False)
-        teacher = Teacher(
-            teacher_engine,
-            concurrency=session.teacher.concurrency,
-            tolerance=tolerance(config, session.teacher.dtype, device=device),
-            timeout_s=config.engine.request_timeout_s,
-        )
+        run.write_state(step=first_step, num_steps=num_steps, finished=False)
         probe_ids = environment.render(steps[0][0])[:MAX_PROBE_TOKENS]
         with monitor.stage("preflight"):
-            await stop.cut(
-                teacher.preflight(probe_ids, max_context_window=config.rollout.max_context_window)
+            teacher = await _checked_teacher(
+                session, teacher_engine, probe_ids=probe_ids, stop=stop
             )
         parts = Parts(
             first_step=first_step,
             steps=steps,
             group_size=config.data.group_size,
-            publisher=Publisher(
-                student,
-                save=policy.save,
-                probe=lambda ids, start: trainer.probe_logprobs(ids, start=start),
-                run=run,
-                probe_ids=probe_ids,
-                tolerance=tolerance(config, config.engine.dtype, config.model.dtype, device=device),
+            publisher=_publisher(
+                session, student, policy=policy, trainer=trainer, probe_ids=probe_ids
             ),
             collector=Collector(
                 environment.roll(student, seed=config.seed),
@@ -192,7 +190,7 @@ async def _train(
             teacher=teacher,
             trainer=trainer,
             evaluator=HeldOutEvaluator(
-                environment, student, monitor, prompts=held_out, num_steps=len(steps)
+                environment, student, monitor, prompts=held_out, num_steps=num_steps
             ),
             saver=saver,
             gauges=environment.gauges,
@@ -205,10 +203,7 @@ async def _train(
             tokenizer=session.models.student,
             run=run,
         )
-        run.write_state(step=len(steps), num_steps=len(steps), finished=True)
-    finally:
-        await student.aclose()
-        await teacher_engine.aclose()
+        run.write_state(step=num_steps, num_steps=num_steps, finished=True)
 
 
 def _compare(session: Session) -> tuple[str, ...]:
@@ -233,21 +228,45 @@ def _headline(session: Session, *, num_steps: int) -> str:
     )
 
 
-async def _load_engines(session: Session) -> tuple[LocalEngine, LocalEngine]:
-    """Load student and teacher, one after the other: both at once would need twice the memory."""
+async def _load_engine(stack: AsyncExitStack, session: Session, *, student: bool) -> LocalEngine:
+    """Load one role's engine; `stack` closes it."""
+    engine = await asyncio.to_thread(
+        LocalEngine.load,
+        session.models.student if student else session.models.teacher,
+        dtype=session.config.engine.dtype if student else session.teacher.dtype,
+        device=session.models.device,
+        request_timeout_s=session.config.engine.request_timeout_s,
+    )
+    stack.push_async_callback(engine.aclose)
+    return engine
+
+
+async def _checked_teacher(
+    session: Session, engine: LocalEngine, *, probe_ids: list[int], stop: StopRequest
+) -> Teacher:
+    """Return the teacher once it has passed its preflight."""
     config = session.config
-    student = await asyncio.to_thread(
-        LocalEngine.load,
-        session.models.student,
-        dtype=config.engine.dtype,
-        device=session.models.device,
-        request_timeout_s=config.engine.request_timeout_s,
+    teacher = Teacher(
+        engine,
+        concurrency=session.teacher.concurrency,
+        tolerance=dtype_tolerance(session.teacher.dtype, device=session.models.device),
+        timeout_s=config.engine.request_timeout_s,
     )
-    teacher = await asyncio.to_thread(
-        LocalEngine.load,
-        session.models.teacher,
-        dtype=session.teacher.dtype,
-        device=session.models.device,
-        request_timeout_s=config.engine.request_timeout_s,
+    window = config.rollout.max_context_window
+    await stop.cut(teacher.preflight(probe_ids, max_context_window=window))
+    return teacher
+
+
+def _publisher(
+    session: Session, engine: LocalEngine, *, policy: Policy, trainer: Trainer, probe_ids: list[int]
+) -> Publisher:
+    config, device = session.config, session.models.device
+    exact = dtype_tolerance(config.engine.dtype, config.model.dtype, device=device)
+    return Publisher(
+        engine,
+        save=policy.save,
+        probe=lambda ids, start: trainer.probe_logprobs(ids, start=start),
+        run=session.run,
+        probe_ids=probe_ids,
+        tolerance=config.engine.probe_tolerance or exact,
     )
-    return student, teacher

@@ -1,6 +1,7 @@
 """What `rnow run` and `rnow eval` do with a project: find the models, choose the run, go."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +64,23 @@ def evaluate_project(
     project's finished run if there is one, else base.
     """
     require_distill(loaded.config)
-    (student, teacher), _ = find_models(loaded, project)
+    (student, teacher), device = find_models(loaded, project)
     _require_contact(loaded)
     if model is None:
         run = RunDirectory(project / "runs" / run_name(loaded, project))
         model = str(run.model) if run.model.is_dir() else "base"
-    adapter: Path | None = None
-    base = _folder(student)
-    if model == "teacher":
-        base = _folder(teacher)
-    elif model != "base":
-        adapter = _model_folder(project, model)
-    from rnow.evaluating import evaluate_model, show_evaluation
+    from rnow.evaluating import Subject, evaluate_model, show_evaluation
 
+    subject = Subject(base=_folder(student), dtype=loaded.config.engine.dtype, device=device)
+    if model == "teacher":
+        dtype = require_distill(loaded.config).dtype
+        subject = Subject(base=_folder(teacher), dtype=dtype, device=device)
+    elif model != "base":
+        folder = _model_folder(project, model)
+        is_adapter = (folder / "adapter_config.json").exists()
+        subject = replace(subject, adapter=folder) if is_adapter else replace(subject, base=folder)
     evaluation = asyncio.run(
-        evaluate_model(loaded, project, base=base, adapter=adapter, max_samples=max_samples)
+        evaluate_model(loaded, project, subject=subject, max_samples=max_samples)
     )
     show_evaluation(evaluation, title=model, console=console)
     return {"model": model, **evaluation.as_json()}

@@ -11,10 +11,10 @@ from rnow.records import Prompt
 from rnow.trainer import TrainerSettings
 
 __all__ = [
+    "dtype_tolerance",
     "objective_settings",
     "policy_settings",
     "prompts_by_step",
-    "tolerance",
     "trainer_settings",
 ]
 
@@ -69,9 +69,7 @@ def objective_settings(config: Config) -> ObjectiveSettings:
     )
 
 
-def tolerance(config: Config, *dtypes: str, device: str) -> float:
+def dtype_tolerance(*dtypes: str, device: str) -> float:
     """Return how many nats a token views of the same weights may be apart, each in its dtype."""
-    if config.engine.probe_tolerance is not None:
-        return config.engine.probe_tolerance
     exact = ("float32", "auto") if device == "cpu" else ("float32",)
     return 0.001 if all(dtype in exact for dtype in dtypes) else 0.05

@@ -222,6 +222,70 @@ def test_the_trained_model_loads_in_peft_and_merges(project: Path, first_run: Pa
     assert difference < 0.1
 
 
+@pytest.mark.parametrize("model", ["base", "teacher", "first", "runs/first/model"])
+def test_any_model_of_a_project_can_be_evaluated(
+    project: Path, first_run: Path, model: str
+) -> None:
+    done = rnow("eval", project, "--model", model, "-n", 9, "--json")
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["n"] == 9
+    assert figures["failed"] == 0
+    assert figures["by_task"].keys() == {"ingredient", "company", "date"}
+    assert (figures["accuracy"] >= 0.85) == (model == "teacher")
+
+
+def test_a_model_that_is_not_there_is_named_with_those_that_are(
+    project: Path, first_run: Path
+) -> None:
+    done = rnow("eval", project, "--model", "best", check=False)
+    assert done.returncode == 2
+    assert "--model best: there is no run and no folder of that name" in done.stderr
+    assert "first" in done.stderr
+
+
+def test_an_adapter_can_be_exported_and_an_unfinished_run_cannot(
+    project: Path, first_run: Path
+) -> None:
+    rnow("export", first_run, "--output", first_run / "adapter")
+    assert_bit_equal(
+        load_file(first_run / "adapter" / "adapter_model.safetensors"), weights(first_run)
+    )
+    card = (first_run / "adapter" / "README.md").read_text()
+    assert "`models/student`, taught by `models/teacher`" in card
+    assert "3 steps of 4 prompts x 2 rollouts" in card
+    done = rnow("export", project / "runs" / "nothing", check=False)
+    assert done.returncode == 1
+    assert "nothing has no finished model" in done.stderr
+
+
+def test_other_prompts_are_not_resumed(project: Path, first_run: Path) -> None:
+    state, train = first_run / "state.json", project / "train.jsonl"
+    old_state, old_train = state.read_text(), train.read_text()
+    state.write_text(json.dumps({**json.loads(old_state), "finished": False}))
+    train.write_text(old_train.replace("Which", "What", 1))
+    try:
+        done = rnow("run", project, "--name", "first", *SHORT, check=False)
+    finally:
+        state.write_text(old_state)
+        train.write_text(old_train)
+    assert done.returncode == 1
+    assert "data.train_file changed since the unfinished run began" in done.stderr
+
+
+def test_short_flags_are_overrides_and_an_explicit_override_wins(project: Path) -> None:
+    done = rnow(
+        "run", project, "--dry-run", "-e", 7, "-b", 2, "--lr", "5e-5", "trainer.num_epochs=9"
+    )
+    for line in (
+        "data.batch_size = 2 (was: 16)",
+        "trainer.learning_rate = 5e-05 (was: 0.0004)",
+        "trainer.num_epochs = 7 (was: 2)",
+        "trainer.num_epochs = 9 (was: 7)",
+    ):
+        assert line in done.stdout
+    assert not (project / "runs" / project.name / "state.json").exists()
+
+
 def test_full_fine_tuning_runs_and_its_model_loads(project: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -89,6 +89,24 @@ async def test_a_batch_is_in_the_order_of_ids_whatever_the_order_of_arrival(tmp_
     assert [item.trajectory.id for item in journaled] == ids
 
 
+async def test_a_trajectory_is_scored_while_others_still_roll_out(tmp_path: Path) -> None:
+    first_is_scored = asyncio.Event()
+
+    class Streaming(World):
+        async def roll(self, prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+            if id != RolloutId(3, 2, 0):
+                # Ends only once another trajectory has been scored.
+                await asyncio.wait_for(first_is_scored.wait(), timeout=5)
+            return make_trajectory(id, policy_version=policy_version)
+
+        async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
+            first_is_scored.set()
+            return await super().score(trajectory)
+
+    collected = await collect(Streaming(), tmp_path)
+    assert len(collected.batch.scored) == 4
+
+
 async def test_what_the_journal_holds_is_not_rolled_out_again(tmp_path: Path) -> None:
     await collect(World(), tmp_path)
     path = tmp_path / "trajectories" / "000003.jsonl"

@@ -22,6 +22,11 @@ def test_requests_to_one_host_are_spaced_and_others_do_not_wait() -> None:
     assert [pacer.reserve("any.example") for _ in range(2)] == [0, 1]
 
 
+def test_workers_share_the_patience_of_a_site() -> None:
+    pacer = Pacer(max_wait_s=20, num_workers=4, now=Clock())
+    assert [pacer.reserve("clinicaltrials.gov") for _ in range(3)] == [0, 4, 8]
+
+
 def test_time_that_passes_is_counted() -> None:
     clock = Clock()
     pacer = Pacer(max_wait_s=20, now=clock)

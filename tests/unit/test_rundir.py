@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from rnow.errors import CheckpointError
-from rnow.resume import check_resumable
+from rnow.resume import check_inputs, check_resumable
 from rnow.rundir import RunDirectory, slug
 
 
@@ -17,6 +18,7 @@ def test_a_second_run_in_one_folder_is_refused_with_the_holder(tmp_path: Path) -
     first = make_run(tmp_path / "a")
     first.write_state(step=1, num_steps=9, finished=False)
     holder = first.state()["holder"]
+    assert holder["pid"] == os.getpid()
     with pytest.raises(CheckpointError) as caught:
         make_run(tmp_path / "a")
     assert str(caught.value) == (
@@ -120,6 +122,20 @@ def test_a_changed_learning_rate_is_taken_over_and_said() -> None:
     assert check_resumable(before, now) == (
         "algorithm.kl_penalty_coef: 1.0 becomes 0.5",
         "trainer.learning_rate: 0.001 becomes 0.0001",
+    )
+
+
+def test_other_prompts_are_refused_and_other_tools_are_told() -> None:
+    before = {"data.train_file": "a", "tools.py": "b", "tokenizer.json": "c"}
+    assert check_inputs(before, before) == ()
+    assert check_inputs(before, {**before, "tools.py": "x"}) == (
+        "tools.py has changed since the run began",
+    )
+    with pytest.raises(CheckpointError) as caught:
+        check_inputs(before, {**before, "data.train_file": "x"})
+    assert str(caught.value) == (
+        "data.train_file changed since the unfinished run began; put the old content back to go on "
+        "with it, or use --fresh to begin another run"
     )
 
 

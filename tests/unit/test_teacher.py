@@ -72,6 +72,31 @@ class FaultyEngine(ScriptedEngine):
         )
 
 
+class BusyEngine(ScriptedEngine):
+    """Takes a moment to score, and remembers how many requests it had at once."""
+
+    def __init__(self) -> None:
+        super().__init__([], logprob=logprob)
+        self.at_once = 0
+        self.most_at_once = 0
+
+    async def score(
+        self,
+        token_ids: Sequence[int],
+        *,
+        start: int,
+        num_top: int = 0,
+        policy_version: int | None = None,
+    ) -> Scores:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.001)
+        self.at_once -= 1
+        return await super().score(
+            token_ids, start=start, num_top=num_top, policy_version=policy_version
+        )
+
+
 async def test_action_tokens_alone_get_the_teachers_log_probability() -> None:
     engine = ScriptedEngine([], logprob=logprob)
     scored = await make_teacher(engine).score(make_trajectory())
@@ -89,6 +114,13 @@ async def test_a_trajectory_is_scored_in_one_request_from_its_first_action_on() 
     assert [(request.token_ids, request.start) for request in engine.scores] == [
         ((7, 8, 9, 2, 5, 6, 2), 2)
     ]
+
+
+async def test_at_most_so_many_trajectories_are_scored_at_a_time() -> None:
+    engine = BusyEngine()
+    teacher = make_teacher(engine)  # concurrency 2
+    await asyncio.gather(*(teacher.score(make_trajectory()) for _ in range(6)))
+    assert engine.most_at_once == 2
 
 
 async def test_a_transient_failure_is_retried() -> None:
@@ -150,7 +182,7 @@ async def test_preflight_refuses_a_teacher_that_contradicts_itself() -> None:
 async def test_preflight_refuses_a_teacher_without_weights() -> None:
     engine = ScriptedEngine([], logprob=lambda ids: -6.931)
     with pytest.raises(TeacherError) as caught:
-        await make_teacher(engine).preflight([3, 4, 5], max_context_window=8)
+        await make_teacher(engine).preflight([3, 4, 5, 6, 7], max_context_window=8)
     assert str(caught.value) == (
         "the teacher finds every token equally likely (-6.931 nats): its weights are not loaded"
     )

@@ -1,21 +1,6 @@
-from typing import Any
-
 import pytest
 
-from rnow.config.settings import Config
-from rnow.wiring import tolerance
-
-
-def make_config(**engine: Any) -> Config:
-    return Config.model_validate(
-        {
-            "data": {"batch_size": 1},
-            "model": {"path": "student"},
-            "teacher": {"path": "teacher"},
-            "trainer": {"num_epochs": 1},
-            "engine": engine,
-        }
-    )
+from rnow.wiring import dtype_tolerance
 
 
 @pytest.mark.parametrize(
@@ -33,8 +18,4 @@ def make_config(**engine: Any) -> Config:
 def test_two_views_agree_as_far_as_the_coarser_of_them(
     dtypes: tuple[str, str], device: str, nats: float
 ) -> None:
-    assert tolerance(make_config(), *dtypes, device=device) == nats
-
-
-def test_a_tolerance_that_the_user_sets_is_taken() -> None:
-    assert tolerance(make_config(probe_tolerance=0.2), "auto", "auto", device="cpu") == 0.2
+    assert dtype_tolerance(*dtypes, device=device) == nats

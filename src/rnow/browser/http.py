@@ -59,7 +59,9 @@ class HttpSource:
         self._local_ports = {
             normalize_host(host): port for host, port in settings.local_sites.items()
         }
-        self._pacer = pacer or Pacer(max_wait_s=settings.max_wait_s)
+        self._pacer = pacer or Pacer(
+            max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
+        )
         self._public = self._session(
             aiohttp.TCPConnector(
                 resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), may_dial=may_dial),

@@ -26,11 +26,20 @@ _MAX_RETRY_AFTER_S = 3_600.0
 class Pacer:
     """Gives out times to ask a host, in order, one interval apart.
 
+    Of several workers each has a Pacer, and waits so many times longer.
+
     delay = pacer.reserve("hemonc.org"); await asyncio.sleep(delay); ask
     """
 
-    def __init__(self, *, max_wait_s: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        max_wait_s: float,
+        num_workers: int = 1,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._max_wait_s = max_wait_s
+        self._num_workers = num_workers
         self._now = now
         self._next_slot: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
 
@@ -40,7 +49,8 @@ class Pacer:
         slot = max(now, self._next_slot[host])
         if slot - now > self._max_wait_s:
             raise BrowseError("rate_limited", "this site is asked too often; try again later.")
-        self._next_slot[host] = slot + _INTERVALS_S.get(host, _DEFAULT_INTERVAL_S)
+        interval = _INTERVALS_S.get(host, _DEFAULT_INTERVAL_S)
+        self._next_slot[host] = slot + interval * self._num_workers
         return slot - now
 
     def hold_off(self, host: str, retry_after: str | None) -> None:

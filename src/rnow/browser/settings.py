@@ -22,6 +22,7 @@ class BrowserSettings:
 
     allow_hosts: tuple[str, ...] = ()
     contact: str | None = None  # mail or web address in the user agent; without: local sites only
+    num_workers: int = 1  # that share a site's patience: each asks so many times less often
     local_sites: Mapping[str, int] = field(default_factory=dict)  # host -> port on 127.0.0.1
 
     connect_timeout_s: float = 10.0

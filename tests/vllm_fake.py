@@ -1,0 +1,139 @@
+"""A small real HTTP server that answers as vLLM does, and wrongly where a test says so.
+
+The log-probability of a token is -(id + position) / 100, whichever model is asked. It counts down
+the ids that it samples: after 5 come 4, 3, 2, 1, 0, 0, …
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+Json = dict[str, Any]
+MODEL = "base"
+
+
+def logprob_of(position: int, token: int) -> float:
+    return -(token + position) / 100
+
+
+class FakeVllm:
+    """One server; `change` alters the answers of the token route, `fault` comes before them."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.requests: list[tuple[str, Json]] = []
+        self.adapters: dict[str, str] = {}
+        self.change: Callable[[Json], None] = lambda answer: None
+        self.fault: Callable[[], web.Response | None] = lambda: None
+        self.hangs = False
+        self.empties_cache = True
+        self.has_dev_routes = True
+        self.gate: Callable[[], Awaitable[None]] | None = None  # awaited by the token route
+        self.compact: Callable[[Json], str] | None = None  # encodes the array
+
+    def bodies(self, route: str) -> list[Json]:
+        return [body for path, body in self.requests if path == route]
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await request.json() if request.can_read_body else {}
+        self.requests.append((request.path, body))
+        if self.hangs:
+            await asyncio.Event().wait()
+        match request.path:
+            case "/health":
+                return web.Response()
+            case "/v1/models":
+                return web.json_response(
+                    {
+                        "data": [
+                            {"id": MODEL, "parent": None, "max_model_len": 100},
+                            *({"id": name, "parent": MODEL} for name in self.adapters),
+                        ]
+                    }
+                )
+            case "/inference/v1/generate":
+                if self.gate is not None:
+                    await self.gate()
+                return self.fault() or self.generate(body)
+            case "/v1/load_lora_adapter":
+                self.adapters[body["lora_name"]] = body["lora_path"]
+                return web.Response(text="Success")
+            case "/v1/unload_lora_adapter":
+                del self.adapters[body["lora_name"]]
+                return web.Response(text="Success")
+            case "/collective_rpc" if self.has_dev_routes:
+                return web.json_response({"results": [None]})
+            case "/reset_prefix_cache" if self.has_dev_routes:
+                return web.json_response({"success": self.empties_cache})
+        return web.json_response({"detail": "Not Found"}, status=404)
+
+    def generate(self, body: Json) -> web.Response:
+        if body["model"] not in (MODEL, *self.adapters):
+            return error(404, f"The model `{body['model']}` does not exist.")
+        asked = body["sampling_params"]
+        ids = body["token_ids"]
+        answer: Json = {
+            "model": body["model"],
+            "prompt_token_ids": ids if body.get("return_token_ids") else None,
+            "prompt_logprobs": None,
+            "prompt_token_id_logprobs": None,
+            "choices": [_choice(ids, asked)],
+        }
+        if "prompt_logprob_token_ids" in asked:
+            if self.compact is None:
+                return error(400, "prompt_logprob_token_ids requires the V2 model runner")
+            answer["prompt_token_id_logprobs"] = self.compact(asked)
+        if "prompt_logprobs" in asked:
+            answer["prompt_logprobs"] = [
+                None,
+                *(_scored(place, ids[place], asked) for place in range(1, len(ids))),
+            ]
+        self.change(answer)
+        return web.Response(text=json.dumps(answer), content_type="application/json")
+
+
+def error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message, "code": status}}, status=status)
+
+
+def _choice(ids: list[int], asked: Json) -> Json:
+    sampled: list[int] = []
+    while len(sampled) < asked["max_tokens"]:
+        sampled.append(max((sampled or ids)[-1] - 1, 0))
+        if sampled[-1] in asked.get("stop_token_ids", ()):
+            break
+    is_stop = sampled[-1] in asked.get("stop_token_ids", ())
+    content = [
+        {"token_id": token, "logprob": logprob_of(len(ids) + place, token), "rank": 1}
+        for place, token in enumerate(sampled)
+    ]
+    return {
+        "token_ids": sampled,
+        "logprobs": {"content": content},
+        "finish_reason": "stop" if is_stop else "length",
+    }
+
+
+def _scored(position: int, token: int, asked: Json) -> Json:
+    """The token itself at rank 9, and the favourites 50, 51, … at -0.1, -0.2, …"""
+    given = {str(token): {"logprob": logprob_of(position, token), "rank": 9}}
+    for rank in range(1, asked["prompt_logprobs"] + 1):
+        given[str(49 + rank)] = {"logprob": -rank / 10, "rank": rank}
+    return given
+
+
+@asynccontextmanager
+async def serve_fake() -> AsyncIterator[FakeVllm]:
+    fake = FakeVllm()
+    runner = web.ServerRunner(web.Server(fake.answer), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield fake
+    finally:
+        await runner.cleanup()
