@@ -11,15 +11,15 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from rnow.config.old_keys import IGNORED_KEYS, KEYS_TO_COME, TRANSLATED_KEYS
 from rnow.config.keys import section_keys, settings_by_key, type_in_words
+from rnow.config.old_keys import IGNORED_KEYS, KEYS_TO_COME, TRANSLATED_KEYS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
 HEAD = """\
 # Settings of config.yml
 
-<!-- Made by scripts/make_configuration_doc.py from src/rnow/config/settings.py: change it there. -->
+<!-- Made by scripts/make_configuration_doc.py from src/rnow/config/settings.py: change that. -->
 
 A file for distillation needs no more than this; everything else has a default:
 

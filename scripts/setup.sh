@@ -30,7 +30,7 @@ install_torch() {
     fi
     if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then
         say "no GPU here: looking for a CPU build of torch $version"
-        if .venv/bin/pip install --quiet "torch==$version+cpu" 2>/dev/null; then
+        if .venv/bin/pip install --quiet --quiet "torch==$version+cpu" 2>/dev/null; then
             return
         fi
         if [ "$(uname -m)" = x86_64 ]; then
@@ -38,7 +38,7 @@ install_torch() {
                 "set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds (its install page names it)"
         fi
     fi
-    .venv/bin/pip install --quiet --constraint constraints.txt "torch==$version"
+    .venv/bin/pip install --quiet --quiet --constraint constraints.txt "torch==$version"
 }
 
 python=$(find_python)
@@ -52,7 +52,7 @@ fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 install_torch
 say "installing rnow and its tested dependencies (a few minutes, once)"
-.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[test]' ||
+.venv/bin/pip install --quiet --quiet --constraint constraints.txt --editable '.[test]' ||
     die "pip could not install the dependencies; the lines above say which. Without a network this cannot work"
 touch .venv/.ready
 say "done"
