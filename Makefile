@@ -10,7 +10,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-full check bench soak clean
+.PHONY: setup demo test test-full test-vllm check bench soak clean
 
 setup: .venv/.ready
 
@@ -26,9 +26,16 @@ test: setup
 # On a busy machine the demo takes longer than the 240 s that it is promised on two free cores:
 # here its accuracy is what must hold, its time in `make bench`.
 test-full: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not vllm"
 	$(BIN)/python tests/bench/bench_cli.py
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --max-seconds 900
+
+# The engine for vLLM on a real server, which needs an environment of several GB of its own.
+test-vllm: setup .venv-vllm/.ready
+	$(BIN)/pytest -m vllm
+
+.venv-vllm/.ready: scripts/setup_vllm.sh
+	@bash scripts/setup_vllm.sh
 
 check: setup
 	$(BIN)/ruff format --check .

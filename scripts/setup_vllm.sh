@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv-vllm, the environment of the real vLLM server that tests start (make test-full; on a GPU machine install
-# `vllm` itself instead and name its interpreter in engine.python). Safe to run again; leaves .venv-vllm/.ready behind.
+# Make .venv-vllm, the environment of the real vLLM server that tests start (make test-vllm; on a GPU machine install
+# `vllm` itself instead). Safe to run again; leaves .venv-vllm/.ready behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,0 +1,96 @@
+"""A child process that does not outlive this one, however this one ends.
+
+    this process ── a pipe that nobody writes to ──▶ guardian: reads it
+    command, its children                              │ end of file: SIGKILL to the whole group
+    └──────────── one process group, led by the command's process ────────────┘
+
+A shell starts the guardian and then becomes the command, so the command may be any program. The
+kernel closes the pipe when this process ends, by SIGKILL too: nothing has to run here for it. While
+the guardian lives, the group's number is not given to anybody else. A child that leaves the group
+(a daemon) is not reached. Works wherever there is a POSIX shell.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rnow.deadline import within
+
+__all__ = ["GuardedProcess", "how_it_ended"]
+
+_BECOME_GUARDED = 'exec 3<&0 </dev/null; { read -r _ <&3; kill -KILL 0; } & exec 3<&-; exec "$@"'
+_KILL_LIMIT_S = 10.0  # SIGKILL to reaped: more means a process that the kernel cannot end
+
+
+class GuardedProcess:
+    """One running command. It ends by itself, by `end`, or when this process does."""
+
+    def __init__(self, process: asyncio.subprocess.Process, lifeline_fd: int) -> None:
+        self._process = process
+        self._lifeline_fd = lifeline_fd
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], *, environment: Mapping[str, str], log_file: Path
+    ) -> "GuardedProcess":
+        """Start `command`; what it and its children print is appended to `log_file`."""
+        lifeline_theirs, lifeline_ours = os.pipe()
+        try:
+            with open(log_file, "ab") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *("/bin/sh", "-c", _BECOME_GUARDED, "guarded", *command),
+                    stdin=lifeline_theirs,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C does not reach it
+                )
+        except BaseException:
+            os.close(lifeline_ours)
+            raise
+        finally:
+            os.close(lifeline_theirs)
+        return cls(process, lifeline_ours)
+
+    @property
+    def pid(self) -> int:
+        """The command's process, which is also the number of its group."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Exit code, minus the signal's number, or None while it runs."""
+        return self._process.returncode
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    async def end(self, *, grace_s: float) -> None:
+        """Ask the command to end; after `grace_s` kill it, and whatever it has left behind."""
+        try:
+            if self.status is None:
+                with suppress(ProcessLookupError):
+                    self._process.terminate()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(grace_s):
+                        await self._process.wait()
+        finally:
+            self._kill_group()
+        async with within(_KILL_LIMIT_S, f"the end of process {self.pid} after SIGKILL"):
+            await self._process.wait()
+
+    def _kill_group(self) -> None:
+        if self._lifeline_fd < 0:
+            return  # done before: with the guardian gone the number may be somebody else's
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        os.close(self._lifeline_fd)
+        self._lifeline_fd = -1
+
+
+def how_it_ended(status: int) -> str:
+    """how_it_ended(-9) == "killed by SIGKILL"."""
+    return f"exit code {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"

@@ -1,0 +1,336 @@
+"""`VllmEngine`: an `Engine` on vLLM servers, token ids in, token ids out.
+
+    vllm.py            the Engine: policies, sessions, deadlines
+    vllm_replicas.py   which server takes a request
+    vllm_http.py       one server: pool, retries, errors that name server, route and status
+    vllm_weights.py    routes that change weights
+    vllm_wire.py       bodies of requests; answers, read without trust
+    vllm_server.py     a server as a child process (vllm_command.py, vllm_log.py, guarded.py)
+
+Weights follow the training in one of two ways. An adapter is loaded beside the others under a name
+that no other load has had, because vLLM's prefix cache knows weights by name; sessions stay on the
+version that they began with. A whole model replaces the weights in place, so nothing may be under
+way meanwhile, and the cache is emptied.
+
+Log-probabilities of sampled tokens are at temperature 1 whatever the sampling's is: that is vLLM's
+`--logprobs-mode raw_logprobs`, its default.
+"""
+
+import asyncio
+import logging
+import math
+import secrets
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rnow.deadline import within
+from rnow.engines import vllm_wire as wire
+from rnow.engines.base import Completion, Scores
+from rnow.engines.untied import is_tied, untied_folder
+from rnow.engines.vllm_http import HttpError, VllmClient
+from rnow.engines.vllm_replicas import Replica, Replicas, one_more
+from rnow.engines.vllm_weights import load_adapter, reload_weights, unload_adapter
+from rnow.errors import DeadlineError, EngineError, ModelError
+
+__all__ = ["VllmEngine"]
+
+_HEALTH_TIMEOUT_S = 60.0
+_PAUSES_S = (0.5, 2.0)  # before the second and the third attempt
+
+Value = TypeVar("Value")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Policy:
+    """Weights that the servers hold."""
+
+    version: int
+    path: Path | None  # None: what the servers were started with
+    adapter: str | None  # its name at the servers; None: the base model's weights
+    sessions: set[str] = field(default_factory=set)
+
+
+class VllmEngine:
+    """An `Engine` over HTTP, on one or several servers with the same weights.
+
+    engine = VllmEngine([server.url], why_ended=lambda url: server.why_ended())
+    completion = await engine.sample(
+        ids, session="0.5.1", max_tokens=64, stop_token_ids=[2], seed=7, policy_version=0)
+    await engine.aclose()
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        request_timeout_s: float = 600.0,
+        policy_version: int = 0,
+        untied: Path | None = None,
+        why_ended: Callable[[str], str | None] = lambda url: None,
+        pauses_s: Sequence[float] = _PAUSES_S,
+    ) -> None:
+        """`why_ended(url)`: a sentence once the server there is known to have ended.
+
+        `untied`: the servers were started on an untied folder (rnow.engines.untied), and tied
+        models are given to them in that form, through folders under this one.
+        """
+        if not urls:
+            raise EngineError("an engine needs the url of at least one vLLM server")
+        clients = [
+            VllmClient(url, why_ended=partial(why_ended, url), pauses_s=pauses_s) for url in urls
+        ]
+        self._replicas = Replicas(clients)
+        self._request_timeout_s = request_timeout_s
+        self._untied = untied
+        self._policies = {policy_version: _Policy(policy_version, None, None)}
+        self._retired: set[_Policy] = set()  # sessions on them go on
+        self._of_session: dict[str, _Policy] = {}
+        self._unloading: set[asyncio.Task[None]] = set()
+        self._has_start_weights = True
+
+    async def sample(
+        self,
+        token_ids: Sequence[int],
+        *,
+        session: str,
+        max_tokens: int,
+        stop_token_ids: Sequence[int],
+        seed: int,
+        policy_version: int,
+        temperature: float = 1.0,
+    ) -> Completion:
+        """Continue `token_ids`, on the server that has the session's earlier ones in its cache."""
+        if max_tokens < 1:
+            raise EngineError(f"max_tokens is {max_tokens}; a generation has at least one token")
+        if not (temperature >= 0 and math.isfinite(temperature)):
+            raise EngineError(f"temperature is {temperature}; 0 is greedy, else it is positive")
+        policy = self._policy_of(session, policy_version)
+        replica = self._replicas.for_session(session)
+        what = f"engine.sample of session {session} at {replica.client.url}"
+        with one_more(replica):
+            async with within(self._request_timeout_s, what):
+                name, max_model_len = await replica.facts()
+                _check_length(len(token_ids), max_tokens, max_model_len)
+                body = wire.sample_body(
+                    token_ids,
+                    model=policy.adapter or name,
+                    max_tokens=max_tokens,
+                    stop_token_ids=stop_token_ids,
+                    seed=seed,
+                    temperature=temperature,
+                )
+                return await _generate(
+                    replica, body, lambda answer: wire.read_completion(answer, body, policy_version)
+                )
+
+    async def score(
+        self,
+        token_ids: Sequence[int],
+        *,
+        start: int,
+        num_top: int = 0,
+        policy_version: int | None = None,
+    ) -> Scores:
+        """Score a whole sequence in one request, at whichever server has the least to do."""
+        if not 1 <= start < len(token_ids):
+            raise EngineError(
+                f"start is {start}; with {len(token_ids)} tokens it is 1 to {len(token_ids) - 1}"
+            )
+        adapter = self._adapter_to_score(policy_version)
+        replica = self._replicas.least_loaded()
+        what = f"engine.score of {len(token_ids)} tokens at {replica.client.url}"
+        with one_more(replica):
+            async with within(self._request_timeout_s, what):
+                name, max_model_len = await replica.facts()
+                _check_length(len(token_ids), 1, max_model_len)
+                model = adapter or name
+                if num_top == 0 and replica.scores_compactly is not False:
+                    scores = await _score_compactly(replica, token_ids, model, start)
+                    if scores is not None:
+                        return scores
+                body = wire.score_body(token_ids, model=model, num_top=num_top)
+                return await _generate(
+                    replica, body, lambda answer: wire.read_scores(answer, body, start, num_top)
+                )
+
+    async def load_policy(self, path: Path, policy_version: int) -> None:
+        """Load an adapter beside what is there, or replace the weights by a whole model's.
+
+        The folder has to stay as long as the version is loaded: a server reads an adapter again
+        that it has dropped from memory, and one that was restarted reads what `restore` names.
+        """
+        what = f"engine.load_policy of version {policy_version}"
+        async with within(self._request_timeout_s, what):
+            if (path / "adapter_config.json").exists():
+                await self._load_adapter(path, policy_version)
+            elif (path / "config.json").exists():
+                await self._load_model(path, policy_version)
+            else:
+                raise EngineError(
+                    f"{path} holds neither adapter_config.json nor config.json: no weights to load"
+                )
+
+    async def unload_policy(self, policy_version: int) -> None:
+        """Take no new session on this version; those that began on it end on it."""
+        policy = self._policies.pop(policy_version, None)
+        if policy is None:
+            raise EngineError(f"policy version {policy_version} is not loaded{self._loaded()}")
+        self._retire(policy)
+
+    async def release(self, session: str) -> None:
+        self._replicas.release(session)
+        policy = self._of_session.pop(session, None)
+        if policy is not None:
+            policy.sessions.discard(session)
+            if policy in self._retired:
+                self._retire(policy)
+
+    async def restore(self, url: str) -> None:
+        """Give a server that was started anew at `url` every version that the others hold."""
+        replica = self._replicas.at(url)
+        replica.forget()
+        async with within(self._request_timeout_s, f"engine.restore of {url}"):
+            for policy in (*self._policies.values(), *self._retired):
+                if policy.adapter is not None:
+                    assert policy.path is not None
+                    await load_adapter(replica.client, policy.adapter, policy.path)
+                elif policy.path is not None:
+                    await reload_weights(replica.client, policy.path)
+
+    async def health(self) -> None:
+        async with within(_HEALTH_TIMEOUT_S, "engine.health"):
+            await self._on_all(lambda replica: replica.client.get("/health"))
+
+    async def aclose(self) -> None:
+        """Break off what is under way; the servers run on, they are not the engine's."""
+        for task in self._unloading:
+            task.cancel()
+        await asyncio.gather(*self._unloading, return_exceptions=True)
+        for replica in self._replicas.all:
+            await replica.client.aclose()
+
+    async def _load_adapter(self, path: Path, version: int) -> None:
+        adapter = f"policy-{version}-{secrets.token_hex(4)}"
+        await self._on_all(lambda replica: load_adapter(replica.client, adapter, path.absolute()))
+        before = self._policies.get(version)
+        self._policies[version] = _Policy(version, path.absolute(), adapter)
+        if before is not None:
+            self._retire(before)
+
+    async def _load_model(self, path: Path, version: int) -> None:
+        if self._replicas.num_requests:
+            raise EngineError(
+                f"{self._replicas.num_requests} requests are under way: a whole model replaces the "
+                "weights in place, between steps only (trainer.max_policy_lag 0)"
+            )
+        path = await asyncio.to_thread(self._form_to_load, path.absolute(), version)
+        former = [p.path for p in self._policies.values() if p.adapter is None]
+        # From here on, and also if it fails half-way, nothing older can be sampled from.
+        self._policies = {v: p for v, p in self._policies.items() if p.adapter is not None}
+        self._of_session = {s: p for s, p in self._of_session.items() if p.adapter is not None}
+        self._has_start_weights = False
+        await self._on_all(lambda replica: reload_weights(replica.client, path))
+        self._policies[version] = _Policy(version, path, None)
+        for folder in former:
+            if folder is not None and folder != path:
+                await asyncio.to_thread(self._forget_form, folder)
+
+    def _form_to_load(self, path: Path, version: int) -> Path:
+        try:
+            if self._untied is None or not is_tied(path):
+                return path
+            return untied_folder(path, self._untied.absolute() / f"policy-{version}")
+        except ModelError as error:
+            raise EngineError(str(error)) from error
+
+    def _forget_form(self, folder: Path) -> None:
+        if self._untied is not None and folder.parent == self._untied.absolute():
+            shutil.rmtree(folder)
+
+    def _policy_of(self, session: str, version: int) -> _Policy:
+        """Return the weights that the session is on; the first request of a session decides."""
+        policy = self._of_session.get(session)
+        if policy is None or policy.version != version:
+            if version not in self._policies:
+                raise EngineError(f"policy version {version} is not loaded{self._loaded()}")
+            if policy is not None:
+                policy.sessions.discard(session)
+            policy = self._of_session[session] = self._policies[version]
+            policy.sessions.add(session)
+        return policy
+
+    def _adapter_to_score(self, version: int | None) -> str | None:
+        if version is None:
+            if not self._has_start_weights:
+                raise EngineError("the weights that the servers were started with are replaced")
+            return None
+        if version not in self._policies:
+            raise EngineError(f"policy version {version} is not loaded{self._loaded()}")
+        return self._policies[version].adapter
+
+    def _loaded(self) -> str:
+        return f" (loaded: {', '.join(map(str, sorted(self._policies))) or 'none'})"
+
+    def _retire(self, policy: _Policy) -> None:
+        """Unload weights that no session is on; else remember to."""
+        if policy.sessions:
+            self._retired.add(policy)
+            return
+        self._retired.discard(policy)
+        if policy.adapter is not None:
+            task = asyncio.create_task(self._unload(policy.adapter))
+            self._unloading.add(task)
+            task.add_done_callback(self._unloading.discard)
+
+    async def _unload(self, adapter: str) -> None:
+        try:
+            async with within(self._request_timeout_s, f"engine.unload_policy of {adapter}"):
+                await self._on_all(lambda replica: unload_adapter(replica.client, adapter))
+        except (EngineError, DeadlineError) as error:
+            # What stays costs memory alone: its name is never asked for again.
+            logger.warning("an old adapter stays loaded: %s", error)
+
+    async def _on_all(self, do: Callable[[Replica], Awaitable[Any]]) -> None:
+        await asyncio.gather(*(do(replica) for replica in self._replicas.all))
+
+
+async def _score_compactly(
+    replica: Replica, token_ids: Sequence[int], model: str, start: int
+) -> Scores | None:
+    """Score by the compact route; None where this server has none, which is remembered."""
+    body = wire.compact_score_body(token_ids, model=model, start=start)
+    try:
+        scores = await _generate(
+            replica, body, lambda answer: wire.read_compact_scores(answer, body, start)
+        )
+    except HttpError as error:
+        if error.status != 400 or "prompt_logprob_token_ids" not in error.text:
+            raise
+        scores = None
+    replica.scores_compactly = scores is not None
+    return scores
+
+
+def _check_length(num_tokens: int, num_more: int, max_model_len: int) -> None:
+    if num_tokens + num_more > max_model_len:
+        raise EngineError(
+            f"{num_tokens} tokens and {num_more} to sample exceed the server's --max-model-len of "
+            f"{max_model_len}; lower rollout.max_context_window"
+        )
+
+
+async def _generate(
+    replica: Replica, body: Mapping[str, Any], read: Callable[[Any], Value]
+) -> Value:
+    """Post `body` to the token route; name the server in what is wrong with its answer."""
+    answer = await replica.client.post(wire.ROUTE, body)
+    try:
+        return read(answer)
+    except EngineError as error:
+        raise EngineError(f"POST {replica.client.url}{wire.ROUTE}: {error}") from error

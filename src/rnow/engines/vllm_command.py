@@ -1,0 +1,163 @@
+"""How a vLLM server is started: its command line and environment, from a narrow record.
+
+`python -m vllm.entrypoints.openai.api_server` and not `vllm serve`: the builds for CPU lack the
+latter. The server runs in an environment of its own; nothing of vLLM is imported here.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rnow.errors import ConfigError
+
+__all__ = ["TEACHER_TOKENS_A_STEP", "VllmServerSettings", "command", "environment"]
+
+# vLLM computes prompt log-probabilities over [tokens of one scheduler step, vocabulary], outside of
+# what it counts as its memory: 7.5 GiB at 8192 × 152k, 1.9 GiB at 2048.
+TEACHER_TOKENS_A_STEP = 2048
+_NUM_ADAPTERS_AT_ONCE = 2  # versions in one batch: the one being left and the one begun
+_NUM_ADAPTERS_KEPT = 4  # in memory; others are read from their folders again when asked for
+_OURS = ("model", "host", "port", "served_model_name", "enable_scale_out")
+_EMPTY: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmServerSettings:
+    """One server, for one role.
+
+    VllmServerSettings(role="student", model=Path("models/student"), log_file=Path("student.log"),
+                       max_model_len=4096, dtype="float32", max_lora_rank=32)
+    """
+
+    role: str  # "student", "teacher": names it in messages
+    model: Path  # a model folder
+    log_file: Path  # appended to
+    max_model_len: int  # tokens of prompt and completion together
+    python: str | None = None  # interpreter of the environment that has vLLM; None: this one
+    devices: tuple[str, ...] = ()  # numbers or UUIDs of GPUs; none: CPU
+    dtype: str = "auto"  # float32, bfloat16, float16; auto: what the model's config says
+    quantization: str | None = None  # as --quantization, "fp8"
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.85  # share of each device's memory that vLLM takes
+    max_lora_rank: int | None = None  # None: adapters cannot be loaded
+    prefix_caching: bool = True
+    max_num_batched_tokens: int | None = None  # tokens of one scheduler step; None: vLLM's choice
+    args: Mapping[str, Any] = field(default_factory=dict)  # further flags, these win
+    start_timeout_s: float = 900.0  # until it has answered a first request
+
+    @classmethod
+    def for_teacher(
+        cls, *, max_context_window: int, args: Mapping[str, Any] = _EMPTY, **fields: Any
+    ) -> "VllmServerSettings":
+        """Return settings under which scoring whole trajectories is safe.
+
+        One token of context more than the longest trajectory: a request has to sample one. No
+        prefix cache: scoring does not read it, and answers could depend on the order of requests.
+        A cap on tokens scored at once: what a prompt's log-probabilities take is outside of vLLM's
+        own accounting and ends the server.
+        """
+        return cls(
+            max_model_len=max_context_window + 1,
+            prefix_caching=False,
+            max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
+            args=args,
+            **{"role": "teacher", **fields},
+        )
+
+
+def command(settings: VllmServerSettings, *, port: int) -> list[str]:
+    """Return the command line of a server that listens on 127.0.0.1:`port`.
+
+    Loopback only: its development routes let anyone who reaches them replace the weights.
+    """
+    flags: dict[str, Any] = {
+        "model": str(settings.model.absolute()),
+        "served-model-name": served_name(settings, port),
+        "host": "127.0.0.1",
+        "port": port,
+        "dtype": settings.dtype,
+        "max-model-len": settings.max_model_len,
+        "tensor-parallel-size": settings.tensor_parallel_size,
+        "enable-scale-out": True,  # without it the token route answers 403
+        "generation-config": "vllm",  # sampling is what a request says
+        "enable-prefix-caching": settings.prefix_caching,
+        "enforce-eager": not settings.devices,
+    }
+    if settings.devices:
+        flags["gpu-memory-utilization"] = settings.gpu_memory_utilization
+    if settings.max_lora_rank is not None:
+        flags["enable-lora"] = True
+        flags["max-lora-rank"] = _allowed_rank(settings.max_lora_rank)
+        flags["max-loras"] = _NUM_ADAPTERS_AT_ONCE
+        flags["max-cpu-loras"] = _NUM_ADAPTERS_KEPT
+    if settings.quantization is not None:
+        flags["quantization"] = settings.quantization
+    if settings.max_num_batched_tokens is not None:
+        flags["max-num-batched-tokens"] = settings.max_num_batched_tokens
+    flags |= {_checked_name(name): value for name, value in settings.args.items()}
+    python = settings.python or sys.executable
+    words = [word for name, value in flags.items() for word in _flag(name, value)]
+    return [python, "-m", "vllm.entrypoints.openai.api_server", *words]
+
+
+def served_name(settings: VllmServerSettings, port: int) -> str:
+    """Return the base model's name: another server on this port would not know it."""
+    return f"rnow-{settings.role}-{port}"
+
+
+def environment(
+    settings: VllmServerSettings, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the server's environment: this one's, with what vLLM needs and without what harms."""
+    kept = {name: value for name, value in environ.items() if name != "VLLM_API_KEY"}
+    if settings.python is not None:  # modules of this environment must not shadow the other's
+        kept = {k: v for k, v in kept.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    tunable = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    if settings.devices:
+        devices = {"CUDA_VISIBLE_DEVICES": ",".join(settings.devices)}
+    else:
+        devices = {"CUDA_VISIBLE_DEVICES": ""}
+        tunable |= {
+            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+            # vLLM's choice puts the workers of all servers on the same first core.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # Two small functions of the sampler would be compiled at the first request, which
+            # takes 10 s to minutes, and --enforce-eager does not reach them.
+            "TORCHDYNAMO_DISABLE": "1",
+        }
+    needed = {
+        "VLLM_SERVER_DEV_MODE": "1",  # routes that replace weights
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "PYTHONSAFEPATH": "1",  # a project's tools.py must not stand before vLLM's modules
+    }
+    return {**tunable, **kept, **devices, **needed}
+
+
+def _checked_name(name: str) -> str:
+    if name.replace("-", "_") in _OURS:
+        raise ConfigError(f"engine.args.{name} is set by rnow itself; remove it")
+    return name.replace("_", "-")
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    match value:
+        case None:
+            return []
+        case bool():
+            return [f"--{name}" if value else f"--no-{name}"]
+        case dict() | list():
+            return [f"--{name}", json.dumps(value)]
+    return [f"--{name}", str(value)]
+
+
+def _allowed_rank(rank: int) -> int:
+    """Return the smallest rank that vLLM has room for by its own list."""
+    allowed = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+    fitting = [size for size in allowed if size >= rank]
+    if not fitting:
+        raise ConfigError(f"model.qlora_rank is {rank}; vLLM serves adapters up to {allowed[-1]}")
+    return fitting[0]

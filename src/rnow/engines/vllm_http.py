@@ -1,0 +1,138 @@
+"""One vLLM server over HTTP: JSON to a route, JSON back, or an error that says where and what.
+
+What may pass is tried again a few times, with pauses: a connection that broke, a server that is
+busy or answers 500 for a while. What the server refuses is not. Deadlines are the caller's, over
+all attempts: a server that never answers is not asked again.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+
+from rnow.errors import EngineError
+
+__all__ = ["HttpError", "VllmClient", "WhyEnded"]
+
+
+WhyEnded = Callable[[], str | None]  # a sentence once the server is known to have ended
+
+_PAUSES_S = (0.5, 2.0)
+_PASSING = frozenset({429, 500, 502, 503, 504})
+_KEEP_ALIVE_S = 4.0  # vLLM closes an idle connection after 5 s: ours must be the one to let go
+_CONNECT_TIMEOUT_S = 30.0  # of loopback or a cluster's network; a server's work has other limits
+
+
+class HttpError(EngineError):
+    """The server answered with a status that is not success."""
+
+    def __init__(self, message: str, *, status: int, text: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.text = text  # what the server said
+
+
+class VllmClient:
+    """Requests to one server, hundreds at once.
+
+    client = VllmClient("http://127.0.0.1:8000")
+    answer = await client.post("/inference/v1/generate", {…})
+    await client.aclose()
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        why_ended: WhyEnded = lambda: None,
+        pauses_s: Sequence[float] = _PAUSES_S,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.why_ended = why_ended
+        self._pauses_s = tuple(pauses_s)
+        self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
+
+    async def post(self, route: str, body: Mapping[str, Any]) -> Any:
+        """Return the answer's JSON, or its text where it is none."""
+        return await self._ask("POST", route, json.dumps(body).encode())
+
+    async def get(self, route: str) -> Any:
+        return await self._ask("GET", route, None)
+
+    async def aclose(self) -> None:
+        """Break off what is under way; closing twice is fine."""
+        self._is_closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def _ask(self, method: str, route: str, body: bytes | None) -> Any:
+        for pause_s in (*self._pauses_s, None):
+            try:
+                return await self._ask_once(method, route, body)
+            except HttpError as error:
+                if pause_s is None or error.status not in _PASSING:
+                    raise
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self._check_open()
+                if pause_s is None:
+                    raise EngineError(
+                        f"{method} {self.url}{route}: {_sentence(error)} "
+                        f"({len(self._pauses_s) + 1} attempts)"
+                    ) from error
+            await asyncio.sleep(pause_s)
+            self._check_open()
+        raise AssertionError("unreachable")
+
+    async def _ask_once(self, method: str, route: str, body: bytes | None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        async with self._opened().request(
+            method, self.url + route, data=body, headers=headers
+        ) as response:
+            content = await response.read()
+        if not 200 <= response.status < 300:
+            text = _message(content)
+            raise HttpError(
+                f"{method} {self.url}{route} answered {response.status}: {text}",
+                status=response.status,
+                text=text,
+            )
+        return _parse(content)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        self._check_open()
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+                timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT_S),
+            )
+        return self._session
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineError("the engine was closed")
+        sentence = self.why_ended()
+        if sentence is not None:
+            raise EngineError(sentence)
+
+
+def _parse(content: bytes) -> Any:
+    text = content.decode(errors="replace")
+    try:
+        return json.loads(text)
+    except ValueError:  # some routes answer with a sentence
+        return text
+
+
+def _message(content: bytes) -> str:
+    """Return the sentence in vLLM's error object, or the body as it is."""
+    match _parse(content):
+        case {"error": {"message": str(message)}}:
+            return message[:1000]
+    return content.decode(errors="replace").strip()[:1000] or "(no text)"
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,189 @@
+"""A vLLM server as a child process: its start, its end, and what it said last.
+
+The process leads a group of its own that is killed when this process ends, by SIGKILL too
+(guarded.py). When it dies, whoever is told is told with the last meaningful lines of its log:
+"connection refused" helps nobody. Restarting is the caller's: a server that has ended stays ended.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+
+from rnow.deadline import within
+from rnow.engines.guarded import GuardedProcess, how_it_ended
+from rnow.engines.vllm_command import VllmServerSettings, command, environment, served_name
+from rnow.engines.vllm_log import last_line, last_words
+from rnow.errors import DeadlineError, EngineError
+
+__all__ = ["VllmServer"]
+
+_POLL_S = 0.5
+_POLL_TIMEOUT_S = 5.0
+_GRACE_S = 5.0  # SIGTERM to SIGKILL; 10 s after a run nothing of it is alive
+
+Progress = Callable[[float, str], None]  # (seconds waited, last line of the log)
+
+
+class VllmServer:
+    """One running server. `start` makes it; it ends by `stop`, or by itself.
+
+    server = await VllmServer.start(settings, on_progress=show)
+    engine = VllmEngine([server.url], why_ended=lambda url: server.why_ended())
+    await server.stop()
+    """
+
+    def __init__(
+        self, settings: VllmServerSettings, process: GuardedProcess, *, port: int, log_start: int
+    ) -> None:
+        self.settings = settings
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._process = process
+        self._log_start = log_start  # bytes of the log that an earlier server wrote
+        self._is_stopping = False
+        self._watching = asyncio.create_task(self._watch(), name=f"{settings.role}: watch")
+
+    @classmethod
+    async def start(
+        cls,
+        settings: VllmServerSettings,
+        *,
+        port: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> "VllmServer":
+        """Start a server and return it when it has answered a first request.
+
+        `port` None: a free one. Raises EngineError where it ends before that, DeadlineError after
+        `settings.start_timeout_s`; no process is left then.
+        """
+        port = port or _free_port()
+        settings.log_file.parent.mkdir(parents=True, exist_ok=True)
+        log_start = settings.log_file.stat().st_size if settings.log_file.exists() else 0
+        line = command(settings, port=port)
+        try:
+            process = await GuardedProcess.start(
+                line, environment=environment(settings), log_file=settings.log_file
+            )
+        except OSError as error:
+            raise EngineError(f"the {settings.role}'s server cannot start: {error}") from error
+        server = cls(settings, process, port=port, log_start=log_start)
+        try:
+            await server._become_ready(on_progress)
+        except BaseException:
+            await server.stop()
+            raise
+        return server
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def why_ended(self) -> str | None:
+        """Return a sentence with the log's last words once the server has ended; None before."""
+        status = self._process.status
+        if status is None:
+            return None
+        return (
+            f"the vLLM server of the {self.settings.role} has ended ({how_it_ended(status)})"
+            f"{self._quote(was_killed=status < 0)}"
+        )
+
+    async def wait_ended(self) -> str:
+        """Wait until the server has ended, for whatever reason; return `why_ended`."""
+        await asyncio.wait({self._watching})
+        sentence = self.why_ended()
+        assert sentence is not None
+        return sentence
+
+    async def stop(self) -> None:
+        """End the server and its children, within seconds; stopping twice is fine."""
+        self._is_stopping = True
+        await self._process.end(grace_s=_GRACE_S)
+        await asyncio.wait({self._watching})
+
+    async def _watch(self) -> None:
+        await self._process.wait()
+        if not self._is_stopping:  # its workers would keep the devices' memory
+            await self._process.end(grace_s=0)
+
+    async def _become_ready(self, on_progress: Progress | None) -> None:
+        settings = self.settings
+        what = f"engine.start of the {settings.role}'s vLLM server"
+        started = time.monotonic()
+        timeout = aiohttp.ClientTimeout(total=_POLL_TIMEOUT_S)
+        try:
+            async with (
+                within(settings.start_timeout_s, what),
+                aiohttp.ClientSession(self.url, timeout=timeout) as session,
+            ):
+                while not await self._is_healthy(session):
+                    if on_progress is not None:
+                        on_progress(time.monotonic() - started, last_line(self._log()))
+                    await asyncio.sleep(_POLL_S)
+                await self._answer_once(session)
+        except DeadlineError as error:
+            raise DeadlineError(
+                f"{error}, the limit of engine.start_timeout_s{self._quote()}"
+            ) from error
+
+    async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
+        try:
+            async with session.get("/health") as response:
+                is_healthy = response.status == 200
+        except (aiohttp.ClientError, TimeoutError):  # not listening yet
+            is_healthy = False
+        self._check_alive()
+        return is_healthy
+
+    async def _answer_once(self, session: aiohttp.ClientSession) -> None:
+        """Have one token sampled: the first request may compile, and is to count as starting."""
+        body = {
+            "model": served_name(self.settings, self.port),
+            "token_ids": [0],
+            "sampling_params": {"max_tokens": 1, "temperature": 1.0, "logprobs": 0, "seed": 0},
+        }
+        route = "/inference/v1/generate"
+        timeout = aiohttp.ClientTimeout(total=None)
+        try:
+            async with session.post(route, json=body, timeout=timeout) as response:
+                text = await response.text()
+        except aiohttp.ClientError as error:
+            await asyncio.sleep(_POLL_S)  # for the end of the process to be seen
+            self._check_alive()
+            raise EngineError(f"{self.url}{route}: {error}{self._quote()}") from error
+        if response.status != 200:
+            raise EngineError(
+                f"the {self.settings.role}'s vLLM server answered its first request, {self.url}"
+                f"{route}, with {response.status}: {text[:500]}"
+            )
+
+    def _check_alive(self) -> None:
+        sentence = self.why_ended()
+        if sentence is not None:
+            raise EngineError(sentence)
+
+    def _log(self) -> str:
+        return _read_end(self.settings.log_file, self._log_start)
+
+    def _quote(self, *, was_killed: bool = False) -> str:
+        words = last_words(self._log(), was_killed=was_killed)
+        return f"; {self.settings.log_file} ends with:\n{words}"
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens on now; vLLM says so if somebody is faster."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _read_end(file: Path, start: int, *, max_bytes: int = 200_000) -> str:
+    with open(file, "rb") as log:
+        size = log.seek(0, 2)
+        log.seek(max(start, size - max_bytes))
+        return log.read().decode(errors="replace")

@@ -1,0 +1,50 @@
+"""vLLM's routes that change what a server samples from: adapters by name, weights in place."""
+
+from pathlib import Path
+
+from rnow.engines.vllm_http import HttpError, VllmClient
+from rnow.errors import EngineError
+
+__all__ = ["load_adapter", "reload_weights", "unload_adapter"]
+
+
+async def load_adapter(client: VllmClient, adapter: str, path: Path) -> None:
+    body = {"lora_name": adapter, "lora_path": str(path)}
+    try:
+        await client.post("/v1/load_lora_adapter", body)
+    except HttpError as error:
+        # The name is of this load alone: an earlier attempt arrived, its answer did not.
+        if "has already been loaded" not in error.text:
+            raise _with_advice(error) from error
+
+
+async def unload_adapter(client: VllmClient, adapter: str) -> None:
+    try:
+        await client.post("/v1/unload_lora_adapter", {"lora_name": adapter})
+    except HttpError as error:
+        if "cannot be found" not in error.text:  # gone is what it should be
+            raise
+
+
+async def reload_weights(client: VllmClient, path: Path) -> None:
+    body = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}}
+    try:
+        await client.post("/collective_rpc", body)
+        answer = await client.post("/reset_prefix_cache", {})
+    except HttpError as error:
+        raise _with_advice(error) from error
+    if isinstance(answer, dict) and answer.get("success") is False:
+        raise EngineError(
+            f"{client.url}/reset_prefix_cache did not empty the cache: what it holds was "
+            "computed with the former weights"
+        )
+
+
+def _with_advice(error: HttpError) -> EngineError:
+    """Say what a server needs whose routes for weights are missing."""
+    if error.status != 404 or "Not Found" not in error.text:
+        return EngineError(str(error))
+    return EngineError(
+        f"{error}; start that server with --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
+        "VLLM_SERVER_DEV_MODE=1"
+    )

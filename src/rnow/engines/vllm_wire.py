@@ -1,0 +1,209 @@
+"""vLLM's token route: request bodies, and answers read without trust.
+
+A sampled NaN or -inf comes back as -9999.0, and log-probabilities of a prompt come back by token
+id: what is absent, not finite, or belongs to another token is an EngineError, never a number.
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from rnow.engines.base import Completion, Scores
+from rnow.errors import EngineError
+from rnow.records import FloatArray, StopReason
+
+__all__ = [
+    "ROUTE",
+    "compact_score_body",
+    "read_compact_scores",
+    "read_completion",
+    "read_scores",
+    "sample_body",
+    "score_body",
+]
+
+ROUTE = "/inference/v1/generate"
+_NOT_A_LOGPROB = -9000.0  # at or below: the server's stand-in for NaN and -inf
+
+Json = Mapping[str, Any]
+
+# Sampling is what rnow's formulas assume, whatever a model's generation_config says.
+_PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "detokenize": False}
+
+
+def sample_body(
+    token_ids: Sequence[int],
+    *,
+    model: str,
+    max_tokens: int,
+    stop_token_ids: Sequence[int],
+    seed: int,
+    temperature: float,
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "token_ids": [int(token) for token in token_ids],
+        "return_token_ids": True,
+        "sampling_params": {
+            **_PLAIN,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "logprobs": 0,
+            "stop_token_ids": [int(token) for token in stop_token_ids],
+            "ignore_eos": True,  # only what the caller calls a stop token is one
+        },
+    }
+
+
+def score_body(token_ids: Sequence[int], *, model: str, num_top: int) -> dict[str, Any]:
+    """Ask for every prompt token's log-probability: an object for each, from the first on."""
+    return _scoring(token_ids, model, prompt_logprobs=num_top)
+
+
+def compact_score_body(token_ids: Sequence[int], *, model: str, start: int) -> dict[str, Any]:
+    """Ask for the log-probabilities from `start` on as one array; not every server can."""
+    return _scoring(
+        token_ids,
+        model,
+        prompt_logprob_token_ids=[[int(token)] for token in token_ids[start:]],
+        prompt_logprob_start=start - 1,  # the row of a token is the position before it
+    )
+
+
+def _scoring(token_ids: Sequence[int], model: str, **wanted: Any) -> dict[str, Any]:
+    return {
+        "model": model,
+        "token_ids": [int(token) for token in token_ids],
+        "sampling_params": {**_PLAIN, "max_tokens": 1, "temperature": 0.0, **wanted},
+    }
+
+
+def read_completion(answer: Json, body: Json, policy_version: int) -> Completion:
+    """Return what was sampled for `body`; refuse an answer that is not one to it."""
+    asked = body["sampling_params"]
+    with _reading("completion"):
+        _check_model(answer, body)
+        choice = answer["choices"][0]
+        token_ids = [int(token) for token in choice["token_ids"]]
+        content = choice["logprobs"]["content"]
+        if [entry["token_id"] for entry in content] != token_ids:
+            raise EngineError(
+                f"the server sampled {len(token_ids)} tokens and gave {len(content)} "
+                "log-probabilities, which are not of the same tokens"
+            )
+        logprobs = [float(entry["logprob"]) for entry in content]
+        stop_reason = _stop_reason(choice["finish_reason"], token_ids, asked)
+        prompt_ids = np.array(answer["prompt_token_ids"], dtype=np.int32)
+    return Completion(
+        prompt_ids=prompt_ids,
+        token_ids=np.array(token_ids, dtype=np.int32),
+        logprobs=_checked(logprobs, "sampled token", first=0),
+        stop_reason=stop_reason,
+        policy_version=policy_version,
+    )
+
+
+def read_scores(answer: Json, body: Json, start: int, num_top: int) -> Scores:
+    """Return the log-probabilities that `score_body` asked for, from `start` on."""
+    token_ids = body["token_ids"]
+    with _reading("scores"):
+        _check_model(answer, body)
+        entries = answer["prompt_logprobs"]
+        if len(entries) != len(token_ids):
+            raise EngineError(
+                f"the server scored {len(entries)} positions of {len(token_ids)} tokens"
+            )
+        rows = [
+            _row(entry, position, token_ids[position], num_top)
+            for position, entry in enumerate(entries[start:], start)
+        ]
+    return Scores(
+        logprobs=_checked([row[0] for row in rows], "token", first=start),
+        top_ids=np.array([row[1] for row in rows], dtype=np.int32).reshape(len(rows), num_top),
+        top_logprobs=np.array([row[2] for row in rows], dtype=np.float32).reshape(
+            len(rows), num_top
+        ),
+    )
+
+
+def read_compact_scores(answer: Json, body: Json, start: int) -> Scores | None:
+    """Return what `compact_score_body` asked for; None: the server does not know of it."""
+    num_scored = len(body["token_ids"]) - start
+    with _reading("scores"):
+        _check_model(answer, body)
+        encoded = answer.get("prompt_token_id_logprobs")
+        if encoded is None:
+            return None
+        values = np.load(io.BytesIO(base64.b64decode(encoded)), allow_pickle=False)
+        if values.shape != (num_scored, 1):
+            raise EngineError(
+                f"the server gave {values.shape} log-probabilities, not ({num_scored}, 1)"
+            )
+    return Scores(
+        logprobs=_checked(values[:, 0], "token", first=start),
+        top_ids=np.empty((num_scored, 0), dtype=np.int32),
+        top_logprobs=np.empty((num_scored, 0), dtype=np.float32),
+    )
+
+
+def _row(
+    entry: Mapping[str, Json] | None, position: int, token: int, num_top: int
+) -> tuple[float, list[int], list[float]]:
+    """Return a position's log-probability of `token`, and its favourites, best first."""
+    if entry is None or str(token) not in entry:
+        given = "none" if entry is None else ", ".join(sorted(entry))
+        raise EngineError(
+            f"the server gave no log-probability of token {position}, id {token} (given: {given})"
+        )
+    best = sorted(
+        (value["rank"], int(name), float(value["logprob"]))
+        for name, value in entry.items()
+        if num_top and value["rank"] <= num_top
+    )[:num_top]
+    if len(best) != num_top:
+        raise EngineError(f"the server gave {len(best)} favourites at token {position}")
+    return float(entry[str(token)]["logprob"]), [id_ for _, id_, _ in best], [lp for *_, lp in best]
+
+
+def _stop_reason(finish: str, token_ids: Sequence[int], asked: Json) -> StopReason:
+    if finish == "stop" and token_ids and token_ids[-1] in asked["stop_token_ids"]:
+        return StopReason.STOP
+    if finish == "length" and len(token_ids) == asked["max_tokens"]:
+        return StopReason.LENGTH
+    raise EngineError(
+        f"the server ended with {finish!r} after {len(token_ids)} tokens, the last of them "
+        f"{token_ids[-1] if token_ids else None}; at most {asked['max_tokens']} and a stop token "
+        f"of {asked['stop_token_ids']} were asked for"
+    )
+
+
+def _checked(values: Sequence[float] | FloatArray, what: str, *, first: int) -> FloatArray:
+    array = np.asarray(values, dtype=np.float32)
+    fine = np.isfinite(array) & (array > _NOT_A_LOGPROB)
+    if not fine.all():
+        index = int(np.argmin(fine))
+        raise EngineError(
+            f"the log-probability of {what} {first + index} is not finite "
+            f"(the server gave {array[index]:g})"
+        )
+    return array
+
+
+def _check_model(answer: Json, body: Json) -> None:
+    if answer["model"] != body["model"]:
+        raise EngineError(f"model {body['model']} was asked, {answer['model']} answered")
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise EngineError(
+            f"the server's answer is not a {what}: {type(error).__name__}: {error}"
+        ) from error

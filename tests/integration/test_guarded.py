@@ -1,0 +1,95 @@
+"""Guarded processes: real ones, ended in every way there is."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from vllm_real import alive_in_group
+
+from rnow.engines.guarded import GuardedProcess, how_it_ended
+
+FAMILY = "sleep 1000 & echo started; wait"  # a shell and its child
+STUBBORN = "trap '' TERM; sleep 1000 & echo started; while :; do wait; done"
+
+
+async def start(folder: Path, script: str) -> GuardedProcess:
+    log = folder / "log"
+    process = await GuardedProcess.start(
+        ["/bin/sh", "-c", script], environment=dict(os.environ), log_file=log
+    )
+    await asyncio.to_thread(until, lambda: "started" in log.read_text())
+    return process
+
+
+def until(is_so: Callable[[], bool], limit_s: float = 10) -> None:
+    end = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+async def test_the_command_leads_its_group_and_is_what_is_waited_for(tmp_path: Path) -> None:
+    process = await start(tmp_path, "echo started; exit 3")
+    assert await process.wait() == 3
+    assert process.status == 3
+    assert how_it_ended(3) == "exit code 3"
+    await process.end(grace_s=0)
+    assert alive_in_group(process.pid) == []
+
+
+@pytest.mark.parametrize(("script", "status"), [(FAMILY, -15), (STUBBORN, -9)])
+async def test_an_end_leaves_nothing_of_the_group(tmp_path: Path, script: str, status: int) -> None:
+    process = await start(tmp_path, script)
+    assert len(alive_in_group(process.pid)) == 3  # command, child, guardian
+    await process.end(grace_s=0.3)
+    until(lambda: alive_in_group(process.pid) == [])
+    assert process.status == status
+    await process.end(grace_s=0.3)  # twice is fine
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_group_ends_with_whoever_started_it(tmp_path: Path, how: signal.Signals) -> None:
+    script = f"""
+        import asyncio, os, sys
+        from pathlib import Path
+        from rnow.engines.guarded import GuardedProcess
+
+        async def main():
+            process = await GuardedProcess.start(
+                ["/bin/sh", "-c", {STUBBORN!r}], environment=dict(os.environ),
+                log_file=Path({str(tmp_path / "log")!r}))
+            print(process.pid, flush=True)
+            await asyncio.sleep(1000)
+
+        asyncio.run(main())
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        group = int(parent.stdout.readline())
+    until(lambda: "started" in (tmp_path / "log").read_text())
+    assert len(alive_in_group(group)) == 3
+    parent.send_signal(how)
+    parent.wait()
+    until(lambda: alive_in_group(group) == [])
+
+
+async def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:
+    process = await GuardedProcess.start(
+        ["/no/such/python"], environment=dict(os.environ), log_file=tmp_path / "log"
+    )
+    assert await process.wait() == 127
+    assert "/no/such/python" in (tmp_path / "log").read_text()
+    await process.end(grace_s=0)

@@ -1,0 +1,249 @@
+"""VllmEngine and LocalEngine on the same weights and the same ids: the same log-probabilities.
+
+One real vLLM server for all tests, in this order: adapters, then whole models, then its death. It
+serves the clinic's student in untied form, so that whole models can follow (rnow.engines.untied).
+"""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+from vllm_real import alive_in_group, copy_model, server_settings
+
+from rnow.engines.base import Completion
+from rnow.engines.local import LocalEngine
+from rnow.engines.untied import untied_folder
+from rnow.engines.vllm import VllmEngine
+from rnow.engines.vllm_server import VllmServer
+from rnow.errors import EngineError
+from rnow.records import StopReason
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+]
+TOLERANCE = 1e-4  # nats, float32
+VOCABULARY = 780  # ids below are ordinary tokens of the clinic's models
+
+
+class Pair:
+    """The two engines on the same weights, and the server of one."""
+
+    def __init__(self, server: VllmServer, vllm: VllmEngine, local: LocalEngine, model: Path):
+        self.server, self.vllm, self.local, self.model = server, vllm, local, model
+        self.progress: list[str] = []
+
+    async def load(self, path: Path, version: int) -> None:
+        await self.vllm.load_policy(path, version)
+        await self.local.load_policy(path, version)
+
+    async def sample(
+        self, ids: list[int], *, version: int, temperature: float = 1.0, session: str = "s"
+    ) -> Completion:
+        completion = await self.vllm.sample(
+            ids,
+            session=session,
+            max_tokens=60,
+            stop_token_ids=[],
+            seed=11,
+            policy_version=version,
+            temperature=temperature,
+        )
+        await self.vllm.release(session)
+        return completion
+
+    async def check_agreement(self, version: int) -> None:
+        """Compare scoring, then sampling at three temperatures, on the same ids."""
+        for ids in (make_ids(200), make_ids(40)):
+            theirs = await self.vllm.score(ids, start=3, num_top=2, policy_version=version)
+            ours = await self.local.score(ids, start=3, num_top=2, policy_version=version)
+            assert np.abs(theirs.logprobs - ours.logprobs).max() < TOLERANCE
+            assert np.abs(theirs.top_logprobs - ours.top_logprobs).max() < TOLERANCE
+            assert (theirs.top_ids == ours.top_ids).mean() > 0.99  # but for ties
+        for temperature in (1.0, 0.5, 0.0):
+            completion = await self.sample(make_ids(40), version=version, temperature=temperature)
+            assert completion.prompt_ids.tolist() == make_ids(40)
+            assert completion.policy_version == version
+            both = [*make_ids(40), *completion.token_ids.tolist()]
+            ours = await self.local.score(both, start=40, policy_version=version)
+            assert np.abs(completion.logprobs - ours.logprobs).max() < TOLERANCE
+
+
+def make_ids(num: int) -> list[int]:
+    numbers = random.Random(num)
+    return [numbers.randrange(VOCABULARY) for _ in range(num)]
+
+
+def save_adapter(model: Path, folder: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    network = get_peft_model(network, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+    for name, weights in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.05)
+    network.save_pretrained(folder)
+    return folder
+
+
+def save_model(model: Path, folder: Path, seed: int) -> Path:
+    """Save the model with every weight, the tied embedding among them, a little changed."""
+    torch.manual_seed(seed)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.mul_(1 + 0.1 * torch.randn_like(weights))
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
+    folder = tmp_path_factory.mktemp("vllm")
+    model = copy_model("student", folder)
+    settings = server_settings(
+        untied_folder(model, folder / "untied" / "policy-0"),
+        folder / "logs" / "student.log",
+        max_lora_rank=8,
+    )
+    progress: list[str] = []
+    server = await VllmServer.start(
+        settings, on_progress=lambda waited_s, line: progress.append(line)
+    )
+    vllm = VllmEngine(
+        [server.url],
+        untied=folder / "untied",
+        request_timeout_s=120,
+        why_ended=lambda url: server.why_ended(),
+    )
+    opened = Pair(server, vllm, LocalEngine.load(model, dtype="float32"), model)
+    opened.progress = progress
+    yield opened
+    await opened.local.aclose()
+    await vllm.aclose()
+    await server.stop()
+
+
+async def test_the_start_shows_what_the_server_says(pair: Pair) -> None:
+    assert len(pair.progress) > 3
+    assert any(pair.progress)
+
+
+async def test_start_weights_agree(pair: Pair) -> None:
+    await pair.vllm.health()
+    await pair.check_agreement(0)
+    scores = await pair.vllm.score(make_ids(40), start=1)
+    ours = await pair.local.score(make_ids(40), start=1)
+    assert np.abs(scores.logprobs - ours.logprobs).max() < TOLERANCE
+
+
+async def test_a_seed_decides_what_is_sampled(pair: Pair) -> None:
+    draws = [
+        await pair.vllm.sample(
+            make_ids(40),
+            session="draw",
+            max_tokens=40,
+            stop_token_ids=[],
+            seed=seed,
+            policy_version=0,
+            temperature=2.0,
+        )
+        for seed in (1, 1, 2**63 - 1)
+    ]
+    first, again, other = (draw.token_ids.tolist() for draw in draws)
+    assert first == again != other
+
+
+async def test_only_the_stop_tokens_asked_for_end_a_generation(pair: Pair) -> None:
+    """The model's own end token included, which the server would stop at by itself."""
+    completion = await pair.sample(make_ids(40), version=0)
+    assert completion.stop_reason is StopReason.LENGTH
+    ids = completion.token_ids.tolist()
+    stop = ids[20]
+    stopped = await pair.vllm.sample(
+        make_ids(40), session="t", max_tokens=60, stop_token_ids=[stop], seed=11, policy_version=0
+    )
+    assert stopped.token_ids.tolist() == ids[: ids.index(stop) + 1]
+    assert stopped.stop_reason is StopReason.STOP
+
+
+async def test_a_session_of_several_turns_gives_back_its_very_ids(pair: Pair) -> None:
+    ids = make_ids(30)
+    for turn in range(4):
+        completion = await pair.vllm.sample(
+            ids,
+            session="turns",
+            max_tokens=20,
+            stop_token_ids=[],
+            seed=turn,
+            policy_version=0,
+        )
+        assert completion.prompt_ids.tolist() == ids
+        sampled = completion.token_ids.tolist()
+        ours = await pair.local.score([*ids, *sampled], start=len(ids))
+        assert np.abs(completion.logprobs - ours.logprobs).max() < TOLERANCE
+        ids = [*ids, *sampled, *make_ids(7)]
+    await pair.vllm.release("turns")
+
+
+async def test_what_the_server_refuses_is_told_in_its_words(pair: Pair) -> None:
+    with pytest.raises(EngineError) as caught:
+        await pair.vllm.score([1, 2, 5000], start=1)
+    assert str(caught.value) == (
+        f"POST {pair.server.url}/inference/v1/generate answered 400: "
+        "Token id 5000 is out of vocabulary"
+    )
+
+
+async def test_an_adapter_folder_without_weights_is_an_error(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(EngineError, match=r"/v1/load_lora_adapter answered \d{3}: "):
+        await pair.vllm.load_policy(tmp_path, 77)
+
+
+async def test_three_adapters_follow_each_other(pair: Pair, tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        folder = save_adapter(pair.model, tmp_path / str(version), seed=version)
+        await pair.load(folder, version)
+        await pair.check_agreement(version)
+        if version > 1:  # what began on the version before ends on it
+            await pair.check_agreement(version - 1)
+            await pair.vllm.unload_policy(version - 1)
+    await pair.check_agreement(0)
+
+
+async def test_whole_models_follow_each_other_head_included(pair: Pair, tmp_path: Path) -> None:
+    for version in (4, 5):
+        folder = save_model(pair.model, tmp_path / str(version), seed=version)
+        await pair.load(folder, version)
+        await pair.check_agreement(version)
+
+
+async def test_a_server_killed_in_mid_generation_is_named_with_its_last_words(pair: Pair) -> None:
+    leader = pair.server.pid
+    for process in alive_in_group(leader):
+        pid = int(process.split()[0])
+        if pid != leader:  # the workers: what is asked now stays under way
+            os.kill(pid, signal.SIGSTOP)
+    sampling = [
+        asyncio.create_task(pair.sample(make_ids(40), version=5, session=str(number)))
+        for number in range(8)
+    ]
+    await asyncio.sleep(0.5)
+    assert not any(task.done() for task in sampling)
+    os.kill(leader, signal.SIGKILL)
+    for result in await asyncio.gather(*sampling, return_exceptions=True):
+        assert isinstance(result, EngineError)
+        assert "the vLLM server of the student has ended (killed by SIGKILL); " in str(result)
+        assert len(str(result).splitlines()) > 3
+    assert "killed by SIGKILL" in await asyncio.wait_for(pair.server.wait_ended(), timeout=10)
+    assert alive_in_group(leader) == []

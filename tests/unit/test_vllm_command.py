@@ -1,0 +1,125 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rnow.engines.vllm_command import VllmServerSettings, command, environment
+from rnow.errors import ConfigError
+
+
+def make_settings(**fields: Any) -> VllmServerSettings:
+    chosen: dict[str, Any] = {
+        "role": "student",
+        "model": Path("/models/student"),
+        "log_file": Path("/logs/student.log"),
+        "max_model_len": 4096,
+        "python": "/vllm/bin/python",
+        **fields,
+    }
+    return VllmServerSettings(**chosen)
+
+
+def flags(**fields: Any) -> list[str]:
+    return command(make_settings(**fields), port=8000)
+
+
+def words(line: str) -> list[str]:
+    return line.split(" ")
+
+
+def value_of(given: list[str], flag: str) -> str:
+    return given[given.index(flag) + 1]
+
+
+def test_a_student_on_cpu_is_started_like_this() -> None:
+    assert flags(dtype="float32", max_lora_rank=24) == words(
+        "/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/student "
+        "--served-model-name rnow-student-8000 --host 127.0.0.1 --port 8000 --dtype float32 "
+        "--max-model-len 4096 --tensor-parallel-size 1 --enable-scale-out --generation-config vllm "
+        "--enable-prefix-caching --enforce-eager --enable-lora --max-lora-rank 32 --max-loras 2 "
+        "--max-cpu-loras 4"
+    )
+
+
+def test_a_teacher_is_started_so_that_scoring_is_safe() -> None:
+    settings = VllmServerSettings.for_teacher(
+        max_context_window=32768,
+        model=Path("/models/Qwen3-32B"),
+        log_file=Path("teacher.log"),
+        python="/vllm/bin/python",
+        devices=("2", "3"),
+        tensor_parallel_size=2,
+        quantization="fp8",
+    )
+    assert command(settings, port=8001) == words(
+        "/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/Qwen3-32B "
+        "--served-model-name rnow-teacher-8001 --host 127.0.0.1 --port 8001 --dtype auto "
+        "--max-model-len 32769 --tensor-parallel-size 2 --enable-scale-out --generation-config "
+        "vllm --no-enable-prefix-caching --no-enforce-eager --gpu-memory-utilization 0.85 "
+        "--quantization fp8 --max-num-batched-tokens 2048"
+    )
+
+
+def test_further_arguments_win_and_keep_their_kind() -> None:
+    given = flags(
+        max_num_batched_tokens=2048,
+        args={
+            "max_num_batched_tokens": 1024,
+            "enforce-eager": False,
+            "hf_overrides": {"rope_theta": 1},
+            "seed": None,
+        },
+    )
+    assert given.count("--max-num-batched-tokens") == 1
+    assert value_of(given, "--max-num-batched-tokens") == "1024"
+    assert "--no-enforce-eager" in given
+    assert "--enforce-eager" not in given
+    assert value_of(given, "--hf-overrides") == '{"rope_theta": 1}'
+    assert "--seed" not in given
+
+
+@pytest.mark.parametrize("name", ["port", "served-model-name"])
+def test_what_rnow_sets_itself_cannot_be_set(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        flags(args={name: 1})
+    assert str(caught.value) == f"engine.args.{name} is set by rnow itself; remove it"
+
+
+def test_a_rank_that_vllm_has_no_room_for_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        flags(max_lora_rank=1024)
+    assert str(caught.value) == "model.qlora_rank is 1024; vLLM serves adapters up to 512"
+
+
+def test_the_environment_is_the_users_with_what_vllm_needs() -> None:
+    environ = {
+        "PATH": "/bin",
+        "VLLM_API_KEY": "secret",
+        "PYTHONPATH": "/ours",
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "CUDA_VISIBLE_DEVICES": "0,1",
+        "VLLM_SERVER_DEV_MODE": "0",
+    }
+    assert environment(make_settings(), environ) == {
+        "PATH": "/bin",
+        "CUDA_VISIBLE_DEVICES": "",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "PYTHONSAFEPATH": "1",
+    }
+    assert environment(make_settings(python=None, devices=("1",)), environ) == {
+        "PATH": "/bin",
+        "PYTHONPATH": "/ours",
+        "CUDA_VISIBLE_DEVICES": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "PYTHONSAFEPATH": "1",
+    }
