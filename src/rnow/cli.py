@@ -3,7 +3,10 @@
 Heavy modules are imported inside the commands, so that `rnow --help` answers at once.
 """
 
+import errno
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +27,20 @@ EPILOG = (
     "This product includes software developed by UncleCode (https://x.com/unclecode) as part of "
     "the Crawl4AI project (https://github.com/unclecode/crawl4ai)."
 )
+
+# What a machine refuses is no bug: the message is the system's own, with what to do.
+_FREE_SPACE = "free some space; a run goes on where it was with the same command"
+_REMEDIES = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EROFS: "use a folder that can be written",
+    errno.EACCES: "give yourself the right to it, or use another folder",
+    errno.EPERM: "give yourself the right to it, or use another folder",
+    errno.ENOTDIR: "name a folder there, not a file",
+    errno.EISDIR: "name a file there, not a folder",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or lower rollout.concurrency",
+}
 
 app = typer.Typer(
     name="rnow",
@@ -54,7 +71,28 @@ def main() -> None:
         _error_console().print(f"Error: {error}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        _error_console().print("Stopped by Ctrl-C", markup=False, highlight=False)
         sys.exit(130)
+    except Exception as error:
+        # All but what the machine refused is a bug, whose traceback is wanted.
+        if (text := _refusal(error)) is None:
+            raise
+        _error_console().print(f"Error: {text}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+
+
+def _refusal(error: Exception) -> str | None:
+    """Return what to say of an error that a disk, a right or a limit of this machine made."""
+    place = ""
+    if isinstance(error, OSError):
+        number = error.errno or 0
+        place = f"{error.filename}: " if error.filename else ""
+    else:
+        # safetensors and tokenizers tell of the system's errors in Rust's words.
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(found[1]) if found else 0
+    remedy = _REMEDIES.get(number)
+    return None if remedy is None else f"{place}{os.strerror(number)}; {remedy}"
 
 
 def _show_version(wanted: bool) -> None:
@@ -136,7 +174,8 @@ def eval_(
         str | None, typer.Option("--model", "-m", help="base, teacher, a run's name, or a folder.")
     ] = None,
     max_samples: Annotated[
-        int | None, typer.Option("--max-samples", "-n", help="Only the first so many prompts.")
+        int | None,
+        typer.Option("--max-samples", "-n", min=1, help="Only the first so many prompts."),
     ] = None,
     json_: Json = False,
 ) -> None:

@@ -107,7 +107,7 @@ class Collector:
                 for id, prompt in prompt_of.items():
                     if id not in reused:
                         group.create_task(self._one(prompt, id, tally, journal, on_scored))
-        except* RnowError as errors:
+        except* (RnowError, OSError) as errors:
             raise errors.exceptions[0] from errors
         finally:
             journal.close()

@@ -100,6 +100,8 @@ def _read_bytes(file: Path) -> bytes:
         return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError as error:
         raise _error([_of_file(file, f"file not found; {_how_to_fill(file)}")]) from error
+    except OSError as error:
+        raise _error([_of_file(file, f"cannot be read: {error.strerror}")]) from error
 
 
 def _check_number(file: Path, num_prompts: int, batch_size: int | None) -> None:

@@ -132,7 +132,9 @@ async def _evaluate_in(
 def show_evaluation(evaluation: Evaluation, *, title: str, console: Console) -> None:
     """Print accuracy by task and overall, with the 95 % interval of the whole."""
     figures = evaluation.as_json()
-    table = Table(title=f"{title} on {figures['n']} held-out prompts", title_justify="left")
+    # Not the table's own title, which would wrap at the width of the table.
+    console.print(f"{title} on {figures['n']} held-out prompts", highlight=False, markup=False)
+    table = Table()
     table.add_column("task")
     table.add_column("accuracy", justify="right")
     for task, accuracy in evaluation.by_task.items():

@@ -1,5 +1,6 @@
 """`rnow export`: a run's model as a folder that transformers, peft and vLLM load as is."""
 
+import json
 from pathlib import Path
 
 import yaml
@@ -23,6 +24,10 @@ def export_run(run_folder: Path, *, output: Path | None, merge: bool) -> Path:
             + "; name the folder of a finished run, as runs/NAME"
         )
     target = output or run.path / "exported"
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"{target} is a file; name a folder with --output")
+    if target.resolve().is_relative_to(run.model.resolve()):
+        raise CheckpointError(f"{target} is inside the model itself; name a folder outside it")
     if target.exists() and any(target.iterdir()):
         raise CheckpointError(f"{target} is not empty; name another folder with --output")
     base: str | None = None
@@ -31,5 +36,12 @@ def export_run(run_folder: Path, *, output: Path | None, merge: bool) -> Path:
         project = run.path.resolve().parent.parent
         files = find_model("model.path", config["model"]["path"], project=project)
         base = str(files.folder) if files.folder else files.path
+        trained = json.loads((run.model / "adapter_config.json").read_text(encoding="utf-8"))
+        # A folder then is no name to ask the hub for now.
+        if files.folder is None and Path(trained["base_model_name_or_path"]).is_absolute():
+            raise CheckpointError(
+                f"--merge adds the adapter to the model that it was trained on, {files.path}, "
+                f"which is gone from {project}; put it back, or export without --merge"
+            )
     export_model(run.model, target, base=base)
     return target

@@ -181,6 +181,11 @@ class Policy:
         with torch.no_grad(), self._autocast():
             theirs = self._causal_lm(input_ids=token_ids, use_cache=False).logits
             ours = self._head(self.body(input_ids=token_ids, use_cache=False).last_hidden_state)
+        if not bool(torch.isfinite(theirs).all()):
+            raise ModelError(
+                f"model.path: {self._settings.path} cannot be trained: its logits are not finite; "
+                "its weights are damaged (fetch them again), or too large for model.dtype"
+            )
         if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-5):
             raise ModelError(
                 f"model.path: {self._settings.path} cannot be trained: "

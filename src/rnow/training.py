@@ -21,6 +21,8 @@ def train_project(
 ) -> RunDirectory:
     """Train to the end, or go on with an unfinished run; a finished one is left as it is."""
     require_distill(loaded.config)
+    if name is not None and (name in ("", ".", "..") or "/" in name):
+        raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
     run = RunDirectory.choose(project, name or run_name(loaded, project), fresh=fresh)
     if run.state().get("finished"):
         console.print(
@@ -43,7 +45,8 @@ def train_project(
         state = run.state()
         raise Interrupted(
             f"{stop}: {state.get('step', 0)} of {state.get('num_steps', '?')} steps are done and "
-            f"saved in {run.path}. To go on: rnow run {project} --name {run.path.name}",
+            f"saved in {run.path}. To go on: rnow run {project} --name {run.path.name}"
+            + (", with the same overrides" if loaded.overrides else ""),
             stop.exit_code,
         ) from stop
     console.print(f"done: the model is in {run.model}", highlight=False, soft_wrap=True)

@@ -355,6 +355,17 @@ def test_the_check_refuses(load: Load, what: str) -> None:
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        ChatTemplate.load(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} has no tokenizer.json; rnow needs a fast tokenizer, which transformers' "
+        "AutoTokenizer.from_pretrained(…).save_pretrained(…) writes there"
+    )
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    tokenizer_folder(tmp_path, "qwen3")
+    (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match=f"^cannot load the tokenizer of {tmp_path}: "):
         ChatTemplate.load(tmp_path)
 

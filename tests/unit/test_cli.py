@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import subprocess
@@ -5,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
+
+from rnow import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,3 +104,58 @@ def test_check_ends_with_one_line_of_json(tmp_path: Path) -> None:
     assert "sede is not a setting; did you mean seed?" in " ".join(
         problem["message"] for problem in problems
     )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project whose config can be read, and nothing more."""
+    (tmp_path / "config.yml").write_text(
+        "data: {batch_size: 1}\nmodel: {path: a}\nteacher: {path: b}\ntrainer: {num_epochs: 1}\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "..", "../other", "a/b"])
+def test_a_run_stays_below_runs(project: Path, name: str) -> None:
+    done = rnow("run", project, "--name", name)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"Error: --name {name!r}: give the name of a folder under runs/, without a slash\n"
+    )
+
+
+@pytest.mark.parametrize("number", ["0", "-5"])
+def test_an_evaluation_of_no_prompts_is_wrong_usage(project: Path, number: str) -> None:
+    done = rnow("eval", project, "-n", number)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_what_the_machine_refuses_is_one_message(project: Path) -> None:
+    (project / "runs").mkdir()
+    done = rnow("run", project, "--name", "x" * 300)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"Error: {project}/runs/{'x' * 300}/state.json: File name too long; take a shorter name\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/a/state.json"),
+            "runs/a/state.json: No space left on device; "
+            "free some space; a run goes on where it was with the same command",
+        ),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left (os error 28)"),
+            "No space left on device; "
+            "free some space; a run goes on where it was with the same command",
+        ),
+        (OSError("some other error"), None),
+        (ValueError("a bug"), None),
+    ],
+)
+def test_a_full_disk_is_told_from_a_bug(error: Exception, text: str | None) -> None:
+    assert cli._refusal(error) == text

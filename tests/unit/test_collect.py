@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,6 +193,15 @@ async def test_what_concerns_every_rollout_goes_up_as_it_is(tmp_path: Path) -> N
     )
     with pytest.raises(ToolDefinitionError, match="its tools are no longer"):
         await collector.collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
+
+
+async def test_a_full_disk_goes_up_as_it_is(tmp_path: Path) -> None:
+    class Full(World):
+        async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left on device"):
+        await collect(Full(), tmp_path)
 
 
 async def test_a_step_without_a_trajectory_stops_the_run_whatever_is_allowed(

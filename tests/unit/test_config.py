@@ -214,6 +214,15 @@ def test_a_file_with_the_other_ending_is_pointed_out() -> None:
         ("a: &a\n  b: *a\n", "config.yml:1: is not valid YAML: an anchor holds itself"),
         ("[1, 2]: 3\n", "config.yml:1: is not valid YAML: a key must be one word"),
         ("data:\n  <<: 3\n", "config.yml:2: is not valid YAML: << merges mappings only"),
+        (
+            "a: " + "[" * 3000 + "]" * 3000,
+            "config.yml: is nested too deeply to be a config.yml",
+        ),
+        (
+            "a0: &a0 [1]\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
+            "config.yml:1: is not valid YAML: more than 100000 values, anchors written out",
+        ),
     ],
 )
 def test_unreadable_files(text: str, message: str) -> None:
@@ -852,6 +861,12 @@ def test_an_old_key_as_override_is_placed_at_the_override() -> None:
         (
             "tools.env=[1,",
             "[1, is not valid YAML: expected the node content, but found '<stream end>'",
+        ),
+        (
+            f"seed={'9' * 5000}",
+            f"'{'9' * 48}… cannot be read: Exceeds the limit (4300 digits) for integer string "
+            "conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the "
+            "limit",
         ),
         (
             "engine.kind=vllm",

@@ -328,6 +328,12 @@ def test_json_that_is_too_much_for_python_is_an_error_of_its_line(line: bytes) -
     assert error_of_bytes(b"\n" + line).startswith("train.jsonl:2: Invalid JSON - ")
 
 
+def test_a_folder_is_no_file_of_prompts() -> None:
+    with pytest.raises(DataError) as caught:
+        read_prompt_file(Path())
+    assert str(caught.value) == ".: cannot be read: Is a directory"
+
+
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(DataError) as caught:
         read_prompt_file(FILE)

@@ -556,6 +556,20 @@ def test_models_that_cannot_be_loaded_say_what_to_do(folder: Path, tmp_path: Pat
     assert message(tmp_path / "torn") == (
         "lacks the weights model.layers.1.mlp.up_proj.weight (1 missing in all)"
     )
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 3)
+    save_file(weights, tmp_path / "torn" / "model.safetensors", metadata={"format": "pt"})
+    assert message(tmp_path / "torn") == (
+        "cannot be loaded as a causal language model: "
+        "its weights have other shapes than its config.json says"
+    )
+    whole = (folder / "model.safetensors").read_bytes()
+    (tmp_path / "torn" / "model.safetensors").write_bytes(whole[:-9])
+    assert message(tmp_path / "torn") == (
+        "cannot be loaded as a causal language model: a file of weights is damaged or cut short "
+        "(Error while deserializing header: incomplete metadata, file not fully covered); "
+        "fetch the model again"
+    )
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
     assert message(tmp_path).startswith("cannot be loaded as a causal language model: ")
     config = json.loads((folder / "config.json").read_text())

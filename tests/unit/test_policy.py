@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -303,6 +303,19 @@ def test_a_model_that_does_more_than_its_head_is_refused(tmp_path: Path) -> None
         "head to get logits (difference up to "
     )
     assert message.endswith("), and only the head's own are known here; use another architecture")
+
+
+def test_weights_that_are_not_finite_are_said_to_be_damaged(tmp_path: Path) -> None:
+    write_model(tmp_path, tied=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"] *= torch.nan
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path)
+    assert str(caught.value) == (
+        f"model.path: {tmp_path} cannot be trained: its logits are not finite; "
+        "its weights are damaged (fetch them again), or too large for model.dtype"
+    )
 
 
 def test_a_folder_without_a_model_is_a_model_error(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ class ChatTemplate:
         from transformers import AutoTokenizer
         from transformers.utils import cached_file
 
+        if Path(model_path).is_dir() and not (Path(model_path) / "tokenizer.json").is_file():
+            # transformers would ask for packages that do not help.
+            raise ModelError(
+                f"{model_path} has no tokenizer.json; rnow needs a fast tokenizer, which "
+                "transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…) writes there"
+            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(model_path))
             generation_config = cached_file(

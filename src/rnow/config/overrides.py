@@ -39,6 +39,9 @@ def apply_override(source: ConfigSource, text: str) -> str | None:
     except yaml.MarkedYAMLError as error:
         _report(source, text, f"{value_text} is not valid YAML: {error.problem}")
         return None
+    except ValueError as error:
+        _report(source, text, f"{show(value_text)} cannot be read: {error}")
+        return None
     was = show(source.get(key)) if source.has(key) else "not set"
     source.set(key, value)
     # What the file or an earlier override said here, and below this key, is gone.

@@ -15,6 +15,7 @@ from rnow.errors import ConfigError, Problem
 __all__ = ["ConfigSource", "read_source", "read_yaml_text", "show"]
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
+_MAX_VALUES = 100_000  # a few lines of anchors within anchors would fill the memory
 _CONTAINER_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
@@ -99,6 +100,8 @@ def read_source(file: Path) -> ConfigSource:
         ) from error
     except yaml.YAMLError as error:
         raise _unreadable(file, None, f"is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise _unreadable(file, None, "is nested too deeply to be a config.yml") from error
     if values is None:
         raise _unreadable(file, None, "is empty; docs/configuration.md has an example")
     if not isinstance(values, dict):
@@ -127,8 +130,12 @@ class _Builder:
         self.loader = loader
         self.source = source
         self.open_nodes: set[int] = set()  # an anchor that holds itself would never end
+        self.num_values = 0
 
     def build(self, node: yaml.Node, key: str) -> Any:
+        self.num_values += 1
+        if self.num_values > _MAX_VALUES:
+            raise _at(node, f"more than {_MAX_VALUES} values, anchors written out")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if node.tag not in _CONTAINER_TAGS:

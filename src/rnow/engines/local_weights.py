@@ -82,7 +82,7 @@ def load_model(
     # are missing or foreign, without a common base; each means the same to the user: this model
     # cannot be loaded.
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = _reason(error)
         raise ModelError(
             f"{path}: cannot be loaded as a causal language model: {reason}"
         ) from error
@@ -111,6 +111,16 @@ def load_policy_model(path: Path, base: PreTrainedModel) -> PreTrainedModel:
             "than the model that this engine started with"
         )
     return model
+
+
+def _reason(error: Exception) -> str:
+    """Return what transformers said; where that says little, what it means."""
+    reason = str(error).strip().split("\n")[0]
+    if "ignore_mismatched_sizes" in reason:
+        return "its weights have other shapes than its config.json says"
+    if isinstance(error, SafetensorError):
+        return f"a file of weights is damaged or cut short ({reason}); fetch the model again"
+    return reason
 
 
 def _check_folder(path: str | Path) -> None:

@@ -14,10 +14,11 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rnow.deadline import within
-from rnow.errors import ToolDefinitionError
+from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.tools.settings import WorkerSettings
 from rnow.tools.spec import ToolSpec
 from rnow.tools.wire import pack, receive_async
@@ -25,6 +26,7 @@ from rnow.tools.wire import pack, receive_async
 __all__ = ["WorkerGone", "WorkerProcess"]
 
 _log = logging.getLogger(__name__)
+_MAX_QUOTED_CHARS = 500
 _KILL_LIMIT_S = 10.0  # SIGKILL to reaped: more means a process that the kernel cannot end
 
 
@@ -53,6 +55,7 @@ class WorkerProcess:
         self._reader, self._writer = stream
         self._lifeline_fd = lifeline_fd
         self._settings = settings
+        self._log_start = 0  # where in the log its own words begin
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._num_calls = 0
         self._idle = asyncio.Event()
@@ -71,6 +74,11 @@ class WorkerProcess:
         try:
             async with within(settings.start_timeout_s, f"tools: the import of tools.py in {name}"):
                 await worker._introduce()
+        except DeadlineError as error:
+            await worker.kill()
+            raise DeadlineError(
+                f"{error}; move what takes so long into a tool, where it has a deadline of its own"
+            ) from error
         except BaseException:
             await worker.kill()
             raise
@@ -142,6 +150,7 @@ class WorkerProcess:
         scratch = settings.log_file.absolute().parent / "crawl4ai"
         try:
             with open(settings.log_file, "ab") as log:
+                log_start = log.tell()
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     # -P: the project's own files must not stand before the standard library's.
@@ -164,7 +173,9 @@ class WorkerProcess:
             theirs.close()
             os.close(lifeline_theirs)
         stream = await asyncio.open_connection(sock=ours)
-        return cls(name, process, stream=stream, lifeline_fd=lifeline_ours, settings=settings)
+        worker = cls(name, process, stream=stream, lifeline_fd=lifeline_ours, settings=settings)
+        worker._log_start = log_start
+        return worker
 
     async def _introduce(self) -> None:
         settings = self._settings
@@ -184,7 +195,7 @@ class WorkerProcess:
             how = _ending(await self._process.wait())
             raise ToolDefinitionError(
                 f"tools.py: the process that imports it ended ({how}); "
-                f"what it printed is in {settings.log_file}"
+                f"{_printed(settings.log_file, since=self._log_start)}"
             )
         if message["type"] == "unusable":
             raise ToolDefinitionError(message["message"])
@@ -230,6 +241,12 @@ class WorkerProcess:
         # The guardian keeps the group's number ours, also when the worker has ended.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _printed(log_file: Path, *, since: int) -> str:
+    """Quote the end of what a worker printed: its log may be gone when the user reads this."""
+    text = log_file.read_bytes()[since:].decode(errors="replace").strip()
+    return f"it printed: {text[-_MAX_QUOTED_CHARS:]}" if text else "it printed nothing"
 
 
 def _ending(status: int) -> str:
