@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,7 @@ EPILOG = (
     "the Crawl4AI project (https://github.com/unclecode/crawl4ai)."
 )
 
+_SIGNALS: dict[str | int | None, str] = {130: "Ctrl-C", 143: "SIGTERM"}
 # What a machine refuses is no bug: the message is the system's own, with what to do.
 _FREE_SPACE = "free some space; a run goes on where it was with the same command"
 _REMEDIES = {
@@ -62,6 +64,8 @@ Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")
 
 def main() -> None:
     """Run the command line; a user's error is one message and an exit code, never a traceback."""
+    # The default would end the process without a word, and leave its temporary folders behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except Interrupted as stop:
@@ -70,8 +74,13 @@ def main() -> None:
     except RnowError as error:
         _error_console().print(f"Error: {error}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        # A signal where no run was there to hear it: Ctrl-C ends typer with 130.
+        if end.code in _SIGNALS:
+            line = f"Stopped by {_SIGNALS[end.code]}"
+            _error_console().print(line, markup=False, highlight=False)
+        raise
     except KeyboardInterrupt:
-        _error_console().print("Stopped by Ctrl-C", markup=False, highlight=False)
         sys.exit(130)
     except Exception as error:
         # All but what the machine refused is a bug, whose traceback is wanted.
@@ -84,12 +93,12 @@ def main() -> None:
 def _refusal(error: Exception) -> str | None:
     """Return what to say of an error that a disk, a right or a limit of this machine made."""
     place = ""
-    if isinstance(error, OSError):
-        number = error.errno or 0
+    if isinstance(error, OSError) and error.errno:
+        number = error.errno
         place = f"{error.filename}: " if error.filename else ""
     else:
-        # safetensors and tokenizers tell of the system's errors in Rust's words.
-        found = re.search(r"\(os error (\d+)\)", str(error))
+        # safetensors tells of the system's errors in Rust's words, shutil of several at once.
+        found = re.search(r"(?:\(os error |\[Errno )(\d+)", str(error))
         number = int(found[1]) if found else 0
     remedy = _REMEDIES.get(number)
     return None if remedy is None else f"{place}{os.strerror(number)}; {remedy}"

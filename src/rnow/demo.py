@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rnow.config import load_config
+from rnow.errors import UsageError
 from rnow.evaluate import Evaluation
 from rnow.scaffold import init_project
 from rnow.training import train_project
@@ -26,6 +27,12 @@ def run_demo(directory: Path, *, seed: int, engine: str, console: Console) -> di
     """
     say = _Narrator(console)
     if (directory / "config.yml").exists():
+        for model in ("student", "teacher"):
+            if not (directory / "models" / model).is_dir():
+                raise UsageError(
+                    f"{directory} holds another project, without models/{model}; "
+                    "name a folder for the demo with --dir"
+                )
         say(f"The project is in {directory} already; it stays as it is.")
     else:
         init_project(directory, template="clinic")

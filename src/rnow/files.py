@@ -31,7 +31,12 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         if leftover.exists():
             shutil.rmtree(leftover)
     temporary.mkdir(parents=True)
-    write(temporary)
+    try:
+        write(temporary)
+    except BaseException:
+        # On a full disk the half that was written is what fills it.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     for path in temporary.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -82,7 +82,7 @@ def test_the_group_ends_with_whoever_started_it(tmp_path: Path, how: signal.Sign
     until(lambda: "started" in (tmp_path / "log").read_text())
     assert len(alive_in_group(group)) == 3
     parent.send_signal(how)
-    parent.wait()
+    parent.wait(timeout=30)
     until(lambda: alive_in_group(group) == [])
 
 

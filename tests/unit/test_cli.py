@@ -1,8 +1,11 @@
 import errno
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -153,9 +156,53 @@ def test_what_the_machine_refuses_is_one_message(project: Path) -> None:
             "No space left on device; "
             "free some space; a run goes on where it was with the same command",
         ),
+        (
+            shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")]),
+            "No space left on device; "
+            "free some space; a run goes on where it was with the same command",
+        ),
         (OSError("some other error"), None),
         (ValueError("a bug"), None),
     ],
 )
 def test_a_full_disk_is_told_from_a_bug(error: Exception, text: str | None) -> None:
     assert cli._refusal(error) == text
+
+
+def test_the_demo_leaves_another_project_alone(project: Path) -> None:
+    done = rnow("demo", "--dir", project)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"Error: {project} holds another project, without models/student; "
+        "name a folder for the demo with --dir\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [(signal.SIGINT, "Stopped by Ctrl-C\n"), (signal.SIGTERM, "Stopped by SIGTERM\n")],
+)
+def test_a_check_that_is_stopped_says_so_and_leaves_nothing(
+    project: Path, tmp_path: Path, number: signal.Signals, line: str
+) -> None:
+    started = tmp_path / "started"
+    (project / "tools.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(60)\n"
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rnow", "check", project],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
+    deadline = time.monotonic() + 60
+    while not started.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert errors == line
+    assert list(scratch.iterdir()) == []

@@ -31,6 +31,7 @@ def test_a_folder_whose_writer_fails_keeps_its_old_content(tmp_path: Path) -> No
     with pytest.raises(OSError, match="no space left"):
         replace_folder(folder, broken)
     assert (folder / "a.txt").read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["latest"]
     replace_folder(folder, fill("new"))
     assert (folder / "a.txt").read_text() == "new"
     assert [found.name for found in tmp_path.iterdir()] == ["latest"]
