@@ -14,7 +14,7 @@ from rnow.data import PromptFile, read_prompt_file
 from rnow.engines.base import Engine
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout import RolloutLimits, run_rollout
-from rnow.tools.base import ToolSchema
+from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
@@ -58,9 +58,7 @@ class Environment:
 
     def render(self, prompt: Prompt) -> list[int]:
         """Return the ids of a prompt as its rollouts begin with them."""
-        allowed = prompt.tools
-        schemas = [item for item in self.schemas if allowed is None or item.name in allowed]
-        return self.chat.render_prompt(prompt.messages, schemas)
+        return self.chat.render_prompt(prompt.messages, allowed_schemas(self.schemas, prompt.tools))
 
     def roll(
         self, engine: Engine, *, seed: int, temperature: float = 1.0

@@ -35,7 +35,7 @@ from rnow.records import (
     Trajectory,
     derive_seed,
 )
-from rnow.tools.base import ToolCall, ToolRunner
+from rnow.tools.base import ToolCall, ToolRunner, allowed_schemas
 
 __all__ = ["RolloutLimits", "run_rollout"]
 
@@ -220,8 +220,7 @@ class _Attempt:
 
 def _prompt_ids(prompt: Prompt, chat: ChatTemplate, tools: ToolRunner | None) -> list[int]:
     schemas = () if tools is None else tools.schemas
-    shown = [tool for tool in schemas if prompt.tools is None or tool.name in prompt.tools]
-    return chat.render_prompt(prompt.messages, shown)
+    return chat.render_prompt(prompt.messages, allowed_schemas(schemas, prompt.tools))
 
 
 def _arguments_text(call: ToolCall) -> str:

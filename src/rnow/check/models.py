@@ -10,7 +10,7 @@ from rnow.devices import find_devices, where_to_run
 from rnow.errors import ModelError, TemplateError
 from rnow.model_files import find_model, find_tokenizer
 from rnow.records import Prompt
-from rnow.tools.base import ToolSchema
+from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.vocabulary import compare_token_maps, token_map
 
 __all__ = ["check_chat", "check_devices", "check_tokenizers", "window_problem"]
@@ -105,7 +105,7 @@ def _check_chat(
 ) -> list[Point]:
     try:
         chat = ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode)
-        notices = chat.check(prompts[0].messages, _allowed(prompts[0], schemas))
+        notices = chat.check(prompts[0].messages, allowed_schemas(schemas, prompts[0].tools))
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
         problem = place(loaded, "model.path", str(error))
@@ -133,10 +133,6 @@ def _longest_prompt(
         prompts, key=lambda prompt: len(str([m["content"] for m in prompt.messages])), reverse=True
     )
     return max(
-        len(chat.render_prompt(prompt.messages, _allowed(prompt, schemas)))
+        len(chat.render_prompt(prompt.messages, allowed_schemas(schemas, prompt.tools)))
         for prompt in candidates[:_NUM_PROMPTS_MEASURED]
     )
-
-
-def _allowed(prompt: Prompt, schemas: Sequence[ToolSchema]) -> list[ToolSchema]:
-    return [schema for schema in schemas if prompt.tools is None or schema.name in prompt.tools]

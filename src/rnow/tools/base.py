@@ -1,12 +1,12 @@
 """The seam between rollouts and whatever runs tools."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rnow.records import RolloutId, ToolOutcome
 
-__all__ = ["ToolAnswer", "ToolCall", "ToolRunner", "ToolSchema"]
+__all__ = ["ToolAnswer", "ToolCall", "ToolRunner", "ToolSchema", "allowed_schemas"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,13 @@ class ToolSchema:
             "parameters": dict(self.parameters),
         }
         return {"type": "function", "function": function}
+
+
+def allowed_schemas(
+    schemas: Iterable[ToolSchema], allowed: Collection[str] | None
+) -> list[ToolSchema]:
+    """Return the tools that a prompt is shown; `allowed` None: all of them."""
+    return [schema for schema in schemas if allowed is None or schema.name in allowed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
