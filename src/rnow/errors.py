@@ -8,6 +8,7 @@
     ├── TemplateError                 a chat template that breaks the token ledger's promises
     ├── ModelError                    a model folder that cannot be loaded or trained
     ├── EngineError                   an engine could not sample, score or load weights
+    ├── ServerError                   a server that rnow started ended too often to go on
     ├── TeacherError                  the teacher is unfit, or too much could not be scored
     ├── RolloutError                  too many rollouts failed
     ├── CheckpointError               a run directory that cannot be used or resumed
@@ -39,6 +40,7 @@ __all__ = [
     "PublicationError",
     "RnowError",
     "RolloutError",
+    "ServerError",
     "TeacherError",
     "TemplateError",
     "ToolDefinitionError",
@@ -105,6 +107,10 @@ class ModelError(RnowError):
 
 class EngineError(RnowError):
     pass
+
+
+class ServerError(RnowError):
+    """Not an EngineError: no single rollout is to blame, and none is to be tried again."""
 
 
 class TeacherError(RnowError):

@@ -1,6 +1,6 @@
 """A project's held-out prompts: how right a model is on them, before, during and after training."""
 
-import asyncio
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,17 @@ from rich.table import Table
 
 from rnow.config import LoadedConfig
 from rnow.engines.base import Engine
-from rnow.engines.local import LocalEngine
+from rnow.engines.deaths import Deaths
+from rnow.engines.opening import open_engine
+from rnow.engines.spec import EngineSpec
 from rnow.environment import Environment, open_environment
 from rnow.evaluate import Evaluation, check_gradable, evaluate
 from rnow.monitor import Monitor
 from rnow.records import Prompt, RolloutId, Trajectory
 
 __all__ = ["HeldOutEvaluator", "Subject", "evaluate_model", "held_out_prompts", "show_evaluation"]
+
+_log = logging.getLogger(__name__)
 
 BASE_VERSION = 0
 ADAPTER_VERSION = 1
@@ -26,10 +30,8 @@ ADAPTER_VERSION = 1
 class Subject:
     """The model that is evaluated."""
 
-    base: Path  # folder with model and tokenizer
+    engine: EngineSpec  # of a folder with model and tokenizer
     adapter: Path | None = None  # folder with an adapter on it
-    dtype: str = "auto"
-    device: str | None = None  # None: a GPU where there is one
 
 
 async def evaluate_model(
@@ -38,7 +40,7 @@ async def evaluate_model(
     """Evaluate `subject` on data.val_file, or on its first `max_samples` prompts."""
     with tempfile.TemporaryDirectory() as logs:
         async with open_environment(
-            loaded, project, student=subject.base, log_file=Path(logs) / "tools.log"
+            loaded, project, student=subject.engine.model, log_file=Path(logs) / "tools.log"
         ) as environment:
             prompts = environment.read_prompts(loaded.config.data.val_file).prompts
             check_gradable(prompts)
@@ -105,13 +107,7 @@ async def _evaluate_in(
     environment: Environment, prompts: tuple[Prompt, ...], *, subject: Subject
 ) -> Evaluation:
     config = environment.config
-    engine = await asyncio.to_thread(
-        LocalEngine.load,
-        subject.base,
-        dtype=subject.dtype,
-        device=subject.device,
-        request_timeout_s=config.engine.request_timeout_s,
-    )
+    engine = await open_engine(subject.engine, deaths=Deaths(), say=_log.warning)
     try:
         version = BASE_VERSION
         if subject.adapter is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rnow.collect import Collector
+from rnow.engines.deaths import Deaths
 from rnow.metrics import step_metrics
 from rnow.monitor import Monitor
 from rnow.publish import Publisher
@@ -50,6 +51,7 @@ class Parts:
     evaluator: Evaluator
     saver: Saver
     gauges: Callable[[], dict[str, float]]  # counts over the whole run
+    deaths: Deaths  # of servers, since a step was last finished
 
 
 async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
@@ -84,6 +86,7 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
             }
         )
         await asyncio.to_thread(parts.saver, step + 1)
+        parts.deaths.forget()
         stop.check()
     await parts.publisher.publish(len(parts.steps))
     await stop.cut(parts.evaluator(len(parts.steps)))

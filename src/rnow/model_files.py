@@ -1,7 +1,8 @@
-"""What of a model is on this machine: its folder and the size of its weights.
+"""What of a model is on this machine: its folder and the size of its weights; and fetching it.
 
-Nothing is opened but small JSON files and nothing is downloaded: where a Hugging Face model lies is
-read off the layout of its cache, since importing huggingface_hub takes longer than looking.
+To find a model nothing is opened but small JSON files and nothing is downloaded: where a Hugging
+Face model lies is read off the layout of its cache, since importing huggingface_hub takes longer
+than looking.
 """
 
 import json
@@ -11,7 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ModelFiles", "find_model", "find_tokenizer", "hub_cache"]
+from rnow.errors import ModelError
+
+__all__ = ["ModelFiles", "fetch_model", "find_model", "find_tokenizer", "hub_cache"]
+
+# What reading and writing a model's ids takes, and its size: everything but weights.
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,24 @@ def find_model(
     # A download that was broken off is as good as none.
     folder_or_none = snapshot if weight_bytes else None
     return ModelFiles(key=key, path=path, folder=folder_or_none, weight_bytes=weight_bytes)
+
+
+def fetch_model(files: ModelFiles, *, weights: bool = True) -> Path:
+    """Return the model's folder, downloaded where it is not on this machine.
+
+    Without `weights` its configuration, tokenizer and template are enough. Raises ModelError.
+    """
+    if files.folder is not None:
+        return files.folder.resolve()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(files.path, allow_patterns=None if weights else _SMALL_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{files.key}: {files.path} is not on this machine and could not be downloaded: {error}"
+        ) from error
 
 
 def find_tokenizer(

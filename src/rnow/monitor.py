@@ -16,6 +16,9 @@ __all__ = ["Monitor"]
 
 _log = logging.getLogger(__name__)
 
+_WAITING_EVERY_S = 15.0  # where there is no bar
+_WAITING_WIDTH = 160
+
 
 class Monitor:
     """Times the stages of a step, shows how far it is, and writes its line.
@@ -31,6 +34,7 @@ class Monitor:
         self._num_steps = num_steps
         self._history: list[Mapping[str, float]] = list(run.read_metrics())
         self._told: set[str] = set()
+        self._told_waiting: dict[str, float] = {}
         self._times: dict[str, float] = {}
         self._step_started = time.perf_counter()
         self._seconds_per_step: list[float] = []
@@ -76,6 +80,15 @@ class Monitor:
             yield
         finally:
             self._times[f"time/{name}"] = time.perf_counter() - started
+
+    def waiting(self, what: str, waited_s: float, line: str) -> None:
+        """Show that something still starts, and what it said last: `what` is "student" or so."""
+        text = f"{what}'s server has started for {_duration(waited_s)}: {line}"
+        if self._console.is_terminal:
+            self._progress.update(self._bar, description=text[: self._console.width - 50])
+        elif waited_s - self._told_waiting.get(what, 0.0) >= _WAITING_EVERY_S:
+            self._told_waiting[what] = waited_s
+            self.say(text[:_WAITING_WIDTH])
 
     def advance(self) -> None:
         self._progress.advance(self._bar)

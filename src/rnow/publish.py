@@ -2,7 +2,7 @@
 
 The trainer writes its weights as files, the engine loads those files, and then both are asked for
 the log-probabilities of one fixed sequence. Sampling from stale or half-loaded weights is
-otherwise invisible: the loss stays smooth and learns nothing.
+otherwise invisible: the loss stays smooth and learns nothing. Deadlines are the engine's.
 """
 
 import asyncio
@@ -11,15 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rnow.deadline import within
 from rnow.engines.base import Engine
+from rnow.engines.untied import is_tied
 from rnow.errors import PublicationError
 from rnow.records import FloatArray
 from rnow.rundir import RunDirectory
 
 __all__ = ["Publisher"]
-
-TIMEOUT_S = 600.0
 
 
 class Publisher:
@@ -52,18 +50,16 @@ class Publisher:
         """
         folder = self._run.policy(policy_version)
         await asyncio.to_thread(self._save, folder)
-        async with within(TIMEOUT_S, f"student.load_policy of version {policy_version}"):
-            await self._engine.load_policy(folder, policy_version)
+        await self._engine.load_policy(folder, policy_version)
         difference = await self._probe(policy_version)
         if not difference <= self._tolerance:
             raise PublicationError(
                 f"the engine does not hold version {policy_version}: on a fixed sequence it is "
                 f"{difference:.3g} nats a token away from the trainer (tolerance "
-                f"{self._tolerance:g}, engine.probe_tolerance). {self._hint(policy_version)}"
+                f"{self._tolerance:g}, engine.probe_tolerance). {_hint(policy_version, folder)}"
             )
         if self._published is not None and self._published != policy_version:
-            async with within(TIMEOUT_S, f"student.unload_policy of {self._published}"):
-                await self._engine.unload_policy(self._published)
+            await self._engine.unload_policy(self._published)
         self._published = policy_version
         self._run.forget_policies(before=policy_version - 1)
         return difference
@@ -71,11 +67,18 @@ class Publisher:
     async def _probe(self, policy_version: int) -> float:
         ids = self._probe_ids
         expected = await asyncio.to_thread(self._probe_trainer, ids, 1)
-        async with within(TIMEOUT_S, f"student.score of the probe, version {policy_version}"):
-            scores = await self._engine.score(ids, start=1, policy_version=policy_version)
-        return float(np.abs(scores.logprobs - expected).mean())
+        answers = await self._engine.probe(ids, start=1, policy_version=policy_version)
+        # The furthest of all copies of the weights; NaN if one of them is.
+        return float(np.max([np.abs(one.logprobs - expected).mean() for one in answers]))
 
-    def _hint(self, policy_version: int) -> str:
-        if policy_version == 0:
-            return "These are the first weights: do engine and trainer load the same model.path?"
-        return "Sampling from it would train on the wrong policy"
+
+def _hint(policy_version: int, folder: Path) -> str:
+    if policy_version == 0:
+        return "These are the first weights: do engine and trainer load the same model.path?"
+    hint = "Sampling from it would train on the wrong policy"
+    if (folder / "config.json").exists() and is_tied(folder):
+        hint += (
+            ". The model's LM head is its embedding: some builds of vLLM keep the old head when "
+            "weights are replaced; leave engine.url out, so that rnow starts a server that does not"
+        )
+    return hint

@@ -26,6 +26,17 @@ FREE = frozenset(
         "trainer.activation_checkpointing",
         "rollout.concurrency",
         "teacher.concurrency",
+        "teacher.url",
+        "teacher.replicas",
+        "resources",
+        "resources.student.gpus",
+        "resources.teacher.gpus",
+        "resources.trainer.gpus",
+        "engine.python",
+        "engine.url",
+        "engine.replicas",
+        "engine.gpu_memory_utilization",
+        "engine.start_timeout_s",
         "engine.request_timeout_s",
         "engine.probe_tolerance",
         "tools.workers",
@@ -51,6 +62,10 @@ TAKEN_OVER = frozenset(
         "rollout.tool_timeout",
         "rollout.rollout_timeout",
         "browser.allow_hosts",
+        "engine.kind",
+        "engine.args",
+        "teacher.engine",
+        "teacher.args",
     }
 )
 

@@ -41,6 +41,7 @@ class RunDirectory:
         self.evals_file = path / "evals.jsonl"
         self.model = path / "model"
         self.logs = path / "logs"
+        self.untied = path / "policies" / "untied"
         self.latest = path / "checkpoints" / "latest"
         self._lock: IO[str] | None = None
 

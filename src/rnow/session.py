@@ -6,9 +6,10 @@ What a user can have got wrong is looked at first; models are loaded last.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,20 +18,25 @@ from rnow.chat.compare import template_difference
 from rnow.collect import Collector
 from rnow.config import LoadedConfig
 from rnow.config.settings import Config, TeacherSettings
-from rnow.engines.local import LocalEngine
+from rnow.engines.base import Engine
+from rnow.engines.deaths import Deaths
+from rnow.engines.opening import open_engine
+from rnow.engines.spec import EngineSpec
 from rnow.environment import Environment, open_environment
-from rnow.errors import TeacherError
+from rnow.errors import RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
 from rnow.logs import log_to
 from rnow.loop import Parts, train
 from rnow.model_folder import write_model_folder
 from rnow.monitor import Monitor
+from rnow.placing import Placement
 from rnow.policy import Policy
 from rnow.publish import Publisher
 from rnow.records import Prompt
 from rnow.resume import check_inputs, check_resumable, fingerprints
 from rnow.rundir import RunDirectory
 from rnow.saving import Saver
+from rnow.serving import Serving, sampling_spec, scoring_spec
 from rnow.stopping import StopRequest
 from rnow.teacher import Teacher
 from rnow.trainer import Trainer
@@ -50,11 +56,10 @@ MAX_PROBE_TOKENS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFolders:
-    """Where the two models lie on this machine, and on which device they run."""
+    """Where the two models lie on this machine; a teacher elsewhere has its tokenizer here."""
 
     student: Path
     teacher: Path
-    device: str  # cuda | cpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,14 @@ class Session:
     directory: Path
     run: RunDirectory
     models: ModelFolders
+    placement: Placement
+    python: str | None  # interpreter with vLLM
+    environ: Mapping[str, str]  # that this process was started with
+
+    @property
+    def device(self) -> str:
+        """Where the trainer is: cuda or cpu."""
+        return self.placement.device
 
     @property
     def config(self) -> Config:
@@ -123,7 +136,8 @@ async def _run_opened(session: Session, console: Console) -> None:
             steps = prompts_by_step(config, prompts)
             for notice in (*file.notices, *environment.check(prompts[0]), *_compare(session)):
                 console.print(notice, highlight=False, markup=False, soft_wrap=True)
-            console.print(_headline(session, num_steps=len(steps)), highlight=False, soft_wrap=True)
+            for line in (*session.placement.lines(), _headline(session, num_steps=len(steps))):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
             with Monitor(console, run=run, num_steps=len(steps)) as monitor:
                 await _train(
                     session,
@@ -147,16 +161,15 @@ async def _train(
     stop: StopRequest,
 ) -> None:
     config, run, num_steps = session.config, session.run, len(steps)
+    deaths = Deaths()
     async with AsyncExitStack() as stack:
-        # One after the other: both at once would need twice the memory.
-        student = await _load_engine(stack, session, student=True)
-        teacher_engine = await _load_engine(stack, session, student=False)
+        with monitor.stage("starting the engines"):
+            opening = _open_engines(stack, session, deaths=deaths, monitor=monitor)
+            student, teacher_engine = await stop.cut(opening)
         with monitor.stage("loading the trainer"):
             policy = await asyncio.to_thread(
                 Policy.load,
-                policy_settings(
-                    config, student=session.models.student, device=session.models.device
-                ),
+                policy_settings(config, student=session.models.student, device=session.device),
             )
         saver = Saver(run, policy=policy, settings=config.trainer, num_steps=num_steps)
         trainer = Trainer(
@@ -194,6 +207,7 @@ async def _train(
             ),
             saver=saver,
             gauges=environment.gauges,
+            deaths=deaths,
         )
         await train(parts, monitor=monitor, stop=stop)
         write_model_folder(
@@ -223,34 +237,66 @@ def _headline(session: Session, *, num_steps: int) -> str:
         f"{session.run.path}: {config.model.path} ({tuning}) learns from {session.teacher.path}, "
         f"{num_steps} steps of {config.data.batch_size} x {config.data.group_size} rollouts, "
         f"kl_penalty_coef {config.algorithm.kl_penalty_coef:g}, "
-        f"learning rate {config.trainer.learning_rate:g}, on {session.models.device}. "
+        f"learning rate {config.trainer.learning_rate:g}, on {session.device}. "
         f"Without rewards, adv_estimator {config.algorithm.adv_estimator} has no effect"
     )
 
 
-async def _load_engine(stack: AsyncExitStack, session: Session, *, student: bool) -> LocalEngine:
-    """Load one role's engine; `stack` closes it."""
-    engine = await asyncio.to_thread(
-        LocalEngine.load,
-        session.models.student if student else session.models.teacher,
-        dtype=session.config.engine.dtype if student else session.teacher.dtype,
-        device=session.models.device,
-        request_timeout_s=session.config.engine.request_timeout_s,
+async def _open_engines(
+    stack: AsyncExitStack, session: Session, *, deaths: Deaths, monitor: Monitor
+) -> tuple[Engine, Engine]:
+    """Open the student's and the teacher's engine; `stack` closes them."""
+    serving = Serving(
+        config=session.config,
+        placement=session.placement,
+        python=session.python,
+        logs=session.run.logs,
+        untied=session.run.untied,
+        environ=session.environ,
     )
-    stack.push_async_callback(engine.aclose)
-    return engine
+    full = session.config.model.tuning == "full"
+    specs = (
+        sampling_spec(
+            serving,
+            "student",
+            session.models.student,
+            lora_rank=None if full else session.config.model.qlora_rank,
+            takes_models=full,
+        ),
+        scoring_spec(serving, session.models.teacher),
+    )
+
+    async def open_one(spec: EngineSpec) -> Engine:
+        engine = await open_engine(
+            spec,
+            deaths=deaths,
+            say=monitor.say,
+            on_progress=partial(monitor.waiting, spec.role),
+        )
+        stack.push_async_callback(engine.aclose)
+        return engine
+
+    plan = session.placement.plan
+    if not all(spec.servers for spec in specs) or (plan is not None and plan.is_shared):
+        # Two models that are read at once take twice the memory, and vLLM measures what is free.
+        return await open_one(specs[0]), await open_one(specs[1])
+    try:
+        async with asyncio.TaskGroup() as group:
+            student, teacher = (group.create_task(open_one(spec)) for spec in specs)
+    except* RnowError as errors:
+        raise errors.exceptions[0] from errors
+    return student.result(), teacher.result()
 
 
 async def _checked_teacher(
-    session: Session, engine: LocalEngine, *, probe_ids: list[int], stop: StopRequest
+    session: Session, engine: Engine, *, probe_ids: list[int], stop: StopRequest
 ) -> Teacher:
     """Return the teacher once it has passed its preflight."""
     config = session.config
     teacher = Teacher(
         engine,
         concurrency=session.teacher.concurrency,
-        tolerance=dtype_tolerance(session.teacher.dtype, device=session.models.device),
-        timeout_s=config.engine.request_timeout_s,
+        tolerance=dtype_tolerance(session.teacher.dtype, device=session.device),
     )
     window = config.rollout.max_context_window
     await stop.cut(teacher.preflight(probe_ids, max_context_window=window))
@@ -258,9 +304,9 @@ async def _checked_teacher(
 
 
 def _publisher(
-    session: Session, engine: LocalEngine, *, policy: Policy, trainer: Trainer, probe_ids: list[int]
+    session: Session, engine: Engine, *, policy: Policy, trainer: Trainer, probe_ids: list[int]
 ) -> Publisher:
-    config, device = session.config, session.models.device
+    config, device = session.config, session.device
     exact = dtype_tolerance(config.engine.dtype, config.model.dtype, device=device)
     return Publisher(
         engine,

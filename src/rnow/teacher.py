@@ -4,6 +4,8 @@ A trajectory is scored once, whole, as soon as it ends, while others still roll 
 log-probability that is missing or not finite is an error, never a number. What is wrong with a
 teacher is found before the first step (`preflight`) or within one step (`check_health`): a teacher
 that silently went bad gives a loss that looks fine.
+
+Deadlines, and what is tried again, are the engine's: it knows what may pass.
 """
 
 import asyncio
@@ -11,14 +13,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rnow.deadline import within
 from rnow.engines.base import Engine
 from rnow.errors import DeadlineError, EngineError, TeacherError
 from rnow.records import FloatArray, ScoredTrajectory, Trajectory
 
 __all__ = ["Teacher"]
 
-NUM_ATTEMPTS = 3
 NUM_REPEATS = 4  # the same sequence, at once, in preflight
 
 
@@ -29,12 +29,9 @@ class Teacher:
     float32, more in bfloat16, where the shape of a batch changes the rounding.
     """
 
-    def __init__(
-        self, engine: Engine, *, concurrency: int, tolerance: float, timeout_s: float = 600.0
-    ) -> None:
+    def __init__(self, engine: Engine, *, concurrency: int, tolerance: float) -> None:
         self.engine = engine
         self.tolerance = tolerance
-        self.timeout_s = timeout_s
         self._slots = asyncio.Semaphore(concurrency)
         self._health_ids: list[int] = []
         self._health_logprobs: FloatArray | None = None
@@ -42,7 +39,7 @@ class Teacher:
     async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
         """Return the trajectory with the teacher's log-probability of every action token.
 
-        Raises TeacherError after NUM_ATTEMPTS failures: the caller drops it and counts it.
+        Raises TeacherError if it cannot be scored: the caller drops it and counts it.
         """
         first_action = int(np.argmax(trajectory.action_mask))
         async with self._slots:
@@ -98,20 +95,14 @@ class Teacher:
             )
 
     async def _score(self, token_ids: list[int], start: int, what: object) -> FloatArray:
-        for attempt in range(NUM_ATTEMPTS):
-            try:
-                async with within(self.timeout_s, f"teacher.score of {what}"):
-                    scores = await self.engine.score(token_ids, start=start)
-            except (EngineError, DeadlineError) as error:
-                if attempt == NUM_ATTEMPTS - 1:
-                    raise TeacherError(f"the teacher could not score {what}: {error}") from error
-                await asyncio.sleep(0.05 * 4**attempt)
-                continue
-            expected = len(token_ids) - start
-            if len(scores.logprobs) != expected or not np.isfinite(scores.logprobs).all():
-                raise TeacherError(
-                    f"the teacher gave {len(scores.logprobs)} log-probabilities for {what}, "
-                    f"{int(np.isfinite(scores.logprobs).sum())} of them finite, not {expected}"
-                )
-            return scores.logprobs
-        raise AssertionError("unreachable")
+        try:
+            scores = await self.engine.score(token_ids, start=start)
+        except (EngineError, DeadlineError) as error:
+            raise TeacherError(f"the teacher could not score {what}: {error}") from error
+        expected = len(token_ids) - start
+        if len(scores.logprobs) != expected or not np.isfinite(scores.logprobs).all():
+            raise TeacherError(
+                f"the teacher gave {len(scores.logprobs)} log-probabilities for {what}, "
+                f"{int(np.isfinite(scores.logprobs).sum())} of them finite, not {expected}"
+            )
+        return scores.logprobs

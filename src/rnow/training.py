@@ -1,19 +1,21 @@
 """What `rnow run` and `rnow eval` do with a project: find the models, choose the run, go."""
 
 import asyncio
-from dataclasses import replace
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rnow.config import LoadedConfig, require_distill
-from rnow.devices import find_devices, where_to_run
-from rnow.errors import ConfigError, Interrupted, ModelError, UsageError
-from rnow.model_files import ModelFiles, find_model
+from rnow.errors import ConfigError, Interrupted, UsageError
+from rnow.model_files import fetch_model
+from rnow.placing import EngineRole, find_python, place_roles
 from rnow.rundir import RunDirectory, slug
+from rnow.serving import Serving, adapter_rank, sampling_spec, trainer_environment
 
-__all__ = ["evaluate_project", "find_models", "run_name", "train_project"]
+__all__ = ["evaluate_project", "run_name", "train_project"]
 
 
 def train_project(
@@ -32,13 +34,28 @@ def train_project(
             soft_wrap=True,
         )
         return run
-    files, device = find_models(loaded, project)
+    placement = place_roles(loaded, project)
     _require_contact(loaded)
+    environ = dict(os.environ)
+    # torch counts GPUs when it is first used, as these variables say.
+    os.environ.update(trainer_environment(placement.plan, environ))
     # Models can run here, so what takes seconds to import is needed.
     from rnow.session import ModelFolders, Session, run_session
 
-    models = ModelFolders(student=_folder(files[0]), teacher=_folder(files[1]), device=device)
-    session = Session(loaded=loaded, directory=project, run=run, models=models)
+    session = Session(
+        loaded=loaded,
+        directory=project,
+        run=run,
+        models=ModelFolders(
+            student=fetch_model(placement.models["student"]),
+            teacher=fetch_model(
+                placement.models["teacher"], weights=placement.engines["teacher"] != "url"
+            ),
+        ),
+        placement=placement,
+        python=find_python(loaded.config, project),
+        environ=environ,
+    )
     try:
         asyncio.run(run_session(session, console))
     except Interrupted as stop:
@@ -67,43 +84,43 @@ def evaluate_project(
     project's finished run if there is one, else base.
     """
     require_distill(loaded.config)
-    (student, teacher), device = find_models(loaded, project)
+    placement = place_roles(loaded, project)
     _require_contact(loaded)
     if model is None:
         run = RunDirectory(project / "runs" / run_name(loaded, project))
         model = str(run.model) if run.model.is_dir() else "base"
+    role: EngineRole = "teacher" if model == "teacher" else "student"
+    folder = None if model in ("base", "teacher") else _model_folder(project, model)
+    adapter = folder if folder and (folder / "adapter_config.json").exists() else None
+    if folder is not None and adapter is None and placement.engines[role] == "url":
+        raise UsageError(
+            f"--model {model} is a whole model, and engine.url names a server that has its own; "
+            "evaluate it with engine.url=null"
+        )
+    base = folder if folder and adapter is None else fetch_model(placement.models[role])
     from rnow.evaluating import Subject, evaluate_model, show_evaluation
 
-    subject = Subject(base=_folder(student), dtype=loaded.config.engine.dtype, device=device)
-    if model == "teacher":
-        dtype = require_distill(loaded.config).dtype
-        subject = Subject(base=_folder(teacher), dtype=dtype, device=device)
-    elif model != "base":
-        folder = _model_folder(project, model)
-        is_adapter = (folder / "adapter_config.json").exists()
-        subject = replace(subject, adapter=folder) if is_adapter else replace(subject, base=folder)
-    evaluation = asyncio.run(
-        evaluate_model(loaded, project, subject=subject, max_samples=max_samples)
-    )
+    with tempfile.TemporaryDirectory(prefix="rnow-eval-") as scratch:
+        serving = Serving(
+            config=loaded.config,
+            placement=placement,
+            python=find_python(loaded.config, project),
+            logs=Path(scratch),
+            untied=Path(scratch) / "untied",
+            environ=os.environ,
+        )
+        rank = None if adapter is None else adapter_rank(adapter)
+        spec = sampling_spec(serving, role, base, lora_rank=rank)
+        evaluation = asyncio.run(
+            evaluate_model(
+                loaded,
+                project,
+                subject=Subject(engine=spec, adapter=adapter),
+                max_samples=max_samples,
+            )
+        )
     show_evaluation(evaluation, title=model, console=console)
     return {"model": model, **evaluation.as_json()}
-
-
-def find_models(loaded: LoadedConfig, project: Path) -> tuple[tuple[ModelFiles, ModelFiles], str]:
-    """Return student and teacher, and the device for them: cuda or cpu.
-
-    Raises ModelError if they cannot run on this machine.
-    """
-    teacher = require_distill(loaded.config)
-    files = (
-        find_model("model.path", loaded.config.model.path, project=project),
-        find_model("teacher.path", teacher.path, project=project),
-    )
-    # What is said of one role must hold for both: this version runs them in one process.
-    kinds = {loaded.config.engine.kind, teacher.engine or loaded.config.engine.kind}
-    kind = "auto" if "auto" in kinds else "local"
-    device = where_to_run(kind, devices=find_devices(), models=files)
-    return files, device
 
 
 def run_name(loaded: LoadedConfig, project: Path) -> str:
@@ -118,20 +135,6 @@ def _require_contact(loaded: LoadedConfig) -> None:
             f"{loaded.file}: browser.contact is null: no site outside this machine is read until "
             "it is your mail or web address, which those sites are told"
         )
-
-
-def _folder(files: ModelFiles) -> Path:
-    if files.folder is not None:
-        return files.folder.resolve()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(files.path))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{files.key}: {files.path} is not on this machine and could not be downloaded: {error}"
-        ) from error
 
 
 def _model_folder(project: Path, model: str) -> Path:

@@ -6,9 +6,9 @@ from pathlib import Path
 from rnow.chat import ChatTemplate
 from rnow.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig
-from rnow.devices import find_devices, where_to_run
-from rnow.errors import ModelError, TemplateError
-from rnow.model_files import find_model, find_tokenizer
+from rnow.errors import ConfigError, ModelError, TemplateError
+from rnow.model_files import find_tokenizer
+from rnow.placing import place_roles
 from rnow.records import Prompt
 from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.vocabulary import compare_token_maps, token_map
@@ -66,22 +66,18 @@ def check_chat(
 
 
 def check_devices(loaded: LoadedConfig, directory: Path) -> Point:
-    """Find out whether both models can run on this machine."""
-    config = loaded.config
-    paths = {"model.path": config.model.path}
-    if config.teacher is not None:
-        paths["teacher.path"] = config.teacher.path
-    models = [find_model(key, path, project=directory) for key, path in paths.items()]
-    devices = find_devices()
+    """Find out where each role would run on this machine; with GPUs the message is their plan."""
+    if loaded.config.teacher is None:
+        kind = loaded.config.dataset_type
+        return not_checked("devices", f"dataset_type {kind} is not trained in this version")
     try:
-        device = where_to_run(config.engine.kind, devices=devices, models=models)
-    except ModelError as error:
-        # One message for both models; it stands where the first one that it names is set.
-        key = next(model.key for model in models if f"  {model.key}: " in str(error))
+        placement = place_roles(loaded, directory, may_download=False)
+    except (ModelError, ConfigError) as error:
+        # One message for all roles; it stands where the first model that it names is set.
+        keys = ("model.path", "teacher.path")
+        key = next((key for key in keys if f"  {key}: " in str(error)), "engine.kind")
         return point("devices", "", [place(loaded, key, str(error))])
-    if device == "cpu":
-        return point("devices", f"CPU ({devices.reason})" if devices.reason else "CPU")
-    return point("devices", ", ".join(gpu.name for gpu in devices.gpus))
+    return point("devices", "\n".join(placement.lines()))
 
 
 def window_problem(longest: int, window: int) -> tuple[str, bool] | None:

@@ -39,7 +39,9 @@ class CheckReport:
         """Yield the report as a person reads it."""
         for point in self.points:
             unchecked = "not checked: " if point.outcome == Outcome.NOT_CHECKED else ""
-            yield f"{_MARKS[point.outcome]} {point.name:<10}  {unchecked}{point.message}"
+            first, *further = f"{unchecked}{point.message}".splitlines() or [""]
+            yield f"{_MARKS[point.outcome]} {point.name:<10}  {first}"
+            yield from (f"    {line}" for line in further)
             for problem in point.problems:
                 mark = "✗" if problem.severity == "error" else "!"
                 first, *others = str(problem).splitlines()

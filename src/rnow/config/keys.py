@@ -6,7 +6,7 @@ Messages, docs/configuration.md and the test that walks both are made from this.
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
 from rnow.config.settings import Config, Section
@@ -20,6 +20,7 @@ _WORDS = {
     str: "a text",
     list[str]: "a list of texts",
     dict[str, str]: "a mapping of texts to texts",
+    dict[str, Any]: "a mapping",
     type(None): "null",
 }
 
@@ -81,15 +82,17 @@ def _annotation_in_words(annotation: Any, *, bounds: str) -> str:
 
 
 def _bounds_in_words(field: FieldInfo) -> str:
-    low: object = None
+    low, above = None, ""
     for item in field.metadata:
         match item:
             case Gt(gt=bound):
-                return f" above {bound}"
+                above = f" above {bound}"
+            case Lt(lt=bound):
+                return f"{above} and below {bound}"
             case Ge(ge=bound):
                 low = bound
             case Le(le=bound):
                 return f" from {low} to {bound}"
             case MinLen():
                 return " that is not empty"
-    return "" if low is None else f" of at least {low}"
+    return above if low is None else f" of at least {low}"

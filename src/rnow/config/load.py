@@ -67,6 +67,7 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     _fill_in_sections(source)
     _check_dataset_type(source)
     _check_local_sites(source, directory)
+    _check_urls(source)
     config = validate(source)
     if config is not None:
         _warn(source, config, directory)
@@ -180,6 +181,21 @@ def _check_local_sites(source: ConfigSource, directory: Path) -> None:
                 f"{key} is {show(folder)}, which is neither a folder in {directory} "
                 "nor a server of your own as 127.0.0.1:PORT",
             )
+
+
+def _check_urls(source: ConfigSource) -> None:
+    """Refuse a server of the user's own beside what contradicts it."""
+    shared = source.get("engine.kind")
+    for url, kind_key in (("engine.url", "engine.kind"), ("teacher.url", "teacher.engine")):
+        if source.get(url) is None:
+            continue
+        kind = source.get(kind_key) or shared
+        if kind == "local":
+            source.report(url, f"{url} is set, and {kind_key} says local; remove one of the two")
+        for name in ("replicas", "args"):
+            key = f"{url.partition('.')[0]}.{name}"
+            if source.get(key):
+                source.report(key, f"{key} is for servers that rnow starts; {url} names your own")
 
 
 def _warn(source: ConfigSource, config: Config, directory: Path) -> None:

@@ -50,18 +50,10 @@ TRANSLATED_KEYS = {
 
 KEYS_TO_COME = frozenset(
     {
-        "teacher.url",
-        "teacher.quantization",
         "trainer.checkpoint_minutes",
         "trainer.keep_trajectories_gb",
         "trainer.max_policy_lag",
         "trainer.report_to",
-        "engine.args",
-        "engine.gpu_memory_utilization",
-        "engine.python",
-        "engine.replicas",
-        "engine.start_timeout_s",
-        "engine.url",
         "browser.executable",
         "browser.render_hosts",
         "browser.store",

@@ -5,7 +5,7 @@ nothing of files and lines: load.py reads them and turns what pydantic finds int
 Coercion is pydantic's lax one, since YAML 1.1 reads `5e-5` as text.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,13 +15,13 @@ from rnow.config.types import (
     Dtype,
     EngineKind,
     EnvironmentNames,
-    Gpus,
     Hosts,
     ReasoningMode,
     RolloutTimeout,
     SaveStep,
     Sites,
-    TeacherEngine,
+    TrainerGpus,
+    Urls,
 )
 
 __all__ = [
@@ -29,14 +29,15 @@ __all__ = [
     "BrowserSection",
     "Config",
     "DataSettings",
+    "EngineResources",
     "EngineSettings",
     "ModelSettings",
     "ResourcesSettings",
-    "RoleResources",
     "RolloutSettings",
     "Section",
     "TeacherSettings",
     "ToolsSettings",
+    "TrainerResources",
     "TrainerSettings",
 ]
 
@@ -83,12 +84,24 @@ class TeacherSettings(Section):
     path: str = Field(
         min_length=1, description="Teacher: a Hugging Face model id or a folder; same tokenizer."
     )
-    engine: TeacherEngine = Field(
+    engine: EngineKind | None = Field(
         default=None, description="What runs the teacher; null: the same as engine.kind."
+    )
+    url: Urls | None = Field(
+        default=None, description="vLLM servers of your own for the teacher; null: rnow starts one."
+    )
+    replicas: int | None = Field(
+        default=None, ge=1, description="vLLM servers for the teacher; null: planned."
+    )
+    args: dict[str, Any] = Field(
+        default={}, description="Further flags of the teacher's vLLM server; these win."
     )
     dtype: Dtype = Field(
         default="auto",
         description="Number format of the teacher; auto: bfloat16 on a GPU, else float32.",
+    )
+    quantization: Literal["fp8"] | None = Field(
+        default=None, description="Narrower weights in the teacher's vLLM server; null: none."
     )
     concurrency: int = Field(
         default=16, ge=1, description="Trajectories that the teacher scores at the same time."
@@ -219,11 +232,35 @@ class EngineSettings(Section):
     """What samples from the student."""
 
     kind: EngineKind = Field(
-        default="auto", description="What runs the models; local: transformers in this process."
+        default="auto",
+        description="vllm: a server; local: this process; auto: vllm where it and a GPU are found.",
+    )
+    python: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Interpreter of the environment that has vLLM; null: the one of rnow.",
+    )
+    url: Urls | None = Field(
+        default=None, description="vLLM servers of your own for the student; null: rnow starts one."
+    )
+    replicas: int | None = Field(
+        default=None, ge=1, description="vLLM servers for the student; null: planned."
+    )
+    args: dict[str, Any] = Field(
+        default={}, description="Further flags of the student's vLLM server; these win."
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of a GPU that each vLLM server takes; null: planned.",
     )
     dtype: Dtype = Field(
         default="auto",
         description="Number format while sampling; auto: bfloat16 on a GPU, else float32.",
+    )
+    start_timeout_s: float = Field(
+        default=900.0, gt=0, description="Deadline of a vLLM server's start (seconds)."
     )
     request_timeout_s: float = Field(
         default=600.0, gt=0, description="Deadline of one sample or score request (seconds)."
@@ -261,18 +298,24 @@ class BrowserSection(Section):
     )
 
 
-class RoleResources(Section):
-    """The devices of one role."""
+class EngineResources(Section):
+    """The devices of the vLLM servers of one role."""
 
-    gpus: Gpus = Field(default=1, ge=1, description="GPUs of this role.")
+    gpus: int = Field(default=1, ge=1, description="GPUs of this role, its replicas together.")
+
+
+class TrainerResources(Section):
+    """The devices of the trainer."""
+
+    gpus: TrainerGpus = Field(default=1, ge=1, description="GPUs of the trainer.")
 
 
 class ResourcesSettings(Section):
     """Which devices each role gets."""
 
-    student: RoleResources = RoleResources(gpus=1)
-    teacher: RoleResources = RoleResources(gpus=1)
-    trainer: RoleResources = RoleResources(gpus=1)
+    student: EngineResources = EngineResources(gpus=1)
+    teacher: EngineResources = EngineResources(gpus=1)
+    trainer: TrainerResources = TrainerResources(gpus=1)
 
 
 class Config(Section):

@@ -11,13 +11,13 @@ __all__ = [
     "Dtype",
     "EngineKind",
     "EnvironmentNames",
-    "Gpus",
     "Hosts",
     "ReasoningMode",
     "RolloutTimeout",
     "SaveStep",
     "Sites",
-    "TeacherEngine",
+    "TrainerGpus",
+    "Urls",
 ]
 
 DatasetType = Literal["distill", "rl", "sft", "midtrain"]
@@ -25,12 +25,6 @@ Dtype = Literal["auto", "bfloat16", "float32"]
 ReasoningMode = Literal["disabled", "none", "minimal", "low", "medium", "high", "xhigh"]
 
 DEFAULT_ROLLOUT_TIMEOUT_S = 3600.0
-
-
-def _refuse_unbuilt_engine(kind: str | None) -> str | None:
-    if kind == "vllm":
-        raise ValueError("vLLM is not built yet in this version, use local")
-    return kind
 
 
 def _refuse_zero_save_step(save_step: int) -> int:
@@ -44,8 +38,18 @@ def _refuse_zero_save_step(save_step: int) -> int:
 
 def _refuse_several_gpus(gpus: int) -> int:
     if gpus > 1:
-        raise ValueError("several GPUs a role are not built yet in this version, use 1")
+        raise ValueError("a trainer over several GPUs is not built yet in this version, use 1")
     return gpus
+
+
+def _check_urls(urls: str | list[str]) -> str | list[str]:
+    given = [urls] if isinstance(urls, str) else urls
+    if not given:
+        raise ValueError("the list is empty; name a server, or write null")
+    for url in given:
+        if not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?/?", url):
+            raise ValueError(f"{url} is not the address of a server, as http://127.0.0.1:8000")
+    return urls
 
 
 def _null_to_default_rollout_timeout(value: object) -> object:
@@ -72,10 +76,10 @@ def _check_environment_names(names: list[str]) -> list[str]:
     return names
 
 
-EngineKind = Annotated[Literal["auto", "local", "vllm"], AfterValidator(_refuse_unbuilt_engine)]
-TeacherEngine = Annotated[Literal["local", "vllm"] | None, AfterValidator(_refuse_unbuilt_engine)]
+EngineKind = Literal["auto", "vllm", "local"]
 SaveStep = Annotated[int, AfterValidator(_refuse_zero_save_step)]
-Gpus = Annotated[int, AfterValidator(_refuse_several_gpus)]
+TrainerGpus = Annotated[int, AfterValidator(_refuse_several_gpus)]
+Urls = Annotated[str | list[str], AfterValidator(_check_urls)]
 RolloutTimeout = Annotated[float, BeforeValidator(_null_to_default_rollout_timeout)]
 Hosts = Annotated[list[str], AfterValidator(_check_hosts)]
 Sites = Annotated[dict[str, str], AfterValidator(_check_site_hosts)]

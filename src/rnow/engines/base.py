@@ -73,6 +73,12 @@ class Engine(Protocol):
         """
         ...
 
+    async def probe(
+        self, token_ids: Sequence[int], *, start: int, policy_version: int
+    ) -> tuple[Scores, ...]:
+        """Score by every copy of the weights, one for each server: one of them may be stale."""
+        ...
+
     async def load_policy(self, path: Path, policy_version: int) -> None:
         """Make the weights under `path` (adapter or whole model) samplable as this version."""
         ...

@@ -162,6 +162,11 @@ class LocalEngine:
         reply = self._worker.call(work, is_forward=True)
         return await self._wait(reply, f"engine.score of {len(ids)} tokens")
 
+    async def probe(
+        self, token_ids: Sequence[int], *, start: int, policy_version: int
+    ) -> tuple[Scores, ...]:
+        return (await self.score(token_ids, start=start, policy_version=policy_version),)
+
     async def load_policy(self, path: Path, policy_version: int) -> None:
         """Load an adapter on the start weights, or a whole model; sessions keep their weights."""
 

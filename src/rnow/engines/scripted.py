@@ -125,6 +125,11 @@ class ScriptedEngine(Engine):
             top_logprobs=(logprobs[:, None] - ranks).astype(np.float32),
         )
 
+    async def probe(
+        self, token_ids: Sequence[int], *, start: int, policy_version: int
+    ) -> tuple[Scores, ...]:
+        return (await self.score(token_ids, start=start, policy_version=policy_version),)
+
     async def load_policy(self, path: Path, policy_version: int) -> None:
         self.policies[policy_version] = path
 

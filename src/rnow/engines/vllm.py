@@ -2,6 +2,7 @@
 
     vllm.py            the Engine: policies, sessions, deadlines
     vllm_replicas.py   which server takes a request
+    vllm_requests.py   one request to the token route of one server
     vllm_http.py       one server: pool, retries, errors that name server, route and status
     vllm_weights.py    routes that change weights
     vllm_wire.py       bodies of requests; answers, read without trust
@@ -21,18 +22,19 @@ import logging
 import math
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rnow.deadline import within
 from rnow.engines import vllm_wire as wire
 from rnow.engines.base import Completion, Scores
 from rnow.engines.untied import is_tied, untied_folder
-from rnow.engines.vllm_http import HttpError, VllmClient
+from rnow.engines.vllm_http import VllmClient
 from rnow.engines.vllm_replicas import Replica, Replicas, one_more
+from rnow.engines.vllm_requests import check_length, generate, score_at
 from rnow.engines.vllm_weights import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
 
@@ -40,8 +42,6 @@ __all__ = ["VllmEngine"]
 
 _HEALTH_TIMEOUT_S = 60.0
 _PAUSES_S = (0.5, 2.0)  # before the second and the third attempt
-
-Value = TypeVar("Value")
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,7 @@ class VllmEngine:
         self._untied = untied
         self._policies = {policy_version: _Policy(policy_version, None, None)}
         self._retired: set[_Policy] = set()  # sessions on them go on
+        self._replaced: set[int] = set()  # versions that a whole model took the place of
         self._of_session: dict[str, _Policy] = {}
         self._unloading: set[asyncio.Task[None]] = set()
         self._has_start_weights = True
@@ -116,7 +117,7 @@ class VllmEngine:
         with one_more(replica):
             async with within(self._request_timeout_s, what):
                 name, max_model_len = await replica.facts()
-                _check_length(len(token_ids), max_tokens, max_model_len)
+                check_length(len(token_ids), max_tokens, max_model_len)
                 body = wire.sample_body(
                     token_ids,
                     model=policy.adapter or name,
@@ -125,7 +126,7 @@ class VllmEngine:
                     seed=seed,
                     temperature=temperature,
                 )
-                return await _generate(
+                return await generate(
                     replica, body, lambda answer: wire.read_completion(answer, body, policy_version)
                 )
 
@@ -145,19 +146,29 @@ class VllmEngine:
         adapter = self._adapter_to_score(policy_version)
         replica = self._replicas.least_loaded()
         what = f"engine.score of {len(token_ids)} tokens at {replica.client.url}"
-        with one_more(replica):
-            async with within(self._request_timeout_s, what):
-                name, max_model_len = await replica.facts()
-                _check_length(len(token_ids), 1, max_model_len)
-                model = adapter or name
-                if num_top == 0 and replica.scores_compactly is not False:
-                    scores = await _score_compactly(replica, token_ids, model, start)
-                    if scores is not None:
-                        return scores
-                body = wire.score_body(token_ids, model=model, num_top=num_top)
-                return await _generate(
-                    replica, body, lambda answer: wire.read_scores(answer, body, start, num_top)
+        async with within(self._request_timeout_s, what):
+            return await score_at(replica, token_ids, start=start, num_top=num_top, adapter=adapter)
+
+    async def probe(
+        self,
+        token_ids: Sequence[int],
+        *,
+        start: int,
+        policy_version: int,
+        url: str | None = None,
+    ) -> tuple[Scores, ...]:
+        """Score at every server, or at the one with this `url`."""
+        adapter = self._adapter_to_score(policy_version)
+        replicas = self._replicas.all if url is None else (self._replicas.at(url),)
+        what = f"engine.probe of version {policy_version}"
+        async with within(self._request_timeout_s, what):
+            scores = await asyncio.gather(
+                *(
+                    score_at(replica, token_ids, start=start, adapter=adapter)
+                    for replica in replicas
                 )
+            )
+        return tuple(scores)
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
         """Load an adapter beside what is there, or replace the weights by a whole model's.
@@ -179,6 +190,9 @@ class VllmEngine:
     async def unload_policy(self, policy_version: int) -> None:
         """Take no new session on this version; those that began on it end on it."""
         policy = self._policies.pop(policy_version, None)
+        if policy is None and policy_version in self._replaced:
+            self._replaced.discard(policy_version)
+            return
         if policy is None:
             raise EngineError(f"policy version {policy_version} is not loaded{self._loaded()}")
         self._retire(policy)
@@ -190,6 +204,13 @@ class VllmEngine:
             policy.sessions.discard(session)
             if policy in self._retired:
                 self._retire(policy)
+
+    def suspend(self, url: str) -> None:
+        """Send nothing more to `url`, whose server has ended, until `resume`."""
+        self._replicas.at(url).is_open = False
+
+    def resume(self, url: str) -> None:
+        self._replicas.at(url).is_open = True
 
     async def restore(self, url: str) -> None:
         """Give a server that was started anew at `url` every version that the others hold."""
@@ -231,6 +252,7 @@ class VllmEngine:
             )
         path = await asyncio.to_thread(self._form_to_load, path.absolute(), version)
         former = [p.path for p in self._policies.values() if p.adapter is None]
+        self._replaced |= {v for v, p in self._policies.items() if p.adapter is None}
         # From here on, and also if it fails half-way, nothing older can be sampled from.
         self._policies = {v: p for v, p in self._policies.items() if p.adapter is not None}
         self._of_session = {s: p for s, p in self._of_session.items() if p.adapter is not None}
@@ -298,39 +320,3 @@ class VllmEngine:
 
     async def _on_all(self, do: Callable[[Replica], Awaitable[Any]]) -> None:
         await asyncio.gather(*(do(replica) for replica in self._replicas.all))
-
-
-async def _score_compactly(
-    replica: Replica, token_ids: Sequence[int], model: str, start: int
-) -> Scores | None:
-    """Score by the compact route; None where this server has none, which is remembered."""
-    body = wire.compact_score_body(token_ids, model=model, start=start)
-    try:
-        scores = await _generate(
-            replica, body, lambda answer: wire.read_compact_scores(answer, body, start)
-        )
-    except HttpError as error:
-        if error.status != 400 or "prompt_logprob_token_ids" not in error.text:
-            raise
-        scores = None
-    replica.scores_compactly = scores is not None
-    return scores
-
-
-def _check_length(num_tokens: int, num_more: int, max_model_len: int) -> None:
-    if num_tokens + num_more > max_model_len:
-        raise EngineError(
-            f"{num_tokens} tokens and {num_more} to sample exceed the server's --max-model-len of "
-            f"{max_model_len}; lower rollout.max_context_window"
-        )
-
-
-async def _generate(
-    replica: Replica, body: Mapping[str, Any], read: Callable[[Any], Value]
-) -> Value:
-    """Post `body` to the token route; name the server in what is wrong with its answer."""
-    answer = await replica.client.post(wire.ROUTE, body)
-    try:
-        return read(answer)
-    except EngineError as error:
-        raise EngineError(f"POST {replica.client.url}{wire.ROUTE}: {error}") from error

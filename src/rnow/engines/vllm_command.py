@@ -19,10 +19,11 @@ __all__ = ["TEACHER_TOKENS_A_STEP", "VllmServerSettings", "command", "environmen
 # vLLM computes prompt log-probabilities over [tokens of one scheduler step, vocabulary], outside of
 # what it counts as its memory: 7.5 GiB at 8192 × 152k, 1.9 GiB at 2048.
 TEACHER_TOKENS_A_STEP = 2048
+_MIN_CPU_BATCHED_TOKENS = 4096
 _NUM_ADAPTERS_AT_ONCE = 2  # versions in one batch: the one being left and the one begun
 _NUM_ADAPTERS_KEPT = 4  # in memory; others are read from their folders again when asked for
 _OURS = ("model", "host", "port", "served_model_name", "enable_scale_out")
-_EMPTY: Mapping[str, Any] = {}
+_EMPTY: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class VllmServerSettings:
     log_file: Path  # appended to
     max_model_len: int  # tokens of prompt and completion together
     python: str | None = None  # interpreter of the environment that has vLLM; None: this one
-    devices: tuple[str, ...] = ()  # numbers or UUIDs of GPUs; none: CPU
+    # variables that show it its GPUs and no others; none: CPU
+    devices: Mapping[str, str] = field(default_factory=dict)
     dtype: str = "auto"  # float32, bfloat16, float16; auto: what the model's config says
     quantization: str | None = None  # as --quantization, "fp8"
     tensor_parallel_size: int = 1
@@ -46,6 +48,7 @@ class VllmServerSettings:
     max_lora_rank: int | None = None  # None: adapters cannot be loaded
     prefix_caching: bool = True
     max_num_batched_tokens: int | None = None  # tokens of one scheduler step; None: vLLM's choice
+    max_num_seqs: int | None = None  # requests that run at the same time; None: vLLM's choice
     args: Mapping[str, Any] = field(default_factory=dict)  # further flags, these win
     start_timeout_s: float = 900.0  # until it has answered a first request
 
@@ -60,13 +63,12 @@ class VllmServerSettings:
         A cap on tokens scored at once: what a prompt's log-probabilities take is outside of vLLM's
         own accounting and ends the server.
         """
-        return cls(
-            max_model_len=max_context_window + 1,
-            prefix_caching=False,
-            max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
-            args=args,
-            **{"role": "teacher", **fields},
-        )
+        safe: dict[str, Any] = {
+            "role": "teacher",
+            "max_num_batched_tokens": TEACHER_TOKENS_A_STEP,
+            "prefix_caching": False,
+        }
+        return cls(max_model_len=max_context_window + 1, args=args, **{**safe, **fields})
 
 
 def command(settings: VllmServerSettings, *, port: int) -> list[str]:
@@ -89,6 +91,11 @@ def command(settings: VllmServerSettings, *, port: int) -> list[str]:
     }
     if settings.devices:
         flags["gpu-memory-utilization"] = settings.gpu_memory_utilization
+    elif settings.max_num_batched_tokens is None:
+        # In parts, prompts of requests with a seed end vLLM on a CPU, whose generators have no
+        # offset to set back.
+        flags["enable-chunked-prefill"] = False
+        flags["max-num-batched-tokens"] = max(settings.max_model_len, _MIN_CPU_BATCHED_TOKENS)
     if settings.max_lora_rank is not None:
         flags["enable-lora"] = True
         flags["max-lora-rank"] = _allowed_rank(settings.max_lora_rank)
@@ -98,6 +105,8 @@ def command(settings: VllmServerSettings, *, port: int) -> list[str]:
         flags["quantization"] = settings.quantization
     if settings.max_num_batched_tokens is not None:
         flags["max-num-batched-tokens"] = settings.max_num_batched_tokens
+    if settings.max_num_seqs is not None:
+        flags["max-num-seqs"] = settings.max_num_seqs
     flags |= {_checked_name(name): value for name, value in settings.args.items()}
     python = settings.python or sys.executable
     words = [word for name, value in flags.items() for word in _flag(name, value)]
@@ -118,7 +127,7 @@ def environment(
         kept = {k: v for k, v in kept.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     tunable = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     if settings.devices:
-        devices = {"CUDA_VISIBLE_DEVICES": ",".join(settings.devices)}
+        devices = dict(settings.devices)
     else:
         devices = {"CUDA_VISIBLE_DEVICES": ""}
         tunable |= {

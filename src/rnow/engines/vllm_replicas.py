@@ -1,7 +1,7 @@
 """Several vLLM servers with the same weights behind one engine: which of them takes a request.
 
-A session stays with the server that took its first request, whose prefix cache holds its text;
-everything else goes where the least is under way.
+A session stays with the server that took its first request, whose prefix cache holds its text, for
+as long as that server is there; everything else goes where the least is under way.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ class Replica:
     client: VllmClient
     num_requests: int = 0  # under way
     num_sessions: int = 0
+    is_open: bool = True  # False: no request goes there, since its weights are being restored
     scores_compactly: bool | None = None  # None: not asked yet
     _facts: "tuple[str, int] | None" = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -35,7 +36,7 @@ class Replica:
         return self._facts
 
     def forget(self) -> None:
-        """Another process answers at this address now."""
+        """Another process answers at this address from now on."""
         self._facts = None
         self.scores_compactly = None
 
@@ -49,14 +50,16 @@ class Replicas:
 
     def for_session(self, session: str) -> Replica:
         replica = self._of_session.get(session)
-        if replica is None:
-            replica = min(self._alive(), key=lambda each: (each.num_sessions, each.num_requests))
+        able = self._able()
+        if replica is None or replica not in able:
+            self.release(session)
+            replica = min(able, key=lambda each: (each.num_sessions, each.num_requests))
             replica.num_sessions += 1
             self._of_session[session] = replica
         return replica
 
     def least_loaded(self) -> Replica:
-        return min(self._alive(), key=lambda each: each.num_requests)
+        return min(self._able(), key=lambda each: each.num_requests)
 
     def at(self, url: str) -> Replica:
         for replica in self.all:
@@ -64,9 +67,10 @@ class Replicas:
                 return replica
         raise EngineError(f"no server of this engine has the url {url}")
 
-    def _alive(self) -> Sequence[Replica]:
+    def _able(self) -> Sequence[Replica]:
         """Leave out servers known to have ended: failing at once, they would draw all requests."""
-        return [each for each in self.all if each.client.why_ended() is None] or self.all
+        able = [each for each in self.all if each.is_open and each.client.why_ended() is None]
+        return able or self.all
 
     def release(self, session: str) -> None:
         replica = self._of_session.pop(session, None)

@@ -23,6 +23,8 @@ __all__ = ["VllmServer"]
 
 _POLL_S = 0.5
 _POLL_TIMEOUT_S = 5.0
+_LOG_LINE_BYTES = 20_000
+_LOG_CAUSE_BYTES = 20_000_000  # a dying server repeats itself for megabytes after the cause
 _GRACE_S = 5.0  # SIGTERM to SIGKILL; 10 s after a run nothing of it is alive
 
 Progress = Callable[[float, str], None]  # (seconds waited, last line of the log)
@@ -45,6 +47,7 @@ class VllmServer:
         self._process = process
         self._log_start = log_start  # bytes of the log that an earlier server wrote
         self._is_stopping = False
+        self._why_given_up: str | None = None
         self._watching = asyncio.create_task(self._watch(), name=f"{settings.role}: watch")
 
     @classmethod
@@ -85,12 +88,28 @@ class VllmServer:
     def why_ended(self) -> str | None:
         """Return a sentence with the log's last words once the server has ended; None before."""
         status = self._process.status
-        if status is None:
+        if status is None and self._why_given_up is None:
             return None
+        why = self._why_given_up or f"has ended ({how_it_ended(status or 0)})"
         return (
-            f"the vLLM server of the {self.settings.role} has ended ({how_it_ended(status)})"
-            f"{self._quote(was_killed=status < 0)}"
+            f"the vLLM server of the {self.settings.role} {why}"
+            f"{self._quote(was_killed=status is None or status < 0)}"
         )
+
+    async def answers(self, *, limit_s: float) -> bool:
+        """Say whether the server samples a token within `limit_s`; other requests may be slower."""
+        timeout = aiohttp.ClientTimeout(total=limit_s)
+        try:
+            async with aiohttp.ClientSession(self.url, timeout=timeout) as session:
+                await self._answer_once(session)
+        except (EngineError, TimeoutError):
+            return False
+        return True
+
+    async def give_up(self, why: str) -> None:
+        """End a server that does not serve; `why_ended` says that it "<why>"."""
+        self._why_given_up = why
+        await self._process.end(grace_s=0)
 
     async def wait_ended(self) -> str:
         """Wait until the server has ended, for whatever reason; return `why_ended`."""
@@ -114,15 +133,16 @@ class VllmServer:
         settings = self.settings
         what = f"engine.start of the {settings.role}'s vLLM server"
         started = time.monotonic()
-        timeout = aiohttp.ClientTimeout(total=_POLL_TIMEOUT_S)
+        no_limit = aiohttp.ClientTimeout(total=None)
         try:
             async with (
                 within(settings.start_timeout_s, what),
-                aiohttp.ClientSession(self.url, timeout=timeout) as session,
+                aiohttp.ClientSession(self.url, timeout=no_limit) as session,
             ):
                 while not await self._is_healthy(session):
                     if on_progress is not None:
-                        on_progress(time.monotonic() - started, last_line(self._log()))
+                        line = last_line(self._log(max_bytes=_LOG_LINE_BYTES))
+                        on_progress(time.monotonic() - started, line)
                     await asyncio.sleep(_POLL_S)
                 await self._answer_once(session)
         except DeadlineError as error:
@@ -132,7 +152,8 @@ class VllmServer:
 
     async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
         try:
-            async with session.get("/health") as response:
+            timeout = aiohttp.ClientTimeout(total=_POLL_TIMEOUT_S)
+            async with session.get("/health", timeout=timeout) as response:
                 is_healthy = response.status == 200
         except (aiohttp.ClientError, TimeoutError):  # not listening yet
             is_healthy = False
@@ -147,9 +168,8 @@ class VllmServer:
             "sampling_params": {"max_tokens": 1, "temperature": 1.0, "logprobs": 0, "seed": 0},
         }
         route = "/inference/v1/generate"
-        timeout = aiohttp.ClientTimeout(total=None)
         try:
-            async with session.post(route, json=body, timeout=timeout) as response:
+            async with session.post(route, json=body) as response:
                 text = await response.text()
         except aiohttp.ClientError as error:
             await asyncio.sleep(_POLL_S)  # for the end of the process to be seen
@@ -166,8 +186,8 @@ class VllmServer:
         if sentence is not None:
             raise EngineError(sentence)
 
-    def _log(self) -> str:
-        return _read_end(self.settings.log_file, self._log_start)
+    def _log(self, *, max_bytes: int = _LOG_CAUSE_BYTES) -> str:
+        return _read_end(self.settings.log_file, self._log_start, max_bytes=max_bytes)
 
     def _quote(self, *, was_killed: bool = False) -> str:
         words = last_words(self._log(), was_killed=was_killed)
@@ -182,7 +202,7 @@ def _free_port() -> int:
         return port
 
 
-def _read_end(file: Path, start: int, *, max_bytes: int = 200_000) -> str:
+def _read_end(file: Path, start: int, *, max_bytes: int) -> str:
     with open(file, "rb") as log:
         size = log.seek(0, 2)
         log.seek(max(start, size - max_bytes))

@@ -53,9 +53,15 @@ class Workload:
 
     @classmethod
     def from_config(
-        cls, config: Config, *, student: ModelFigures, teacher: ModelFigures
+        cls,
+        config: Config,
+        *,
+        student: ModelFigures,
+        teacher: ModelFigures,
+        student_engine: EngineKind = "vllm",
+        teacher_engine: EngineKind = "vllm",
     ) -> "Workload":
-        """Take what config.yml says; what it has no key for stays at its default."""
+        """Take what config.yml says; what runs the roles was settled before (placing.py)."""
         assert config.teacher is not None, "only distillation is planned"
         resources = config.resources
         gpus: dict[Role, int] | None = None
@@ -69,17 +75,23 @@ class Workload:
         return cls(
             student=student,
             teacher=teacher,
+            student_engine=student_engine,
+            teacher_engine=teacher_engine,
             tuning=config.model.tuning,
             qlora_rank=config.model.qlora_rank,
             trainer_dtype_bytes=_DTYPE_BYTES[config.model.dtype],
             engine_dtype_bytes=_DTYPE_BYTES[config.engine.dtype],
             teacher_dtype_bytes=_DTYPE_BYTES[config.teacher.dtype],
+            teacher_quantization=config.teacher.quantization,
             max_context_window=config.rollout.max_context_window,
             max_tokens_per_micro_batch=config.trainer.max_tokens_per_micro_batch,
             activation_checkpointing=config.trainer.activation_checkpointing is not False,
             num_rollouts=min(config.data.batch_size * config.data.group_size, concurrency),
             concurrency=concurrency,
             teacher_concurrency=config.teacher.concurrency,
+            gpu_memory_utilization=config.engine.gpu_memory_utilization,
+            student_replicas=config.engine.replicas,
+            teacher_replicas=config.teacher.replicas,
             resources=gpus,
         )
 

@@ -1,0 +1,30 @@
+"""How often servers have ended since the run last got a step done: above a limit it stops."""
+
+from rnow.errors import ServerError
+
+__all__ = ["MAX_DEATHS", "Deaths"]
+
+MAX_DEATHS = 3
+
+
+class Deaths:
+    """The ends of all servers of a run; one object for both roles."""
+
+    def __init__(self) -> None:
+        self._num = 0
+
+    def count(self, sentence: str) -> None:
+        """Count one end, of which `sentence` says why; raise ServerError with the last allowed."""
+        self._num += 1
+        if self._num >= MAX_DEATHS:
+            raise ServerError(
+                f"vLLM servers ended {MAX_DEATHS} times without a finished step in between. The "
+                f"last time, {sentence}\n"
+                "If memory ran out: lower engine.gpu_memory_utilization or "
+                "rollout.max_context_window. If requests take longer than they may: raise "
+                "engine.request_timeout_s. What is done is saved; the same command goes on"
+            )
+
+    def forget(self) -> None:
+        """A step is finished: what ended before it was survived."""
+        self._num = 0

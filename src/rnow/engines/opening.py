@@ -1,0 +1,47 @@
+"""From what is known of an engine to the engine: loads a model, starts servers, or finds them."""
+
+import asyncio
+from collections.abc import Callable
+
+from rnow.engines.base import Engine
+from rnow.engines.deaths import Deaths
+from rnow.engines.served import ServedEngine
+from rnow.engines.spec import EngineSpec
+from rnow.engines.untied import untied_folder
+from rnow.engines.vllm import VllmEngine
+from rnow.engines.vllm_server import Progress
+
+__all__ = ["open_engine"]
+
+
+async def open_engine(
+    spec: EngineSpec,
+    *,
+    deaths: Deaths,
+    say: Callable[[str], None],
+    on_progress: Progress | None = None,
+) -> Engine:
+    """Start or load what `spec` says. Whoever has the engine closes it."""
+    if spec.urls:
+        return VllmEngine(spec.urls, request_timeout_s=spec.request_timeout_s, untied=spec.untied)
+    if spec.servers:
+        if spec.untied is not None:
+            await asyncio.to_thread(untied_folder, spec.model, spec.servers[0].model)
+        return await ServedEngine.start(
+            spec.servers,
+            deaths=deaths,
+            say=say,
+            on_progress=on_progress,
+            untied=spec.untied,
+            request_timeout_s=spec.request_timeout_s,
+            tolerance=spec.tolerance,
+        )
+    from rnow.engines.local import LocalEngine
+
+    return await asyncio.to_thread(
+        LocalEngine.load,
+        spec.model,
+        dtype=spec.dtype,
+        device=spec.device,
+        request_timeout_s=spec.request_timeout_s,
+    )

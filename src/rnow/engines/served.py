@@ -1,0 +1,305 @@
+"""`ServedEngine`: an `Engine` on vLLM servers that it starts, watches, and starts again.
+
+    request ─▶ VllmEngine ─▶ answer
+       ▲           │ a server has ended, or does not answer
+       │           ▼
+       └── start it again, give it the weights that it had, compare its probe with the last one
+
+A request that was cut is simply sent again: it carries its ids, its seed and its policy version, so
+nothing of a rollout is lost but time. How many ends a run survives is deaths.py's.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from rnow.engines.base import Completion, Scores
+from rnow.engines.deaths import Deaths
+from rnow.engines.vllm import VllmEngine
+from rnow.engines.vllm_command import VllmServerSettings
+from rnow.engines.vllm_http import HttpError
+from rnow.engines.vllm_server import Progress, VllmServer
+from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
+
+__all__ = ["ServedEngine"]
+
+_ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Probe:
+    """What a server has to answer to hold the weights of a version."""
+
+    token_ids: tuple[int, ...]
+    start: int
+    policy_version: int
+    scores: Scores
+
+
+class ServedEngine:
+    """One role's servers, and the engine on them.
+
+    engine = await ServedEngine.start([settings], deaths=Deaths(), say=print)
+    completion = await engine.sample(…)
+    await engine.aclose()  # ends the servers too
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[VllmServer],
+        *,
+        deaths: Deaths,
+        say: Callable[[str], None],
+        on_progress: Progress | None = None,
+        untied: Path | None = None,
+        request_timeout_s: float = 600.0,
+        tolerance: float = 0.05,
+    ) -> None:
+        """`untied` as VllmEngine's; `tolerance`: nats a token between two probes of one version."""
+        self._servers = list(servers)
+        self._is_up = [True] * len(servers)
+        self._num_ends = 0
+        self._some_up, self._all_up = asyncio.Event(), asyncio.Event()
+        self._deaths = deaths
+        self._say = say
+        self._on_progress = on_progress
+        self._request_timeout_s = request_timeout_s
+        self._tolerance = tolerance
+        self._engine = VllmEngine(
+            [server.url for server in servers],
+            request_timeout_s=request_timeout_s,
+            untied=untied,
+            why_ended=self._why_ended,
+        )
+        self._probe: _Probe | None = None
+        self._lost: BaseException | None = None  # why there is no going on
+        self._checking = asyncio.Lock()
+        self._note_change()
+        self._watching = [self._watch_in_task(place) for place in range(len(servers))]
+
+    @classmethod
+    async def start(
+        cls,
+        settings: Sequence[VllmServerSettings],
+        *,
+        deaths: Deaths,
+        say: Callable[[str], None],
+        on_progress: Progress | None = None,
+        untied: Path | None = None,
+        request_timeout_s: float = 600.0,
+        tolerance: float = 0.05,
+    ) -> "ServedEngine":
+        """Start all servers side by side; where one cannot start, none is left."""
+        starting = [
+            asyncio.create_task(VllmServer.start(each, on_progress=on_progress))
+            for each in settings
+        ]
+        try:
+            servers = await asyncio.gather(*starting)
+        except BaseException:
+            for task in starting:
+                task.cancel()
+            ended = await asyncio.gather(*starting, return_exceptions=True)
+            await asyncio.gather(*(one.stop() for one in ended if isinstance(one, VllmServer)))
+            raise
+        return cls(
+            servers,
+            deaths=deaths,
+            say=say,
+            on_progress=on_progress,
+            untied=untied,
+            request_timeout_s=request_timeout_s,
+            tolerance=tolerance,
+        )
+
+    async def sample(
+        self,
+        token_ids: Sequence[int],
+        *,
+        session: str,
+        max_tokens: int,
+        stop_token_ids: Sequence[int],
+        seed: int,
+        policy_version: int,
+        temperature: float = 1.0,
+    ) -> Completion:
+        return await self._ask(
+            lambda: self._engine.sample(
+                token_ids,
+                session=session,
+                max_tokens=max_tokens,
+                stop_token_ids=stop_token_ids,
+                seed=seed,
+                policy_version=policy_version,
+                temperature=temperature,
+            )
+        )
+
+    async def score(
+        self,
+        token_ids: Sequence[int],
+        *,
+        start: int,
+        num_top: int = 0,
+        policy_version: int | None = None,
+    ) -> Scores:
+        return await self._ask(
+            lambda: self._engine.score(
+                token_ids, start=start, num_top=num_top, policy_version=policy_version
+            )
+        )
+
+    async def probe(
+        self, token_ids: Sequence[int], *, start: int, policy_version: int
+    ) -> tuple[Scores, ...]:
+        """Score by every server; a server that is started again has to answer the same."""
+        answers = await self._ask(
+            lambda: self._engine.probe(token_ids, start=start, policy_version=policy_version),
+            of_all=True,
+        )
+        self._probe = _Probe(
+            token_ids=tuple(token_ids),
+            start=start,
+            policy_version=policy_version,
+            scores=answers[0],
+        )
+        return answers
+
+    async def load_policy(self, path: Path, policy_version: int) -> None:
+        self._probe = None  # from here on a restored server may hold either version
+        await self._ask(lambda: self._engine.load_policy(path, policy_version), of_all=True)
+
+    async def unload_policy(self, policy_version: int) -> None:
+        await self._engine.unload_policy(policy_version)
+
+    async def release(self, session: str) -> None:
+        await self._engine.release(session)
+
+    async def health(self) -> None:
+        await self._ask(self._engine.health, of_all=True)
+
+    async def aclose(self) -> None:
+        """Break off what is under way and end the servers; closing twice is fine."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        await self._engine.aclose()
+        await asyncio.gather(*(server.stop() for server in self._servers))
+
+    async def _ask(self, ask: Callable[[], Awaitable[Value]], *, of_all: bool = False) -> Value:
+        """Return what `ask` returns; ask again where a server ended meanwhile."""
+        while True:
+            await (self._all_up if of_all else self._some_up).wait()
+            if self._lost is not None:
+                raise self._lost
+            num_ends = self._num_ends
+            try:
+                return await ask()
+            except (EngineError, DeadlineError) as error:
+                if not await self._has_ended_since(num_ends, error):
+                    raise
+
+    async def _has_ended_since(self, num_ends: int, error: RnowError) -> bool:
+        """Find out whether a request failed because of its server and not because of itself."""
+        async with self._checking:
+            self._note_ends()
+            if self._num_ends != num_ends:
+                return True
+            if isinstance(error, HttpError) and error.status < 500:
+                return False
+            limit_s = min(_ANSWER_LIMIT_S, self._request_timeout_s)
+            await asyncio.gather(
+                *(
+                    self._give_up_unless_it_answers(server, error, limit_s=limit_s)
+                    for place, server in enumerate(self._servers)
+                    if self._is_up[place]
+                )
+            )
+            self._note_ends()
+            return self._num_ends != num_ends
+
+    async def _give_up_unless_it_answers(
+        self, server: VllmServer, error: RnowError, *, limit_s: float
+    ) -> None:
+        if not await server.answers(limit_s=limit_s) and server.why_ended() is None:
+            await server.give_up(f"does not sample one token within {limit_s:g} s, after: {error}")
+
+    def _note_ends(self) -> None:
+        """Take servers that have ended out of use, each end once."""
+        for place, server in enumerate(self._servers):
+            if self._is_up[place] and server.why_ended() is not None:
+                self._is_up[place] = False
+                self._num_ends += 1
+                self._engine.suspend(server.url)
+        self._note_change()
+
+    def _note_change(self) -> None:
+        for event, holds in ((self._some_up, any(self._is_up)), (self._all_up, all(self._is_up))):
+            # Whoever waits is to hear that there is nothing to wait for.
+            event.set() if holds or self._lost is not None else event.clear()
+
+    def _watch_in_task(self, place: int) -> "asyncio.Task[None]":
+        task = asyncio.create_task(self._watch(place), name=f"watch of server {place}")
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            if not task.cancelled():
+                self._lost = task.exception()
+                self._note_change()
+
+        task.add_done_callback(ended)
+        return task
+
+    async def _watch(self, place: int) -> None:
+        """Start the server at `place` again whenever it ends; raise where that is no use."""
+        while True:
+            server = self._servers[place]
+            sentence = await server.wait_ended()
+            self._note_ends()
+            while not self._is_up[place]:
+                self._deaths.count(sentence)
+                self._say(f"{sentence}\nIt is started again; cut requests are sent again")
+                try:
+                    await self._start_again(place)
+                except (EngineError, DeadlineError) as error:
+                    sentence = str(error)
+
+    async def _start_again(self, place: int) -> None:
+        former = self._servers[place]
+        server = await VllmServer.start(
+            former.settings, port=former.port, on_progress=self._on_progress
+        )
+        self._servers[place] = server  # what follows is asked of this one
+        try:
+            await self._engine.restore(server.url)
+            await self._check_probe(server)
+        except RnowError:
+            await server.stop()
+            raise
+        self._engine.resume(server.url)
+        self._is_up[place] = True
+        self._note_change()
+        self._say(f"the vLLM server of the {server.settings.role} serves again")
+
+    async def _check_probe(self, server: VllmServer) -> None:
+        probe = self._probe
+        if probe is None:
+            return
+        (scores,) = await self._engine.probe(
+            probe.token_ids, start=probe.start, policy_version=probe.policy_version, url=server.url
+        )
+        difference = float(np.abs(scores.logprobs - probe.scores.logprobs).mean())
+        if not difference <= self._tolerance:
+            raise PublicationError(
+                f"the vLLM server of the {server.settings.role} was started again and does not "
+                f"hold version {probe.policy_version}: on a fixed sequence it is {difference:.3g} "
+                f"nats a token away from what it answered before (tolerance {self._tolerance:g})"
+            )
+
+    def _why_ended(self, url: str) -> str | None:
+        return next(server.why_ended() for server in self._servers if server.url == url)

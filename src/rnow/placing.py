@@ -1,0 +1,193 @@
+"""What runs each role of a project on this machine, and where: settled before anything is loaded.
+
+    config.yml, GPUs, is vLLM there? ─▶ an engine kind for each role ─▶ device plan (rnow.plan)
+
+`auto` is vLLM where there are a GPU and vLLM, else this process. No torch is imported here.
+"""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rnow.config import LoadedConfig, require_distill
+from rnow.config.settings import Config
+from rnow.devices import Devices, check_models, find_devices, usable_gpus
+from rnow.errors import ConfigError, ModelError
+from rnow.model_files import ModelFiles, fetch_model, find_model
+from rnow.plan import EngineKind, Plan, Workload, load_figures, make_plan
+
+__all__ = ["EngineRole", "Placement", "engine_urls", "find_python", "place_roles"]
+
+EngineRole = Literal["student", "teacher"]
+
+_LOOK_DEADLINE_S = 30.0
+_LOOK = "import importlib.util, sys; sys.exit(3 * (importlib.util.find_spec('vllm') is None))"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where everything of a project runs."""
+
+    models: Mapping[EngineRole, ModelFiles]
+    engines: Mapping[EngineRole, EngineKind]
+    device: Literal["cuda", "cpu"]  # of the trainer, and of models in this process
+    plan: Plan | None  # None: no GPU
+    notices: tuple[str, ...]  # one line each, for the user
+
+    def lines(self) -> tuple[str, ...]:
+        """Return what is about to run where, for the terminal."""
+        if self.plan is not None:
+            return (*self.notices, *self.plan.lines())
+        places = {"vllm": "a vLLM server on the CPU", "local": f"in this process, {self.device}"}
+        engines = (
+            f"{role}: {places.get(kind, 'a server of your own')}"
+            for role, kind in self.engines.items()
+        )
+        return (*self.notices, "; ".join(engines))
+
+
+def place_roles(
+    loaded: LoadedConfig,
+    project: Path,
+    *,
+    devices: Devices | None = None,
+    may_download: bool = True,
+) -> Placement:
+    """Return where the roles run; raise ModelError or ConfigError with all that is missing.
+
+    `devices` None: those that are found. A plan needs both models' config.json, which is fetched
+    if it may be; else there is no plan.
+    """
+    config = loaded.config
+    teacher = require_distill(config)
+    models: dict[EngineRole, ModelFiles] = {
+        "student": find_model("model.path", config.model.path, project=project),
+        "teacher": find_model("teacher.path", teacher.path, project=project),
+    }
+    found = usable_gpus(find_devices() if devices is None else devices)
+    asked: dict[EngineRole, str] = {
+        "student": config.engine.kind,
+        "teacher": teacher.engine or config.engine.kind,
+    }
+    remote = {role for role in models if engine_urls(config, role)}
+    # The trainer needs the student here, whatever samples from it.
+    here = {
+        model: asked[role]
+        for role, model in models.items()
+        if role == "student" or role not in remote
+    }
+    check_models(here, devices=found)
+    engines: dict[EngineRole, EngineKind] = {}
+    notices: list[str] = []
+    for role in models:
+        engines[role], line = _engine_kind(
+            config, role, asked[role], devices=found, python=find_python(config, project)
+        )
+        if line is not None and line not in notices:
+            notices.append(line)
+    plan = None
+    if found.gpus and (may_download or all(model.folder for model in models.values())):
+        plan = _plan(config, models, engines, devices=found)
+    return Placement(
+        models=models,
+        engines=engines,
+        device="cuda" if found.gpus else "cpu",
+        plan=plan,
+        notices=tuple(notices),
+    )
+
+
+def find_python(config: Config, project: Path) -> str | None:
+    """Return engine.python: a file of the project's, else what the shell would take."""
+    python = config.engine.python
+    if python is None:
+        return None
+    for place in (project / Path(python).expanduser(), Path(python).expanduser()):
+        if place.is_file():
+            return str(place.absolute())
+    return python
+
+
+def engine_urls(config: Config, role: EngineRole) -> tuple[str, ...]:
+    """Return the user's own servers for `role`."""
+    settings = config.engine if role == "student" else config.teacher
+    urls = None if settings is None else settings.url
+    return (urls,) if isinstance(urls, str) else tuple(urls or ())
+
+
+def _engine_kind(
+    config: Config, role: EngineRole, asked: str, *, devices: Devices, python: str | None
+) -> tuple[EngineKind, str | None]:
+    """Return what runs `role`, and a line where the user did not choose it."""
+    if engine_urls(config, role):
+        return "url", None
+    if asked == "local":
+        return "local", None
+    if asked == "vllm":
+        if not _has_vllm(python):
+            raise ConfigError(f"{_kind_key(config, role)} is vllm, but {_without_vllm(python)}")
+        return "vllm", None
+    if not any(gpu.kind == "cuda" for gpu in devices.gpus):
+        reason = devices.reason or f"{devices.gpus[0].name} is no CUDA device"
+        return "local", f"engine.kind auto: models run in this process, without vLLM ({reason})"
+    if not _has_vllm(python):
+        return "local", f"engine.kind auto: models run in this process; {_without_vllm(python)}"
+    return "vllm", None
+
+
+def _kind_key(config: Config, role: EngineRole) -> str:
+    own = role == "teacher" and config.teacher is not None and config.teacher.engine is not None
+    return "teacher.engine" if own else "engine.kind"
+
+
+def _without_vllm(python: str | None) -> str:
+    return (
+        f"{python or sys.executable} has no vLLM; make an environment for it "
+        "(python -m venv vllm; vllm/bin/pip install vllm) and name vllm/bin/python as engine.python"
+    )
+
+
+def _has_vllm(python: str | None) -> bool:
+    """Look for vLLM without importing it."""
+    if python is None:
+        return importlib.util.find_spec("vllm") is not None
+    try:
+        done = subprocess.run(
+            [python, "-P", "-c", _LOOK], capture_output=True, timeout=_LOOK_DEADLINE_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"engine.python is {python}, which cannot be run: {error}") from error
+    return done.returncode == 0
+
+
+def _plan(
+    config: Config,
+    models: Mapping[EngineRole, ModelFiles],
+    engines: Mapping[EngineRole, EngineKind],
+    *,
+    devices: Devices,
+) -> Plan | None:
+    """Plan the GPUs; None where all is in this process and the model's memory is not known."""
+    if "vllm" not in engines.values() and any(gpu.memory_mib is None for gpu in devices.gpus):
+        return None
+    try:
+        figures = {
+            role: load_figures(model.path, fetch_model(model, weights=False))
+            for role, model in models.items()
+        }
+    except ModelError:
+        if "vllm" in engines.values():
+            raise
+        return None
+    workload = Workload.from_config(
+        config,
+        student=figures["student"],
+        teacher=figures["teacher"],
+        student_engine=engines["student"],
+        teacher_engine=engines["teacher"],
+    )
+    return make_plan(workload, devices)
