@@ -82,7 +82,7 @@ def test_warnings_are_shown_and_leave_a_project_ok(project: Path) -> None:
     ]
     assert (found[1]["file"], found[1]["line"]) == (f"{project}/config.yml", 2)
     assert "does not write tool calls as" in found[1]["message"]
-    assert [line[:6] for line in report.lines() if line.startswith(" ")] == ["    ! "] * 2
+    assert [line[:6] for line in report.lines() if line.startswith("    !")] == ["    ! "] * 2
 
 
 def test_every_problem_is_shown_and_not_the_first_alone(project: Path) -> None:

@@ -352,16 +352,33 @@ def test_bytes_that_are_no_text() -> None:
             "max_tool_response_chars, rollout_timeout, concurrency, reasoning_mode",
         ),
         (
-            "engine.kind: vllm",
-            "engine.kind is 'vllm'; vLLM is not built yet in this version, use local",
+            "engine.kind: sglang",
+            "engine.kind is 'sglang'; it must be one of auto, vllm, local",
         ),
         (
-            "teacher.engine: vllm",
-            "teacher.engine is 'vllm'; vLLM is not built yet in this version, use local",
+            "engine.gpu_memory_utilization: 1",
+            "engine.gpu_memory_utilization is 1; it must be a number above 0 and below 1, or null",
+        ),
+        (
+            "engine.url: 127.0.0.1:8000",
+            "engine.url is '127.0.0.1:8000'; 127.0.0.1:8000 is not the address of a server, as "
+            "http://127.0.0.1:8000",
+        ),
+        (
+            "teacher.url: []",
+            "teacher.url is []; the list is empty; name a server, or write null",
+        ),
+        (
+            "engine: {url: 'http://a:1', kind: local}",
+            "engine.url is set, and engine.kind says local; remove one of the two",
+        ),
+        (
+            "engine: {url: 'http://a:1', replicas: 2}",
+            "engine.replicas is for servers that rnow starts; engine.url names your own",
         ),
         (
             "resources: {trainer: {gpus: 4}}",
-            "resources.trainer.gpus is 4; several GPUs a role are not built yet in this "
+            "resources.trainer.gpus is 4; a trainer over several GPUs is not built yet in this "
             "version, use 1",
         ),
         (
@@ -440,11 +457,11 @@ def test_a_key_that_stands_twice_is_an_error() -> None:
 
 def test_all_errors_of_a_file_are_shown_at_once_in_its_order() -> None:
     with pytest.raises(ConfigError) as caught:
-        load("project_id: x\n" + MINIMAL + "sed: 1\nengine: {kind: vllm}\nseed: x\n")
+        load("project_id: x\n" + MINIMAL + "sed: 1\nengine: {kind: vlm}\nseed: x\n")
     assert str(caught.value) == "\n".join(
         [
             "config.yml:6: sed is not a setting; did you mean seed?",
-            "config.yml:7: engine.kind is 'vllm'; vLLM is not built yet in this version, use local",
+            "config.yml:7: engine.kind is 'vlm'; it must be one of auto, vllm, local",
             "config.yml:8: seed is 'x'; it must be a whole number of at least 0",
         ]
     )
@@ -868,11 +885,8 @@ def test_an_old_key_as_override_is_placed_at_the_override() -> None:
             "conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the "
             "limit",
         ),
-        (
-            "engine.kind=vllm",
-            "engine.kind is 'vllm'; vLLM is not built yet in this version, use local",
-        ),
-        ("engine.url=x", "engine.url is not built yet in this version; remove it"),
+        ("engine.kind=vlm", "engine.kind is 'vlm'; it must be one of auto, vllm, local"),
+        ("trainer.report_to=x", "trainer.report_to is not built yet in this version; remove it"),
     ],
 )
 def test_errors_of_overrides_name_the_override(override: str, message: str | None) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rnow.devices import Devices, Gpu, find_devices, where_to_run
+from rnow.devices import Devices, Gpu, check_models, find_devices, usable_gpus
 from rnow.errors import ModelError
 from rnow.model_files import ModelFiles, find_model
 
@@ -141,7 +141,7 @@ def test_a_model_in_the_cache_is_found(tmp_path: Path) -> None:
 )
 def test_the_cache_is_where_hugging_face_keeps_it(environ: dict[str, str], cache: str) -> None:
     with pytest.raises(ModelError) as caught:
-        where_to_run("auto", devices=NO_GPU, models=[model("a/b")], environ=environ)
+        check_models({model("a/b"): "auto"}, devices=NO_GPU, environ=environ)
     assert f"({cache})" in str(caught.value)
 
 
@@ -158,13 +158,11 @@ def test_a_download_that_was_broken_off_is_not_on_this_machine(tmp_path: Path) -
 
 def test_small_models_on_this_machine_run_on_the_cpu(tmp_path: Path) -> None:
     small = find_model("model.path", str(save_model(tmp_path / "s", 10**6)), project=tmp_path)
-    assert where_to_run("auto", devices=NO_GPU, models=[small, small]) == "cpu"
+    check_models({small: "auto"}, devices=NO_GPU)
 
 
 def test_a_gpu_takes_what_is_yet_to_be_downloaded() -> None:
-    models = [model("Qwen/Qwen3-8B")]
-    device = where_to_run("auto", devices=ONE_GPU, models=models, torch_version="2.13.0+cu130")
-    assert device == "cuda"
+    check_models({model("Qwen/Qwen3-8B"): "auto"}, devices=ONE_GPU)
 
 
 def test_without_gpu_all_that_is_missing_is_in_one_message(tmp_path: Path) -> None:
@@ -172,7 +170,7 @@ def test_without_gpu_all_that_is_missing_is_in_one_message(tmp_path: Path) -> No
     student = find_model("model.path", "Qwen/Qwen3-8B", project=tmp_path, environ=cache)
     teacher = find_model("teacher.path", "Qwen/Qwen3-32B", project=tmp_path, environ=cache)
     with pytest.raises(ModelError) as caught:
-        where_to_run("auto", devices=NO_GPU, models=[student, teacher], environ=cache)
+        check_models({student: "auto", teacher: "auto"}, devices=NO_GPU, environ=cache)
     where = f"neither a folder nor in the Hugging Face cache ({tmp_path}/hub)"
     assert str(caught.value) == (
         "Qwen/Qwen3-8B and Qwen/Qwen3-32B need GPUs, and none was found here (no nvidia-smi, no "
@@ -189,7 +187,7 @@ def test_big_weights_need_a_gpu(tmp_path: Path) -> None:
         "teacher.path", str(save_model(tmp_path / "big", 16 * 10**9)), project=tmp_path
     )
     with pytest.raises(ModelError) as caught:
-        where_to_run("auto", devices=NO_GPU, models=[big])
+        check_models({big: "auto"}, devices=NO_GPU)
     assert str(caught.value) == (
         f"{tmp_path}/big needs a GPU, and none was found here (no nvidia-smi, no NVIDIA driver, no "
         "ROCm)\n"
@@ -199,14 +197,23 @@ def test_big_weights_need_a_gpu(tmp_path: Path) -> None:
     )
 
 
-def test_engine_kind_local_tries_anyway() -> None:
-    assert where_to_run("local", devices=NO_GPU, models=[model("Qwen/Qwen3-32B")]) == "cpu"
+@pytest.mark.parametrize("kind", ["local", "vllm"])
+def test_an_engine_kind_that_is_asked_for_is_tried_anyway(kind: str) -> None:
+    check_models({model("Qwen/Qwen3-32B"): kind}, devices=NO_GPU)
+
+
+def test_each_role_is_judged_by_its_own_kind() -> None:
+    models = {model("a/student"): "local", model("a/teacher"): "auto"}
+    with pytest.raises(ModelError, match=r"^a/teacher needs a GPU, and none was found here "):
+        check_models(models, devices=NO_GPU)
 
 
 def test_a_torch_for_cpus_makes_no_use_of_a_gpu() -> None:
-    with pytest.raises(ModelError, match=r"^a/b needs a GPU, and none was found here ") as caught:
-        where_to_run("auto", devices=ONE_GPU, models=[model("a/b")], torch_version="2.13.0+cpu")
-    assert "(there is NVIDIA H200, but torch 2.13.0+cpu cannot use it)" in str(caught.value)
+    usable = usable_gpus(ONE_GPU, torch_version="2.13.0+cpu")
+    reason = "there is NVIDIA H200, but torch 2.13.0+cpu cannot use it"
+    assert usable == Devices(gpus=(), reason=reason)
+    assert usable_gpus(ONE_GPU, torch_version="2.13.0+cu130") == ONE_GPU
+    assert usable_gpus(NO_GPU, torch_version="2.13.0+cpu") == NO_GPU
 
 
 @pytest.mark.parametrize("kind", ["auto", "local"])
@@ -215,7 +222,7 @@ def test_a_folder_that_is_not_there_is_refused_everywhere(tmp_path: Path, kind: 
     student = find_model("model.path", "./models/student", project=tmp_path)
     teacher = find_model("teacher.path", "empty", project=tmp_path)
     with pytest.raises(ModelError) as caught:
-        where_to_run(kind, devices=ONE_GPU, models=[student, teacher], torch_version="2.13.0+cu130")
+        check_models({student: kind, teacher: kind}, devices=ONE_GPU)
     assert str(caught.value) == (
         "./models/student and empty cannot be loaded\n"
         "  model.path: there is no folder ./models/student\n"

@@ -36,9 +36,16 @@ def test_a_student_on_cpu_is_started_like_this() -> None:
         "/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/student "
         "--served-model-name rnow-student-8000 --host 127.0.0.1 --port 8000 --dtype float32 "
         "--max-model-len 4096 --tensor-parallel-size 1 --enable-scale-out --generation-config vllm "
-        "--enable-prefix-caching --enforce-eager --enable-lora --max-lora-rank 32 --max-loras 2 "
+        "--enable-prefix-caching --enforce-eager --no-enable-chunked-prefill "
+        "--max-num-batched-tokens 4096 --enable-lora --max-lora-rank 32 --max-loras 2 "
         "--max-cpu-loras 4"
     )
+
+
+def test_a_long_prompt_on_cpu_is_read_in_one_part() -> None:
+    given = flags(max_model_len=9000)
+    assert "--no-enable-chunked-prefill" in given
+    assert value_of(given, "--max-num-batched-tokens") == "9000"
 
 
 def test_a_teacher_is_started_so_that_scoring_is_safe() -> None:
@@ -47,7 +54,8 @@ def test_a_teacher_is_started_so_that_scoring_is_safe() -> None:
         model=Path("/models/Qwen3-32B"),
         log_file=Path("teacher.log"),
         python="/vllm/bin/python",
-        devices=("2", "3"),
+        devices={"CUDA_VISIBLE_DEVICES": "2,3"},
+        max_num_seqs=16,
         tensor_parallel_size=2,
         quantization="fp8",
     )
@@ -56,7 +64,7 @@ def test_a_teacher_is_started_so_that_scoring_is_safe() -> None:
         "--served-model-name rnow-teacher-8001 --host 127.0.0.1 --port 8001 --dtype auto "
         "--max-model-len 32769 --tensor-parallel-size 2 --enable-scale-out --generation-config "
         "vllm --no-enable-prefix-caching --no-enforce-eager --gpu-memory-utilization 0.85 "
-        "--quantization fp8 --max-num-batched-tokens 2048"
+        "--quantization fp8 --max-num-batched-tokens 2048 --max-num-seqs 16"
     )
 
 
@@ -112,7 +120,9 @@ def test_the_environment_is_the_users_with_what_vllm_needs() -> None:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "PYTHONSAFEPATH": "1",
     }
-    assert environment(make_settings(python=None, devices=("1",)), environ) == {
+    assert environment(
+        make_settings(python=None, devices={"CUDA_VISIBLE_DEVICES": "1"}), environ
+    ) == {
         "PATH": "/bin",
         "PYTHONPATH": "/ours",
         "CUDA_VISIBLE_DEVICES": "1",
