@@ -23,7 +23,8 @@ def logprob_of(position: int, token: int) -> float:
 class FakeVllm:
     """One server; `change` alters the answers of the token route, `fault` comes before them."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = MODEL) -> None:
+        self.model = model
         self.url = ""
         self.requests: list[tuple[str, Json]] = []
         self.adapters: dict[str, str] = {}
@@ -38,9 +39,13 @@ class FakeVllm:
     def bodies(self, route: str) -> list[Json]:
         return [body for path, body in self.requests if path == route]
 
+    def note(self, path: str, body: Json) -> None:
+        """Remember a request as it comes."""
+        self.requests.append((path, body))
+
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.json() if request.can_read_body else {}
-        self.requests.append((request.path, body))
+        self.note(request.path, body)
         if self.hangs:
             await asyncio.Event().wait()
         match request.path:
@@ -50,8 +55,8 @@ class FakeVllm:
                 return web.json_response(
                     {
                         "data": [
-                            {"id": MODEL, "parent": None, "max_model_len": 100},
-                            *({"id": name, "parent": MODEL} for name in self.adapters),
+                            {"id": self.model, "parent": None, "max_model_len": 100},
+                            *({"id": name, "parent": self.model} for name in self.adapters),
                         ]
                     }
                 )
@@ -72,7 +77,7 @@ class FakeVllm:
         return web.json_response({"detail": "Not Found"}, status=404)
 
     def generate(self, body: Json) -> web.Response:
-        if body["model"] not in (MODEL, *self.adapters):
+        if body["model"] not in (self.model, *self.adapters):
             return error(404, f"The model `{body['model']}` does not exist.")
         asked = body["sampling_params"]
         ids = body["token_ids"]

@@ -1,0 +1,273 @@
+"""Servers that die, hang or fail under an engine: real processes, killed for real.
+
+The servers speak as vLLM does (vllm_fake.py) and start in a moment; test_vllm_run.py does the same
+with vLLM itself.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm_fake_process import fake_python, requests_of
+from vllm_real import alive_in_group
+
+from rnow.engines.base import Completion
+from rnow.engines.deaths import Deaths
+from rnow.engines.served import ServedEngine
+from rnow.engines.vllm_command import VllmServerSettings
+from rnow.errors import EngineError, PublicationError, RnowError, ServerError
+
+ROUTE = "/inference/v1/generate"
+IDS = (9, 5)
+
+
+class Lab:
+    """An engine on fake servers, and what happened to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.python = fake_python(folder)
+        self.said: list[str] = []
+        self.deaths = Deaths()
+        self.engines: list[ServedEngine] = []
+
+    async def start(self, num_servers: int = 1, **settings: Any) -> ServedEngine:
+        servers = [
+            VllmServerSettings(
+                role="student",
+                model=self.folder,
+                log_file=self.folder / f"student-{number}.log",
+                max_model_len=100,
+                python=self.python,
+                start_timeout_s=20.0,
+            )
+            for number in range(num_servers)
+        ]
+        chosen = {"request_timeout_s": 10.0, "tolerance": 1e-3, **settings}
+        engine = await ServedEngine.start(
+            servers, deaths=self.deaths, say=self.said.append, **chosen
+        )
+        self.engines.append(engine)
+        return engine
+
+    def set(self, fault: str, text: str = "") -> None:
+        (self.folder / fault).write_text(text)
+
+    def unset(self, fault: str) -> None:
+        (self.folder / fault).unlink()
+
+    def pids(self) -> list[int]:
+        """The processes of the servers, the newest last."""
+        listing = subprocess.run(
+            ["ps", "-A", "-ww", "-o", "pid=,command="], capture_output=True, text=True, check=True
+        )
+        return [
+            int(line.split()[0])
+            for line in listing.stdout.splitlines()
+            if f"vllm_fake_process.py {self.folder} " in line and "/bin/sh" not in line
+        ]
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():
+                await asyncio.sleep(0.02)
+
+    async def killed(self, work: Awaitable[Any]) -> Any:
+        """Return what `work` gives although its server is killed while it waits for an answer."""
+        num = len(requests_of(self.folder))
+        self.set("hangs")
+        task = asyncio.ensure_future(work)
+        await self.until(lambda: len(requests_of(self.folder)) > num)
+        self.unset("hangs")  # for the next server
+        os.kill(self.pids()[-1], signal.SIGKILL)
+        return await task
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    made = Lab(tmp_path / "servers")
+    yield made
+    for engine in made.engines:
+        await engine.aclose()
+    assert made.pids() == []
+
+
+def adapter(folder: Path, name: str = "adapter") -> Path:
+    (folder / name).mkdir()
+    (folder / name / "adapter_config.json").write_text("{}")
+    return folder / name
+
+
+async def sample(engine: ServedEngine, *, version: int = 0, session: str = "0.0.0") -> Completion:
+    return await engine.sample(
+        IDS, session=session, max_tokens=3, stop_token_ids=[], seed=7, policy_version=version
+    )
+
+
+async def test_a_request_cut_by_the_death_of_its_server_is_sent_again(lab: Lab) -> None:
+    engine = await lab.start()
+    before = await sample(engine)
+    (pid,) = lab.pids()
+    after = await lab.killed(sample(engine))
+    assert after.token_ids.tolist() == before.token_ids.tolist() == [4, 3, 2]
+    log = lab.folder / "student-0.log"
+    assert lab.said == [
+        f"the vLLM server of the student has ended (killed by SIGKILL); {log} ends with:\n"
+        "  (nothing)\nIt is started again; cut requests are sent again",
+        "the vLLM server of the student serves again",
+    ]
+    assert lab.pids() != [pid]
+
+
+async def test_scores_survive_the_death_of_their_server(lab: Lab) -> None:
+    engine = await lab.start()
+    before = await engine.score(IDS, start=1)
+    after = await lab.killed(engine.score(IDS, start=1))
+    assert after.logprobs.tobytes() == before.logprobs.tobytes()
+
+
+async def test_a_server_that_is_started_again_gets_the_policy_version_in_use(
+    lab: Lab, tmp_path: Path
+) -> None:
+    engine = await lab.start()
+    await engine.load_policy(adapter(tmp_path), 4)
+    await engine.probe(IDS, start=1, policy_version=4)
+    after = await lab.killed(sample(engine, version=4))
+    assert after.policy_version == 4
+    names = [model for route, model in requests_of(lab.folder) if route == ROUTE]
+    # Sampled, cut, the first request of the new server, its probe, sampled again: by one name.
+    assert names[-1].startswith("policy-4-")
+    assert names[-1] == names[-2]
+    routes = [route for route, _ in requests_of(lab.folder)]
+    assert routes.count("/v1/load_lora_adapter") == 2
+
+
+async def test_a_server_that_comes_back_with_other_weights_stops_the_run(
+    lab: Lab, tmp_path: Path
+) -> None:
+    engine = await lab.start()
+    await engine.load_policy(adapter(tmp_path), 4)
+    await engine.probe(IDS, start=1, policy_version=4)
+    lab.set("stale")
+    with pytest.raises(PublicationError) as caught:
+        await lab.killed(sample(engine, version=4))
+    assert str(caught.value) == (
+        "the vLLM server of the student was started again and does not hold version 4: on a fixed "
+        "sequence it is 1 nats a token away from what it answered before (tolerance 0.001)"
+    )
+
+
+async def test_a_server_that_never_answers_is_ended_and_its_requests_are_sent_again(
+    lab: Lab,
+) -> None:
+    engine = await lab.start(request_timeout_s=1.0)
+    (pid,) = lab.pids()
+    lab.set("hangs")
+    samples = [asyncio.create_task(sample(engine, session=str(n))) for n in range(5)]
+    await lab.until(lambda: pid not in lab.pids())
+    lab.unset("hangs")
+    for completion in await asyncio.gather(*samples):
+        assert completion.token_ids.tolist() == [4, 3, 2]
+    assert "does not sample one token within 1 s, after: engine.sample of session " in lab.said[0]
+    assert len([line for line in lab.said if "It is started again" in line]) == 1
+
+
+async def test_a_server_that_answers_500_for_a_while_is_left_alone(lab: Lab) -> None:
+    engine = await lab.start()
+    pids, num = lab.pids(), len(requests_of(lab.folder))
+    lab.set("status", "500")
+    sampling = asyncio.create_task(sample(engine))
+    await lab.until(lambda: len(requests_of(lab.folder)) > num + 1)  # /v1/models, then the route
+    lab.unset("status")
+    assert (await sampling).token_ids.tolist() == [4, 3, 2]
+    assert lab.pids() == pids
+    assert lab.said == []
+
+
+async def test_one_request_that_is_answered_500_each_time_does_not_end_the_server(
+    lab: Lab,
+) -> None:
+    engine = await lab.start()
+    pids = lab.pids()
+    lab.set("status", "500")
+    with pytest.raises(EngineError, match=rf"{ROUTE} answered 500: internal$"):
+        await engine.score(IDS, start=1)
+    scored = [model for route, model in requests_of(lab.folder) if route == ROUTE]
+    assert len(scored) == 1 + 3 + 1  # at the start, three attempts, one token to see that it lives
+    assert lab.pids() == pids
+    assert lab.said == []
+
+
+async def test_the_third_death_without_a_finished_step_ends_the_run(lab: Lab) -> None:
+    engine = await lab.start()
+    for _ in range(2):
+        await lab.killed(sample(engine))
+    with pytest.raises(ServerError) as caught:
+        await lab.killed(sample(engine))
+    log = lab.folder / "student-0.log"
+    assert str(caught.value) == (
+        "vLLM servers ended 3 times without a finished step in between. The last time, the vLLM "
+        f"server of the student has ended (killed by SIGKILL); {log} ends with:\n  (nothing)\n"
+        "If memory ran out: lower engine.gpu_memory_utilization or rollout.max_context_window. "
+        "If requests take longer than they may: raise engine.request_timeout_s. What is done is "
+        "saved; the same command goes on"
+    )
+    with pytest.raises(ServerError):
+        await sample(engine)
+
+
+async def test_deaths_with_a_finished_step_in_between_are_survived(lab: Lab) -> None:
+    engine = await lab.start()
+    for _ in range(4):
+        await lab.killed(sample(engine))
+        lab.deaths.forget()
+
+
+async def test_a_server_that_cannot_be_started_again_ends_the_run_with_its_last_words(
+    lab: Lab,
+) -> None:
+    engine = await lab.start()
+    lab.set("broken")
+    with pytest.raises(ServerError, match="RuntimeError: this GPU has no memory left"):
+        await lab.killed(sample(engine))
+    assert len([line for line in lab.said if "It is started again" in line]) == 2
+
+
+async def test_while_one_of_two_servers_is_started_again_the_other_serves(lab: Lab) -> None:
+    engine = await lab.start(2)
+    first, second = lab.pids()
+    await asyncio.gather(*(sample(engine, session=str(n)) for n in range(4)))
+    lab.set("broken")  # the dead one stays dead for now
+    os.kill(second, signal.SIGKILL)
+    await lab.until(lambda: bool(lab.said))
+    for number in range(4):
+        assert (await sample(engine, session=str(number))).token_ids.tolist() == [4, 3, 2]
+    assert first in lab.pids()
+
+
+async def test_a_second_server_that_cannot_start_leaves_the_first_not_running(lab: Lab) -> None:
+    settings = VllmServerSettings(
+        role="student",
+        model=lab.folder,
+        log_file=lab.folder / "student.log",
+        max_model_len=100,
+        python=lab.python,
+    )
+    broken = replace(settings, python="/nowhere/python", log_file=lab.folder / "student-1.log")
+    with pytest.raises(RnowError, match="/nowhere/python"):
+        await ServedEngine.start([settings, broken], deaths=lab.deaths, say=lab.said.append)
+    await lab.until(lambda: lab.pids() == [])
+
+
+async def test_closing_ends_every_server_within_seconds(lab: Lab) -> None:
+    engine = await lab.start(2)
+    groups = [os.getpgid(pid) for pid in lab.pids()]
+    async with asyncio.timeout(10):
+        await engine.aclose()
+    assert [alive_in_group(group) for group in groups] == [[], []]

@@ -1,0 +1,82 @@
+"""The server of vllm_fake.py as a process, started by the command line of a real vLLM server.
+
+`fake_python(folder)` writes a program that stands in for an interpreter with vLLM. What the server
+does wrong is told by files in that folder, which tests write while it runs:
+
+    hangs       it accepts requests and never answers
+    status      the token route answers with this status, but for requests of one token
+    broken      it ends before it listens
+    stale       log-probabilities are 1 nat lower: other weights
+    requests    (written by the server) one line a request: route, then the model that it names
+"""
+
+import asyncio
+import json
+import stat
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+from aiohttp import web
+from vllm_fake import FakeVllm, Json, error
+
+HERE = Path(__file__).parent
+
+
+def fake_python(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / "python"
+    script = f'PYTHONPATH={HERE} exec {sys.executable} {Path(__file__)} {folder} "$@"'
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return str(program)
+
+
+def requests_of(folder: Path) -> list[list[str]]:
+    """Return [route, model] of every request that servers of this folder were sent."""
+    file = folder / "requests"
+    return [line.split(" ") for line in file.read_text().splitlines()] if file.exists() else []
+
+
+class FaultyVllm(FakeVllm):
+    def __init__(self, folder: Path, model: str) -> None:
+        super().__init__(model)
+        self.folder = folder
+
+    def note(self, path: str, body: Json) -> None:
+        self.hangs = (self.folder / "hangs").exists()
+        with (self.folder / "requests").open("a") as log:
+            log.write(f"{path} {body.get('model', '-')}\n")
+
+    def generate(self, body: Json) -> web.Response:
+        status = self.folder / "status"
+        if status.exists() and body["token_ids"] != [0]:
+            return error(int(status.read_text()), "internal")
+        response = super().generate(body)
+        if (self.folder / "stale").exists() and response.text:
+            answer = json.loads(response.text)
+            for entry in (answer.get("prompt_logprobs") or [])[1:]:
+                for value in entry.values():
+                    value["logprob"] -= 1
+            response.text = json.dumps(answer)
+        return response
+
+
+async def serve(folder: Path, *, port: int, model: str) -> None:
+    runner = web.ServerRunner(web.Server(FaultyVllm(folder, model).answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    folder, arguments = Path(sys.argv[1]), sys.argv[2:]
+    if (folder / "broken").exists():
+        sys.exit("RuntimeError: this GPU has no memory left")
+    given = dict(pairwise(arguments))
+    model, port = given["--served-model-name"], int(given["--port"])
+    asyncio.run(serve(folder, port=port, model=model))
+
+
+if __name__ == "__main__":
+    main()
