@@ -34,6 +34,7 @@ class Placement:
 
     models: Mapping[EngineRole, ModelFiles]
     engines: Mapping[EngineRole, EngineKind]
+    urls: Mapping[EngineRole, tuple[str, ...]]  # of the user's own servers
     device: Literal["cuda", "cpu"]  # of the trainer, and of models in this process
     plan: Plan | None  # None: no GPU
     notices: tuple[str, ...]  # one line each, for the user
@@ -42,11 +43,14 @@ class Placement:
         """Return what is about to run where, for the terminal."""
         if self.plan is not None:
             return (*self.notices, *self.plan.lines())
-        places = {"vllm": "a vLLM server on the CPU", "local": f"in this process, {self.device}"}
-        engines = (
-            f"{role}: {places.get(kind, 'a server of your own')}"
-            for role, kind in self.engines.items()
-        )
+        places: dict[EngineKind, str] = {
+            "vllm": "a vLLM server on the CPU",
+            "local": f"in this process, {self.device}",
+        }
+        engines = []
+        for role, kind in self.engines.items():
+            own = f"a server of your own ({', '.join(self.urls[role])})"
+            engines.append(f"{role}: {places.get(kind, own)}")
         return (*self.notices, "; ".join(engines))
 
 
@@ -55,12 +59,13 @@ def place_roles(
     project: Path,
     *,
     devices: Devices | None = None,
+    torch_version: str | None = None,
     may_download: bool = True,
 ) -> Placement:
     """Return where the roles run; raise ModelError or ConfigError with all that is missing.
 
-    `devices` None: those that are found. A plan needs both models' config.json, which is fetched
-    if it may be; else there is no plan.
+    `devices` and `torch_version` None: those that are found. A plan needs both models' config.json,
+    which is fetched if it may be; else there is no plan.
     """
     config = loaded.config
     teacher = require_distill(config)
@@ -68,17 +73,15 @@ def place_roles(
         "student": find_model("model.path", config.model.path, project=project),
         "teacher": find_model("teacher.path", teacher.path, project=project),
     }
-    found = usable_gpus(find_devices() if devices is None else devices)
+    found = usable_gpus(devices or find_devices(), torch_version=torch_version)
     asked: dict[EngineRole, str] = {
         "student": config.engine.kind,
         "teacher": teacher.engine or config.engine.kind,
     }
-    remote = {role for role in models if engine_urls(config, role)}
+    urls = {role: engine_urls(config, role) for role in models}
     # The trainer needs the student here, whatever samples from it.
     here = {
-        model: asked[role]
-        for role, model in models.items()
-        if role == "student" or role not in remote
+        model: asked[role] for role, model in models.items() if role == "student" or not urls[role]
     }
     check_models(here, devices=found)
     engines: dict[EngineRole, EngineKind] = {}
@@ -95,6 +98,7 @@ def place_roles(
     return Placement(
         models=models,
         engines=engines,
+        urls=urls,
         device="cuda" if found.gpus else "cpu",
         plan=plan,
         notices=tuple(notices),

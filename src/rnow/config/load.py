@@ -185,13 +185,11 @@ def _check_local_sites(source: ConfigSource, directory: Path) -> None:
 
 def _check_urls(source: ConfigSource) -> None:
     """Refuse a server of the user's own beside what contradicts it."""
-    shared = source.get("engine.kind")
-    for url, kind_key in (("engine.url", "engine.kind"), ("teacher.url", "teacher.engine")):
+    for url, kind in (("engine.url", "engine.kind"), ("teacher.url", "teacher.engine")):
         if source.get(url) is None:
             continue
-        kind = source.get(kind_key) or shared
-        if kind == "local":
-            source.report(url, f"{url} is set, and {kind_key} says local; remove one of the two")
+        if source.get(kind) == "local":
+            source.report(url, f"{url} is set, and {kind} says local; remove one of the two")
         for name in ("replicas", "args"):
             key = f"{url.partition('.')[0]}.{name}"
             if source.get(key):

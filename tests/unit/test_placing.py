@@ -1,0 +1,165 @@
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from rnow.config import LoadedConfig, load_config
+from rnow.devices import Devices, Gpu
+from rnow.errors import ConfigError, ModelError
+from rnow.placing import Placement, engine_urls, find_python, place_roles
+
+CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
+H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)
+NO_GPU = Devices(gpus=(), reason="no nvidia-smi, no NVIDIA driver, no ROCm")
+TWO_GPUS = Devices(gpus=(H100, H100), reason="")
+CONFIG = """
+data: {batch_size: 4}
+model: {path: student}
+teacher: {path: teacher}
+trainer: {num_epochs: 1}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Two models of published figures, whose weights take no room; two interpreters."""
+    (tmp_path / "config.yml").write_text(CONFIG)
+    for role, name in (
+        ("student", "Qwen3-8B"),
+        ("teacher", "Qwen3-32B"),
+        ("small", "Qwen3-1.7B"),
+    ):
+        (tmp_path / role).mkdir()
+        shutil.copy(CONFIGS / f"{name}.json", tmp_path / role / "config.json")
+        (tmp_path / role / "model.safetensors").write_bytes(b"weights")
+    for name, status in (("with_vllm", 0), ("without_vllm", 3)):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\nexit {status}\n")
+        program.chmod(0o755)
+    return tmp_path
+
+
+def load(project: Path, *overrides: str) -> LoadedConfig:
+    return load_config(project, overrides=overrides)
+
+
+def placed(
+    project: Path, *overrides: str, devices: Devices = NO_GPU, torch: str = "2.14.0+cu130"
+) -> Placement:
+    return place_roles(load(project, *overrides), project, devices=devices, torch_version=torch)
+
+
+def test_without_a_gpu_auto_is_this_process_and_says_so(project: Path) -> None:
+    made = placed(project, "engine.python=with_vllm")
+    assert made.engines == {"student": "local", "teacher": "local"}
+    assert made.device == "cpu"
+    assert made.plan is None
+    assert made.lines() == (
+        "engine.kind auto: models run in this process, without vLLM (no nvidia-smi, no NVIDIA "
+        "driver, no ROCm)",
+        "student: in this process, cpu; teacher: in this process, cpu",
+    )
+
+
+def test_with_a_gpu_and_vllm_auto_is_vllm_and_the_plan_is_shown(project: Path) -> None:
+    made = placed(project, "engine.python=with_vllm", devices=TWO_GPUS)
+    assert made.engines == {"student": "vllm", "teacher": "vllm"}
+    assert made.device == "cuda"
+    assert made.plan is not None
+    assert made.notices == ()
+    assert made.lines() == made.plan.lines()
+    assert made.lines()[-1].startswith("teacher: 1 vLLM server with gpu_memory_utilization ")
+
+
+def test_with_a_gpu_and_no_vllm_auto_is_this_process_and_says_what_to_do(project: Path) -> None:
+    small = ("model.path=small", "teacher.path=small")
+    made = placed(project, "engine.python=without_vllm", *small, devices=TWO_GPUS)
+    assert made.engines == {"student": "local", "teacher": "local"}
+    assert made.notices == (
+        f"engine.kind auto: models run in this process; {project}/without_vllm has no vLLM; make "
+        "an environment for it (python -m venv vllm; vllm/bin/pip install vllm) and name "
+        "vllm/bin/python as engine.python",
+    )
+
+
+def test_vllm_that_is_asked_for_must_be_there(project: Path) -> None:
+    for key in ("engine.kind", "teacher.engine"):
+        with pytest.raises(ConfigError) as caught:
+            placed(project, f"{key}=vllm", "engine.python=without_vllm")
+        assert str(caught.value).startswith(
+            f"{key} is vllm, but {project}/without_vllm has no vLLM; make an environment for it "
+        )
+    with pytest.raises(ConfigError, match=r"^engine.python is /no/python, which cannot be run: "):
+        placed(project, "engine.kind=vllm", "engine.python=/no/python")
+
+
+def test_each_role_may_have_an_engine_of_its_own(project: Path) -> None:
+    made = placed(project, "engine.kind=vllm", "teacher.engine=local", "engine.python=with_vllm")
+    assert made.engines == {"student": "vllm", "teacher": "local"}
+    assert made.lines() == ("student: a vLLM server on the CPU; teacher: in this process, cpu",)
+    made = placed(project, "engine.kind=local", "teacher.engine=vllm", "engine.python=with_vllm")
+    assert made.engines == {"student": "local", "teacher": "vllm"}
+
+
+def test_servers_of_the_users_own_need_neither_vllm_nor_weights_here(project: Path) -> None:
+    shutil.rmtree(project / "teacher")
+    made = placed(project, "teacher.url=http://10.0.0.2:8000", "engine.kind=local")
+    assert made.engines == {"student": "local", "teacher": "url"}
+    assert made.lines()[-1] == (
+        "student: in this process, cpu; teacher: a server of your own (http://10.0.0.2:8000)"
+    )
+    config = load(project, "engine.url=[http://a:1, http://b:2]").config
+    assert engine_urls(config, "student") == ("http://a:1", "http://b:2")
+    assert engine_urls(config, "teacher") == ()
+
+
+def test_a_torch_without_cuda_leaves_gpus_unused(project: Path) -> None:
+    made = placed(project, devices=TWO_GPUS, torch="2.13.0+cpu")
+    assert (made.device, made.plan) == ("cpu", None)
+    reason = "there is NVIDIA H100 80GB HBM3, but torch 2.13.0+cpu cannot use it"
+    assert made.notices == (
+        f"engine.kind auto: models run in this process, without vLLM ({reason})",
+    )
+
+
+def test_an_amd_gpu_is_left_to_those_who_ask_for_it(project: Path) -> None:
+    amd = Devices(gpus=(Gpu(kind="rocm", name="AMD GPU", memory_mib=196608),), reason="")
+    small = ("model.path=small", "teacher.path=small")
+    made = placed(project, "engine.python=with_vllm", *small, devices=amd)
+    assert made.engines["student"] == "local"
+    assert made.notices == (
+        "engine.kind auto: models run in this process, without vLLM (AMD GPU is no CUDA device)",
+    )
+
+
+def test_resources_say_which_gpus_each_role_gets(project: Path) -> None:
+    gpus = Devices(gpus=(H100,) * 8, reason="")
+    resources = "resources={student: {gpus: 2}, teacher: {gpus: 4}}"
+    made = placed(project, "engine.python=with_vllm", resources, devices=gpus)
+    assert made.plan is not None
+    assert {item.role: item.gpus for item in made.plan.roles} == {
+        "trainer": (0,),
+        "student": (1, 2),
+        "teacher": (3, 4, 5, 6),
+    }
+
+
+def test_a_model_of_unknown_memory_is_refused_by_vllm_and_not_by_this_process(
+    project: Path,
+) -> None:
+    (project / "student" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(ModelError, match="the memory of model type mamba is not known here"):
+        placed(project, "engine.python=with_vllm", devices=TWO_GPUS)
+    made = placed(project, "engine.kind=local", devices=TWO_GPUS)
+    assert (made.device, made.plan) == ("cuda", None)
+
+
+def test_an_interpreter_is_one_of_the_project_or_what_the_shell_would_take(project: Path) -> None:
+    assert find_python(load(project).config, project) is None
+    config = load(project, "engine.python=with_vllm").config
+    assert find_python(config, project) == str(project / "with_vllm")
+    config = load(project, f"engine.python={sys.executable}").config
+    assert find_python(config, project) == sys.executable
+    assert find_python(load(project, "engine.python=python3").config, project) == "python3"

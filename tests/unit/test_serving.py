@@ -1,0 +1,173 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rnow.config import load_config
+from rnow.devices import Devices, Gpu
+from rnow.engines.spec import EngineSpec
+from rnow.engines.vllm_command import VllmServerSettings
+from rnow.placing import place_roles
+from rnow.serving import Serving, adapter_rank, sampling_spec, scoring_spec, trainer_environment
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "tests" / "fixtures" / "configs"
+H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)
+ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The reference project with models of published figures, whose weights take no room."""
+    shutil.copy(ROOT / "config.yml", tmp_path)
+    for name in ("Qwen3-1.7B", "Qwen3-8B", "Qwen3-32B"):
+        (tmp_path / "Qwen" / name).mkdir(parents=True)
+        shutil.copy(CONFIGS / f"{name}.json", tmp_path / "Qwen" / name / "config.json")
+        (tmp_path / "Qwen" / name / "model.safetensors").write_bytes(b"weights")
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return tmp_path
+
+
+def make_serving(project: Path, *overrides: str, num_gpus: int, environ: Any = None) -> Serving:
+    loaded = load_config(project, overrides=["engine.python=python", *overrides])
+    devices = Devices(gpus=(H100,) * num_gpus, reason="" if num_gpus else "none")
+    return Serving(
+        config=loaded.config,
+        placement=place_roles(loaded, project, devices=devices, torch_version="2.14.0+cu130"),
+        python=str(project / "python"),
+        logs=project / "logs",
+        untied=project / "untied",
+        environ=environ or {},
+    )
+
+
+def specs(serving: Serving, project: Path) -> tuple[EngineSpec, EngineSpec]:
+    student, teacher = project / "Qwen/Qwen3-8B", project / "Qwen/Qwen3-32B"
+    return (
+        sampling_spec(serving, "student", student, lora_rank=32),
+        scoring_spec(serving, teacher),
+    )
+
+
+def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) -> None:
+    student, teacher = specs(make_serving(project, num_gpus=2), project)
+    assert (student.tolerance, teacher.tolerance) == (0.05, 0.05)
+    assert student.servers == (
+        VllmServerSettings(
+            role="student",
+            model=project / "Qwen/Qwen3-8B",
+            log_file=project / "logs/student.log",
+            max_model_len=32768,
+            python=str(project / "python"),
+            devices=ORDER | {"CUDA_VISIBLE_DEVICES": "0"},
+            dtype="bfloat16",
+            gpu_memory_utilization=0.487,
+            max_lora_rank=32,
+            max_num_batched_tokens=8192,
+            max_num_seqs=256,
+        ),
+    )
+    assert teacher.servers == (
+        VllmServerSettings(
+            role="teacher",
+            model=project / "Qwen/Qwen3-32B",
+            log_file=project / "logs/teacher.log",
+            max_model_len=32769,
+            python=str(project / "python"),
+            devices=ORDER | {"CUDA_VISIBLE_DEVICES": "1"},
+            dtype="bfloat16",
+            gpu_memory_utilization=0.95,
+            prefix_caching=False,
+            max_num_batched_tokens=2048,
+            max_num_seqs=16,
+        ),
+    )
+
+
+def test_each_replica_has_gpus_and_a_log_of_its_own(project: Path) -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "8,9,10,11,12,13,14,15"}
+    student, teacher = specs(make_serving(project, num_gpus=8, environ=environ), project)
+    seen = [
+        (server.log_file.name, server.devices["CUDA_VISIBLE_DEVICES"])
+        for server in (*student.servers, *teacher.servers)
+    ]
+    assert seen == [
+        ("student.log", "9"),
+        ("student-1.log", "10"),
+        ("student-2.log", "11"),
+        ("student-3.log", "12"),
+        ("teacher.log", "13"),
+        ("teacher-1.log", "14"),
+        ("teacher-2.log", "15"),
+    ]
+
+
+def test_the_trainer_sees_its_own_gpu_alone(project: Path) -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "4,5"}
+    plan = make_serving(project, num_gpus=2, environ=environ).placement.plan
+    assert trainer_environment(plan, environ) == ORDER | {"CUDA_VISIBLE_DEVICES": "4"}
+    assert trainer_environment(None, environ) == {}
+
+
+def test_settings_of_each_role_reach_its_servers(project: Path) -> None:
+    serving = make_serving(
+        project,
+        "engine.args={max_num_seqs: 8}",
+        "teacher.args={swap_space: 2}",
+        "teacher.quantization=fp8",
+        "engine.start_timeout_s=33",
+        "engine.request_timeout_s=44",
+        "engine.gpu_memory_utilization=0.9",
+        num_gpus=8,
+    )
+    student, teacher = specs(serving, project)
+    assert (student.request_timeout_s, teacher.request_timeout_s) == (44, 44)
+    assert student.servers[0].args == {"max_num_seqs": 8}
+    assert teacher.servers[0].args == {"swap_space": 2}
+    assert (student.servers[0].quantization, teacher.servers[0].quantization) == (None, "fp8")
+    assert [spec.servers[0].start_timeout_s for spec in (student, teacher)] == [33, 33]
+    assert student.servers[0].gpu_memory_utilization == pytest.approx(0.9, abs=0.011)
+
+
+def test_on_a_cpu_servers_are_as_many_as_asked_for_and_in_float32(project: Path) -> None:
+    overrides = ("engine.kind=vllm", "engine.replicas=2", "teacher.dtype=bfloat16")
+    student, teacher = specs(make_serving(project, *overrides, num_gpus=0), project)
+    assert [server.log_file.name for server in student.servers] == ["student.log", "student-1.log"]
+    assert [server.dtype for server in student.servers] == ["float32", "float32"]
+    assert [server.devices for server in (*student.servers, *teacher.servers)] == [{}, {}, {}]
+    assert teacher.servers[0].dtype == "bfloat16"
+    assert (student.tolerance, teacher.tolerance) == (0.001, 0.05)
+    assert teacher.servers[0].max_num_batched_tokens == 2048
+
+
+def test_a_tied_model_whose_weights_will_be_replaced_starts_untied(project: Path) -> None:
+    serving = make_serving(project, "engine.kind=vllm", num_gpus=0)
+    tied, untied = project / "Qwen/Qwen3-1.7B", project / "Qwen/Qwen3-8B"
+    spec = sampling_spec(serving, "student", tied, lora_rank=None, takes_models=True)
+    assert spec.model == tied
+    assert spec.untied == project / "untied"
+    assert spec.servers[0].model == project / "untied" / "start"
+    spec = sampling_spec(serving, "student", untied, lora_rank=None, takes_models=True)
+    assert (spec.untied, spec.servers[0].model) == (None, untied)
+    spec = sampling_spec(serving, "student", tied, lora_rank=8)
+    assert (spec.untied, spec.servers[0].model) == (None, tied)
+
+
+def test_engines_that_rnow_does_not_start_have_no_servers(project: Path) -> None:
+    serving = make_serving(
+        project, "engine.kind=local", "teacher.url=http://127.0.0.1:8000", num_gpus=0
+    )
+    student, teacher = specs(serving, project)
+    assert (student.servers, student.urls) == ((), ())
+    assert (teacher.servers, teacher.urls) == ((), ("http://127.0.0.1:8000",))
+    assert replace(student, urls=("x",)).device == "cpu"
+
+
+def test_an_adapter_says_its_rank(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 24}))
+    assert adapter_rank(tmp_path) == 24
