@@ -1,7 +1,8 @@
 # make demo    the offline project, end to end: accuracy before, training, accuracy after
 # make test    everything that runs in minutes: unit tests, real processes, whole short runs
 # make check   ruff, types, generated docs
-# make test-full   the rest: the slow tests, the demo on three seeds with its bounds
+# make test-full   the rest: the slow tests, vLLM for real, the demo on three seeds on either engine
+# make test-vllm   what of test-full runs on a real vLLM server
 # make bench   measurements with bounds on times; for a machine with nothing else to do
 # make soak    what takes longer than a CI run: the demo on eight seeds; run by hand
 
@@ -25,12 +26,14 @@ test: setup
 
 # On a busy machine the demo takes longer than the 240 s that it is promised on two free cores:
 # here its accuracy is what must hold, its time in `make bench`.
-test-full: setup
+test-full: setup .venv-vllm/.ready
 	$(BIN)/pytest -m "slow and not vllm"
 	$(BIN)/python tests/bench/bench_cli.py
-	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --max-seconds 900
+	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --max-seconds 900 --save .demo.json
+	$(BIN)/pytest -m vllm
+	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2 --local .demo.json
 
-# The engine for vLLM on a real server, which needs an environment of several GB of its own.
+# Engine, runs and recovery on real vLLM servers, which have an environment of several GB of their own.
 test-vllm: setup .venv-vllm/.ready
 	$(BIN)/pytest -m vllm
 

@@ -15,9 +15,15 @@ from rnow.engines.untied import is_tied
 from rnow.engines.vllm_command import VllmServerSettings
 from rnow.placing import EngineRole, Placement, engine_urls
 from rnow.plan import Plan, device_variables
-from rnow.wiring import dtype_tolerance
 
-__all__ = ["Serving", "adapter_rank", "sampling_spec", "scoring_spec", "trainer_environment"]
+__all__ = [
+    "Serving",
+    "adapter_rank",
+    "dtype_tolerance",
+    "sampling_spec",
+    "scoring_spec",
+    "trainer_environment",
+]
 
 _UNTIED_START = "start"
 
@@ -149,3 +155,9 @@ def adapter_rank(adapter: Path) -> int:
     """Return the rank of the adapter in a folder."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     return int(config["r"])
+
+
+def dtype_tolerance(*dtypes: str, device: str) -> float:
+    """Return how many nats a token views of the same weights may be apart, each in its dtype."""
+    exact = ("float32", "auto") if device == "cpu" else ("float32",)
+    return 0.001 if all(dtype in exact for dtype in dtypes) else 0.05

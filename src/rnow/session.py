@@ -36,13 +36,12 @@ from rnow.records import Prompt
 from rnow.resume import check_inputs, check_resumable, fingerprints
 from rnow.rundir import RunDirectory
 from rnow.saving import Saver
-from rnow.serving import Serving, sampling_spec, scoring_spec
+from rnow.serving import Serving, dtype_tolerance, sampling_spec, scoring_spec
 from rnow.stopping import StopRequest
 from rnow.teacher import Teacher
 from rnow.trainer import Trainer
 from rnow.vocabulary import compare_token_maps, token_map
 from rnow.wiring import (
-    dtype_tolerance,
     objective_settings,
     policy_settings,
     prompts_by_step,
@@ -136,8 +135,7 @@ async def _run_opened(session: Session, console: Console) -> None:
             steps = prompts_by_step(config, prompts)
             for notice in (*file.notices, *environment.check(prompts[0]), *_compare(session)):
                 console.print(notice, highlight=False, markup=False, soft_wrap=True)
-            for line in (*session.placement.lines(), _headline(session, num_steps=len(steps))):
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(_headline(session, num_steps=len(steps)), highlight=False, soft_wrap=True)
             with Monitor(console, run=run, num_steps=len(steps)) as monitor:
                 await _train(
                     session,

@@ -36,6 +36,8 @@ def train_project(
         return run
     placement = place_roles(loaded, project)
     _require_contact(loaded)
+    for line in placement.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     environ = dict(os.environ)
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, environ))

@@ -11,7 +11,6 @@ from rnow.records import Prompt
 from rnow.trainer import TrainerSettings
 
 __all__ = [
-    "dtype_tolerance",
     "objective_settings",
     "policy_settings",
     "prompts_by_step",
@@ -67,9 +66,3 @@ def objective_settings(config: Config) -> ObjectiveSettings:
         clip_high=algorithm.clip_high,
         ratio_max=algorithm.ratio_max,
     )
-
-
-def dtype_tolerance(*dtypes: str, device: str) -> float:
-    """Return how many nats a token views of the same weights may be apart, each in its dtype."""
-    exact = ("float32", "auto") if device == "cpu" else ("float32",)
-    return 0.001 if all(dtype in exact for dtype in dtypes) else 0.05

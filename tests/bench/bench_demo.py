@@ -26,11 +26,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--max-seconds", type=float, default=240.0)
+    parser.add_argument("--save", type=Path, help="write the results there, as JSON by seed")
     arguments = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in arguments.seeds:
             results.append(run_demo(seed, Path(folder) / f"clinic-{seed}"))
+    if arguments.save is not None:
+        saved = {str(seed): result for seed, result in zip(arguments.seeds, results, strict=True)}
+        arguments.save.write_text(json.dumps(saved))
     print("| seed | before | after | teacher | seconds |")
     print("|---|---|---|---|---|")
     for seed, result in zip(arguments.seeds, results, strict=True):

@@ -36,6 +36,22 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+def test_a_run_that_is_refused_imports_nothing_heavy(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from rnow.cli import app\n"
+        f"result = CliRunner().invoke(app, ['run', {str(ROOT)!r}])\n"
+        "assert 'need GPUs, and none was found' in str(result.exception), result.output\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules and name != 'numpy'])\n"
+    )
+    environ = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environ
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_help_shows_the_attribution_that_crawl4ai_asks_for() -> None:
     sentence = (
         "This product includes software developed by UncleCode (https://x.com/unclecode) as part "

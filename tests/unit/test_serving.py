@@ -11,7 +11,14 @@ from rnow.devices import Devices, Gpu
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm_command import VllmServerSettings
 from rnow.placing import place_roles
-from rnow.serving import Serving, adapter_rank, sampling_spec, scoring_spec, trainer_environment
+from rnow.serving import (
+    Serving,
+    adapter_rank,
+    dtype_tolerance,
+    sampling_spec,
+    scoring_spec,
+    trainer_environment,
+)
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"
@@ -171,3 +178,21 @@ def test_engines_that_rnow_does_not_start_have_no_servers(project: Path) -> None
 def test_an_adapter_says_its_rank(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 24}))
     assert adapter_rank(tmp_path) == 24
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "device", "nats"),
+    [
+        (("auto", "auto"), "cpu", 0.001),
+        (("auto", "float32"), "cpu", 0.001),
+        (("auto", "bfloat16"), "cpu", 0.05),  # the engine in float32, the trainer not
+        (("bfloat16", "auto"), "cpu", 0.05),
+        (("auto", "auto"), "cuda", 0.05),
+        (("float32", "auto"), "cuda", 0.05),
+        (("float32", "float32"), "cuda", 0.001),
+    ],
+)
+def test_two_views_agree_as_far_as_the_coarser_of_them(
+    dtypes: tuple[str, str], device: str, nats: float
+) -> None:
+    assert dtype_tolerance(*dtypes, device=device) == nats

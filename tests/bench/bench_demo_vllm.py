@@ -1,0 +1,134 @@
+"""The demo with both roles on vLLM, over several seeds, beside the local engine.
+
+    python tests/bench/bench_demo_vllm.py --python .venv-vllm/bin/python --seeds 0 1 2
+
+Starts one server for the student and one for the teacher, and trains every seed on them, by
+engine.url and teacher.url. Accuracy is measured as the demo does it, in this process. `--local`
+names results that bench_demo.py saved; without it the demo is run here too. Exits 1 if a bound does
+not hold: mean accuracy within 4 points of the local engine's, mismatch_kl below 0.01 and
+tokens/drift 0 at every step.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench_demo import run_demo
+
+from rnow.config import load_config
+from rnow.engines.vllm_command import VllmServerSettings
+from rnow.engines.vllm_server import VllmServer
+from rnow.scaffold import init_project
+
+MAX_POINTS = 0.04
+MAX_MISMATCH_KL = 0.01
+
+
+async def start_servers(project: Path, python: str, logs: Path) -> tuple[VllmServer, VllmServer]:
+    config = load_config(project).config
+    window = config.rollout.max_context_window
+    student = VllmServerSettings(
+        role="student",
+        model=project / "models" / "student",
+        log_file=logs / "student.log",
+        max_model_len=window,
+        python=python,
+        dtype="float32",
+        max_lora_rank=config.model.qlora_rank,
+    )
+    teacher = VllmServerSettings.for_teacher(
+        max_context_window=window,
+        model=project / "models" / "teacher",
+        log_file=logs / "teacher.log",
+        python=python,
+        dtype="float32",
+    )
+    first, second = await asyncio.gather(VllmServer.start(student), VllmServer.start(teacher))
+    return first, second
+
+
+def rnow(*words: object) -> str:
+    command = [sys.executable, "-m", "rnow", *map(str, words)]
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+
+
+def train_and_measure(project: Path, seed: int, overrides: list[str]) -> dict[str, float]:
+    started = time.perf_counter()
+    name = f"seed-{seed}"
+    print(rnow("run", project, "--name", name, f"seed={seed}", *overrides), flush=True)
+    seconds = time.perf_counter() - started
+    steps = [json.loads(line) for line in (project / "runs" / name / "metrics.jsonl").open()]
+    evaluated = json.loads(
+        rnow("eval", project, "--model", name, "engine.kind=local", "--json").splitlines()[-1]
+    )
+    return {
+        "after": evaluated["accuracy"],
+        "mismatch_kl": max(step["mismatch_kl"] for step in steps),
+        "drift": sum(step["tokens/drift"] for step in steps),
+        "dropped": sum(step["rollout/dropped"] + step["teacher/dropped"] for step in steps),
+        "seconds": seconds,
+    }
+
+
+async def measure(python: str, seeds: list[int], folder: Path) -> list[dict[str, float]]:
+    project = folder / "clinic"
+    init_project(project, template="clinic")
+    student, teacher = await start_servers(project, python, folder)
+    overrides = ["engine.kind=vllm", f"engine.url={student.url}", f"teacher.url={teacher.url}"]
+    try:
+        return [
+            await asyncio.to_thread(train_and_measure, project, seed, overrides) for seed in seeds
+        ]
+    finally:
+        await asyncio.gather(student.stop(), teacher.stop())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--python", default=".venv-vllm/bin/python")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--local", type=Path)
+    arguments = parser.parse_args()
+    seeds: list[int] = arguments.seeds
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        python = str(Path(arguments.python).absolute())
+        served = asyncio.run(measure(python, seeds, folder))
+        if arguments.local is None:
+            local = {str(seed): run_demo(seed, folder / f"local-{seed}") for seed in seeds}
+        else:
+            local = json.loads(arguments.local.read_text())
+    print("| seed | local | vLLM | mismatch_kl | drift | dropped | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for seed, result in zip(seeds, served, strict=True):
+        print(
+            f"| {seed} | {100 * local[str(seed)]['after']:.1f} % | {100 * result['after']:.1f} % "
+            f"| {result['mismatch_kl']:.1e} | {result['drift']:.0f} | {result['dropped']:.0f} "
+            f"| {result['seconds']:.0f} |"
+        )
+    ours = sum(local[str(seed)]["after"] for seed in seeds) / len(seeds)
+    theirs = sum(result["after"] for result in served) / len(seeds)
+    print(f"mean: local {100 * ours:.1f} %, vLLM {100 * theirs:.1f} %")
+    broken = [
+        sentence
+        for holds, sentence in (
+            (abs(theirs - ours) <= MAX_POINTS, "vLLM is more than 4 points from local"),
+            (all(r["mismatch_kl"] < MAX_MISMATCH_KL for r in served), "mismatch_kl >= 0.01"),
+            (all(r["drift"] == 0 for r in served), "tokens/drift is not 0"),
+        )
+        if not holds
+    ]
+    for sentence in broken:
+        print(f"BOUND BROKEN: {sentence}")
+    return bool(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
