@@ -415,3 +415,15 @@ def load_script() -> ModuleType:
     sys.modules[spec.name] = module  # its dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_tied_model_is_served_with_a_head_of_its_own_where_all_weights_are_trained() -> None:
+    tied = figures("Qwen3-1.7B")
+    assert tied.is_tied
+    weights = {}
+    for tuning in ("lora", "full"):
+        made = plan(workload("Qwen3-1.7B", "Qwen3-8B", tuning=tuning), H100, H100, H100)
+        student = made.role("student")
+        assert student is not None
+        weights[tuning] = student.memory.weights
+    assert weights["full"] - weights["lora"] == tied.vocab_size * tied.hidden_size * 2

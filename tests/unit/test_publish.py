@@ -1,9 +1,11 @@
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rnow.engines.base import Scores
 from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import PublicationError
 from rnow.publish import Publisher
@@ -16,10 +18,14 @@ def logprob(ids: Sequence[int]) -> float:
     return -0.1 * ids[-1]
 
 
-def make_publisher(engine: ScriptedEngine, folder: Path, *, off_by: float = 0.0) -> Publisher:
+def make_publisher(
+    engine: ScriptedEngine, folder: Path, *, off_by: float = 0.0, config: str | None = None
+) -> Publisher:
     def save(target: Path) -> None:
         target.mkdir(parents=True)
         (target / "weights").write_text("…")
+        if config is not None:
+            (target / "config.json").write_text(config)
 
     def probe(ids: list[int], start: int) -> np.ndarray:
         return np.array([logprob(ids[: i + 1]) + off_by for i in range(start, len(ids))])
@@ -60,3 +66,35 @@ async def test_a_probe_that_is_not_a_number_stops_the_run(tmp_path: Path) -> Non
     engine = ScriptedEngine([], logprob=logprob)
     with pytest.raises(PublicationError):
         await make_publisher(engine, tmp_path, off_by=float("nan")).publish(0)
+
+
+class TwoServers(ScriptedEngine):
+    """An engine with two copies of the weights, the second of them stale."""
+
+    async def probe(
+        self, token_ids: Sequence[int], *, start: int, policy_version: int
+    ) -> tuple[Scores, ...]:
+        (fresh,) = await super().probe(token_ids, start=start, policy_version=policy_version)
+        return fresh, dataclasses.replace(fresh, logprobs=fresh.logprobs - np.float32(0.2))
+
+
+async def test_one_stale_server_of_several_stops_the_run(tmp_path: Path) -> None:
+    engine = TwoServers([], logprob=logprob)
+    with pytest.raises(PublicationError, match=r"it is 0\.2 nats a token away from the trainer "):
+        await make_publisher(engine, tmp_path).publish(7)
+
+
+async def test_a_tied_head_that_stayed_behind_is_named_as_the_likely_reason(
+    tmp_path: Path,
+) -> None:
+    engine = ScriptedEngine([], logprob=logprob)
+    publisher = make_publisher(
+        engine, tmp_path, off_by=0.09, config='{"tie_word_embeddings": true}'
+    )
+    with pytest.raises(PublicationError) as caught:
+        await publisher.publish(7)
+    assert str(caught.value).endswith(
+        "Sampling from it would train on the wrong policy. The model's LM head is its embedding: "
+        "some builds of vLLM keep the old head when weights are replaced; leave engine.url out, so "
+        "that rnow starts a server that does not"
+    )

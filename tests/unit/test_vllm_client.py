@@ -468,6 +468,9 @@ async def test_a_whole_model_replaces_the_weights_and_empties_the_cache(
     with pytest.raises(EngineError, match="started with are replaced"):
         await engine.score([1, 2], start=1)
     assert (await sample(engine, session="new", version=1)).policy_version == 1
+    await engine.unload_policy(0)  # gone already, as it should be
+    with pytest.raises(EngineError, match=r"^policy version 0 is not loaded \(loaded: 1\)$"):
+        await engine.unload_policy(0)
 
 
 async def test_untied_forms_are_kept_as_long_as_they_are_loaded(
@@ -569,6 +572,33 @@ async def test_a_server_known_to_have_ended_gets_no_new_session(fake: FakeVllm) 
         for session in "abc":
             await sample(engine, session=session)
         assert len(other.bodies(ROUTE)) == 3
+        await engine.aclose()
+
+
+async def test_a_server_that_is_suspended_hands_its_sessions_over(fake: FakeVllm) -> None:
+    async with serve_fake() as other:
+        engine = make_engine(fake, other)
+        await sample(engine, session="a")
+        assert len(fake.bodies(ROUTE)) == 1
+        engine.suspend(fake.url)
+        await sample(engine, session="a")
+        engine.resume(fake.url)
+        await sample(engine, session="a")  # stays where its text is in the cache now
+        assert (len(fake.bodies(ROUTE)), len(other.bodies(ROUTE))) == (1, 2)
+        await engine.aclose()
+
+
+async def test_a_probe_asks_every_server_or_the_one_that_is_named(fake: FakeVllm) -> None:
+    async with serve_fake() as other:
+        engine = make_engine(fake, other)
+        other.change = lambda answer: answer["prompt_logprobs"][1].update(
+            {"2": {"logprob": -3.0, "rank": 1}}
+        )
+        answers = await engine.probe([1, 2], start=1, policy_version=0)
+        ours = np.float32(logprob_of(1, 2))
+        assert [answer.logprobs.tolist() for answer in answers] == [[ours], [-3.0]]
+        (answer,) = await engine.probe([1, 2], start=1, policy_version=0, url=other.url)
+        assert answer.logprobs.tolist() == [-3.0]
         await engine.aclose()
 
 
