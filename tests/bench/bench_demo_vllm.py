@@ -62,7 +62,10 @@ def train_and_measure(project: Path, seed: int, overrides: list[str]) -> dict[st
     name = f"seed-{seed}"
     print(rnow("run", project, "--name", name, f"seed={seed}", *overrides), flush=True)
     seconds = time.perf_counter() - started
-    steps = [json.loads(line) for line in (project / "runs" / name / "metrics.jsonl").open()]
+    steps = [
+        json.loads(line)
+        for line in (project / "runs" / name / "metrics.jsonl").read_text().splitlines()
+    ]
     evaluated = json.loads(
         rnow("eval", project, "--model", name, "engine.kind=local", "--json").splitlines()[-1]
     )

@@ -35,8 +35,9 @@ class Run:
                 [sys.executable, "-m", "rnow", *words, f"engine.python={vllm_python()}"],
                 stdout=out,
                 stderr=out,
+                start_new_session=True,
             )
-        self.groups: set[int] = set()
+        self.groups: set[int] = {self.process.pid}
 
     def until(self, holds: Callable[[], bool], *, limit_s: float = START_LIMIT_S) -> None:
         end = time.monotonic() + limit_s
@@ -76,7 +77,8 @@ class Run:
         return file.exists() and file.stat().st_size > 0
 
     def metrics(self) -> list[dict[str, float]]:
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").open()]
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
 
     def wait(self, limit_s: float = START_LIMIT_S) -> int:
         return self.process.wait(limit_s)
