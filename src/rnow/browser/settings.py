@@ -31,5 +31,6 @@ class BrowserSettings:
     max_wait_s: float = 20.0  # for a slot; beyond it the model hears that the site is busy
     max_redirects: int = 5
     max_body_bytes: int = 5_000_000  # after decompression
+    max_wire_bytes: int = 20_000_000  # of one page in Chromium with all that it loads
     max_cached_bytes: int = 64_000_000  # of page text kept in memory
     ports: tuple[int, ...] = (80, 443)  # that a URL may name
