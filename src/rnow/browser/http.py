@@ -11,7 +11,6 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from rnow import __version__
 from rnow.browser.blocked import is_block_page
 from rnow.browser.body import ACCEPTED_ENCODING, read_body
 from rnow.browser.errors import BrowseError
@@ -19,12 +18,11 @@ from rnow.browser.guard import (
     BlockedAddressError,
     GuardedResolver,
     MayDial,
-    check_host,
     check_url,
     guarded_socket,
     is_public,
-    normalize_host,
 )
+from rnow.browser.hosts import HostRules
 from rnow.browser.politeness import Pacer
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
@@ -55,10 +53,7 @@ class HttpSource:
         pacer: Pacer | None = None,
     ) -> None:
         self._settings = settings
-        self._allow_hosts = tuple(map(normalize_host, settings.allow_hosts))
-        self._local_ports = {
-            normalize_host(host): port for host, port in settings.local_sites.items()
-        }
+        self._hosts = HostRules(settings)
         self._pacer = pacer or Pacer(
             max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
         )
@@ -97,12 +92,12 @@ class HttpSource:
     async def _ask(self, url: URL, clock: asyncio.Timeout) -> RawPage | URL:
         """Send one request; return the page, or where the site sends the reader."""
         host = url.raw_host or ""
-        if host in self._local_ports:
-            at_home = url.with_scheme("http").with_host("127.0.0.1")
-            at_home = at_home.with_port(self._local_ports[host])
+        self._hosts.check(url)
+        local_port = self._hosts.local_port(url)
+        if local_port is not None:
+            at_home = url.with_scheme("http").with_host("127.0.0.1").with_port(local_port)
             request = self._local.get(at_home, headers={"Host": host}, allow_redirects=False)
         else:
-            check_host(host, allow_hosts=self._allow_hosts)
             if self._settings.contact is None:
                 sentence = "only local sites can be read until browser.contact is set."
                 raise BrowseError("host_not_allowed", sentence)
@@ -155,14 +150,13 @@ class HttpSource:
         return BrowseError(f"http_{status}", f"the site answered with status {status}.")
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        contact = "" if self._settings.contact is None else f" (+{self._settings.contact})"
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,  # read_body does it, and stops in time
             headers={
-                "User-Agent": f"rnow/{__version__}{contact}",
+                "User-Agent": self._settings.user_agent,
                 "Accept": _ACCEPT,
                 "Accept-Encoding": ACCEPTED_ENCODING,
                 "Accept-Language": "en",

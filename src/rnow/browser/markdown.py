@@ -9,14 +9,13 @@ Not done here: style sheets are not evaluated, so text that only they hide is se
 module is cheap; crawl4ai (about a second) is loaded by the first conversion.
 """
 
-import atexit
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
+
+from rnow.browser.crawler import loading_crawl4ai
 
 __all__ = ["UnreadablePageError", "html_to_markdown", "visible_text"]
 
@@ -173,19 +172,10 @@ def _simplify_tables(body: Any) -> None:
 
 @cache
 def _crawl4ai() -> Callable[[str], str]:
-    """Load crawl4ai's converter, made quiet and kept from writing into the home directory."""
-    os.environ.setdefault("CRAWL4AI_NO_CLOUD_NOTICE", "1")
-    if "CRAWL4_AI_BASE_DIRECTORY" not in os.environ:
-        folder = tempfile.TemporaryDirectory(prefix="rnow-crawl4ai-")
-        atexit.register(folder.cleanup)
-        os.environ["CRAWL4_AI_BASE_DIRECTORY"] = folder.name
-    # At import crawl4ai reads the nearest .env into the environment. What stands there is not its
-    # business: the tool worker has already decided which variables there are.
-    before = dict(os.environ)
-    from crawl4ai.markdown_generation_strategy import DefaultMarkdownGenerator
+    """Load crawl4ai's converter."""
+    with loading_crawl4ai():
+        from crawl4ai.markdown_generation_strategy import DefaultMarkdownGenerator
 
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
     options = {
         "body_width": 0,
         "ignore_emphasis": True,
