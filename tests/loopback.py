@@ -55,7 +55,7 @@ class Pub:
         return response
 
 
-class Inner:
+class Inner(asyncio.DatagramProtocol):
     """A server that nobody may reach, on 127.0.0.2, 127.0.0.1 and, where there is one, ::1."""
 
     def __init__(self) -> None:
@@ -66,6 +66,9 @@ class Inner:
         self.num_hits += 1
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>secret")
         writer.close()
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self.num_hits += 1
 
 
 class Names(AbstractResolver):
@@ -107,6 +110,7 @@ async def serve_pub() -> AsyncIterator[Pub]:
 async def serve_inner() -> AsyncIterator[Inner]:
     server = Inner()
     async with AsyncExitStack() as stack:
+        loop = asyncio.get_running_loop()
         for address in ("127.0.0.2", "127.0.0.1", "::1"):
             try:
                 listening = await asyncio.start_server(server.answer, address, server.port)
@@ -114,6 +118,10 @@ async def serve_inner() -> AsyncIterator[Inner]:
                 continue
             await stack.enter_async_context(listening)
             server.port = listening.sockets[0].getsockname()[1]
+            datagrams, _ = await loop.create_datagram_endpoint(
+                lambda: server, local_addr=(address, server.port)
+            )
+            stack.callback(datagrams.close)
         yield server
 
 

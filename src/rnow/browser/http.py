@@ -24,12 +24,12 @@ from rnow.browser.guard import (
 )
 from rnow.browser.hosts import HostRules
 from rnow.browser.politeness import Pacer
+from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
 __all__ = ["HttpSource"]
 
-_REDIRECTS = (301, 302, 303, 307, 308)
 _READABLE = ("text/", "application/xhtml+xml", "application/json", "application/xml")
 _READABLE_ENDINGS = ("+json", "+xml")
 _MAX_BLOCK_PAGE_BYTES = 200_000
@@ -115,7 +115,7 @@ class HttpSource:
 
     async def _take(self, response: aiohttp.ClientResponse, url: URL) -> RawPage | URL:
         location = response.headers.get("Location")
-        if response.status in _REDIRECTS and location is not None:
+        if response.status in REDIRECTS and location is not None:
             return self._redirected(url, location)
         if not 200 <= response.status < 300:
             raise await self._refusal(response, url)
@@ -127,7 +127,7 @@ class HttpSource:
             raise BrowseError("too_large", f"this page is larger than {limit_mb:g} MB.")
         page = _raw_page(response, url, body)
         if is_block_page(page):
-            raise _blocked()
+            raise blocked_by_site()
         return page
 
     def _redirected(self, url: URL, location: str) -> URL:
@@ -139,15 +139,12 @@ class HttpSource:
 
     async def _refusal(self, response: aiohttp.ClientResponse, url: URL) -> BrowseError:
         """Return what the model is told of an answer that is no page."""
-        status = response.status
         self._pacer.hold_off(url.raw_host or "", response.headers.get("Retry-After"))
-        if status == 429:
-            return BrowseError("rate_limited", "the site asks for fewer requests; try again later.")
-        if status in (403, 503):
+        page = None
+        if response.status in (403, 503):
             body, _ = await read_body(response, _MAX_BLOCK_PAGE_BYTES)
-            if is_block_page(_raw_page(response, url, body)):
-                return _blocked()
-        return BrowseError(f"http_{status}", f"the site answered with status {status}.")
+            page = _raw_page(response, url, body)
+        return refusal_of_status(response.status, page)
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -169,10 +166,6 @@ class HttpSource:
 
 def _is_readable(content_type: str) -> bool:
     return content_type.startswith(_READABLE) or content_type.endswith(_READABLE_ENDINGS)
-
-
-def _blocked() -> BrowseError:
-    return BrowseError("blocked_by_site", "the site does not let programs read this page.")
 
 
 def _raw_page(response: aiohttp.ClientResponse, url: URL, body: bytes) -> RawPage:

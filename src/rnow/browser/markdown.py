@@ -17,7 +17,7 @@ from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from rnow.browser.crawler import loading_crawl4ai
 
-__all__ = ["UnreadablePageError", "html_to_markdown", "visible_text"]
+__all__ = ["UnreadablePageError", "html_to_markdown", "num_visible_chars", "visible_text"]
 
 _MAX_LINK_CHARS = 200  # longer ones are sessions and trackers; the link's text stays
 
@@ -64,6 +64,12 @@ def html_to_markdown(html: str, *, url: str) -> str:
     without_navigation = _convert(html, url=url, keep_navigation=False)
     # A page that is nothing but navigation (an index) is read whole.
     return without_navigation or _convert(html, url=url, keep_navigation=True)
+
+
+def num_visible_chars(html: str, *, url: str) -> int:
+    """Return how many characters of `html` a reader would see, spaces not counted."""
+    cleaned = _clean(html, url=url, keep_navigation=False)
+    return len(re.sub(r"<[^>]*>|\s", "", cleaned))
 
 
 def visible_text(text: str) -> str:
