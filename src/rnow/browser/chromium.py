@@ -45,7 +45,7 @@ _FLAGS = (
     "--disable-domain-reliability",
     "--disable-sync",
     "--no-pings",
-    "--disable-features=MediaRouter,DialMediaRouteProvider,OptimizationHints,Translate",
+    "--disable-features=MediaRouter,DialMediaRouteProvider,OptimizationHints,Translate,SpareRendererForSitePerProcess",
     # Text is all that is wanted.
     "--blink-settings=imagesEnabled=false",
     "--disable-gpu",

@@ -61,6 +61,7 @@ class Visit:
         self._hold_off = hold_off  # a host, and its Retry-After
         self._status = 200
         self._num_documents = 0
+        self._has_document = False
         self._onward: URL | None = None  # where the last redirect leads
         self._frame = ""  # the tab's own; others are frames in its page
         self._tab: Page | None = None
@@ -188,25 +189,27 @@ class Visit:
 
     async def _accept(self, event: dict[str, Any]) -> bool:
         """Look at the head of an answer, before anything in it can run; return whether to go on."""
-        self._status = event["responseStatusCode"]
-        heads = event["responseHeaders"]
+        status, heads = event["responseStatusCode"], event["responseHeaders"]
         location = _header(heads, "location")
-        if self._status in REDIRECTS and location is not None:
+        if status in REDIRECTS and location is not None:
             with suppress(ValueError):  # a broken one leads nowhere
                 self._onward = self.url.join(URL(location))
             return True
+        is_html = _is_html(heads)
+        if self._has_document and not is_html:
+            return False  # a page that starts a download stays
+        self._status = status
         host = self.url.raw_host or ""
         refusal = self._refusal_of(host)
-        if refusal is None and not 200 <= self._status < 300:
+        if refusal is None and not 200 <= status < 300:
             self._hold_off(host, _header(heads, "retry-after"))
-            refusal = refusal_of_status(self._status, await self._body_of_refusal(event))
-        is_download = (_header(heads, "content-disposition") or "").lower().startswith("attachment")
-        kind = (_header(heads, "content-type") or "text/html").partition(";")[0].strip().lower()
-        if refusal is None and (is_download or kind not in _HTML):
+            refusal = refusal_of_status(status, await self._body_of_refusal(event))
+        if refusal is None and not is_html:
             refusal = NotRenderedError("unsupported_type", "this is not a page of text.")
         if refusal is not None:
             self._refuse(refusal)
-        return refusal is None
+        self._has_document = refusal is None
+        return self._has_document
 
     async def _body_of_refusal(self, event: dict[str, Any]) -> RawPage:
         assert self._devtools is not None
@@ -231,6 +234,12 @@ class Visit:
 
 def _without_scheme(url: URL) -> str:
     return str(url.with_fragment(None)).partition("://")[2]
+
+
+def _is_html(heads: list[dict[str, str]]) -> bool:
+    disposition = _header(heads, "content-disposition") or ""
+    kind = (_header(heads, "content-type") or "text/html").partition(";")[0]
+    return kind.strip().lower() in _HTML and not disposition.lower().startswith("attachment")
 
 
 def _header(heads: list[dict[str, str]], name: str) -> str | None:
