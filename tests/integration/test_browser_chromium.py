@@ -171,10 +171,11 @@ async def test_an_inner_server_is_never_asked_for_a_page(world: Web, host: str) 
 
 
 TAGS = """
-<iframe src='//HOST/'></iframe><img src='//HOST/'><script src='//HOST/'></script><embed src='//HOST/'>
-<link rel=stylesheet href='//HOST/'><link rel=prefetch href='//HOST/'><video src='//HOST/'></video>
-<link rel=preload as=fetch href='//HOST/'><link rel=preconnect href='//HOST/'><link rel=icon href='//HOST/'>
-<link rel=dns-prefetch href='//HOST/'><object data='//HOST/'></object>
+<iframe src='//HOST/'></iframe><img src='//HOST/'><script src='//HOST/'></script>
+<embed src='//HOST/'><object data='//HOST/'></object><video src='//HOST/'></video>
+<link rel=stylesheet href='//HOST/'><link rel=prefetch href='//HOST/'>
+<link rel=preload as=fetch href='//HOST/'><link rel=preconnect href='//HOST/'>
+<link rel=icon href='//HOST/'><link rel=dns-prefetch href='//HOST/'>
 <style>@import '//HOST/'; body { background: url(//HOST/) }</style>
 <form method=post action='//HOST/' target=_blank></form>
 """

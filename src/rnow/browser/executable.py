@@ -9,11 +9,15 @@ from pathlib import Path
 
 from rnow.errors import ConfigError
 
-__all__ = ["HOW_TO_INSTALL", "find_chromium", "playwright_folder"]
+__all__ = ["HOW_TO_INSTALL", "NO_CHROMIUM", "find_chromium", "playwright_folder"]
 
 HOW_TO_INSTALL = (
     "install one (Debian: apt-get install chromium; elsewhere: playwright install chromium) or "
     "name one in browser.executable"
+)
+NO_CHROMIUM = (
+    "there is no Chromium on this machine: pages that their scripts fill stay as empty as plain "
+    f"HTTP finds them; {HOW_TO_INSTALL}"
 )
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MAC_APPS = ("Google Chrome", "Chromium")

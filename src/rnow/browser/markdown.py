@@ -12,6 +12,7 @@ module is cheap; crawl4ai (about a second) is loaded by the first conversion.
 import re
 from collections.abc import Callable
 from functools import cache
+from html import unescape
 from typing import Any
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
@@ -69,7 +70,7 @@ def html_to_markdown(html: str, *, url: str) -> str:
 def num_visible_chars(html: str, *, url: str) -> int:
     """Return how many characters of `html` a reader would see, spaces not counted."""
     cleaned = _clean(html, url=url, keep_navigation=False)
-    return len(re.sub(r"<[^>]*>|\s", "", cleaned))
+    return len(re.sub(r"\s", "", unescape(re.sub(r"<[^>]*>", "", cleaned))))
 
 
 def visible_text(text: str) -> str:
