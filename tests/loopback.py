@@ -6,6 +6,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from socket import AF_UNSPEC, AddressFamily
 
 from aiohttp import web
@@ -55,7 +56,7 @@ class Pub:
         return response
 
 
-class Inner:
+class Inner(asyncio.DatagramProtocol):
     """A server that nobody may reach, on 127.0.0.2, 127.0.0.1 and, where there is one, ::1."""
 
     def __init__(self) -> None:
@@ -66,6 +67,9 @@ class Inner:
         self.num_hits += 1
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>secret")
         writer.close()
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self.num_hits += 1
 
 
 class Names(AbstractResolver):
@@ -99,14 +103,17 @@ async def serve_pub() -> AsyncIterator[Pub]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     site.port = runner.addresses[0][1]
-    yield site
-    await runner.cleanup()
+    try:
+        yield site
+    finally:
+        await runner.cleanup()
 
 
 @asynccontextmanager
 async def serve_inner() -> AsyncIterator[Inner]:
     server = Inner()
     async with AsyncExitStack() as stack:
+        loop = asyncio.get_running_loop()
         for address in ("127.0.0.2", "127.0.0.1", "::1"):
             try:
                 listening = await asyncio.start_server(server.answer, address, server.port)
@@ -114,6 +121,10 @@ async def serve_inner() -> AsyncIterator[Inner]:
                 continue
             await stack.enter_async_context(listening)
             server.port = listening.sockets[0].getsockname()[1]
+            datagrams, _ = await loop.create_datagram_endpoint(
+                lambda: server, local_addr=(address, server.port)
+            )
+            stack.callback(datagrams.close)
         yield server
 
 
@@ -146,3 +157,36 @@ async def open_browser(
 
 async def read(opened: Browser, url: str, page: int = 1) -> str:
     return (await opened.read(url, page)).text
+
+
+def self_signed(folder: Path) -> Path:
+    """Write a key and a certificate for a.test that nobody has signed."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a.test")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("a.test")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "site.pem"
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    return file

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rnow.browser.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.sites import LocalSites
 from rnow.chat import ChatTemplate
@@ -46,8 +47,14 @@ class Environment:
 
     def check(self, prompt: Prompt) -> tuple[str, ...]:
         """Check that turns can be appended token by token; return what the user should know."""
-        own = () if self.tools is None else self.tools.notices
+        own = () if self.tools is None else (*self.tools.notices, *self._browser_notices())
         return (*own, *self.chat.check(prompt.messages, self.schemas))
+
+    def _browser_notices(self) -> tuple[str, ...]:
+        browser = self.config.browser
+        reads_the_web = browser.allow_hosts or browser.render_hosts
+        found = find_chromium(browser.executable, directory=self.directory)
+        return (NO_CHROMIUM,) if reads_the_web and found is None else ()
 
     def gauges(self) -> dict[str, float]:
         """Return what the parts count over the whole run, for the step's line of metrics."""
@@ -126,6 +133,7 @@ def worker_settings(
     log_file: Path,
 ) -> WorkerSettings:
     """Return what tool workers are told; `ports` are those of the local sites."""
+    chromium = find_chromium(config.browser.executable, directory=directory)
     return WorkerSettings(
         project_dir=directory,
         tool_timeout_s=config.rollout.tool_timeout,
@@ -140,6 +148,8 @@ def worker_settings(
             contact=config.browser.contact,
             num_workers=config.tools.workers,
             local_sites=ports,
+            render_hosts=tuple(config.browser.render_hosts),
+            executable=None if chromium is None else str(chromium),
         ),
         log_file=log_file,
     )

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from loopback import Inner, Names, Pub, open_browser, read, serve_inner, serve_pub
+from loopback import (
+    Inner,
+    Names,
+    Pub,
+    open_browser,
+    read,
+    self_signed,
+    serve_inner,
+    serve_pub,
+)
 
 import rnow
 from rnow.browser import BrowserSettings
@@ -257,36 +266,3 @@ async def test_a_page_that_takes_long_to_convert_is_given_up(pub: Pub) -> None:
         assert await read(opened, "https://pub.test/") == (
             "ERROR timeout: this page took too long to be turned into text."
         )
-
-
-def self_signed(folder: Path) -> Path:
-    """Write a key and a certificate for a.test that nobody has signed."""
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a.test")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("a.test")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "site.pem"
-    file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return file

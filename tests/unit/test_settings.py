@@ -88,7 +88,13 @@ def test_defaults_are_those_of_the_design() -> None:
             "probe_tolerance": None,
         },
         "tools": {"workers": 1, "concurrency": 32, "env": []},
-        "browser": {"allow_hosts": [], "contact": None, "local_sites": {}},
+        "browser": {
+            "allow_hosts": [],
+            "contact": None,
+            "local_sites": {},
+            "render_hosts": [],
+            "executable": None,
+        },
         "resources": None,
     }
 

@@ -5,6 +5,12 @@
     browser.py     URL in, text for the model out; each page read once
     guard.py       which URLs, which addresses
     source.py      the seam to whatever gets pages; http.py is plain HTTP
+    sources.py     which of them a page comes from
+    rendering.py   plain HTTP or Chromium
+    tabs.py        pages by Chromium: waiting for a tab, deadlines; visit.py is one page in one
+    chromium.py    the one Chromium of a worker; executable.py finds its program
+    proxy.py       what Chromium reaches the web through
+    hosts.py       which hosts may be read
     politeness.py  how often a site is asked
     blocked.py     pages that only say "no programs here"
     pages.py       documents in memory, single flight

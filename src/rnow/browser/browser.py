@@ -14,12 +14,12 @@ from yarl import URL
 
 from rnow.browser.errors import BrowseError
 from rnow.browser.guard import check_url
-from rnow.browser.http import HttpSource
 from rnow.browser.markdown import html_to_markdown, visible_text
 from rnow.browser.page import Document, Limiter, paginate, show_page
 from rnow.browser.pages import PageCache
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
+from rnow.browser.sources import page_source
 
 __all__ = ["Answer", "Browser"]
 
@@ -51,7 +51,7 @@ class Browser:
     ) -> None:
         self._settings = settings
         self._limiter = limiter
-        self._source = source or HttpSource(settings)
+        self._source = source or page_source(settings)
         self._pages = PageCache(max_bytes=settings.max_cached_bytes)
         self._converters = ThreadPoolExecutor(_NUM_CONVERTERS, thread_name_prefix="rnow-convert")
 

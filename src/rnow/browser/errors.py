@@ -1,6 +1,6 @@
 """What the model is told where there is no page."""
 
-__all__ = ["BrowseError"]
+__all__ = ["BrowseError", "NotRenderedError"]
 
 
 class BrowseError(Exception):
@@ -21,3 +21,7 @@ class BrowseError(Exception):
     @property
     def text(self) -> str:
         return f"ERROR {self.code}: {self.sentence}"
+
+
+class NotRenderedError(BrowseError):
+    """A page that a browser does not show, and plain HTTP may: no HTML, or no browser runs."""

@@ -29,6 +29,7 @@ __all__ = [
     "MayDial",
     "check_host",
     "check_url",
+    "covers",
     "guarded_socket",
     "is_public",
     "normalize_host",
@@ -131,13 +132,14 @@ def check_host(host: str, *, allow_hosts: Iterable[str]) -> None:
     """
     if _is_literal(host) and not is_public(host):
         raise BrowseError("blocked_address", "this address is not on the public internet.")
-    if not any(_covers(entry, host) for entry in allow_hosts):
+    if not any(covers(entry, host) for entry in allow_hosts):
         raise BrowseError(
             "host_not_allowed", "this host is not on the list of sites that may be read."
         )
 
 
-def _covers(entry: str, host: str) -> bool:
+def covers(entry: str, host: str) -> bool:
+    """Return whether a normalized entry of the settings (a host, `*.` and a host, `*`) is this."""
     if entry == "*":
         return True
     if entry.startswith("*."):

@@ -11,7 +11,6 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from rnow import __version__
 from rnow.browser.blocked import is_block_page
 from rnow.browser.body import ACCEPTED_ENCODING, read_body
 from rnow.browser.errors import BrowseError
@@ -19,19 +18,18 @@ from rnow.browser.guard import (
     BlockedAddressError,
     GuardedResolver,
     MayDial,
-    check_host,
     check_url,
     guarded_socket,
     is_public,
-    normalize_host,
 )
+from rnow.browser.hosts import HostRules
 from rnow.browser.politeness import Pacer
+from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
 __all__ = ["HttpSource"]
 
-_REDIRECTS = (301, 302, 303, 307, 308)
 _READABLE = ("text/", "application/xhtml+xml", "application/json", "application/xml")
 _READABLE_ENDINGS = ("+json", "+xml")
 _MAX_BLOCK_PAGE_BYTES = 200_000
@@ -55,10 +53,7 @@ class HttpSource:
         pacer: Pacer | None = None,
     ) -> None:
         self._settings = settings
-        self._allow_hosts = tuple(map(normalize_host, settings.allow_hosts))
-        self._local_ports = {
-            normalize_host(host): port for host, port in settings.local_sites.items()
-        }
+        self._hosts = HostRules(settings)
         self._pacer = pacer or Pacer(
             max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
         )
@@ -97,12 +92,12 @@ class HttpSource:
     async def _ask(self, url: URL, clock: asyncio.Timeout) -> RawPage | URL:
         """Send one request; return the page, or where the site sends the reader."""
         host = url.raw_host or ""
-        if host in self._local_ports:
-            at_home = url.with_scheme("http").with_host("127.0.0.1")
-            at_home = at_home.with_port(self._local_ports[host])
+        self._hosts.check(url)
+        local_port = self._hosts.local_port(url)
+        if local_port is not None:
+            at_home = url.with_scheme("http").with_host("127.0.0.1").with_port(local_port)
             request = self._local.get(at_home, headers={"Host": host}, allow_redirects=False)
         else:
-            check_host(host, allow_hosts=self._allow_hosts)
             if self._settings.contact is None:
                 sentence = "only local sites can be read until browser.contact is set."
                 raise BrowseError("host_not_allowed", sentence)
@@ -120,7 +115,7 @@ class HttpSource:
 
     async def _take(self, response: aiohttp.ClientResponse, url: URL) -> RawPage | URL:
         location = response.headers.get("Location")
-        if response.status in _REDIRECTS and location is not None:
+        if response.status in REDIRECTS and location is not None:
             return self._redirected(url, location)
         if not 200 <= response.status < 300:
             raise await self._refusal(response, url)
@@ -132,7 +127,7 @@ class HttpSource:
             raise BrowseError("too_large", f"this page is larger than {limit_mb:g} MB.")
         page = _raw_page(response, url, body)
         if is_block_page(page):
-            raise _blocked()
+            raise blocked_by_site()
         return page
 
     def _redirected(self, url: URL, location: str) -> URL:
@@ -144,25 +139,21 @@ class HttpSource:
 
     async def _refusal(self, response: aiohttp.ClientResponse, url: URL) -> BrowseError:
         """Return what the model is told of an answer that is no page."""
-        status = response.status
         self._pacer.hold_off(url.raw_host or "", response.headers.get("Retry-After"))
-        if status == 429:
-            return BrowseError("rate_limited", "the site asks for fewer requests; try again later.")
-        if status in (403, 503):
+        page = None
+        if response.status in (403, 503):
             body, _ = await read_body(response, _MAX_BLOCK_PAGE_BYTES)
-            if is_block_page(_raw_page(response, url, body)):
-                return _blocked()
-        return BrowseError(f"http_{status}", f"the site answered with status {status}.")
+            page = _raw_page(response, url, body)
+        return refusal_of_status(response.status, page)
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        contact = "" if self._settings.contact is None else f" (+{self._settings.contact})"
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,  # read_body does it, and stops in time
             headers={
-                "User-Agent": f"rnow/{__version__}{contact}",
+                "User-Agent": self._settings.user_agent,
                 "Accept": _ACCEPT,
                 "Accept-Encoding": ACCEPTED_ENCODING,
                 "Accept-Language": "en",
@@ -175,10 +166,6 @@ class HttpSource:
 
 def _is_readable(content_type: str) -> bool:
     return content_type.startswith(_READABLE) or content_type.endswith(_READABLE_ENDINGS)
-
-
-def _blocked() -> BrowseError:
-    return BrowseError("blocked_by_site", "the site does not let programs read this page.")
 
 
 def _raw_page(response: aiohttp.ClientResponse, url: URL, body: bytes) -> RawPage:

@@ -9,16 +9,16 @@ Not done here: style sheets are not evaluated, so text that only they hide is se
 module is cheap; crawl4ai (about a second) is loaded by the first conversion.
 """
 
-import atexit
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from functools import cache
+from html import unescape
 from typing import Any
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
-__all__ = ["UnreadablePageError", "html_to_markdown", "visible_text"]
+from rnow.browser.crawler import loading_crawl4ai
+
+__all__ = ["UnreadablePageError", "html_to_markdown", "num_visible_chars", "visible_text"]
 
 _MAX_LINK_CHARS = 200  # longer ones are sessions and trackers; the link's text stays
 
@@ -65,6 +65,12 @@ def html_to_markdown(html: str, *, url: str) -> str:
     without_navigation = _convert(html, url=url, keep_navigation=False)
     # A page that is nothing but navigation (an index) is read whole.
     return without_navigation or _convert(html, url=url, keep_navigation=True)
+
+
+def num_visible_chars(html: str, *, url: str) -> int:
+    """Return how many characters of `html` a reader would see, spaces not counted."""
+    cleaned = _clean(html, url=url, keep_navigation=False)
+    return len(re.sub(r"\s", "", unescape(re.sub(r"<[^>]*>", "", cleaned))))
 
 
 def visible_text(text: str) -> str:
@@ -173,19 +179,10 @@ def _simplify_tables(body: Any) -> None:
 
 @cache
 def _crawl4ai() -> Callable[[str], str]:
-    """Load crawl4ai's converter, made quiet and kept from writing into the home directory."""
-    os.environ.setdefault("CRAWL4AI_NO_CLOUD_NOTICE", "1")
-    if "CRAWL4_AI_BASE_DIRECTORY" not in os.environ:
-        folder = tempfile.TemporaryDirectory(prefix="rnow-crawl4ai-")
-        atexit.register(folder.cleanup)
-        os.environ["CRAWL4_AI_BASE_DIRECTORY"] = folder.name
-    # At import crawl4ai reads the nearest .env into the environment. What stands there is not its
-    # business: the tool worker has already decided which variables there are.
-    before = dict(os.environ)
-    from crawl4ai.markdown_generation_strategy import DefaultMarkdownGenerator
+    """Load crawl4ai's converter."""
+    with loading_crawl4ai():
+        from crawl4ai.markdown_generation_strategy import DefaultMarkdownGenerator
 
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
     options = {
         "body_width": 0,
         "ignore_emphasis": True,

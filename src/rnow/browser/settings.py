@@ -6,6 +6,8 @@ Imports nothing heavy: the controller makes this record from config.yml.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rnow import __version__
+
 __all__ = ["BrowserSettings"]
 
 
@@ -24,12 +26,25 @@ class BrowserSettings:
     contact: str | None = None  # mail or web address in the user agent; without: local sites only
     num_workers: int = 1  # that share a site's patience: each asks so many times less often
     local_sites: Mapping[str, int] = field(default_factory=dict)  # host -> port on 127.0.0.1
+    executable: str | None = None  # Chromium's program; without: every page by plain HTTP
+    render_hosts: tuple[str, ...] = ()  # read by Chromium at once; in the form of `allow_hosts`
 
     connect_timeout_s: float = 10.0
     fetch_timeout_s: float = 30.0  # one page with all its redirects, waiting for a slot apart
     convert_timeout_s: float = 20.0  # HTML to text; the first one also loads crawl4ai
     max_wait_s: float = 20.0  # for a slot; beyond it the model hears that the site is busy
+    render_timeout_s: float = 20.0  # one page in Chromium, waiting for a tab apart
+    settle_timeout_s: float = 3.0  # of that, for scripts to finish what they load
+    num_tabs: int = 8  # pages in Chromium at the same time; two a core keep it busy
+    min_visible_chars: int = 200  # a page with fewer may be one that its scripts fill
     max_redirects: int = 5
     max_body_bytes: int = 5_000_000  # after decompression
+    max_wire_bytes: int = 20_000_000  # of one page in Chromium with all that it loads
     max_cached_bytes: int = 64_000_000  # of page text kept in memory
     ports: tuple[int, ...] = (80, 443)  # that a URL may name
+
+    @property
+    def user_agent(self) -> str:
+        """What sites are told of who reads them; the same for every source."""
+        contact = "" if self.contact is None else f" (+{self.contact})"
+        return f"rnow/{__version__}{contact}"

@@ -27,6 +27,8 @@ class RawPage:
     """What a site answered with.
 
     RawPage(url=URL("https://…/"), status=200, content_type="text/html", charset=None, body=b"…")
+
+    `source` says who got it, and with that how it is read: an adapter's answer is data.
     """
 
     url: URL  # after redirects
@@ -34,6 +36,7 @@ class RawPage:
     content_type: str  # lower case, without parameters
     charset: str | None  # as the header names it
     body: bytes  # decompressed
+    source: str = "http"
 
     def text(self) -> str:
         """Return the body as text; what cannot be decoded becomes U+FFFD."""

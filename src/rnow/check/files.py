@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rnow.browser.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.settings import BrowserSettings
 from rnow.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
@@ -42,6 +43,13 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
                 "mail or web address",
             )
         )
+    try:
+        found = find_chromium(config.browser.executable, directory=directory)
+    except ConfigError as error:
+        problems.append(place(loaded, "browser.executable", str(error)))
+    else:
+        if found is None and (config.browser.allow_hosts or config.browser.render_hosts):
+            problems.append(place(loaded, "browser.executable", NO_CHROMIUM, is_error=False))
     return point("config", str(loaded.file), problems), loaded
 
 

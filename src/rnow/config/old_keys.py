@@ -54,8 +54,6 @@ KEYS_TO_COME = frozenset(
         "trainer.keep_trajectories_gb",
         "trainer.max_policy_lag",
         "trainer.report_to",
-        "browser.executable",
-        "browser.render_hosts",
         "browser.store",
         "browser.store_mode",
         "browser.ttl_days",

@@ -296,6 +296,15 @@ class BrowserSection(Section):
     local_sites: Sites = Field(
         default={}, description="Host to folder: pages that rnow serves itself during the run."
     )
+    render_hosts: Hosts = Field(
+        default=[],
+        description="Hosts whose pages need their scripts: Chromium reads them, not plain HTTP.",
+    )
+    executable: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Program of a Chromium; null: playwright's own, else the system's.",
+    )
 
 
 class EngineResources(Section):

@@ -1,0 +1,216 @@
+"""The one Chromium of a tool worker: started when it is first needed, replaced where it has died.
+
+It runs under crawl4ai's crawler, but is launched in our own way: crawl4ai's never tries the
+sandbox, knows no Chromium but playwright's, and hides from sites that a program is reading them. A
+visit gets a context of its own: no cookie, no cache and no service worker is shared, and the proxy
+knows whose connection it serves.
+"""
+
+import asyncio
+import logging
+import os
+import tempfile
+from contextlib import suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import BrowserContext, Error, Page
+
+from rnow.browser.crawler import loading_crawl4ai
+from rnow.browser.proxy import ForwardProxy, Lease
+from rnow.browser.settings import BrowserSettings
+from rnow.browser.visit import Visit
+
+with loading_crawl4ai():
+    from crawl4ai.async_configs import BrowserConfig, CrawlerRunConfig, ProxyConfig
+    from crawl4ai.async_crawler_strategy import AsyncPlaywrightCrawlerStrategy
+
+__all__ = ["Chromium", "ChromiumFailedError"]
+
+_LOG = logging.getLogger(__name__)
+_START_TIMEOUT_S = 30.0
+_CLOSE_TIMEOUT_S = 5.0
+_BODY_VISIBILITY_TIMEOUT_MS = 1_000
+_FLAGS = (
+    # Nothing goes around the proxy.
+    "--disable-quic",
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+    "--webrtc-ip-handling-policy=disable_non_proxied_udp",
+    "--dns-prefetch-disable",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    # Nothing that is not the page's.
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-domain-reliability",
+    "--disable-sync",
+    "--no-pings",
+    "--disable-features=MediaRouter,DialMediaRouteProvider,OptimizationHints,Translate,SpareRendererForSitePerProcess",
+    # Text is all that is wanted.
+    "--blink-settings=imagesEnabled=false",
+    "--disable-gpu",
+    "--mute-audio",
+    "--js-flags=--max-old-space-size=512",
+    # In containers /dev/shm is small.
+    "--disable-dev-shm-usage",
+)
+_NO_SANDBOX_SIGNS = ("no usable sandbox", "without --no-sandbox", "zygote_host_impl", "namespace")
+# Variables that loosen what the flags tighten.
+_LOOSENING = (
+    "PLAYWRIGHT_DISABLE_FORCED_CHROMIUM_PROXIED_LOOPBACK",
+    "PLAYWRIGHT_PROXY_BYPASS_FOR_TESTING",
+)
+_visiting: ContextVar[Visit] = ContextVar("_visiting")
+
+
+class ChromiumFailedError(Exception):
+    """The browser did not start, or died. The message is for a log, not for the model."""
+
+
+class Chromium:
+    """One browser process with its crawler; `visit` may be called many times at once."""
+
+    def __init__(self, settings: BrowserSettings, proxy: ForwardProxy) -> None:
+        assert settings.executable is not None
+        self.num_restarts = 0
+        self._settings = settings
+        self._proxy = proxy
+        self._executable = Path(settings.executable)
+        self._with_sandbox = os.geteuid() != 0
+        self._crawler: AsyncPlaywrightCrawlerStrategy | None = None
+        self._starting = asyncio.Lock()
+        self._home = tempfile.TemporaryDirectory(
+            prefix="rnow-chromium-", ignore_cleanup_errors=True
+        )
+        if not self._with_sandbox:
+            _LOG.warning("Chromium runs without its sandbox, since this process is root's")
+
+    @property
+    def num_tabs(self) -> int:
+        """How many pages are open in the browser."""
+        if not self.is_alive:
+            return 0
+        assert self._crawler is not None
+        contexts = self._crawler.browser_manager.browser.contexts
+        return sum(len(context.pages) for context in contexts)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._crawler is not None and self._crawler.browser_manager.browser.is_connected()
+
+    async def ensure(self) -> None:
+        """Start the browser unless it is alive. Must not be cancelled."""
+        async with self._starting:
+            if self.is_alive:
+                return
+            if self._crawler is not None:
+                _LOG.warning("Chromium has died and is started again")
+                self.num_restarts += 1
+                await self.discard()
+            self._crawler = await self._start()
+
+    async def visit(self, visit: Visit, lease: Lease) -> None:
+        """Load a page in a tab of the browser that `ensure` started. What came of it is in `visit`.
+
+        Raises playwright's or crawl4ai's errors, also where all went well: the tab is closed under
+        crawl4ai's hands once the page has been copied. Must not be cancelled: close the visit.
+        """
+        assert self._crawler is not None
+        _visiting.set(visit)
+        config = CrawlerRunConfig(
+            verbose=False,
+            wait_until="domcontentloaded",
+            page_timeout=int(1_000 * self._settings.render_timeout_s),
+            body_visibility_timeout=_BODY_VISIBILITY_TIMEOUT_MS,
+            proxy_config=ProxyConfig(
+                server=f"http://127.0.0.1:{self._proxy.port}",
+                username=lease.username,
+                password=lease.password,
+            ),
+        )
+        await self._crawler.crawl(str(visit.url), config)
+
+    async def discard(self) -> None:
+        """End the browser, however it is; the next visit starts another."""
+        crawler, self._crawler = self._crawler, None
+        if crawler is None:
+            return
+        driver = crawler.browser_manager.playwright
+        with suppress(Error, TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await crawler.close()
+                return
+        # The driver takes its browser with it.
+        with suppress(Error, TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await driver.stop()
+
+    async def aclose(self) -> None:
+        await self.discard()
+        await asyncio.to_thread(self._home.cleanup)
+
+    async def _start(self) -> AsyncPlaywrightCrawlerStrategy:
+        try:
+            return await self._launch()
+        except Error as error:
+            text = str(error).lower()
+            if not self._with_sandbox or not any(sign in text for sign in _NO_SANDBOX_SIGNS):
+                raise ChromiumFailedError(f"{self._executable} did not start: {error}") from error
+        _LOG.warning("Chromium runs without its sandbox, since this machine does not allow it one")
+        self._with_sandbox = False
+        try:
+            return await self._launch()
+        except Error as error:
+            raise ChromiumFailedError(f"{self._executable} did not start: {error}") from error
+
+    async def _launch(self) -> AsyncPlaywrightCrawlerStrategy:
+        for name in _LOOSENING:
+            os.environ.pop(name, None)
+        config = BrowserConfig(
+            verbose=False,
+            ignore_https_errors=False,
+            accept_downloads=False,
+            user_agent=self._settings.user_agent,
+        )
+        crawler = AsyncPlaywrightCrawlerStrategy(browser_config=config, logger=_Silence())
+        options = self._launch_options()
+        crawler.browser_manager._build_browser_args = lambda: options
+        crawler.set_hook("on_page_context_created", _begin)
+        crawler.set_hook("before_retrieve_html", _capture)
+        await crawler.start()
+        return crawler
+
+    def _launch_options(self) -> dict[str, Any]:
+        kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ")
+        return {
+            "headless": True,
+            "executable_path": str(self._executable),
+            "chromium_sandbox": self._with_sandbox,
+            "args": list(_FLAGS),
+            "proxy": {"server": f"http://127.0.0.1:{self._proxy.port}", "bypass": "<-loopback>"},
+            "timeout": 1_000 * _START_TIMEOUT_S,
+            # The keys of the project's tools are none of its business, nor is the user's profile.
+            "env": {name: os.environ[name] for name in kept if name in os.environ}
+            | {"HOME": self._home.name},
+            "handle_sigint": False,
+            "handle_sigterm": False,
+            "handle_sighup": False,
+        }
+
+
+class _Silence:
+    """A logger for crawl4ai, whose own writes a file that grows for ever."""
+
+    def debug(self, *_: Any, **__: Any) -> None: ...
+
+    info = success = warning = error = error_status = url_status = debug
+
+
+async def _begin(tab: Page, context: BrowserContext, **_: Any) -> Page:
+    await _visiting.get().begin(tab, context)
+    return tab
+
+
+async def _capture(tab: Page, **_: Any) -> Page:
+    await _visiting.get().capture()
+    return tab

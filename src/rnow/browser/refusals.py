@@ -1,0 +1,22 @@
+"""What a site's refusal is, in the words that the model gets."""
+
+from rnow.browser.blocked import is_block_page
+from rnow.browser.errors import BrowseError
+from rnow.browser.source import RawPage
+
+__all__ = ["REDIRECTS", "blocked_by_site", "refusal_of_status"]
+
+REDIRECTS = (301, 302, 303, 307, 308)
+
+
+def blocked_by_site() -> BrowseError:
+    return BrowseError("blocked_by_site", "the site does not let programs read this page.")
+
+
+def refusal_of_status(status: int, page: RawPage | None) -> BrowseError:
+    """Return the error for a status that is not a success; `page` is what came with it, if read."""
+    if status == 429:
+        return BrowseError("rate_limited", "the site asks for fewer requests; try again later.")
+    if status in (403, 503) and page is not None and is_block_page(page):
+        return blocked_by_site()
+    return BrowseError(f"http_{status}", f"the site answered with status {status}.")

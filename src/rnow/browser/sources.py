@@ -1,0 +1,19 @@
+"""Who gets a page: plain HTTP, and Chromium where scripts make the page."""
+
+from rnow.browser.http import HttpSource
+from rnow.browser.politeness import Pacer
+from rnow.browser.rendering import RenderingSource
+from rnow.browser.settings import BrowserSettings
+from rnow.browser.source import PageSource
+from rnow.browser.tabs import ChromiumSource
+
+__all__ = ["page_source"]
+
+
+def page_source(settings: BrowserSettings) -> PageSource:
+    """Return the sources of one browser, put together in their order."""
+    pacer = Pacer(max_wait_s=settings.max_wait_s, num_workers=settings.num_workers)
+    http = HttpSource(settings, pacer=pacer)
+    has_browser = settings.executable is not None
+    browser = ChromiumSource(settings, pacer=pacer) if has_browser else None
+    return RenderingSource(http, browser, settings)

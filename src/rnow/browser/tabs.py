@@ -1,0 +1,190 @@
+"""Pages by Chromium: waiting for a tab, watching the clock, and leaving no tab open."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from rnow.browser.errors import BrowseError, NotRenderedError
+from rnow.browser.guard import MayDial, is_public
+from rnow.browser.hosts import HostRules
+from rnow.browser.politeness import Pacer
+from rnow.browser.proxy import ForwardProxy, Lease
+from rnow.browser.settings import BrowserSettings
+from rnow.browser.source import RawPage
+
+if TYPE_CHECKING:
+    from rnow.browser.chromium import Chromium
+    from rnow.browser.visit import Visit
+
+__all__ = ["ChromiumSource"]
+
+_LOG = logging.getLogger(__name__)
+_END_TIMEOUT_S = 5.0  # for a visit whose tab is closed; a browser that takes longer is stuck
+_START_AGAIN_S = 60.0  # after a start that failed
+
+
+class ChromiumSource:
+    """A PageSource over the Chromium of `settings.executable`, started by the first page.
+
+    source = ChromiumSource(settings); page = await source.fetch(URL("https://clinicaltrials.gov/"))
+
+    `resolver` and `may_dial` are where a test puts its own network.
+    """
+
+    def __init__(
+        self,
+        settings: BrowserSettings,
+        *,
+        pacer: Pacer | None = None,
+        resolver: AbstractResolver | None = None,
+        may_dial: MayDial = lambda address, port: is_public(address),
+    ) -> None:
+        self._settings = settings
+        self._hosts = HostRules(settings)
+        self._pacer = pacer or Pacer(
+            max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
+        )
+        self._proxy = ForwardProxy(settings, resolver=resolver, may_dial=may_dial)
+        self._tabs = asyncio.Semaphore(settings.num_tabs)
+        self._chromium: Chromium | None = None
+        self._opening = asyncio.Lock()
+        self._no_start_before = float("-inf")  # by time.monotonic
+        self._working: set[asyncio.Task[None]] = set()
+
+    @property
+    def num_tabs(self) -> int:
+        return 0 if self._chromium is None else self._chromium.num_tabs
+
+    @property
+    def num_restarts(self) -> int:
+        return 0 if self._chromium is None else self._chromium.num_restarts
+
+    async def fetch(self, url: URL) -> RawPage:
+        """Return the page as it is once its scripts have run, or raise BrowseError."""
+        self._hosts.check(url)
+        if self._hosts.local_port(url) is None:
+            if self._settings.contact is None:
+                sentence = "only local sites can be read until browser.contact is set."
+                raise BrowseError("host_not_allowed", sentence)
+            await asyncio.sleep(self._pacer.reserve(url.raw_host or ""))
+        async with self._tab():
+            chromium = await self._started()
+            page = await self._read(url, chromium)
+            if page is None:  # the browser died, perhaps of another page
+                page = await self._read(url, await self._started())
+            if page is None:
+                raise BrowseError("unreadable", "this page ends the browser that reads it.")
+            return page
+
+    async def aclose(self) -> None:
+        if self._working:
+            await asyncio.wait(self._working)
+        if self._chromium is not None:
+            await self._chromium.aclose()
+        await self._proxy.aclose()
+
+    @asynccontextmanager
+    async def _tab(self) -> AsyncIterator[None]:
+        """Wait for one of the tabs."""
+        try:
+            async with asyncio.timeout(self._settings.max_wait_s):
+                await self._tabs.acquire()
+        except TimeoutError as error:
+            raise BrowseError("timeout", "the browser is busy; try again later.") from error
+        try:
+            yield
+        finally:
+            self._tabs.release()
+
+    async def _started(self) -> "Chromium":
+        """Return the browser, running; raise NotRenderedError where it does not start."""
+        from rnow.browser.chromium import Chromium, ChromiumFailedError
+
+        if time.monotonic() >= self._no_start_before:
+            async with self._opening:
+                if self._chromium is None:
+                    await self._proxy.start()
+                    self._chromium = Chromium(self._settings, self._proxy)
+            try:
+                await self._uncancelled(self._chromium.ensure())
+                return self._chromium
+            except ChromiumFailedError as error:
+                _LOG.warning("%s", error)
+                self._no_start_before = time.monotonic() + _START_AGAIN_S
+        raise NotRenderedError("unreadable", "the browser that this page needs does not start.")
+
+    async def _read(self, url: URL, chromium: "Chromium") -> RawPage | None:
+        """Visit a page; None where the browser died of it."""
+        from rnow.browser.visit import Visit
+
+        async with self._proxy.lease() as lease:
+            visit = Visit(
+                url,
+                settings=self._settings,
+                hosts=self._hosts,
+                refusal_of=lease.refusals.get,
+                hold_off=self._pacer.hold_off,
+            )
+            crawling = asyncio.create_task(chromium.visit(visit, lease), name=f"visit {url}")
+            refused = asyncio.create_task(visit.refused.wait())
+            try:
+                ended, _ = await asyncio.wait(
+                    {crawling, refused},
+                    timeout=self._settings.render_timeout_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                refused.cancel()
+                await self._uncancelled(self._end(visit, crawling, chromium))
+        if visit.refusal is not None:
+            raise visit.refusal
+        if visit.page is not None:
+            return visit.page
+        if not ended:
+            raise BrowseError("timeout", "the page was not ready in time.")
+        error = crawling.exception()
+        if not chromium.is_alive:
+            return None
+        raise _explain(error, visit, lease) from error
+
+    async def _end(
+        self, visit: "Visit", crawling: "asyncio.Task[None]", chromium: "Chromium"
+    ) -> None:
+        """Close the tab; where that does not end the visit, end the browser."""
+        await visit.close()
+        done, _ = await asyncio.wait({crawling}, timeout=_END_TIMEOUT_S)
+        if not done:
+            _LOG.warning("Chromium does not close the tab of %s and is ended", visit.url)
+            await chromium.discard()
+            await asyncio.wait({crawling}, timeout=_END_TIMEOUT_S)
+        if crawling.done():
+            _LOG.debug("%s: %r", visit.url, crawling.exception())
+
+    async def _uncancelled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for work that goes on to its end also where nobody waits any more."""
+        task = asyncio.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+        await asyncio.shield(task)
+
+
+def _explain(error: BaseException | None, visit: "Visit", lease: Lease) -> BrowseError:
+    """Say why there is no page, in words that give nothing of this machine away."""
+    text = str(error)
+    if (unreached := lease.refusals.get(visit.url.raw_host or "")) is not None:
+        return unreached
+    if lease.is_exhausted:
+        return BrowseError("too_large", "this page and what it loads are too large.")
+    if "ERR_CERT" in text or "ERR_SSL" in text:
+        return BrowseError("unreachable", "the site has no valid certificate.")
+    if "Timeout" in text:
+        return BrowseError("timeout", "the page was not ready in time.")
+    if "net::ERR" in text:
+        return BrowseError("unreachable", "the connection to the site failed.")
+    return BrowseError("unreadable", "this page could not be read by the browser.")

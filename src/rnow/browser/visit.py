@@ -1,0 +1,257 @@
+"""One page in one tab: which documents it may load, and its DOM once its scripts are done.
+
+    opened ──▶ go ──▶ every document that the tab wants is paused, checked, let go or refused
+                                 │
+                                 ▼
+               its scripts have finished, or had their time ──▶ the DOM is copied, the tab closed
+
+The proxy decides which addresses can be reached at all. Here the page itself is held to what plain
+HTTP is held to: every hop of a redirect, by whatever means, stays on hosts that may be read; no
+refusal of a site is got around; nothing is downloaded.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from playwright.async_api import BrowserContext, CDPSession, Error, Page
+from yarl import URL
+
+from rnow.browser.blocked import is_block_page
+from rnow.browser.errors import BrowseError, NotRenderedError
+from rnow.browser.guard import check_url
+from rnow.browser.hosts import HostRules
+from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status
+from rnow.browser.settings import BrowserSettings
+from rnow.browser.source import RawPage
+
+__all__ = ["Visit"]
+
+_CLOSE_TIMEOUT_S = 5.0
+_NUM_CAPTURES = 5  # a page that goes on to another takes the first attempts with it
+_HTML = ("text/html", "application/xhtml+xml")
+_REFUSED = {"errorReason": "Aborted"}  # the tab stays where it is
+# In a world of its own, where the page's scripts have changed no function.
+_COPY = "JSON.stringify([location.href, document.documentElement.outerHTML.slice(0, %d)])"
+_IS_STILL = "!document.scripts.length && !document.querySelector('meta[http-equiv=refresh i]')"
+
+
+class Visit:
+    """The visit of one URL. `refused` is set as soon as there will be no page."""
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        settings: BrowserSettings,
+        hosts: HostRules,
+        refusal_of: Callable[[str], BrowseError | None],
+        hold_off: Callable[[str, str | None], None],
+    ) -> None:
+        self.url = url  # of the document that the tab has, or is on its way to
+        self.page: RawPage | None = None
+        self.refusal: BrowseError | None = None
+        self.refused = asyncio.Event()
+        self._settings = settings
+        self._hosts = hosts
+        self._refusal_of = refusal_of  # a host, to why the proxy did not reach it
+        self._hold_off = hold_off  # a host, and its Retry-After
+        self._status = 200
+        self._num_documents = 0
+        self._has_document = False
+        self._onward: URL | None = None  # where the last redirect leads
+        self._frame = ""  # the tab's own; others are frames in its page
+        self._tab: Page | None = None
+        self._context: BrowserContext | None = None
+        self._devtools: CDPSession | None = None
+        self._handling: set[asyncio.Task[None]] = set()
+
+    async def begin(self, tab: Page, context: BrowserContext) -> None:
+        """Take over a tab that has loaded nothing yet."""
+        self._tab, self._context = tab, context
+        await context.clear_cookies()  # crawl4ai sets one
+        context.on("page", lambda other: self._start(other.close()))
+        self._devtools = devtools = await context.new_cdp_session(tab)
+        devtools.on("Fetch.requestPaused", lambda event: self._start(self._decide(event)))
+        tree = await devtools.send("Page.getFrameTree")
+        self._frame = tree["frameTree"]["frame"]["id"]
+        patterns = [
+            {"resourceType": "Document", "requestStage": stage} for stage in ("Request", "Response")
+        ]
+        # A local site speaks plain HTTP, whatever its URLs say.
+        patterns += [{"urlPattern": f"https://{host}*"} for host in self._settings.local_sites]
+        await devtools.send("Fetch.enable", {"patterns": patterns})
+
+    async def capture(self) -> None:
+        """Copy the DOM once the page is done, and close the tab: nothing of the page runs on."""
+        assert self._tab is not None
+        for _ in range(_NUM_CAPTURES):
+            if not await self._evaluate(_IS_STILL):
+                with suppress(Error):
+                    await self._tab.wait_for_load_state(
+                        "networkidle", timeout=1_000 * self._settings.settle_timeout_s
+                    )
+            copied = await self._evaluate(_COPY % self._settings.max_body_bytes)
+            if copied is not None:
+                break
+        if self.refusal is None and copied is not None:
+            self._take(*json.loads(copied))
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the tab, and its cookies and connections with it."""
+        if self._context is not None:
+            with suppress(Error, TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await self._context.close()
+        for task in list(self._handling):
+            task.cancel()
+
+    def _take(self, location: str, html: str) -> None:
+        try:
+            url = check_url(location, ports=self._settings.ports)
+            self._hosts.check(url)
+        except BrowseError as error:
+            self._refuse(error)
+            return
+        url = self._as_written(url, self.url)
+        body = html.encode(errors="replace")[: self._settings.max_body_bytes]
+        page = _html_page(url, self._status, body)
+        if is_block_page(page):
+            self._refuse(blocked_by_site())
+        else:
+            self.page = page
+
+    async def _evaluate(self, expression: str) -> Any:
+        """Return the value of an expression, None where the page has gone in between."""
+        assert self._devtools is not None
+        with suppress(Error):
+            world = await self._devtools.send("Page.createIsolatedWorld", {"frameId": self._frame})
+            answer = await self._devtools.send(
+                "Runtime.evaluate",
+                {
+                    "contextId": world["executionContextId"],
+                    "expression": expression,
+                    "returnByValue": True,
+                },
+            )
+            return answer["result"].get("value")
+        return None
+
+    async def _decide(self, event: dict[str, Any]) -> None:
+        """Let a paused request go on, or not."""
+        assert self._devtools is not None
+        command, parameters = await self._decision(event)
+        with suppress(Error):  # the tab is gone, and with it the question
+            await self._devtools.send(
+                f"Fetch.{command}", {"requestId": event["requestId"], **parameters}
+            )
+
+    async def _decision(self, event: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        is_page = event["frameId"] == self._frame and event["resourceType"] == "Document"
+        if "responseErrorReason" in event:
+            return "continueRequest", {}
+        if "responseStatusCode" in event:
+            is_welcome = not is_page or await self._accept(event)
+            return ("continueRequest", {}) if is_welcome else ("failRequest", _REFUSED)
+        url = event["request"]["url"]
+        if is_page and not self._may_go(url):
+            return "failRequest", _REFUSED
+        scheme, _, rest = url.partition("://")
+        if scheme == "https" and self._hosts.local_port(URL(url)) is not None:
+            return "continueRequest", {"url": f"http://{rest}"}
+        return "continueRequest", {}
+
+    def _may_go(self, location: str) -> bool:
+        """Check where the tab is going: the URL that was asked for, or what it leads to."""
+        self._num_documents += 1
+        try:
+            url = check_url(location, ports=self._settings.ports)
+            self._hosts.check(url)
+            if self._num_documents > self._settings.max_redirects + 1:
+                sentence = "the site sends the reader from page to page."
+                raise BrowseError("too_many_redirects", sentence)
+        except BrowseError as error:
+            self._refuse(error)
+            return False
+        self.url = self._as_written(url, self._onward)
+        return True
+
+    def _as_written(self, url: URL, written: URL | None) -> URL:
+        """Return `written` for the URL that was really asked of a local site, over plain HTTP."""
+        if written is None or self._hosts.local_port(url) is None:
+            return url
+        is_same = _without_scheme(written) == _without_scheme(url)
+        return written.with_fragment(None) if is_same else url
+
+    async def _accept(self, event: dict[str, Any]) -> bool:
+        """Look at the head of an answer, before anything in it can run; return whether to go on."""
+        status, heads = event["responseStatusCode"], event["responseHeaders"]
+        location = _header(heads, "location")
+        if status in REDIRECTS and location is not None:
+            with suppress(ValueError):  # a broken one leads nowhere
+                self._onward = self.url.join(URL(location))
+            return True
+        is_html = _is_html(heads)
+        if self._has_document and not is_html:
+            return False  # a page that starts a download stays
+        self._status = status
+        host = self.url.raw_host or ""
+        refusal = self._refusal_of(host)
+        if refusal is None and not 200 <= status < 300:
+            self._hold_off(host, _header(heads, "retry-after"))
+            refusal = refusal_of_status(status, await self._body_of_refusal(event))
+        if refusal is None and not is_html:
+            refusal = NotRenderedError("unsupported_type", "this is not a page of text.")
+        if refusal is not None:
+            self._refuse(refusal)
+        self._has_document = refusal is None
+        return self._has_document
+
+    async def _body_of_refusal(self, event: dict[str, Any]) -> RawPage:
+        assert self._devtools is not None
+        body = b""
+        with suppress(Error):
+            answer = await self._devtools.send(
+                "Fetch.getResponseBody", {"requestId": event["requestId"]}
+            )
+            is_coded = answer["base64Encoded"]
+            body = base64.b64decode(answer["body"]) if is_coded else answer["body"].encode()
+        return _html_page(self.url, self._status, body)
+
+    def _refuse(self, refusal: BrowseError) -> None:
+        self.refusal = self.refusal or refusal
+        self.refused.set()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"visit {self.url}")
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
+
+
+def _without_scheme(url: URL) -> str:
+    return str(url.with_fragment(None)).partition("://")[2]
+
+
+def _is_html(heads: list[dict[str, str]]) -> bool:
+    disposition = _header(heads, "content-disposition") or ""
+    kind = (_header(heads, "content-type") or "text/html").partition(";")[0]
+    return kind.strip().lower() in _HTML and not disposition.lower().startswith("attachment")
+
+
+def _header(heads: list[dict[str, str]], name: str) -> str | None:
+    return next((head["value"] for head in heads if head["name"].lower() == name), None)
+
+
+def _html_page(url: URL, status: int, body: bytes) -> RawPage:
+    return RawPage(
+        url=url,
+        status=status,
+        content_type="text/html",
+        charset="utf-8",
+        body=body,
+        source="browser",
+    )
