@@ -36,7 +36,7 @@ async def engine(fake: FakeVllm) -> AsyncIterator[VllmEngine]:
 
 
 def make_engine(*fakes: FakeVllm, **settings: Any) -> VllmEngine:
-    chosen = {"request_timeout_s": 5.0, "pauses_s": (0.01, 0.01), **settings}
+    chosen = {"request_timeout_s": 60.0, "pauses_s": (0.01, 0.01), **settings}
     return VllmEngine([fake.url for fake in fakes], **chosen)
 
 
