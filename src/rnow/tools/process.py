@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rnow.browser.stand_in import stand_in
 from rnow.deadline import within
 from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.tools.settings import WorkerSettings
@@ -147,7 +148,8 @@ class WorkerProcess:
     ) -> "WorkerProcess":
         ours, theirs = socket.socketpair()
         lifeline_theirs, lifeline_ours = os.pipe()
-        scratch = settings.log_file.absolute().parent / "crawl4ai"
+        logs = settings.log_file.absolute().parent
+        browsers = stand_in(settings.browser.executable, logs / "browsers", shell=environment)
         try:
             with open(settings.log_file, "ab") as log:
                 log_start = log.tell()
@@ -162,7 +164,11 @@ class WorkerProcess:
                     pass_fds=(theirs.fileno(), lifeline_theirs),
                     cwd=settings.project_dir,
                     # crawl4ai keeps a folder of its own; without this it would be in the home.
-                    env={"CRAWL4_AI_BASE_DIRECTORY": str(scratch), **environment},
+                    env={
+                        "CRAWL4_AI_BASE_DIRECTORY": str(logs / "crawl4ai"),
+                        **browsers,
+                        **environment,
+                    },
                     start_new_session=True,
                 )
         except BaseException:
