@@ -30,8 +30,19 @@ __all__ = ["Chromium", "ChromiumFailedError"]
 
 _LOG = logging.getLogger(__name__)
 _START_TIMEOUT_S = 30.0
+_MAX_QUOTED_LINES = 5
 _CLOSE_TIMEOUT_S = 5.0
 _BODY_VISIBILITY_TIMEOUT_MS = 1_000
+_DISABLED_FEATURES = (
+    # Chromium takes the last list alone, so playwright's own is here again, as far as it matters.
+    *("HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable", "AvoidCorsURLLoaderRestartOnRedirect"),
+    *("AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose", "PaintHolding"),
+    *("ThirdPartyStoragePartitioning", "OptimizationHints", "NetworkTimeServiceQuerying"),
+    *("AimEnabled", "PreconnectToSearch", "LensOverlay"),
+    # Spare processes, which a profile that lives for one page starts and never uses; casting.
+    *("SpareRendererForSitePerProcess", "MediaRouter", "DialMediaRouteProvider", "Translate"),
+)
+_MAX_TMP_CHARS = 30  # the path of a socket has 104, and Chromium's are long
 _FLAGS = (
     # Nothing goes around the proxy.
     "--disable-quic",
@@ -45,7 +56,7 @@ _FLAGS = (
     "--disable-domain-reliability",
     "--disable-sync",
     "--no-pings",
-    "--disable-features=MediaRouter,DialMediaRouteProvider,OptimizationHints,Translate,SpareRendererForSitePerProcess",
+    f"--disable-features={','.join(_DISABLED_FEATURES)}",
     # Text is all that is wanted.
     "--blink-settings=imagesEnabled=false",
     "--disable-gpu",
@@ -79,8 +90,11 @@ class Chromium:
         self._with_sandbox = os.geteuid() != 0
         self._crawler: AsyncPlaywrightCrawlerStrategy | None = None
         self._starting = asyncio.Lock()
+        here = tempfile.gettempdir()
         self._home = tempfile.TemporaryDirectory(
-            prefix="rnow-chromium-", ignore_cleanup_errors=True
+            prefix="rnow-chromium-",
+            dir=here if len(here) <= _MAX_TMP_CHARS else "/tmp",
+            ignore_cleanup_errors=True,
         )
         if not self._with_sandbox:
             _LOG.warning("Chromium runs without its sandbox, since this process is root's")
@@ -155,13 +169,20 @@ class Chromium:
         except Error as error:
             text = str(error).lower()
             if not self._with_sandbox or not any(sign in text for sign in _NO_SANDBOX_SIGNS):
-                raise ChromiumFailedError(f"{self._executable} did not start: {error}") from error
+                raise self._failed(error) from error
         _LOG.warning("Chromium runs without its sandbox, since this machine does not allow it one")
         self._with_sandbox = False
         try:
             return await self._launch()
         except Error as error:
-            raise ChromiumFailedError(f"{self._executable} did not start: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Error) -> ChromiumFailedError:
+        first, *rest = str(error).splitlines()
+        printed = [line for line in rest if "[err]" in line][:_MAX_QUOTED_LINES]
+        return ChromiumFailedError(
+            "\n".join([f"{self._executable} did not start: {first}", *printed])
+        )
 
     async def _launch(self) -> AsyncPlaywrightCrawlerStrategy:
         for name in _LOOSENING:
@@ -181,7 +202,7 @@ class Chromium:
         return crawler
 
     def _launch_options(self) -> dict[str, Any]:
-        kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ")
+        kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "TZ")
         return {
             "headless": True,
             "executable_path": str(self._executable),
@@ -191,7 +212,7 @@ class Chromium:
             "timeout": 1_000 * _START_TIMEOUT_S,
             # The keys of the project's tools are none of its business, nor is the user's profile.
             "env": {name: os.environ[name] for name in kept if name in os.environ}
-            | {"HOME": self._home.name},
+            | {"HOME": self._home.name, "TMPDIR": self._home.name},
             "handle_sigint": False,
             "handle_sigterm": False,
             "handle_sighup": False,

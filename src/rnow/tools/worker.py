@@ -18,11 +18,13 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
 from rnow import browser
+from rnow.browser import shared
 from rnow.errors import ToolDefinitionError
 from rnow.tools.limit import CharacterLimiter, TokenLimiter
 from rnow.tools.loader import load_tools, sandbox_notices
@@ -55,6 +57,9 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
     specs = [tool.spec.as_json() for tool in tools.values()]
     line.send({"type": "ready", "tools": specs, "notices": sandbox_notices(tools)})
     _serve(line, CallRunner(tools, limiter=limiter, loop=loop, reply=line.send), loop)
+    # Its Chromium ends with it in any case, but left to itself keeps a folder of its own behind.
+    with suppress(TimeoutError):
+        shared.close()
     del guardian  # stays, to keep the group's number until the controller has killed the group
 
 
