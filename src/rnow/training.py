@@ -132,7 +132,8 @@ def run_name(loaded: LoadedConfig, project: Path) -> str:
 
 def _require_contact(loaded: LoadedConfig) -> None:
     """Refuse rollouts in which every page of the open web would be an error."""
-    if loaded.config.browser.allow_hosts and loaded.config.browser.contact is None:
+    browser = loaded.config.browser
+    if browser.allow_hosts and browser.contact is None and browser.store_mode != "replay":
         raise ConfigError(
             f"{loaded.file}: browser.contact is null: no site outside this machine is read until "
             "it is your mail or web address, which those sites are told"

@@ -305,6 +305,18 @@ class BrowserSection(Section):
         min_length=1,
         description="Program of a Chromium; null: playwright's own, else the system's.",
     )
+    store: str = Field(
+        default="pages",
+        min_length=1,
+        description="Folder of the page store, made with the first page; relative to the project.",
+    )
+    store_mode: Literal["live", "record", "replay", "replay_then_live"] = Field(
+        default="live",
+        description="record keeps every page; replay reads kept ones only; see docs/browsing.md.",
+    )
+    ttl_days: float = Field(
+        default=7.0, ge=0, description="How long live serves a page from the store (days)."
+    )
 
 
 class EngineResources(Section):
