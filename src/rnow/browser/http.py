@@ -6,6 +6,7 @@ between requests: no cookies, no proxy of the environment, no credentials.
 
 import asyncio
 import zlib
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -24,7 +25,8 @@ from rnow.browser.guard import (
 )
 from rnow.browser.hosts import HostRules
 from rnow.browser.politeness import Pacer
-from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status
+from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status, status_error
+from rnow.browser.robots import MAX_ROBOTS_BYTES, Robots
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
@@ -57,6 +59,7 @@ class HttpSource:
         self._pacer = pacer or Pacer(
             max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
         )
+        self._robots = Robots()
         self._public = self._session(
             aiohttp.TCPConnector(
                 resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), may_dial=may_dial),
@@ -91,20 +94,51 @@ class HttpSource:
 
     async def _ask(self, url: URL, clock: asyncio.Timeout) -> RawPage | URL:
         """Send one request; return the page, or where the site sends the reader."""
-        host = url.raw_host or ""
         self._hosts.check(url)
         local_port = self._hosts.local_port(url)
+        request: AbstractAsyncContextManager[aiohttp.ClientResponse]
         if local_port is not None:
             at_home = url.with_scheme("http").with_host("127.0.0.1").with_port(local_port)
-            request = self._local.get(at_home, headers={"Host": host}, allow_redirects=False)
+            host = {"Host": url.raw_host or ""}
+            request = self._local.get(at_home, headers=host, allow_redirects=False)
         else:
-            if self._settings.contact is None:
-                sentence = "only local sites can be read until browser.contact is set."
-                raise BrowseError("host_not_allowed", sentence)
-            await self._wait_for_slot(host, clock)
-            request = self._public.get(url, allow_redirects=False)
+            self._require_contact()
+            delay_s = await self._robots.check(url, lambda robots: self._read_robots(robots, clock))
+            self._pacer.slow_down(url.raw_host or "", delay_s)
+            request = await self._ask_public(url, clock)
         async with request as response:
             return await self._take(response, url)
+
+    async def _ask_public(
+        self, url: URL, clock: asyncio.Timeout
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Return the request of one hop in the open web, once it is its turn."""
+        self._require_contact()
+        self._hosts.check(url)
+        await self._wait_for_slot(url.raw_host or "", clock)
+        return self._public.get(url, allow_redirects=False)
+
+    async def _read_robots(self, url: URL, clock: asyncio.Timeout) -> str:
+        """Return a site's robots.txt, "" where it has none; raise BrowseError where it fails."""
+        for _ in range(self._settings.max_redirects + 1):
+            async with await self._ask_public(url, clock) as response:
+                location = response.headers.get("Location")
+                if response.status in REDIRECTS and location is not None:
+                    url = self._redirected(url, location)
+                    continue
+                if response.status == 429 or response.status >= 500:
+                    self._hold_off(response, url)
+                    raise status_error(response.status)
+                if not 200 <= response.status < 300:
+                    return ""
+                body, _ = await read_body(response, MAX_ROBOTS_BYTES)
+                return _raw_page(response, url, body).text()
+        raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
+
+    def _require_contact(self) -> None:
+        if self._settings.contact is None:
+            sentence = "only local sites can be read until browser.contact is set."
+            raise BrowseError("host_not_allowed", sentence)
 
     async def _wait_for_slot(self, host: str, clock: asyncio.Timeout) -> None:
         delay_s = self._pacer.reserve(host)
@@ -120,11 +154,13 @@ class HttpSource:
         if not 200 <= response.status < 300:
             raise await self._refusal(response, url)
         if not _is_readable(response.content_type):
-            raise BrowseError("unsupported_type", "this is not a page of text.")
+            sentence = "this is not a page of text."
+            raise BrowseError("unsupported_type", sentence, is_lasting=True)
         body, is_whole = await read_body(response, self._settings.max_body_bytes)
         if not is_whole:
             limit_mb = self._settings.max_body_bytes / 1_000_000
-            raise BrowseError("too_large", f"this page is larger than {limit_mb:g} MB.")
+            sentence = f"this page is larger than {limit_mb:g} MB."
+            raise BrowseError("too_large", sentence, is_lasting=True)
         page = _raw_page(response, url, body)
         if is_block_page(page):
             raise blocked_by_site()
@@ -139,12 +175,15 @@ class HttpSource:
 
     async def _refusal(self, response: aiohttp.ClientResponse, url: URL) -> BrowseError:
         """Return what the model is told of an answer that is no page."""
-        self._pacer.hold_off(url.raw_host or "", response.headers.get("Retry-After"))
+        self._hold_off(response, url)
         page = None
         if response.status in (403, 503):
             body, _ = await read_body(response, _MAX_BLOCK_PAGE_BYTES)
             page = _raw_page(response, url, body)
         return refusal_of_status(response.status, page)
+
+    def _hold_off(self, response: aiohttp.ClientResponse, url: URL) -> None:
+        self._pacer.hold_off(url.raw_host or "", response.headers.get("Retry-After"))
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

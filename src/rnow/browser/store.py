@@ -11,9 +11,10 @@ kept: converting a page takes 50 ms, once for each worker that reads it.
 A row's key is the method and the URL as `check_url` writes it; redirects are part of the answer
 (the row says where they ended), so a page that two URLs lead to has two rows and one blob. Kept are
 pages, and what a site would say of this URL again: that there is none (400, 404, 410), that it is
-of a type or a size that is not read. Not kept is what may be otherwise tomorrow: 5xx, 401, 403,
-429, block pages, timeouts, broken connections. A body is at most what the browser reads of a page
-(5 MB); a blob that unpacks to more than its row says, or to anything else, counts as not there.
+of a type or a size that is not read, that robots.txt closes it. Not kept is what may be otherwise
+tomorrow: 5xx, 401, 403, 429, block pages, timeouts, broken connections. A body is at most what the
+browser reads of a page (5 MB); a blob that unpacks to more than its row says, or to anything else,
+counts as not there.
 
 Nothing in it is code or pickle. Every row carries the hash of its own fields, every blob is named
 by its own: one flipped byte makes a page that is not there, and `verify` says which.
@@ -136,7 +137,7 @@ class PageStore:
         row = found[0]
         if row.error is not None:
             code, _, sentence = row.error.partition("\n")
-            answer: RawPage | BrowseError = BrowseError(code, sentence)
+            answer: RawPage | BrowseError = BrowseError(code, sentence, is_lasting=True)
         else:
             body = self._body(row)
             if body is None:

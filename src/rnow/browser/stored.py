@@ -35,8 +35,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NOT_IN_CORPUS = "this page was not recorded; only pages of the corpus can be read here."
-# What a site would say of the same URL again.
-_LASTING = frozenset({"http_400", "http_404", "http_410", "unsupported_type", "too_large"})
 _POLL_S = 0.05
 _PATIENCE_S = 10.0  # on top of what the process that fetches may take
 
@@ -96,7 +94,7 @@ class StoredSource:
         try:
             page = await self._inner.fetch(url)
         except BrowseError as error:
-            if error.code in _LASTING:
+            if error.is_lasting:
                 await self._in_thread(self._opened().put, url, error)
             raise
         await self._in_thread(self._opened().put, url, page)
