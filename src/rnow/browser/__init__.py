@@ -11,6 +11,9 @@
     chromium.py    the one Chromium of a worker; executable.py finds its program
     proxy.py       what Chromium reaches the web through
     store.py       what sites answered, on disk; stored.py serves it: record and replay
+    adapters/      pages that sites give away as data
+    extract.py     what a source got -> text
+    robots.py      what sites close to programs
     hosts.py       which hosts may be read
     politeness.py  how often a site is asked
     blocked.py     pages that only say "no programs here"

@@ -16,8 +16,8 @@ from typing import Literal
 from yarl import URL
 
 from rnow.browser.errors import BrowseError
+from rnow.browser.extract import extract_text
 from rnow.browser.guard import check_url
-from rnow.browser.markdown import html_to_markdown, visible_text
 from rnow.browser.page import Document, Limiter, paginate, show_page
 from rnow.browser.pages import PageCache
 from rnow.browser.settings import BrowserSettings
@@ -123,9 +123,7 @@ def _no_page(error: BrowseError) -> Answer:
 
 
 def _to_document(raw: RawPage, limiter: Limiter | None) -> Document:
-    """Convert and cut; blocks for as long as the page is large (about a second for 1 MB)."""
-    url = str(raw.url)
-    is_html = raw.content_type.endswith("html")
-    text = html_to_markdown(raw.text(), url=url) if is_html else visible_text(raw.text())
-    document = paginate(text, url=url, status=raw.status, limiter=limiter)
+    """Convert and cut; blocks."""
+    text = extract_text(raw)
+    document = paginate(text, url=str(raw.url), status=raw.status, limiter=limiter)
     return replace(document, source=raw.source, is_stored=raw.is_stored)

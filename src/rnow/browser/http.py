@@ -72,9 +72,16 @@ class HttpSource:
 
     async def fetch(self, url: URL) -> RawPage:
         """Return the page, `max_redirects` redirects away at most, or raise BrowseError."""
+        return await self._fetch(url, is_data=False)
+
+    async def fetch_data(self, url: URL) -> RawPage:
+        """Return what a site made for programs: of any type, and without asking robots.txt."""
+        return await self._fetch(url, is_data=True)
+
+    async def _fetch(self, url: URL, *, is_data: bool) -> RawPage:
         try:
             async with asyncio.timeout(self._settings.fetch_timeout_s) as clock:
-                return await self._follow(url, clock)
+                return await self._follow(url, clock, is_data=is_data)
         except TimeoutError as error:
             raise BrowseError("timeout", "the site did not answer in time.") from error
         except (aiohttp.ClientError, OSError, zlib.error) as error:
@@ -84,15 +91,15 @@ class HttpSource:
         await self._public.close()
         await self._local.close()
 
-    async def _follow(self, url: URL, clock: asyncio.Timeout) -> RawPage:
+    async def _follow(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage:
         for _ in range(self._settings.max_redirects + 1):
-            answer = await self._ask(url, clock)
+            answer = await self._ask(url, clock, is_data=is_data)
             if isinstance(answer, RawPage):
                 return answer
             url = answer
         raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
 
-    async def _ask(self, url: URL, clock: asyncio.Timeout) -> RawPage | URL:
+    async def _ask(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage | URL:
         """Send one request; return the page, or where the site sends the reader."""
         self._hosts.check(url)
         local_port = self._hosts.local_port(url)
@@ -102,12 +109,17 @@ class HttpSource:
             host = {"Host": url.raw_host or ""}
             request = self._local.get(at_home, headers=host, allow_redirects=False)
         else:
-            self._require_contact()
-            delay_s = await self._robots.check(url, lambda robots: self._read_robots(robots, clock))
-            self._pacer.slow_down(url.raw_host or "", delay_s)
+            if not is_data:
+                await self._ask_robots(url, clock)
             request = await self._ask_public(url, clock)
         async with request as response:
-            return await self._take(response, url)
+            return await self._take(response, url, is_data=is_data)
+
+    async def _ask_robots(self, url: URL, clock: asyncio.Timeout) -> None:
+        """Raise BrowseError where the site closes this page to programs."""
+        self._require_contact()
+        delay_s = await self._robots.check(url, lambda robots: self._read_robots(robots, clock))
+        self._pacer.slow_down(url.raw_host or "", delay_s)
 
     async def _ask_public(
         self, url: URL, clock: asyncio.Timeout
@@ -147,13 +159,15 @@ class HttpSource:
         clock.reschedule(deadline + delay_s)  # this waiting is ours, not the site's
         await asyncio.sleep(delay_s)
 
-    async def _take(self, response: aiohttp.ClientResponse, url: URL) -> RawPage | URL:
+    async def _take(
+        self, response: aiohttp.ClientResponse, url: URL, *, is_data: bool
+    ) -> RawPage | URL:
         location = response.headers.get("Location")
         if response.status in REDIRECTS and location is not None:
             return self._redirected(url, location)
         if not 200 <= response.status < 300:
             raise await self._refusal(response, url)
-        if not _is_readable(response.content_type):
+        if not is_data and not _is_readable(response.content_type):
             sentence = "this is not a page of text."
             raise BrowseError("unsupported_type", sentence, is_lasting=True)
         body, is_whole = await read_body(response, self._settings.max_body_bytes)

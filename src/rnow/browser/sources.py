@@ -1,5 +1,8 @@
-"""Who gets a page: the store, then plain HTTP, and Chromium where scripts make the page."""
+"""Who gets a page: the store, then whoever has it as data, then plain HTTP, and Chromium where
+scripts make the page.
+"""
 
+from rnow.browser.adapters import AdapterSource
 from rnow.browser.http import HttpSource
 from rnow.browser.politeness import Pacer
 from rnow.browser.rendering import RenderingSource
@@ -14,10 +17,12 @@ __all__ = ["page_source"]
 def page_source(settings: BrowserSettings) -> PageSource:
     """Return the sources of one browser, put together in their order."""
     pacer = Pacer(max_wait_s=settings.max_wait_s, num_workers=settings.num_workers)
+    if settings.source == "browser":
+        return ChromiumSource(settings, pacer=pacer)
     http = HttpSource(settings, pacer=pacer)
     if settings.source == "http":
         return http
     has_browser = settings.executable is not None
     browser = ChromiumSource(settings, pacer=pacer) if has_browser else None
-    live = RenderingSource(http, browser, settings)
+    live = AdapterSource(RenderingSource(http, browser, settings), http, settings)
     return live if settings.store is None else StoredSource(live, settings)
