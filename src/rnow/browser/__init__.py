@@ -13,6 +13,7 @@
     store.py       what sites answered, on disk; stored.py serves it: record and replay
     adapters/      pages that sites give away as data
     extract.py     what a source got -> text
+    pdf.py         PDF -> text, in a process of its own
     robots.py      what sites close to programs
     hosts.py       which hosts may be read
     politeness.py  how often a site is asked

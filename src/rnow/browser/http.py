@@ -32,7 +32,10 @@ from rnow.browser.source import RawPage
 
 __all__ = ["HttpSource"]
 
-_READABLE = ("text/", "application/xhtml+xml", "application/json", "application/xml")
+_READABLE = (
+    *("text/", "application/xhtml+xml", "application/json", "application/xml"),
+    "application/pdf",
+)
 _READABLE_ENDINGS = ("+json", "+xml")
 _MAX_BLOCK_PAGE_BYTES = 200_000
 _ACCEPT = "text/html,application/xhtml+xml,application/json;q=0.9,text/plain;q=0.8,*/*;q=0.1"
