@@ -20,7 +20,7 @@ from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
-__all__ = ["Environment", "open_environment", "worker_settings"]
+__all__ = ["Environment", "open_environment", "site_folders", "worker_settings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ async def open_environment(
     tools_file = find_tools_file(loaded, directory=directory)
     chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
     async with AsyncExitStack() as stack:
-        sites = await stack.enter_async_context(LocalSites(_sites(config, directory)))
+        sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
         check_store(config, directory)
         tools: ToolPool | None = None
         if tools_file is not None:
@@ -160,7 +160,7 @@ def worker_settings(
     )
 
 
-def _sites(config: Config, directory: Path) -> dict[str, str | Path]:
+def site_folders(config: Config, directory: Path) -> dict[str, str | Path]:
     """Return folder or 127.0.0.1:PORT of each host; folders are the project's.
 
     In a replay none is asked, so none is needed.

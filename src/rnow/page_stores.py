@@ -1,4 +1,4 @@
-"""The page store of a project: where it lies, and whether a run can read it.
+"""The pages of a project: where they are kept, and whether a run can read them.
 
 Opened here for a moment only, by the controller; tool workers keep it open.
 """
@@ -6,10 +6,11 @@ Opened here for a moment only, by the controller; tool workers keep it open.
 from pathlib import Path
 
 from rnow.browser.store import INDEX_FILE, PageStore
+from rnow.config import LoadedConfig
 from rnow.config.settings import Config
 from rnow.errors import ConfigError
 
-__all__ = ["check_store", "require_pages", "store_fingerprint", "store_folder"]
+__all__ = ["check_store", "require_contact", "require_pages", "store_fingerprint", "store_folder"]
 
 
 def store_folder(config: Config, directory: Path) -> Path:
@@ -50,3 +51,13 @@ def store_fingerprint(config: Config, directory: Path) -> str | None:
         return store.fingerprint()
     finally:
         store.close()
+
+
+def require_contact(loaded: LoadedConfig) -> None:
+    """Refuse to begin where every page of the open web would be an error."""
+    browser = loaded.config.browser
+    if browser.allow_hosts and browser.contact is None and browser.store_mode != "replay":
+        raise ConfigError(
+            f"{loaded.file}: browser.contact is null: no site outside this machine is read until "
+            "it is your mail or web address, which those sites are told"
+        )
