@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rnow.browser.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.sites import LocalSites
 from rnow.config import LoadedConfig
@@ -76,8 +77,9 @@ async def look_at(
 
     `source` auto: as a run would. http or browser: by that alone, past the store.
     """
-    if source == "browser":
-        raise UsageError("--source browser: there is no browser that renders pages in this version")
+    program = loaded.config.browser.executable
+    if source == "browser" and find_chromium(program, directory=directory) is None:
+        raise UsageError(f"--source browser: {NO_CHROMIUM}")
     changes: dict[str, Any] = {"source": source}
     if source != "auto":
         changes |= {"store": None, "store_mode": "live"}

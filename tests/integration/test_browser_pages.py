@@ -126,7 +126,7 @@ async def test_a_page_that_writes_about_blocking_is_content(pub: Pub) -> None:
         assert (await read(opened, "https://pub.test/")).endswith("said the Access Denied page.")
 
 
-@pytest.mark.parametrize("kind", ["application/pdf", "image/png", "application/octet-stream"])
+@pytest.mark.parametrize("kind", ["application/zip", "image/png", "application/octet-stream"])
 async def test_what_is_no_text_is_not_read(pub: Pub, kind: str) -> None:
     pub.page("/", "%PDF", content_type=kind)
     async with open_browser(pub) as opened:

@@ -66,6 +66,19 @@ def test_json_says_how_the_page_was_got(project: Path) -> None:
     assert (past["source"], past["cache"]) == ("http", "none")
 
 
+def test_a_page_can_be_read_by_chromium_alone(project: Path) -> None:
+    (project / "site" / "script.html").write_text(
+        "<p id=a>before</p><script>document.getElementById('a').textContent = 'after'</script>"
+    )
+    url = "https://clinic.test/script"
+    seen = {
+        source: json.loads(rnow("browse", url, "-d", project, "--json", "--source", source).stdout)
+        for source in ("http", "browser")
+    }
+    assert [seen[source]["text"].split("\n")[-1] for source in seen] == ["before", "after"]
+    assert [seen[source]["source"] for source in seen] == ["http", "browser"]
+
+
 @pytest.mark.parametrize(
     ("url", "text"),
     [

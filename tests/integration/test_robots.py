@@ -7,7 +7,13 @@ from itertools import pairwise
 
 import pytest
 from aiohttp import web
-from loopback import Inner, Pub, open_browser, read, serve_inner, serve_pub
+from loopback import Inner, Names, Pub, open_browser, read, serve_inner, serve_pub
+from yarl import URL
+
+from rnow.browser import BrowserSettings
+from rnow.browser.errors import BrowseError
+from rnow.browser.http import HttpSource
+from rnow.browser.tabs import ChromiumSource
 
 DISALLOWED = "ERROR blocked_by_site: the site asks programs not to read this page."
 UNKNOWN = "ERROR unreachable: what this site allows programs cannot be read."
@@ -123,6 +129,25 @@ async def test_two_workers_share_the_patience_of_a_site(pub: Pub) -> None:
     assert len(arrivals) == 4
     assert sorted(arrivals)[0] - started > 1.9
     assert sorted(arrivals)[-1] - started > 3.9
+
+
+async def test_chromium_asks_for_the_rules_before_it_starts(pub: Pub) -> None:
+    pub.page("/robots.txt", "User-agent: *\nDisallow: /", content_type="text/plain")
+    settings = BrowserSettings(
+        allow_hosts=("a.test",), contact="me@example.org", executable="/bin/false"
+    )
+    http = HttpSource(
+        settings,
+        resolver=Names({"a.test": [[("127.0.0.1", pub.port)]]}),
+        may_dial=lambda address, port: True,
+    )
+    chromium = ChromiumSource(settings, check_robots=http.check_robots)
+    with pytest.raises(BrowseError) as refused:
+        await chromium.fetch(URL("http://a.test/"))
+    assert refused.value.text == DISALLOWED
+    assert [request.path for request in pub.requests] == ["/robots.txt"]
+    await chromium.aclose()
+    await http.aclose()
 
 
 async def test_local_sites_have_no_rules(pub: Pub) -> None:

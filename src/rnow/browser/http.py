@@ -6,7 +6,8 @@ between requests: no cookies, no proxy of the environment, no credentials.
 
 import asyncio
 import zlib
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -75,24 +76,33 @@ class HttpSource:
 
     async def fetch(self, url: URL) -> RawPage:
         """Return the page, `max_redirects` redirects away at most, or raise BrowseError."""
-        return await self._fetch(url, is_data=False)
+        async with self._in_time() as clock:
+            return await self._follow(url, clock, is_data=False)
 
     async def fetch_data(self, url: URL) -> RawPage:
         """Return what a site made for programs: of any type, and without asking robots.txt."""
-        return await self._fetch(url, is_data=True)
+        async with self._in_time() as clock:
+            return await self._follow(url, clock, is_data=True)
 
-    async def _fetch(self, url: URL, *, is_data: bool) -> RawPage:
-        try:
-            async with asyncio.timeout(self._settings.fetch_timeout_s) as clock:
-                return await self._follow(url, clock, is_data=is_data)
-        except TimeoutError as error:
-            raise BrowseError("timeout", "the site did not answer in time.") from error
-        except (aiohttp.ClientError, OSError, zlib.error) as error:
-            raise _explain(error) from error
+    async def check_robots(self, url: URL) -> None:
+        """Raise BrowseError where the site closes this page to programs; for other sources."""
+        async with self._in_time() as clock:
+            await self._ask_robots(url, clock)
 
     async def aclose(self) -> None:
         await self._public.close()
         await self._local.close()
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[asyncio.Timeout]:
+        """Limit the block to fetch_timeout_s; what goes wrong in it becomes a BrowseError."""
+        try:
+            async with asyncio.timeout(self._settings.fetch_timeout_s) as clock:
+                yield clock
+        except TimeoutError as error:
+            raise BrowseError("timeout", "the site did not answer in time.") from error
+        except (aiohttp.ClientError, OSError, zlib.error) as error:
+            raise _explain(error) from error
 
     async def _follow(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage:
         for _ in range(self._settings.max_redirects + 1):

@@ -2,6 +2,8 @@
 scripts make the page.
 """
 
+from dataclasses import replace
+
 from rnow.browser.adapters import AdapterSource
 from rnow.browser.http import HttpSource
 from rnow.browser.politeness import Pacer
@@ -17,12 +19,13 @@ __all__ = ["page_source"]
 def page_source(settings: BrowserSettings) -> PageSource:
     """Return the sources of one browser, put together in their order."""
     pacer = Pacer(max_wait_s=settings.max_wait_s, num_workers=settings.num_workers)
-    if settings.source == "browser":
-        return ChromiumSource(settings, pacer=pacer)
     http = HttpSource(settings, pacer=pacer)
     if settings.source == "http":
         return http
-    has_browser = settings.executable is not None
-    browser = ChromiumSource(settings, pacer=pacer) if has_browser else None
+    browser: ChromiumSource | None = None
+    if settings.executable is not None:
+        browser = ChromiumSource(settings, pacer=pacer, check_robots=http.check_robots)
+    if settings.source == "browser":
+        return RenderingSource(http, browser, replace(settings, render_hosts=("*",)))
     live = AdapterSource(RenderingSource(http, browser, settings), http, settings)
     return live if settings.store is None else StoredSource(live, settings)
