@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rnow import __version__
+from rnow.cli_pages import browse, corpus
+from rnow.cli_project import Args, Dir, Json, find_project, load_project, make_console
 from rnow.errors import Interrupted, RnowError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rnow.config import LoadedConfig
 
 __all__ = ["app", "main"]
 
@@ -54,15 +55,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Args = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[DIR] [KEY=VALUE]...", help="Project folder (.) and config overrides."),
-]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Config overrides of the run.")
 ]
-Dir = Annotated[Path | None, typer.Option("--dir", "-d", help="Project folder.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
 def main() -> None:
@@ -132,7 +127,7 @@ def init(
     """Copy a project template; existing files are never touched."""
     from rnow.scaffold import init_project
 
-    console = _console()
+    console = make_console()
     made = init_project(folder, template=template, on_notice=console.print)
     inside = sorted({path.relative_to(folder).parts[0] for path in made})
     console.print(f"Made {len(made)} files in {folder}: {', '.join(inside)}", highlight=False)
@@ -158,11 +153,11 @@ def run(
         "data.batch_size": batch_size,
         "trainer.learning_rate": lr,
     }
-    project, overrides = _project(args, directory)
+    project, overrides = find_project(args, directory)
     # An explicit override wins over its short flag, so it comes last.
     flags = [f"{key}={value}" for key, value in short.items() if value is not None]
-    console = _console()
-    loaded = _load(project, [*flags, *overrides], console)
+    console = make_console()
+    loaded = load_project(project, [*flags, *overrides], console)
     if dry_run:
         _report_check(project, [*flags, *overrides], console)
         return
@@ -174,8 +169,8 @@ def run(
 @app.command()
 def check(args: Args = None, directory: Dir = None, json_: Json = False) -> None:
     """Say all that can be known before a model is loaded."""
-    project, overrides = _project(args, directory)
-    _report_check(project, overrides, None if json_ else _console())
+    project, overrides = find_project(args, directory)
+    _report_check(project, overrides, None if json_ else make_console())
 
 
 @app.command("eval")
@@ -192,9 +187,9 @@ def eval_(
     json_: Json = False,
 ) -> None:
     """Measure accuracy on the held-out prompts, greedily."""
-    project, overrides = _project(args, directory)
-    console = _console(to_stderr=json_)
-    loaded = _load(project, overrides, console)
+    project, overrides = find_project(args, directory)
+    console = make_console(to_stderr=json_)
+    loaded = load_project(project, overrides, console)
     from rnow.training import evaluate_project
 
     evaluation = evaluate_project(
@@ -214,7 +209,7 @@ def export(
     from rnow.exporting import export_run
 
     target = export_run(run_folder, output=output, merge=merge)
-    _console().print(f"The model is in {target}", highlight=False)
+    make_console().print(f"The model is in {target}", highlight=False)
 
 
 @app.command()
@@ -233,10 +228,14 @@ def demo(
         seed=seed,
         engine=engine,
         overrides=args or [],
-        console=_console(to_stderr=json_),
+        console=make_console(to_stderr=json_),
     )
     if json_:
         typer.echo(json.dumps(result))
+
+
+app.command()(browse)
+app.add_typer(corpus, name="corpus")
 
 
 @app.command(hidden=True)
@@ -263,28 +262,6 @@ def download() -> None:
     raise UsageError("runs are local: the model is in runs/NAME/model; see also: rnow export")
 
 
-def _project(args: list[str] | None, directory: Path | None) -> tuple[Path, list[str]]:
-    """Split DIR from KEY=VALUE: the first word without `=` is the folder."""
-    folders = [arg for arg in args or [] if "=" not in arg]
-    overrides = [arg for arg in args or [] if "=" in arg]
-    if len(folders) + (directory is not None) > 1:
-        named = [*folders, *([str(directory)] if directory else [])]
-        raise UsageError(f"one project folder, please; got {' and '.join(named)}")
-    project = directory or Path(folders[0] if folders else ".")
-    if not project.is_dir():
-        raise UsageError(f"{project} is not a folder. To make a project there: rnow init {project}")
-    return project, overrides
-
-
-def _load(project: Path, overrides: list[str], console: "Console") -> "LoadedConfig":
-    from rnow.config import load_config
-
-    loaded = load_config(project, overrides=overrides)
-    for line in (*loaded.notices, *loaded.overrides):
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    return loaded
-
-
 def _report_check(project: Path, overrides: list[str], console: "Console | None") -> None:
     from rnow.check import as_json, check_project
 
@@ -296,12 +273,6 @@ def _report_check(project: Path, overrides: list[str], console: "Console | None"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
-
-
-def _console(*, to_stderr: bool = False) -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=to_stderr)
 
 
 def _error_console() -> "Console":

@@ -13,13 +13,14 @@ from rnow.config import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.data import PromptFile, read_prompt_file
 from rnow.engines.base import Engine
+from rnow.page_stores import check_store, store_folder
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout import RolloutLimits, run_rollout
 from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
-__all__ = ["Environment", "open_environment", "worker_settings"]
+__all__ = ["Environment", "open_environment", "site_folders", "worker_settings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +98,15 @@ async def open_environment(
     tools_file = find_tools_file(loaded, directory=directory)
     chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
     async with AsyncExitStack() as stack:
-        sites = await stack.enter_async_context(LocalSites(_sites(config, directory)))
+        sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
+        check_store(config, directory)
         tools: ToolPool | None = None
         if tools_file is not None:
             settings = worker_settings(
                 config,
                 directory,
                 tokenizer_file=student / "tokenizer.json",
-                ports=sites.ports,
+                ports=sites.ports or dict.fromkeys(config.browser.local_sites, 0),
                 log_file=log_file,
             )
             tools = await stack.enter_async_context(ToolPool(settings))
@@ -150,13 +152,21 @@ def worker_settings(
             local_sites=ports,
             render_hosts=tuple(config.browser.render_hosts),
             executable=None if chromium is None else str(chromium),
+            store=str(store_folder(config, directory)),
+            store_mode=config.browser.store_mode,
+            ttl_s=config.browser.ttl_days * 86_400,
         ),
         log_file=log_file,
     )
 
 
-def _sites(config: Config, directory: Path) -> dict[str, str | Path]:
-    """Return folder or 127.0.0.1:PORT of each host; folders are the project's."""
+def site_folders(config: Config, directory: Path) -> dict[str, str | Path]:
+    """Return folder or 127.0.0.1:PORT of each host; folders are the project's.
+
+    In a replay none is asked, so none is needed.
+    """
+    if config.browser.store_mode == "replay":
+        return {}
     return {
         host: directory / place if (directory / place).is_dir() else place
         for host, place in config.browser.local_sites.items()

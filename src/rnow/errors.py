@@ -4,6 +4,7 @@
     ├── UsageError                2   the command line was wrong
     ├── ConfigError(ValueError)       config.yml
     ├── DataError(ValueError)         train.jsonl, val.jsonl
+    ├── StoreError                    a page store that cannot be read or written
     ├── ToolDefinitionError(TypeError)  tools.py cannot be used
     ├── TemplateError                 a chat template that breaks the token ledger's promises
     ├── ModelError                    a model folder that cannot be loaded or trained
@@ -41,6 +42,7 @@ __all__ = [
     "RnowError",
     "RolloutError",
     "ServerError",
+    "StoreError",
     "TeacherError",
     "TemplateError",
     "ToolDefinitionError",
@@ -91,6 +93,10 @@ class DataError(RnowError, ValueError):
     def __init__(self, message: str = "", *, problems: Sequence[Problem] = ()) -> None:
         self.problems = tuple(problems)
         super().__init__(message or "\n".join(str(problem) for problem in self.problems))
+
+
+class StoreError(RnowError):
+    pass
 
 
 class ToolDefinitionError(RnowError, TypeError):

@@ -12,6 +12,7 @@ from typing import Any
 
 from rnow.config.settings import Config
 from rnow.errors import CheckpointError
+from rnow.page_stores import store_fingerprint
 
 __all__ = ["check_inputs", "check_resumable", "fingerprints"]
 
@@ -43,6 +44,7 @@ FREE = frozenset(
         "tools.concurrency",
         "tools.env",
         "browser.contact",
+        "browser.ttl_days",
         "data.val_file",
     }
 )
@@ -66,6 +68,7 @@ TAKEN_OVER = frozenset(
         "engine.args",
         "teacher.engine",
         "teacher.args",
+        "browser.store",
     }
 )
 
@@ -90,17 +93,22 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[
 
 
 def fingerprints(directory: Path, config: Config, *, tokenizer: Path) -> dict[str, str]:
-    """Return a hash of each file, besides the config, on which a run's numbers depend."""
+    """Return a hash of each file, besides the config, on which a run's numbers depend.
+
+    Where pages are replayed, their store is one of them.
+    """
     files = {
         "data.train_file": directory / config.data.train_file,
         "tools.py": directory / "tools.py",
         "tokenizer.json": tokenizer / "tokenizer.json",
     }
-    return {
+    hashes = {
         name: hashlib.sha256(file.read_bytes()).hexdigest()
         for name, file in files.items()
         if file.is_file()
     }
+    pages = store_fingerprint(config, directory)
+    return hashes if pages is None else {**hashes, "browser.store": pages}
 
 
 def check_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from rnow.config import LoadedConfig, require_distill
-from rnow.errors import ConfigError, Interrupted, UsageError
+from rnow.errors import Interrupted, UsageError
 from rnow.model_files import fetch_model
+from rnow.page_stores import require_contact
 from rnow.placing import EngineRole, find_python, place_roles
 from rnow.rundir import RunDirectory, slug
 from rnow.serving import Serving, adapter_rank, sampling_spec, trainer_environment
@@ -35,7 +36,7 @@ def train_project(
         )
         return run
     placement = place_roles(loaded, project)
-    _require_contact(loaded)
+    require_contact(loaded)
     for line in placement.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     environ = dict(os.environ)
@@ -87,7 +88,7 @@ def evaluate_project(
     """
     require_distill(loaded.config)
     placement = place_roles(loaded, project)
-    _require_contact(loaded)
+    require_contact(loaded)
     if model is None:
         run = RunDirectory(project / "runs" / run_name(loaded, project))
         model = str(run.model) if run.model.is_dir() else "base"
@@ -128,15 +129,6 @@ def evaluate_project(
 def run_name(loaded: LoadedConfig, project: Path) -> str:
     """Return the folder under runs/ when nobody names one: the project's name, or its folder's."""
     return slug(loaded.project_name or project.resolve().name)
-
-
-def _require_contact(loaded: LoadedConfig) -> None:
-    """Refuse rollouts in which every page of the open web would be an error."""
-    if loaded.config.browser.allow_hosts and loaded.config.browser.contact is None:
-        raise ConfigError(
-            f"{loaded.file}: browser.contact is null: no site outside this machine is read until "
-            "it is your mail or web address, which those sites are told"
-        )
 
 
 def _model_folder(project: Path, model: str) -> Path:

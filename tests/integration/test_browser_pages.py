@@ -75,7 +75,7 @@ async def test_a_site_that_asks_to_wait_is_not_asked_again(pub: Pub) -> None:
         assert await read(opened, "http://a.test/other") == (
             "ERROR rate_limited: this site is asked too often; try again later."
         )
-    assert len(pub.requests) == 1
+    assert [request.path for request in pub.requests] == ["/robots.txt", "/"]
 
 
 async def test_requests_to_a_site_are_spaced_and_to_a_local_one_are_not(pub: Pub) -> None:
@@ -85,7 +85,7 @@ async def test_requests_to_a_site_are_spaced_and_to_a_local_one_are_not(pub: Pub
         arrivals.append(time.monotonic())
         return web.Response(text="x", content_type="text/html")
 
-    pub.pages["/"] = answer
+    pub.pages["/"] = pub.pages["/robots.txt"] = answer
     names = {"a.test": [[("127.0.0.1", pub.port)]]}
     # Waiting for a slot is no part of the site's own time.
     settings = {"names": names, "may_dial": lambda address, port: True, "fetch_timeout_s": 1.5}
@@ -96,6 +96,7 @@ async def test_requests_to_a_site_are_spaced_and_to_a_local_one_are_not(pub: Pub
         arrivals.clear()
         answers = await asyncio.gather(*(opened.read(f"http://a.test/?{i}") for i in range(3)))
     assert [answer.counter for answer in answers] == ["browser/fetched"] * 3
+    assert len(arrivals) == 4  # robots.txt is one of them
     assert all(b - a > 0.9 for a, b in pairwise(arrivals))
 
 
@@ -125,7 +126,7 @@ async def test_a_page_that_writes_about_blocking_is_content(pub: Pub) -> None:
         assert (await read(opened, "https://pub.test/")).endswith("said the Access Denied page.")
 
 
-@pytest.mark.parametrize("kind", ["application/pdf", "image/png", "application/octet-stream"])
+@pytest.mark.parametrize("kind", ["application/zip", "image/png", "application/octet-stream"])
 async def test_what_is_no_text_is_not_read(pub: Pub, kind: str) -> None:
     pub.page("/", "%PDF", content_type=kind)
     async with open_browser(pub) as opened:

@@ -4,7 +4,7 @@ from email.utils import format_datetime
 import pytest
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.politeness import Pacer
+from rnow.browser.politeness import Pacer, interval_s
 
 
 class Clock:
@@ -25,6 +25,35 @@ def test_requests_to_one_host_are_spaced_and_others_do_not_wait() -> None:
 def test_workers_share_the_patience_of_a_site() -> None:
     pacer = Pacer(max_wait_s=20, num_workers=4, now=Clock())
     assert [pacer.reserve("clinicaltrials.gov") for _ in range(3)] == [0, 4, 8]
+
+
+def test_a_site_may_ask_for_more_time_and_not_for_less() -> None:
+    pacer = Pacer(max_wait_s=20, now=Clock())
+    pacer.slow_down("clinicaltrials.gov", 3.0)
+    assert [pacer.reserve("clinicaltrials.gov") for _ in range(3)] == [0, 3, 6]
+    pacer.slow_down("hemonc.org", 0.1)
+    assert [pacer.reserve("hemonc.org") for _ in range(2)] == [0, 5]
+    pacer.slow_down("a.test", 1e9)
+    assert pacer.reserve("a.test") == 0
+    with pytest.raises(BrowseError):
+        pacer.reserve("a.test")
+
+
+@pytest.mark.parametrize(
+    ("host", "interval"),
+    [
+        ("eutils.ncbi.nlm.nih.gov", 0.5),
+        ("clinicaltrials.gov", 1.0),
+        ("api.fda.gov", 0.5),
+        ("www.fda.gov", 5.0),
+        ("www.accessdata.fda.gov", 5.0),
+        ("accessdata.fda.gov", 5.0),
+        ("hemonc.org", 5.0),
+        ("any.example", 1.0),
+    ],
+)
+def test_each_site_has_its_pace(host: str, interval: float) -> None:
+    assert interval_s(host) == interval
 
 
 def test_time_that_passes_is_counted() -> None:

@@ -94,6 +94,9 @@ def test_defaults_are_those_of_the_design() -> None:
             "local_sites": {},
             "render_hosts": [],
             "executable": None,
+            "store": "pages",
+            "store_mode": "live",
+            "ttl_days": 7.0,
         },
         "resources": None,
     }

@@ -10,6 +10,11 @@
     tabs.py        pages by Chromium: waiting for a tab, deadlines; visit.py is one page in one
     chromium.py    the one Chromium of a worker; executable.py finds its program
     proxy.py       what Chromium reaches the web through
+    store.py       what sites answered, on disk; stored.py serves it: record and replay
+    adapters/      pages that sites give away as data
+    extract.py     what a source got -> text
+    pdf.py         PDF -> text, in a process of its own
+    robots.py      what sites close to programs
     hosts.py       which hosts may be read
     politeness.py  how often a site is asked
     blocked.py     pages that only say "no programs here"
@@ -51,7 +56,8 @@ async def read(url: str, page: int = 1) -> str:
         async def browse(url: str, page: int = 1) -> str:
             return await rnow.browser.read(url, page)
 
-    Counts browser/fetched, browser/shared or browser/error_<code>, one of them a call.
+    Counts browser/fetched, browser/stored (it came from the page store), browser/shared (this
+    worker had it in memory) or browser/error_<code>, one of them a call.
     """
     from rnow.browser import shared
     from rnow.tools.counts import count

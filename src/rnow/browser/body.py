@@ -38,4 +38,5 @@ def _inflater(encoding: str) -> "zlib._Decompress | None":
         return None
     if encoding in ("gzip", "x-gzip"):
         return zlib.decompressobj(_GZIP)
-    raise BrowseError("unsupported_type", "the site sends this page in an unknown encoding.")
+    sentence = "the site sends this page in an unknown encoding."
+    raise BrowseError("unsupported_type", sentence, is_lasting=True)

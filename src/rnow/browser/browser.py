@@ -2,19 +2,22 @@
 
     check_url ─▶ PageCache ─▶ PageSource ─▶ markdown ─▶ pages within the limiter's tokens
 
+The sources and their order are put together by sources.py.
+
 Belongs to one event loop. `rnow.browser.shared` keeps the one of a tool worker.
 """
 
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from yarl import URL
 
 from rnow.browser.errors import BrowseError
+from rnow.browser.extract import extract_text
 from rnow.browser.guard import check_url
-from rnow.browser.markdown import html_to_markdown, visible_text
 from rnow.browser.page import Document, Limiter, paginate, show_page
 from rnow.browser.pages import PageCache
 from rnow.browser.settings import BrowserSettings
@@ -29,10 +32,14 @@ _NUM_CONVERTERS = 2  # threads; one page that takes long leaves the other to the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Answer(text="https://… (status 200, page 1 of 1)…", counter="browser/fetched")."""
+    """Answer(text="https://… (status 200, page 1 of 1)…", counter="browser/fetched", …)."""
 
     text: str
-    counter: str  # browser/fetched, browser/shared or browser/error_<code>
+    counter: str  # browser/fetched, browser/stored, browser/shared or browser/error_<code>
+    code: str = "ok"  # or that of the error
+    url: str | None = None  # after redirects; None where there is no page, like the two below
+    source: str | None = None
+    cache: Literal["memory", "store", "none"] | None = None
 
 
 class Browser:
@@ -84,8 +91,7 @@ class Browser:
         num_pages = len(document.pages)
         if not 1 <= page <= num_pages:
             raise BrowseError("bad_page", f"this document has pages 1 to {num_pages}.")
-        counter = "browser/shared" if is_shared else "browser/fetched"
-        return Answer(text=show_page(document, page), counter=counter)
+        return _page(document, page, is_shared=is_shared)
 
     async def _document(self, url: URL) -> Document:
         raw = await self._source.fetch(url)
@@ -100,13 +106,24 @@ class Browser:
             raise BrowseError("timeout", sentence) from error
 
 
+def _page(document: Document, page: int, *, is_shared: bool) -> Answer:
+    cache: Literal["memory", "store", "none"] = "store" if document.is_stored else "none"
+    counter = "browser/stored" if document.is_stored else "browser/fetched"
+    return Answer(
+        text=show_page(document, page),
+        counter="browser/shared" if is_shared else counter,
+        url=document.url,
+        source=document.source,
+        cache="memory" if is_shared else cache,
+    )
+
+
 def _no_page(error: BrowseError) -> Answer:
-    return Answer(text=error.text, counter=f"browser/error_{error.code}")
+    return Answer(text=error.text, counter=f"browser/error_{error.code}", code=error.code)
 
 
 def _to_document(raw: RawPage, limiter: Limiter | None) -> Document:
-    """Convert and cut; blocks for as long as the page is large (about a second for 1 MB)."""
-    url = str(raw.url)
-    is_html = raw.content_type.endswith("html")
-    text = html_to_markdown(raw.text(), url=url) if is_html else visible_text(raw.text())
-    return paginate(text, url=url, status=raw.status, limiter=limiter)
+    """Convert and cut; blocks."""
+    text = extract_text(raw)
+    document = paginate(text, url=str(raw.url), status=raw.status, limiter=limiter)
+    return replace(document, source=raw.source, is_stored=raw.is_stored)

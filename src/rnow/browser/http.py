@@ -6,6 +6,8 @@ between requests: no cookies, no proxy of the environment, no credentials.
 
 import asyncio
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -24,13 +26,17 @@ from rnow.browser.guard import (
 )
 from rnow.browser.hosts import HostRules
 from rnow.browser.politeness import Pacer
-from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status
+from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status, status_error
+from rnow.browser.robots import MAX_ROBOTS_BYTES, Robots
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
 __all__ = ["HttpSource"]
 
-_READABLE = ("text/", "application/xhtml+xml", "application/json", "application/xml")
+_READABLE = (
+    *("text/", "application/xhtml+xml", "application/json", "application/xml"),
+    "application/pdf",
+)
 _READABLE_ENDINGS = ("+json", "+xml")
 _MAX_BLOCK_PAGE_BYTES = 200_000
 _ACCEPT = "text/html,application/xhtml+xml,application/json;q=0.9,text/plain;q=0.8,*/*;q=0.1"
@@ -57,6 +63,7 @@ class HttpSource:
         self._pacer = pacer or Pacer(
             max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
         )
+        self._robots = Robots()
         self._public = self._session(
             aiohttp.TCPConnector(
                 resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), may_dial=may_dial),
@@ -69,42 +76,94 @@ class HttpSource:
 
     async def fetch(self, url: URL) -> RawPage:
         """Return the page, `max_redirects` redirects away at most, or raise BrowseError."""
-        try:
-            async with asyncio.timeout(self._settings.fetch_timeout_s) as clock:
-                return await self._follow(url, clock)
-        except TimeoutError as error:
-            raise BrowseError("timeout", "the site did not answer in time.") from error
-        except (aiohttp.ClientError, OSError, zlib.error) as error:
-            raise _explain(error) from error
+        async with self._in_time() as clock:
+            return await self._follow(url, clock, is_data=False)
+
+    async def fetch_data(self, url: URL) -> RawPage:
+        """Return what a site made for programs: of any type, and without asking robots.txt."""
+        async with self._in_time() as clock:
+            return await self._follow(url, clock, is_data=True)
+
+    async def check_robots(self, url: URL) -> None:
+        """Raise BrowseError where the site closes this page to programs; for other sources."""
+        async with self._in_time() as clock:
+            await self._ask_robots(url, clock)
 
     async def aclose(self) -> None:
         await self._public.close()
         await self._local.close()
 
-    async def _follow(self, url: URL, clock: asyncio.Timeout) -> RawPage:
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[asyncio.Timeout]:
+        """Limit the block to fetch_timeout_s; what goes wrong in it becomes a BrowseError."""
+        try:
+            async with asyncio.timeout(self._settings.fetch_timeout_s) as clock:
+                yield clock
+        except TimeoutError as error:
+            raise BrowseError("timeout", "the site did not answer in time.") from error
+        except (aiohttp.ClientError, OSError, zlib.error) as error:
+            raise _explain(error) from error
+
+    async def _follow(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage:
         for _ in range(self._settings.max_redirects + 1):
-            answer = await self._ask(url, clock)
+            answer = await self._ask(url, clock, is_data=is_data)
             if isinstance(answer, RawPage):
                 return answer
             url = answer
         raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
 
-    async def _ask(self, url: URL, clock: asyncio.Timeout) -> RawPage | URL:
+    async def _ask(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage | URL:
         """Send one request; return the page, or where the site sends the reader."""
-        host = url.raw_host or ""
         self._hosts.check(url)
         local_port = self._hosts.local_port(url)
+        request: AbstractAsyncContextManager[aiohttp.ClientResponse]
         if local_port is not None:
             at_home = url.with_scheme("http").with_host("127.0.0.1").with_port(local_port)
-            request = self._local.get(at_home, headers={"Host": host}, allow_redirects=False)
+            host = {"Host": url.raw_host or ""}
+            request = self._local.get(at_home, headers=host, allow_redirects=False)
         else:
-            if self._settings.contact is None:
-                sentence = "only local sites can be read until browser.contact is set."
-                raise BrowseError("host_not_allowed", sentence)
-            await self._wait_for_slot(host, clock)
-            request = self._public.get(url, allow_redirects=False)
+            if not is_data:
+                await self._ask_robots(url, clock)
+            request = await self._ask_public(url, clock)
         async with request as response:
-            return await self._take(response, url)
+            return await self._take(response, url, is_data=is_data)
+
+    async def _ask_robots(self, url: URL, clock: asyncio.Timeout) -> None:
+        """Raise BrowseError where the site closes this page to programs."""
+        self._require_contact()
+        delay_s = await self._robots.check(url, lambda robots: self._read_robots(robots, clock))
+        self._pacer.slow_down(url.raw_host or "", delay_s)
+
+    async def _ask_public(
+        self, url: URL, clock: asyncio.Timeout
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Return the request of one hop in the open web, once it is its turn."""
+        self._require_contact()
+        self._hosts.check(url)
+        await self._wait_for_slot(url.raw_host or "", clock)
+        return self._public.get(url, allow_redirects=False)
+
+    async def _read_robots(self, url: URL, clock: asyncio.Timeout) -> str:
+        """Return a site's robots.txt, "" where it has none; raise BrowseError where it fails."""
+        for _ in range(self._settings.max_redirects + 1):
+            async with await self._ask_public(url, clock) as response:
+                location = response.headers.get("Location")
+                if response.status in REDIRECTS and location is not None:
+                    url = self._redirected(url, location)
+                    continue
+                if response.status == 429 or response.status >= 500:
+                    self._hold_off(response, url)
+                    raise status_error(response.status)
+                if not 200 <= response.status < 300:
+                    return ""
+                body, _ = await read_body(response, MAX_ROBOTS_BYTES)
+                return _raw_page(response, url, body).text()
+        raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
+
+    def _require_contact(self) -> None:
+        if self._settings.contact is None:
+            sentence = "only local sites can be read until browser.contact is set."
+            raise BrowseError("host_not_allowed", sentence)
 
     async def _wait_for_slot(self, host: str, clock: asyncio.Timeout) -> None:
         delay_s = self._pacer.reserve(host)
@@ -113,18 +172,22 @@ class HttpSource:
         clock.reschedule(deadline + delay_s)  # this waiting is ours, not the site's
         await asyncio.sleep(delay_s)
 
-    async def _take(self, response: aiohttp.ClientResponse, url: URL) -> RawPage | URL:
+    async def _take(
+        self, response: aiohttp.ClientResponse, url: URL, *, is_data: bool
+    ) -> RawPage | URL:
         location = response.headers.get("Location")
         if response.status in REDIRECTS and location is not None:
             return self._redirected(url, location)
         if not 200 <= response.status < 300:
             raise await self._refusal(response, url)
-        if not _is_readable(response.content_type):
-            raise BrowseError("unsupported_type", "this is not a page of text.")
+        if not is_data and not _is_readable(response.content_type):
+            sentence = "this is not a page of text."
+            raise BrowseError("unsupported_type", sentence, is_lasting=True)
         body, is_whole = await read_body(response, self._settings.max_body_bytes)
         if not is_whole:
             limit_mb = self._settings.max_body_bytes / 1_000_000
-            raise BrowseError("too_large", f"this page is larger than {limit_mb:g} MB.")
+            sentence = f"this page is larger than {limit_mb:g} MB."
+            raise BrowseError("too_large", sentence, is_lasting=True)
         page = _raw_page(response, url, body)
         if is_block_page(page):
             raise blocked_by_site()
@@ -139,12 +202,15 @@ class HttpSource:
 
     async def _refusal(self, response: aiohttp.ClientResponse, url: URL) -> BrowseError:
         """Return what the model is told of an answer that is no page."""
-        self._pacer.hold_off(url.raw_host or "", response.headers.get("Retry-After"))
+        self._hold_off(response, url)
         page = None
         if response.status in (403, 503):
             body, _ = await read_body(response, _MAX_BLOCK_PAGE_BYTES)
             page = _raw_page(response, url, body)
         return refusal_of_status(response.status, page)
+
+    def _hold_off(self, response: aiohttp.ClientResponse, url: URL) -> None:
+        self._pacer.hold_off(url.raw_host or "", response.headers.get("Retry-After"))
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

@@ -39,11 +39,15 @@ class Document:
     """What one URL holds, ready to be shown.
 
     Document(url="https://clinic.test/", status=200, pages=("# Clinic",))
+
+    `source` and `is_stored` are those of the page that it was made of.
     """
 
     url: str  # where the text came from, after redirects
     status: int  # HTTP status
     pages: tuple[str, ...]  # at least one
+    source: str = "http"
+    is_stored: bool = False
 
     @property
     def num_bytes(self) -> int:

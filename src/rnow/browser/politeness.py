@@ -1,4 +1,8 @@
-"""How often a site is asked: a least time between two requests, and what the site demands."""
+"""How often a site is asked: a least time between two requests, and what the site demands.
+
+Not aiolimiter's bucket: who asks must know beforehand how long it would wait, and a site may put
+the next slot off.
+"""
 
 import time
 from collections import defaultdict
@@ -8,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 from rnow.browser.errors import BrowseError
 
-__all__ = ["Pacer"]
+__all__ = ["Pacer", "interval_s"]
 
 _DEFAULT_INTERVAL_S = 1.0
 _INTERVALS_S = {
@@ -21,6 +25,7 @@ _INTERVALS_S = {
     "hemonc.org": 5.0,
 }
 _MAX_RETRY_AFTER_S = 3_600.0
+_MAX_CRAWL_DELAY_S = 60.0
 
 
 class Pacer:
@@ -42,6 +47,7 @@ class Pacer:
         self._num_workers = num_workers
         self._now = now
         self._next_slot: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
+        self._delays_s: dict[str, float] = {}  # that sites ask for
 
     def reserve(self, host: str) -> float:
         """Return the seconds to wait before asking; raise BrowseError where that is too long."""
@@ -49,9 +55,13 @@ class Pacer:
         slot = max(now, self._next_slot[host])
         if slot - now > self._max_wait_s:
             raise BrowseError("rate_limited", "this site is asked too often; try again later.")
-        interval = _INTERVALS_S.get(host, _DEFAULT_INTERVAL_S)
+        interval = max(interval_s(host), self._delays_s.get(host, 0.0))
         self._next_slot[host] = slot + interval * self._num_workers
         return slot - now
+
+    def slow_down(self, host: str, delay_s: float) -> None:
+        """Leave this host as long as its robots.txt asks for, if that is longer than our own."""
+        self._delays_s[host] = min(delay_s, _MAX_CRAWL_DELAY_S)
 
     def hold_off(self, host: str, retry_after: str | None) -> None:
         """Ask this host nothing for as long as its Retry-After header says (seconds or a date)."""
@@ -59,6 +69,11 @@ class Pacer:
         if seconds is not None:
             until = self._now() + min(max(seconds, 0.0), _MAX_RETRY_AFTER_S)
             self._next_slot[host] = max(self._next_slot[host], until)
+
+
+def interval_s(host: str) -> float:
+    """Return the least time between two requests to a host that asks for none itself."""
+    return _INTERVALS_S.get(host, _DEFAULT_INTERVAL_S)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -4,9 +4,10 @@ from rnow.browser.blocked import is_block_page
 from rnow.browser.errors import BrowseError
 from rnow.browser.source import RawPage
 
-__all__ = ["REDIRECTS", "blocked_by_site", "refusal_of_status"]
+__all__ = ["REDIRECTS", "blocked_by_site", "refusal_of_status", "status_error"]
 
 REDIRECTS = (301, 302, 303, 307, 308)
+_LASTING = (400, 404, 410)  # a site would say so of the same URL again
 
 
 def blocked_by_site() -> BrowseError:
@@ -19,4 +20,9 @@ def refusal_of_status(status: int, page: RawPage | None) -> BrowseError:
         return BrowseError("rate_limited", "the site asks for fewer requests; try again later.")
     if status in (403, 503) and page is not None and is_block_page(page):
         return blocked_by_site()
-    return BrowseError(f"http_{status}", f"the site answered with status {status}.")
+    return status_error(status)
+
+
+def status_error(status: int) -> BrowseError:
+    sentence = f"the site answered with status {status}."
+    return BrowseError(f"http_{status}", sentence, is_lasting=status in _LASTING)

@@ -5,10 +5,13 @@ Imports nothing heavy: the controller makes this record from config.yml.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rnow import __version__
 
-__all__ = ["BrowserSettings"]
+__all__ = ["BrowserSettings", "StoreMode"]
+
+StoreMode = Literal["live", "record", "replay", "replay_then_live"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,10 @@ class BrowserSettings:
     local_sites: Mapping[str, int] = field(default_factory=dict)  # host -> port on 127.0.0.1
     executable: str | None = None  # Chromium's program; without: every page by plain HTTP
     render_hosts: tuple[str, ...] = ()  # read by Chromium at once; in the form of `allow_hosts`
+    store: str | None = None  # folder of the page store; None: nothing is kept on disk
+    store_mode: StoreMode = "live"
+    ttl_s: float = 7 * 86_400.0  # how long live serves a page from the store
+    source: Literal["auto", "http", "browser"] = "auto"  # one alone: for looking at a page
 
     connect_timeout_s: float = 10.0
     fetch_timeout_s: float = 30.0  # one page with all its redirects, waiting for a slot apart

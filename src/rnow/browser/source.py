@@ -37,6 +37,7 @@ class RawPage:
     charset: str | None  # as the header names it
     body: bytes  # decompressed
     source: str = "http"
+    is_stored: bool = False  # it comes from the page store, not from the site
 
     def text(self) -> str:
         """Return the body as text; what cannot be decoded becomes U+FFFD."""

@@ -1,10 +1,16 @@
-"""Who gets a page: plain HTTP, and Chromium where scripts make the page."""
+"""Who gets a page: the store, then whoever has it as data, then plain HTTP, and Chromium where
+scripts make the page.
+"""
 
+from dataclasses import replace
+
+from rnow.browser.adapters import AdapterSource
 from rnow.browser.http import HttpSource
 from rnow.browser.politeness import Pacer
 from rnow.browser.rendering import RenderingSource
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource
+from rnow.browser.stored import StoredSource
 from rnow.browser.tabs import ChromiumSource
 
 __all__ = ["page_source"]
@@ -14,6 +20,12 @@ def page_source(settings: BrowserSettings) -> PageSource:
     """Return the sources of one browser, put together in their order."""
     pacer = Pacer(max_wait_s=settings.max_wait_s, num_workers=settings.num_workers)
     http = HttpSource(settings, pacer=pacer)
-    has_browser = settings.executable is not None
-    browser = ChromiumSource(settings, pacer=pacer) if has_browser else None
-    return RenderingSource(http, browser, settings)
+    if settings.source == "http":
+        return http
+    browser: ChromiumSource | None = None
+    if settings.executable is not None:
+        browser = ChromiumSource(settings, pacer=pacer, check_robots=http.check_robots)
+    if settings.source == "browser":
+        return RenderingSource(http, browser, replace(settings, render_hosts=("*",)))
+    live = AdapterSource(RenderingSource(http, browser, settings), http, settings)
+    return live if settings.store is None else StoredSource(live, settings)

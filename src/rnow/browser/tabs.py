@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class ChromiumSource:
 
     source = ChromiumSource(settings); page = await source.fetch(URL("https://clinicaltrials.gov/"))
 
+    `check_robots` raises BrowseError for pages of the open web that their site closes to programs.
     `resolver` and `may_dial` are where a test puts its own network.
     """
 
@@ -42,6 +43,7 @@ class ChromiumSource:
         settings: BrowserSettings,
         *,
         pacer: Pacer | None = None,
+        check_robots: Callable[[URL], Awaitable[None]] | None = None,
         resolver: AbstractResolver | None = None,
         may_dial: MayDial = lambda address, port: is_public(address),
     ) -> None:
@@ -50,6 +52,7 @@ class ChromiumSource:
         self._pacer = pacer or Pacer(
             max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
         )
+        self._check_robots = check_robots
         self._proxy = ForwardProxy(settings, resolver=resolver, may_dial=may_dial)
         self._tabs = asyncio.Semaphore(settings.num_tabs)
         self._chromium: Chromium | None = None
@@ -72,6 +75,8 @@ class ChromiumSource:
             if self._settings.contact is None:
                 sentence = "only local sites can be read until browser.contact is set."
                 raise BrowseError("host_not_allowed", sentence)
+            if self._check_robots is not None:
+                await self._check_robots(url)
             await asyncio.sleep(self._pacer.reserve(url.raw_host or ""))
         async with self._tab():
             chromium = await self._started()

@@ -14,6 +14,7 @@ from rnow.config.load import LoadedConfig, find_tools_file, load_config, require
 from rnow.config.source import ConfigSource, read_source
 from rnow.data import read_prompt_file, steps_per_run
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
+from rnow.page_stores import require_pages
 from rnow.records import Prompt
 from rnow.tools.base import ToolSchema
 from rnow.tools.pool import describe_tools
@@ -34,7 +35,8 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
         require_distill(config)
     except ConfigError as error:
         problems.append(place(loaded, "dataset_type", str(error)))
-    if config.browser.allow_hosts and config.browser.contact is None:
+    browser = config.browser
+    if browser.allow_hosts and browser.contact is None and browser.store_mode != "replay":
         problems.append(
             place(
                 loaded,
@@ -50,6 +52,10 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
     else:
         if found is None and (config.browser.allow_hosts or config.browser.render_hosts):
             problems.append(place(loaded, "browser.executable", NO_CHROMIUM, is_error=False))
+    try:
+        require_pages(config, directory)
+    except ConfigError as error:
+        problems.append(place(loaded, "browser.store_mode", str(error)))
     return point("config", str(loaded.file), problems), loaded
 
 

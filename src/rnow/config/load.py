@@ -170,6 +170,8 @@ def _check_dataset_type(source: ConfigSource) -> None:
 
 
 def _check_local_sites(source: ConfigSource, directory: Path) -> None:
+    if source.get("browser.store_mode") == "replay":  # which asks no site, and serves none
+        return
     sites = source.get("browser.local_sites")
     for host, folder in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(folder, str) or _OWN_SERVER.fullmatch(folder):

@@ -54,9 +54,6 @@ KEYS_TO_COME = frozenset(
         "trainer.keep_trajectories_gb",
         "trainer.max_policy_lag",
         "trainer.report_to",
-        "browser.store",
-        "browser.store_mode",
-        "browser.ttl_days",
     }
 )
 

@@ -1,25 +1,26 @@
 """Every setting of config.yml: its section, type, default, and one line that says what it does.
 
-This module is the only place where defaults live; docs/configuration.md is made from it. It knows
-nothing of files and lines: load.py reads them and turns what pydantic finds into messages.
+This module, with browser_section.py, is the only place where defaults live; docs/configuration.md
+is made from it. It knows nothing of files and lines: load.py reads them and turns what pydantic
+finds into messages.
 Coercion is pydantic's lax one, since YAML 1.1 reads `5e-5` as text.
 """
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from rnow.config.browser_section import BrowserSection
+from rnow.config.section import Section
 from rnow.config.types import (
     DEFAULT_ROLLOUT_TIMEOUT_S,
     DatasetType,
     Dtype,
     EngineKind,
     EnvironmentNames,
-    Hosts,
     ReasoningMode,
     RolloutTimeout,
     SaveStep,
-    Sites,
     TrainerGpus,
     Urls,
 )
@@ -40,12 +41,6 @@ __all__ = [
     "TrainerResources",
     "TrainerSettings",
 ]
-
-
-class Section(BaseModel):
-    """A part of config.yml: unknown keys, NaN, infinity are errors; it does not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -279,31 +274,6 @@ class ToolsSettings(Section):
     concurrency: int = Field(default=32, ge=1, description="Tool calls that run at the same time.")
     env: EnvironmentNames = Field(
         default=[], description="Shell variables that tools may see, besides all of .env."
-    )
-
-
-class BrowserSection(Section):
-    """What rnow.browser may fetch."""
-
-    allow_hosts: Hosts = Field(
-        default=[], description='Hosts that may be fetched; ["*"]: any public one.'
-    )
-    contact: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Your mail or web address, told to the sites that you read.",
-    )
-    local_sites: Sites = Field(
-        default={}, description="Host to folder: pages that rnow serves itself during the run."
-    )
-    render_hosts: Hosts = Field(
-        default=[],
-        description="Hosts whose pages need their scripts: Chromium reads them, not plain HTTP.",
-    )
-    executable: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Program of a Chromium; null: playwright's own, else the system's.",
     )
 
 

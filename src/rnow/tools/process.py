@@ -188,7 +188,7 @@ class WorkerProcess:
         await self._send(
             {
                 "type": "start",
-                "project_dir": str(settings.project_dir.resolve()),
+                "tools_dir": str((settings.tools_dir or settings.project_dir).resolve()),
                 "tokenizer_file": settings.tokenizer_file
                 and str(settings.tokenizer_file.resolve()),
                 "max_tokens": settings.max_tool_response,

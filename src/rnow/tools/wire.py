@@ -3,7 +3,7 @@
 Standard input and output belong to the user's code. A conversation:
 
     controller                                              worker
-    {"type": "start", "project_dir", limits, "browser"} ─▶  imports tools.py
+    {"type": "start", "tools_dir", limits, "browser"} ─▶    imports tools.py
                                     ◀─ {"type": "ready", "tools": [...], "notices": [...]}
                                     or {"type": "unusable", "message": "tools.py:3: …"}, and it ends
     {"type": "call", "id", "name", "arguments",

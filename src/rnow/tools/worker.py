@@ -44,7 +44,7 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        tools = load_tools(Path(start["project_dir"]))
+        tools = load_tools(Path(start["tools_dir"]))
     except ToolDefinitionError as error:
         line.send({"type": "unusable", "message": str(error)})
         sys.exit(1)

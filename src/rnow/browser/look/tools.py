@@ -1,0 +1,35 @@
+"""The tools of `rnow browse` and `rnow corpus build`: a run's pages, and what is behind a text.
+
+A tool worker imports this file in the place of a project's tools.py. Alone in its folder, because
+what stands beside a tools.py can be imported by it.
+"""
+
+from rnow.browser import shared
+from rnow.browser.browser import Answer
+from rnow.core import tool
+from rnow.tools.counts import count
+
+__all__ = ["browse", "describe"]
+
+_last: list[Answer] = []
+
+
+@tool
+async def browse(url: str, page: int = 1) -> str:
+    """Read a web page, as rnow.browser.read does."""
+    answer = await shared.get().read(url, page)
+    _last[:] = [answer]
+    count(answer.counter)
+    return answer.text
+
+
+@tool
+async def describe() -> dict[str, str | None]:
+    """Say of the last page how it was got."""
+    (answer,) = _last
+    return {
+        "code": answer.code,
+        "url": answer.url,
+        "source": answer.source,
+        "cache": answer.cache,
+    }

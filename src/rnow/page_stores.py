@@ -1,0 +1,63 @@
+"""The pages of a project: where they are kept, and whether a run can read them.
+
+Opened here for a moment only, by the controller; tool workers keep it open.
+"""
+
+from pathlib import Path
+
+from rnow.browser.store import INDEX_FILE, PageStore
+from rnow.config import LoadedConfig
+from rnow.config.settings import Config
+from rnow.errors import ConfigError
+
+__all__ = ["check_store", "require_contact", "require_pages", "store_fingerprint", "store_folder"]
+
+
+def store_folder(config: Config, directory: Path) -> Path:
+    """Return the absolute folder of browser.store."""
+    return (directory / Path(config.browser.store).expanduser()).resolve()
+
+
+def check_store(config: Config, directory: Path) -> None:
+    """Find out before anything is loaded that pages can be kept, or that there are pages to read.
+
+    Makes the folder where pages will be kept. Raises ConfigError or StoreError.
+    """
+    require_pages(config, directory)
+    browser = config.browser
+    if browser.store_mode == "record" or (browser.store_mode == "live" and browser.allow_hosts):
+        PageStore(store_folder(config, directory)).close()
+
+
+def require_pages(config: Config, directory: Path) -> None:
+    """Raise ConfigError where pages are to be replayed and there are none."""
+    mode = config.browser.store_mode
+    replays = mode in ("replay", "replay_then_live")
+    if replays and not (store_folder(config, directory) / INDEX_FILE).is_file():
+        raise ConfigError(
+            f"browser.store {config.browser.store} holds no pages, and browser.store_mode {mode} "
+            "reads them from there; fill it with rnow corpus build, or by a run with "
+            "browser.store_mode=record"
+        )
+
+
+def store_fingerprint(config: Config, directory: Path) -> str | None:
+    """Return the hash of the pages that a run depends on; None where a run adds to them."""
+    if config.browser.store_mode in ("live", "record"):
+        return None
+    require_pages(config, directory)
+    store = PageStore(store_folder(config, directory), read_only=True)
+    try:
+        return store.fingerprint()
+    finally:
+        store.close()
+
+
+def require_contact(loaded: LoadedConfig) -> None:
+    """Refuse to begin where every page of the open web would be an error."""
+    browser = loaded.config.browser
+    if browser.allow_hosts and browser.contact is None and browser.store_mode != "replay":
+        raise ConfigError(
+            f"{loaded.file}: browser.contact is null: no site outside this machine is read until "
+            "it is your mail or web address, which those sites are told"
+        )

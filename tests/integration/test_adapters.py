@@ -1,0 +1,121 @@
+"""Adapters behind the whole browser, with invented data served on loopback."""
+
+import gzip
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from loopback import Pub, read, serve_pub
+
+from rnow.browser import BrowserSettings
+from rnow.browser.browser import Browser
+
+STUDY = (
+    '{"protocolSection": {"identificationModule": {"nctId": "NCT90000001", "briefTitle": '
+    '"A \\u200btitle"}}}'
+)
+
+
+@pytest.fixture
+async def pub() -> AsyncIterator[Pub]:
+    async with serve_pub() as site:
+        site.page("/api/v2/studies/NCT90000001", STUDY, content_type="application/json")
+        yield site
+
+
+def opened(pub: Pub, *hosts: str, **settings: object) -> Browser:
+    chosen = {"local_sites": dict.fromkeys(hosts, pub.port)} | settings
+    return Browser(BrowserSettings(**chosen))  # type: ignore[arg-type]  # keywords of one test
+
+
+async def test_a_study_page_is_made_of_the_interface_s_answer(pub: Pub) -> None:
+    async with opened(pub, "clinicaltrials.gov") as browser:
+        answer = await browser.read("https://clinicaltrials.gov/study/NCT90000001")
+    assert answer.text == (
+        "https://clinicaltrials.gov/study/NCT90000001 (status 200, page 1 of 1)\n\n"
+        "# A title\n\nClinicalTrials.gov ID: NCT90000001"
+    )
+    assert (answer.source, answer.cache) == ("clinicaltrials", "none")
+    assert [request.path for request in pub.requests] == ["/api/v2/studies/NCT90000001"]
+
+
+async def test_a_study_is_replayed_as_it_was_recorded(pub: Pub, tmp_path: Path) -> None:
+    url = "https://clinicaltrials.gov/study/NCT90000001"
+    store = {"store": str(tmp_path)}
+    async with opened(pub, "clinicaltrials.gov", **store, store_mode="record") as browser:
+        recorded = await browser.read(url)
+    async with opened(pub, "clinicaltrials.gov", **store, store_mode="replay") as browser:
+        replayed = await browser.read(url)
+    assert recorded.text == replayed.text
+    assert (replayed.source, replayed.cache) == ("clinicaltrials", "store")
+    assert len(pub.requests) == 1
+
+
+async def test_a_study_that_is_not_there_and_data_that_are_none_are_errors(pub: Pub) -> None:
+    pub.page("/api/v2/studies/NCT90000002", "<p>down for maintenance")
+    async with opened(pub, "clinicaltrials.gov") as browser:
+        assert await read(browser, "https://clinicaltrials.gov/study/NCT90000003") == (
+            "ERROR http_404: the site answered with status 404."
+        )
+        assert await read(browser, "https://clinicaltrials.gov/study/NCT90000002") == (
+            "ERROR unreadable: this page could not be turned into text."
+        )
+
+
+async def test_an_application_is_asked_of_openfda(pub: Pub) -> None:
+    answer = '{"results": [{"application_number": "NDA900001", "sponsor_name": "EXAMPLE"}]}'
+    pub.page("/drug/drugsfda.json", answer, content_type="application/json")
+    url = "https://www.accessdata.fda.gov/scripts/cder/daf/index.cfm?event=x&ApplNo=900001"
+    async with opened(pub, "www.accessdata.fda.gov", "api.fda.gov") as browser:
+        assert await read(browser, url) == (
+            f"{url} (status 200, page 1 of 1)\n\n# Drugs@FDA: NDA 900001\n\nCompany: EXAMPLE"
+        )
+    (request,) = pub.requests
+    assert request.headers["Host"] == "api.fda.gov"
+    assert request.query["search"] == (
+        'application_number:"NDA900001" application_number:"ANDA900001" '
+        'application_number:"BLA900001"'
+    )
+
+
+async def test_where_the_host_of_the_data_is_not_on_the_list_the_page_itself_is_read(
+    pub: Pub,
+) -> None:
+    pub.page("/scripts/cder/daf/index.cfm", "<p>the page")
+    url = "https://www.accessdata.fda.gov/scripts/cder/daf/index.cfm?ApplNo=900001"
+    async with opened(pub, "www.accessdata.fda.gov") as browser:
+        assert (await read(browser, url)).endswith("\n\nthe page")
+
+
+async def test_the_orange_book_is_fetched_once_for_all_its_pages(pub: Pub) -> None:
+    from io import BytesIO
+    from zipfile import ZipFile
+
+    archive = BytesIO()
+    with ZipFile(archive, "w") as files:
+        files.writestr("products.txt", "Ingredient~Trade_Name~Appl_Type~Appl_No\nX~XIN~N~900001\n")
+        files.writestr("patent.txt", "Appl_Type~Appl_No\n")
+        files.writestr("exclusivity.txt", "Appl_Type~Appl_No\n")
+    body = archive.getvalue()
+    pub.pages["/media/76860/download"] = lambda _: web.Response(
+        body=body, headers={"Content-Type": "application/zip"}
+    )
+    base = "https://www.accessdata.fda.gov/scripts/cder/ob"
+    async with opened(pub, "www.accessdata.fda.gov", "www.fda.gov") as browser:
+        one = await read(browser, f"{base}/search_product.cfm?drugname=xin")
+        other = await read(browser, f"{base}/patent_info.cfm?Appl_No=900001")
+    assert "[N900001]" in one
+    assert "There is no unexpired exclusivity for this product." in other
+    assert len(pub.requests) == 1
+
+
+async def test_data_are_bounded_as_pages_are(pub: Pub) -> None:
+    pub.pages["/api/v2/studies/NCT90000002"] = lambda _: web.Response(
+        body=gzip.compress(bytes(50_000_000), compresslevel=1),
+        headers={"Content-Type": "application/json", "Content-Encoding": "gzip"},
+    )
+    async with opened(pub, "clinicaltrials.gov") as browser:
+        assert await read(browser, "https://clinicaltrials.gov/study/NCT90000002") == (
+            "ERROR too_large: this page is larger than 5 MB."
+        )
