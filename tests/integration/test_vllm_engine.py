@@ -25,7 +25,7 @@ from rnow.engines.untied import untied_folder
 from rnow.engines.vllm import VllmEngine
 from rnow.engines.vllm_server import VllmServer
 from rnow.errors import EngineError
-from rnow.records import StopReason
+from rnow.records import BoolArray, FloatArray, StopReason
 
 pytestmark = [
     pytest.mark.vllm,
@@ -65,11 +65,12 @@ class Pair:
     async def check_agreement(self, version: int) -> None:
         """Compare scoring, then sampling at three temperatures, on the same ids."""
         for ids in (make_ids(200), make_ids(40)):
-            theirs = await self.vllm.score(ids, start=3, num_top=2, policy_version=version)
-            ours = await self.local.score(ids, start=3, num_top=2, policy_version=version)
+            theirs = await self.vllm.score(ids, start=3, num_top=3, policy_version=version)
+            ours = await self.local.score(ids, start=3, num_top=3, policy_version=version)
             assert np.abs(theirs.logprobs - ours.logprobs).max() < TOLERANCE
             assert np.abs(theirs.top_logprobs - ours.top_logprobs).max() < TOLERANCE
-            assert (theirs.top_ids == ours.top_ids).mean() > 0.99  # but for ties
+            differing = theirs.top_ids[:, :2] != ours.top_ids[:, :2]
+            assert not (differing & ~may_change_places(ours.top_logprobs)).any()
         for temperature in (1.0, 0.5, 0.0):
             completion = await self.sample(make_ids(40), version=version, temperature=temperature)
             assert completion.prompt_ids.tolist() == make_ids(40)
@@ -82,6 +83,15 @@ class Pair:
 def make_ids(num: int) -> list[int]:
     numbers = random.Random(num)
     return [numbers.randrange(VOCABULARY) for _ in range(num)]
+
+
+def may_change_places(top_logprobs: FloatArray) -> BoolArray:
+    """Say of the first two of three favourites which of them a neighbour may have overtaken.
+
+    Two that are each off by less than TOLERANCE come in another order only from within twice that.
+    """
+    near = -np.diff(top_logprobs, axis=1) < 2 * TOLERANCE  # first to second, second to third
+    return np.stack([near[:, 0], near.any(axis=1)], axis=1)
 
 
 def save_adapter(model: Path, folder: Path, seed: int) -> Path:
