@@ -16,16 +16,27 @@ import pytest
 import pytest_asyncio
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_real import alive_in_group, copy_model, server_settings
 
+from rnow.chat import ChatTemplate
 from rnow.engines.base import Completion
 from rnow.engines.local import LocalEngine
 from rnow.engines.untied import untied_folder
 from rnow.engines.vllm import VllmEngine
 from rnow.engines.vllm_server import VllmServer
 from rnow.errors import EngineError
-from rnow.records import StopReason
+from rnow.records import (
+    BoolArray,
+    EndReason,
+    FloatArray,
+    Message,
+    Prompt,
+    RolloutId,
+    StopReason,
+)
+from rnow.rollout import RolloutLimits, run_rollout
+from rnow.tools.fake import ScriptedTools
 
 pytestmark = [
     pytest.mark.vllm,
@@ -34,6 +45,47 @@ pytestmark = [
 ]
 TOLERANCE = 1e-4  # nats, float32
 VOCABULARY = 780  # ids below are ordinary tokens of the clinic's models
+
+
+PAGES = {
+    "http://clinic.test/trial/7": 'Trial 7: "Arvexin" 5 mg < 10 mg & placebo\n\n  Größe: 120 漢字 ',
+    "http://clinic.test/drug/3": '{"drug": "Arvexin", "maker": "Norvia"}',
+}
+
+
+def search(query: str) -> str:
+    """Find pages."""
+    return "\n".join(PAGES) if query == "trial 7" else ""
+
+
+def browse(url: str) -> str:
+    """Read a page."""
+    return PAGES[url]
+
+
+def asking(thinking: str, *calls: tuple[str, dict[str, str]]) -> Message:
+    functions = [{"name": name, "arguments": arguments} for name, arguments in calls]
+    return {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": thinking,
+        "tool_calls": [{"type": "function", "function": function} for function in functions],
+    }
+
+
+# Each turn thinks: with reasoning switched off, Qwen3's template opens every turn with an empty
+# thought, and drops it from all turns but the last when it renders the conversation again.
+CONVERSATION: tuple[Message, ...] = (
+    {"role": "system", "content": "You look things up."},
+    {"role": "user", "content": "Which company makes the drug of trial 7?"},
+    asking("I search first.", ("search", {"query": "trial 7"})),
+    {"role": "tool", "content": "\n".join(PAGES)},
+    asking("Two pages.", *(("browse", {"url": url}) for url in PAGES)),
+    *({"role": "tool", "content": page} for page in PAGES.values()),
+    asking("Is there more?", ("search", {"query": "Norvia"})),
+    {"role": "tool", "content": ""},
+    {"role": "assistant", "content": "Company: Norvia", "reasoning_content": "Now I know."},
+)
 
 
 class Pair:
@@ -65,11 +117,12 @@ class Pair:
     async def check_agreement(self, version: int) -> None:
         """Compare scoring, then sampling at three temperatures, on the same ids."""
         for ids in (make_ids(200), make_ids(40)):
-            theirs = await self.vllm.score(ids, start=3, num_top=2, policy_version=version)
-            ours = await self.local.score(ids, start=3, num_top=2, policy_version=version)
+            theirs = await self.vllm.score(ids, start=3, num_top=3, policy_version=version)
+            ours = await self.local.score(ids, start=3, num_top=3, policy_version=version)
             assert np.abs(theirs.logprobs - ours.logprobs).max() < TOLERANCE
             assert np.abs(theirs.top_logprobs - ours.top_logprobs).max() < TOLERANCE
-            assert (theirs.top_ids == ours.top_ids).mean() > 0.99  # but for ties
+            differing = theirs.top_ids[:, :2] != ours.top_ids[:, :2]
+            assert not (differing & ~may_change_places(ours.top_logprobs)).any()
         for temperature in (1.0, 0.5, 0.0):
             completion = await self.sample(make_ids(40), version=version, temperature=temperature)
             assert completion.prompt_ids.tolist() == make_ids(40)
@@ -82,6 +135,15 @@ class Pair:
 def make_ids(num: int) -> list[int]:
     numbers = random.Random(num)
     return [numbers.randrange(VOCABULARY) for _ in range(num)]
+
+
+def may_change_places(top_logprobs: FloatArray) -> BoolArray:
+    """Say of the first two of three favourites which of them a neighbour may have overtaken.
+
+    Two that are each off by less than TOLERANCE come in another order only from within twice that.
+    """
+    near = -np.diff(top_logprobs, axis=1) < 2 * TOLERANCE  # first to second, second to third
+    return np.stack([near[:, 0], near.any(axis=1)], axis=1)
 
 
 def save_adapter(model: Path, folder: Path, seed: int) -> Path:
@@ -102,6 +164,36 @@ def save_model(model: Path, folder: Path, seed: int) -> Path:
     with torch.no_grad():
         for weights in network.parameters():
             weights.mul_(1 + 0.1 * torch.randn_like(weights))
+    network.save_pretrained(folder)
+    return folder
+
+
+def rendering_of_transformers(model: Path, tools: ScriptedTools) -> tuple[list[int], int]:
+    """Return the conversation's ids up to the end of its last turn, and the id of that end."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    ids: list[int] = tokenizer.apply_chat_template(
+        list(CONVERSATION), tools=[tool.as_openai() for tool in tools.schemas], return_dict=False
+    )
+    end_of_turn: int = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.decode(ids[-2:]) == "<|im_end|>\n"  # a newline that nobody samples
+    return ids[:-1], end_of_turn
+
+
+def save_overfitted(model: Path, folder: Path, ids: list[int]) -> Path:
+    """Save the model once each token of one sequence is the likeliest after those before it."""
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0)
+    sequence = torch.tensor([ids])
+    for _ in range(400):
+        logits = network(input_ids=sequence).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(logits, sequence[0, 1:], reduction="none")
+        if losses.max() < 0.5:
+            break
+        optimizer.zero_grad()
+        losses.mean().backward()
+        optimizer.step()
+    assert losses.max() < 0.5  # nats: more likely than all other tokens together
     network.save_pretrained(folder)
     return folder
 
@@ -228,6 +320,52 @@ async def test_whole_models_follow_each_other_head_included(pair: Pair, tmp_path
         await pair.check_agreement(version)
 
 
+async def test_two_tools_in_four_turns_give_the_very_ids_of_the_templates_own_rendering(
+    pair: Pair, tmp_path: Path
+) -> None:
+    tools = ScriptedTools({"search": search, "browse": browse})
+    own, end_of_turn = rendering_of_transformers(pair.model, tools)
+    await pair.load(save_overfitted(pair.model, tmp_path / "6", own), 6)
+    chat = ChatTemplate.load(pair.model)
+    trajectory = await run_rollout(
+        Prompt(index=0, line=1, messages=CONVERSATION[:2], tools=None),
+        id=RolloutId(0, 0, 0),
+        engine=pair.vllm,
+        chat=chat,
+        tools=tools,
+        limits=RolloutLimits(
+            max_turns=8,
+            max_tokens=120,
+            max_context_window=512,
+            termination_policy="last_tool",
+            rollout_timeout_s=60,
+        ),
+        run_seed=0,
+        policy_version=6,
+        temperature=0.0,
+    )
+    ids = trajectory.token_ids.tolist()
+    assert chat.decode(ids) == chat.decode(own)
+    assert ids == own
+    assert trajectory.num_drift_tokens == 0
+    assert trajectory.end_reason is EndReason.ANSWER
+    assert [[call.name for call in turn.tool_calls] for turn in trajectory.turns] == [
+        ["search"],
+        ["browse", "browse"],
+        ["search"],
+        [],
+    ]
+    stretches = [ids[turn.start : turn.end] for turn in trajectory.turns]
+    assert trajectory.token_ids[trajectory.action_mask].tolist() == [
+        token for stretch in stretches for token in stretch
+    ]
+    assert [stretch[-1] for stretch in stretches] == [end_of_turn] * 4
+    assert [stretch.count(end_of_turn) for stretch in stretches] == [1] * 4
+    ours = await pair.local.score(ids, start=1, policy_version=6)
+    theirs = trajectory.sampler_logprobs[trajectory.action_mask]
+    assert np.abs(theirs - ours.logprobs[trajectory.action_mask[1:]]).max() < TOLERANCE
+
+
 async def test_a_server_killed_in_mid_generation_is_named_with_its_last_words(pair: Pair) -> None:
     leader = pair.server.pid
     for process in alive_in_group(leader):
@@ -235,7 +373,7 @@ async def test_a_server_killed_in_mid_generation_is_named_with_its_last_words(pa
         if pid != leader:  # the workers: what is asked now stays under way
             os.kill(pid, signal.SIGSTOP)
     sampling = [
-        asyncio.create_task(pair.sample(make_ids(40), version=5, session=str(number)))
+        asyncio.create_task(pair.sample(make_ids(40), version=6, session=str(number)))
         for number in range(8)
     ]
     await asyncio.sleep(0.5)
