@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rnow.errors import CheckpointError
 from rnow.files import replace_folder
+from rnow.killpoints import point
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -43,7 +44,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
     def write(temporary: Path) -> None:
         save_file(dict(checkpoint.weights), temporary / "weights.safetensors")
+        point("checkpoint/weights")
         save_file(dict(checkpoint.optimizer), temporary / "optimizer.safetensors")
+        point("checkpoint/optimizer")
         sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
         state = {"step": checkpoint.step, "scalars": dict(checkpoint.scalars), "sizes": sizes}
         (temporary / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 from rnow.chat import ChatTemplate
 from rnow.errors import DataError, DeadlineError, EngineError, RolloutError, TemplateError
 from rnow.grading import Grade, constant_answer_accuracy, grade, wilson_interval
+from rnow.killpoints import point
 from rnow.records import Prompt, RolloutId, Trajectory
 
 __all__ = ["Answer", "Evaluation", "answer_text", "check_gradable", "evaluate"]
@@ -100,6 +101,7 @@ async def evaluate(
                 if attempt == NUM_ATTEMPTS - 1:
                     reasons[str(error)] += 1
                 continue
+            point("eval/rolled")
             verdict = grade(_task(prompt), _expected(prompt), answer_text(trajectory, chat))
             return Answer(prompt=prompt, trajectory=trajectory, grade=verdict)
         return None

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from rnow.killpoints import point
+
 __all__ = ["recover_folder", "replace_file", "replace_folder"]
 
 
@@ -14,8 +16,11 @@ def replace_file(path: Path, text: str) -> None:
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
+        point(f"{path.name}/written")
         os.fsync(file.fileno())
+    point(f"{path.name}/synced")
     temporary.replace(path)
+    point(f"{path.name}/renamed")
     _sync_folder(path.parent)
 
 
@@ -37,14 +42,18 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         # On a full disk the half that was written is what fills it.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    point(f"{folder.name}/written")
     for path in temporary.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     _sync_folder(temporary)
+    point(f"{folder.name}/synced")
     if folder.exists():
         folder.replace(old)
+    point(f"{folder.name}/moved_away")
     temporary.replace(folder)
+    point(f"{folder.name}/renamed")
     _sync_folder(folder.parent)
     if old.exists():
         shutil.rmtree(old)

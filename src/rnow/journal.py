@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rnow.killpoints import point
 from rnow.records import (
     BoolArray,
     EndReason,
@@ -48,6 +49,7 @@ class Journal:
     def append(self, scored: ScoredTrajectory) -> None:
         self._file.write(json.dumps(scored_to_json(scored), ensure_ascii=False) + "\n")
         self._file.flush()
+        point("journal/appended")
 
     def close(self) -> None:
         os.fsync(self._file.fileno())

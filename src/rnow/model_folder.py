@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from rnow.files import replace_folder
+from rnow.killpoints import point
 from rnow.policy import Policy, export_merged
 from rnow.rundir import RunDirectory
 
@@ -32,6 +33,7 @@ def write_model_folder(
 
     def write(temporary: Path) -> None:
         policy.save(temporary)
+        point("model/weights")
         _name_base(temporary / "adapter_config.json", base)
         copy_tokenizer(tokenizer, temporary)
         (temporary / "README.md").write_text(_model_card(run), encoding="utf-8")

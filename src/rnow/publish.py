@@ -14,6 +14,7 @@ import numpy as np
 from rnow.engines.base import Engine
 from rnow.engines.untied import is_tied
 from rnow.errors import PublicationError
+from rnow.killpoints import point
 from rnow.records import FloatArray
 from rnow.rundir import RunDirectory
 
@@ -50,7 +51,9 @@ class Publisher:
         """
         folder = self._run.policy(policy_version)
         await asyncio.to_thread(self._save, folder)
+        point("publish/saved")
         await self._engine.load_policy(folder, policy_version)
+        point("publish/loaded")
         difference = await self._probe(policy_version)
         if not difference <= self._tolerance:
             raise PublicationError(

@@ -25,6 +25,7 @@ from rnow.chat import ChatTemplate
 from rnow.chat.markup import storable
 from rnow.engines.base import Completion, Engine
 from rnow.errors import EngineError, RolloutError
+from rnow.killpoints import point
 from rnow.ledger import Ledger
 from rnow.records import (
     EndReason,
@@ -137,6 +138,7 @@ class _Attempt:
             policy_version=self.policy_version,
             temperature=self.temperature,
         )
+        point("rollout/sampled")
         self.ledger.add_completion(completion, duration_s=time.monotonic() - started)
         self._check_end(completion, max_tokens)
         return completion

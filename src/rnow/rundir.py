@@ -23,6 +23,7 @@ import yaml
 
 from rnow.errors import CheckpointError
 from rnow.files import recover_folder, replace_file
+from rnow.killpoints import point
 
 __all__ = ["RunDirectory", "package_versions", "slug"]
 
@@ -174,6 +175,7 @@ def _append_line(path: Path, values: Mapping[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(dict(values)) + "\n")
         file.flush()
+        point(f"{path.name}/appended")
         os.fsync(file.fileno())
 
 

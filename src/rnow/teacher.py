@@ -15,6 +15,7 @@ import numpy as np
 
 from rnow.engines.base import Engine
 from rnow.errors import DeadlineError, EngineError, TeacherError
+from rnow.killpoints import point
 from rnow.records import FloatArray, ScoredTrajectory, Trajectory
 
 __all__ = ["Teacher"]
@@ -44,6 +45,7 @@ class Teacher:
         first_action = int(np.argmax(trajectory.action_mask))
         async with self._slots:
             logprobs = await self._score(trajectory.token_ids.tolist(), first_action, trajectory.id)
+        point("teacher/scored")
         teacher_logprobs = np.full(trajectory.num_tokens, np.nan, dtype=np.float32)
         teacher_logprobs[first_action:] = logprobs
         teacher_logprobs[~trajectory.action_mask] = np.nan

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rnow.errors import BadNumbersError, CheckpointError
+from rnow.killpoints import point
 from rnow.objective import ActionTokens, LossTotals, ObjectiveSettings, compute_objective
 from rnow.packing import MicroBatch, pack
 from rnow.policy import Policy
@@ -108,7 +109,9 @@ class Trainer:
         else:
             self._num_bad_updates = 0
             self._optimizer.param_groups[0]["lr"] = learning_rate
+            point("update/computed")
             self._optimizer.step()
+            point("update/stepped")
         self._optimizer.zero_grad()  # now, so that the rollouts have the memory
         metrics["trainer/skipped"] = float(bool(bad))
         return UpdateResult(

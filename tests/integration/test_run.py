@@ -9,14 +9,20 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
+from short_runs import (
+    assert_bit_equal,
+    assert_same_trajectories,
+    metrics,
+    rnow,
+    trajectories,
+    weights,
+)
 
 from rnow.config import load_config
-from rnow.journal import read_journal
-from rnow.records import ScoredTrajectory, ToolOutcome
+from rnow.records import ToolOutcome
 from rnow.scaffold import init_project
 from rnow.training import train_project
 
@@ -28,51 +34,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("projects") / "clinic"
     init_project(folder, template="clinic")
     return folder
-
-
-def rnow(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rnow", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def weights(run: Path) -> dict[str, np.ndarray]:
-    return load_file(run / "model" / "adapter_model.safetensors")
-
-
-def assert_bit_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        assert one[name].tobytes() == other[name].tobytes(), name
-
-
-def metrics(run: Path, *, caches: bool = True) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl without what a clock changes, or without caches' counts too."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    volatile = ["time/", "tool/seconds", "teacher/wait_s", "tokens_per_s", "rollout/reused"]
-    if not caches:
-        volatile += ["browser/fetched", "browser/shared", "browser/local_requests"]
-    return [
-        {name: value for name, value in line.items() if not name.startswith(tuple(volatile))}
-        for line in lines
-    ]
-
-
-def trajectories(run: Path, step: int) -> tuple[ScoredTrajectory, ...]:
-    return read_journal(run / "trajectories" / f"{step:06d}.jsonl")
-
-
-def assert_same_trajectories(one: Path, other: Path, *, num_steps: int) -> None:
-    for step in range(num_steps):
-        for left, right in zip(trajectories(one, step), trajectories(other, step), strict=True):
-            assert left.trajectory.id == right.trajectory.id
-            assert left.trajectory.token_ids.tobytes() == right.trajectory.token_ids.tobytes()
-            assert left.trajectory.sampler_logprobs.tobytes() == (
-                right.trajectory.sampler_logprobs.tobytes()
-            )
-            assert left.teacher_logprobs.tobytes() == right.teacher_logprobs.tobytes()
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from typing import Any
 from rnow.browser.stand_in import stand_in
 from rnow.deadline import within
 from rnow.errors import DeadlineError, ToolDefinitionError
+from rnow.killpoints import point
 from rnow.tools.settings import WorkerSettings
 from rnow.tools.spec import ToolSpec
 from rnow.tools.wire import pack, receive_async
@@ -98,6 +99,7 @@ class WorkerProcess:
         try:
             async with within(limit_s, f"tools: {message['name']} in {self.name}"):
                 await self._send({"type": "call", "id": call_id, **message})
+                point("tool/called")
                 return await answer
         except ConnectionError as error:
             raise WorkerGone(self.name) from error

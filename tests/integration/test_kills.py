@@ -1,0 +1,97 @@
+"""A run that is killed by SIGKILL anywhere, and resumed, gives the bits of one that was not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from short_runs import ForkedCli, assert_same_run, forked_cli
+
+from rnow.scaffold import init_project
+
+pytestmark = pytest.mark.slow
+
+NUM_STEPS = 3
+# Three steps of four rollouts, evaluated before, between and after, with one kept checkpoint.
+SHORT = (
+    "data.batch_size=2",
+    "data.group_size=2",
+    f"trainer.max_steps={NUM_STEPS}",
+    "trainer.eval_step=2",
+    "trainer.save_step=2",
+)
+
+POINTS = (
+    "rollout/sampled:9",
+    "tool/called:3",
+    "teacher/scored:2",
+    "journal/appended:6",
+    "eval/rolled:2",
+    "update/computed:2",
+    "update/stepped:1",
+    "publish/saved:2",
+    "publish/loaded:3",
+    "metrics.jsonl/appended:2",
+    "evals.jsonl/appended:2",
+    # The parts of saving, in their order; the first and the second time.
+    "checkpoint/weights:1",
+    "checkpoint/optimizer:2",
+    "latest/written:2",
+    "latest/synced:1",
+    "latest/moved_away:2",  # the old one is gone from its place, the new one not yet there
+    "latest/renamed:2",
+    "000002/written",
+    "000002/renamed",
+    "state.json/written:3",
+    "state.json/synced:2",
+    "state.json/renamed:2",
+    "model/weights",
+    "model/written",
+    "model/renamed",
+    "state.json/written:5",  # the last one, that says finished
+)
+
+
+@pytest.fixture(scope="module")
+def rnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCli]:
+    with forked_cli(tmp_path_factory.mktemp("output")) as cli:
+        yield cli
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("projects") / "clinic"
+    init_project(folder, template="clinic")
+    held_out = (folder / "val.jsonl").read_text().splitlines(keepends=True)
+    (folder / "val.jsonl").write_text("".join(held_out[:3]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(rnow: ForkedCli, project: Path) -> Path:
+    done = rnow("run", project, "--name", "uninterrupted", *SHORT)
+    assert done.status == 0, done.output
+    return project / "runs" / "uninterrupted"
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_a_named_point_and_resumed_gives_the_same_bits(
+    rnow: ForkedCli, project: Path, uninterrupted: Path, point: str
+) -> None:
+    name = point.replace("/", "-").replace(":", "-")
+    killed = rnow("run", project, "--name", name, *SHORT, RNOW_KILL_AT=point)
+    assert killed.status == -9, f"{point} was never passed:\n{killed.output}"
+    resumed = rnow("run", project, "--name", name, *SHORT)
+    assert resumed.status == 0, resumed.output
+    assert_same_run(uninterrupted, project / "runs" / name, num_steps=NUM_STEPS)
+
+
+def test_a_kill_in_mid_line_costs_that_one_rollout(
+    rnow: ForkedCli, project: Path, uninterrupted: Path
+) -> None:
+    words = ("run", project, "--name", "torn", *SHORT)
+    assert rnow(*words, RNOW_KILL_AT="journal/appended:2").status == -9
+    run = project / "runs" / "torn"
+    journal = run / "trajectories" / "000000.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-100])
+    assert rnow(*words).status == 0
+    assert_same_run(uninterrupted, run, num_steps=NUM_STEPS)

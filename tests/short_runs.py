@@ -1,0 +1,109 @@
+"""Short runs of the demo project on real processes, and what two of them must have in common."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from rnow.journal import read_journal
+from rnow.records import ScoredTrajectory
+
+
+def rnow(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rnow", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int  # exit code, or minus the signal
+    output: str
+
+
+class ForkedCli:
+    """Calls of `rnow` in processes of their own that need not import anything: forked_cli.py."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def __call__(self, *words: object, **environ: str) -> Done:
+        order = {"words": [*map(str, words)], "environ": environ, "log": str(self._log)}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        return Done(answer["status"], self._log.read_text())
+
+
+@contextmanager
+def forked_cli(folder: Path) -> Iterator[ForkedCli]:
+    with subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("forked_cli.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield ForkedCli(process, folder / "output.log")
+        finally:
+            process.kill()
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "model" / "adapter_model.safetensors")
+
+
+def assert_bit_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def metrics(run: Path, *, caches: bool = True) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without what a clock changes, or without caches' counts too."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    volatile = ["time/", "tool/seconds", "teacher/wait_s", "tokens_per_s", "rollout/reused"]
+    if not caches:
+        volatile += ["browser/fetched", "browser/shared", "browser/local_requests"]
+    return [
+        {name: value for name, value in line.items() if not name.startswith(tuple(volatile))}
+        for line in lines
+    ]
+
+
+def trajectories(run: Path, step: int) -> tuple[ScoredTrajectory, ...]:
+    return read_journal(run / "trajectories" / f"{step:06d}.jsonl")
+
+
+def assert_same_trajectories(one: Path, other: Path, *, num_steps: int) -> None:
+    for step in range(num_steps):
+        lefts, rights = trajectories(one, step), trajectories(other, step)
+        assert lefts
+        for left, right in zip(lefts, rights, strict=True):
+            assert left.trajectory.id == right.trajectory.id
+            assert left.trajectory.token_ids.tobytes() == right.trajectory.token_ids.tobytes()
+            assert left.trajectory.sampler_logprobs.tobytes() == (
+                right.trajectory.sampler_logprobs.tobytes()
+            )
+            assert left.teacher_logprobs.tobytes() == right.teacher_logprobs.tobytes()
+
+
+def assert_same_run(one: Path, other: Path, *, num_steps: int) -> None:
+    """What a run that was killed and resumed owes one that was not: the same bits."""
+    assert_bit_equal(weights(one), weights(other))
+    # A new process fetches pages again that the old one had.
+    assert metrics(one, caches=False) == metrics(other, caches=False)
+    evaluations = [(run / "evals.jsonl").read_text() for run in (one, other)]
+    assert evaluations[0] == evaluations[1]
+    assert_same_trajectories(one, other, num_steps=num_steps)
