@@ -1,0 +1,35 @@
+"""In bfloat16 engines agree as a mean: before and after adapters, and after a whole model."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from vllm_pair import MEAN_TOLERANCE, Pair, open_pair, save_adapter, save_model
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
+    async with open_pair(tmp_path_factory.mktemp("bfloat16"), dtype="bfloat16") as opened:
+        yield opened
+
+
+async def test_scores_and_samples_agree_through_four_publications(
+    pair: Pair, tmp_path: Path
+) -> None:
+    differences = {0: await pair.mean_differences(0)}
+    for version in (1, 2, 3):
+        folder = save_adapter(pair.model, tmp_path / str(version), seed=version)
+        await pair.load(folder, version)
+        differences[version] = await pair.mean_differences(version)
+    await pair.load(save_model(pair.model, tmp_path / "4", seed=4), 4)
+    differences[4] = await pair.mean_differences(4)
+    assert all(max(both) < MEAN_TOLERANCE for both in differences.values()), differences
+    # Apart they are: an engine that is compared with itself would pass the test above.
+    assert min(map(max, differences.values())) > 1e-6, differences
