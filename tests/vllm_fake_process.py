@@ -4,6 +4,7 @@
 does wrong is told by files in that folder, which tests write while it runs:
 
     hangs       it accepts requests and never answers
+    stuck       it never answers requests of the ids 9, 5 or of 0, and others as always
     status      the token route answers with this status, but for requests of one token
     broken      it ends before it listens
     stale       log-probabilities are 1 nat lower: other weights
@@ -44,7 +45,8 @@ class FaultyVllm(FakeVllm):
         self.folder = folder
 
     def note(self, path: str, body: Json) -> None:
-        self.hangs = (self.folder / "hangs").exists()
+        is_stuck = (self.folder / "stuck").exists() and body.get("token_ids") in ([9, 5], [0])
+        self.hangs = is_stuck or (self.folder / "hangs").exists()
         with (self.folder / "requests").open("a") as log:
             log.write(f"{path} {body.get('model', '-')}\n")
 

@@ -61,7 +61,8 @@ def sampling_spec(
             model=model if untied is None else untied / _UNTIED_START,
             max_model_len=serving.config.rollout.max_context_window,
             max_lora_rank=lora_rank,
-            **fields,
+            # A plan for scoring has few requests at a time.
+            **{k: v for k, v in fields.items() if role == "student" or k != "max_num_seqs"},
         )
         for fields in _server_fields(serving, role)
     )

@@ -21,7 +21,7 @@ from rnow.engines.base import Completion
 from rnow.engines.deaths import Deaths
 from rnow.engines.served import ServedEngine
 from rnow.engines.vllm_command import VllmServerSettings
-from rnow.errors import EngineError, PublicationError, RnowError, ServerError
+from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError, ServerError
 
 ROUTE = "/inference/v1/generate"
 IDS = (9, 5)
@@ -176,6 +176,22 @@ async def test_a_server_that_never_answers_is_ended_and_its_requests_are_sent_ag
         assert completion.token_ids.tolist() == [4, 3, 2]
     assert "does not sample one token within 1 s, after: engine.sample of session " in lab.said[0]
     assert len([line for line in lab.said if "It is started again" in line]) == 1
+
+
+async def test_a_server_that_serves_others_meanwhile_is_not_ended_for_one_that_waits(
+    lab: Lab,
+) -> None:
+    engine = await lab.start(request_timeout_s=1.0)
+    pids = lab.pids()
+    lab.set("stuck")
+    waiting = asyncio.create_task(engine.score(IDS, start=1))
+    while not waiting.done():
+        await engine.score((8, 4), start=1)
+        await asyncio.sleep(0.05)
+    with pytest.raises(DeadlineError, match="has waited 1 s"):
+        await waiting
+    assert lab.pids() == pids
+    assert lab.said == []
 
 
 async def test_a_server_that_answers_500_for_a_while_is_left_alone(lab: Lab) -> None:

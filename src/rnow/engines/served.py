@@ -10,6 +10,7 @@ nothing of a rollout is lost but time. How many ends a run survives is deaths.py
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,15 +199,20 @@ class ServedEngine:
             await (self._all_up if of_all else self._some_up).wait()
             if self._lost is not None:
                 raise self._lost
-            num_ends = self._num_ends
+            num_ends, started = self._num_ends, time.monotonic()
             try:
                 return await ask()
             except (EngineError, DeadlineError) as error:
-                if not await self._has_ended_since(num_ends, error):
+                since = started if isinstance(error, DeadlineError) else time.monotonic()
+                if not await self._has_ended_since(num_ends, error, since=since):
                     raise
 
-    async def _has_ended_since(self, num_ends: int, error: RnowError) -> bool:
-        """Find out whether a request failed because of its server and not because of itself."""
+    async def _has_ended_since(self, num_ends: int, error: RnowError, *, since: float) -> bool:
+        """Find out whether a request failed because of its server and not because of itself.
+
+        A server that has served any request `since` then is alive, however long this one waited:
+        it may have more to do than it can within the deadline.
+        """
         async with self._checking:
             self._note_ends()
             if self._num_ends != num_ends:
@@ -216,18 +222,19 @@ class ServedEngine:
             limit_s = min(_ANSWER_LIMIT_S, self._request_timeout_s)
             await asyncio.gather(
                 *(
-                    self._give_up_unless_it_answers(server, error, limit_s=limit_s)
+                    self._give_up_unless_it_answers(server, error, since=since, limit_s=limit_s)
                     for place, server in enumerate(self._servers)
-                    if self._is_up[place]
+                    if self._is_up[place] and self._engine.answered_at(server.url) <= since
                 )
             )
             self._note_ends()
             return self._num_ends != num_ends
 
     async def _give_up_unless_it_answers(
-        self, server: VllmServer, error: RnowError, *, limit_s: float
+        self, server: VllmServer, error: RnowError, *, since: float, limit_s: float
     ) -> None:
-        if not await server.answers(limit_s=limit_s) and server.why_ended() is None:
+        answers = await server.answers(limit_s=limit_s)
+        if not answers and self._engine.answered_at(server.url) <= since:
             await server.give_up(f"does not sample one token within {limit_s:g} s, after: {error}")
 
     def _note_ends(self) -> None:

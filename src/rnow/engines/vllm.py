@@ -212,6 +212,10 @@ class VllmEngine:
     def resume(self, url: str) -> None:
         self._replicas.at(url).is_open = True
 
+    def answered_at(self, url: str) -> float:
+        """Return the time.monotonic() of the last request that the server at `url` has served."""
+        return self._replicas.at(url).client.answered_at
+
     async def restore(self, url: str) -> None:
         """Give a server that was started anew at `url` every version that the others hold."""
         replica = self._replicas.at(url)

@@ -7,6 +7,7 @@ all attempts: a server that never answers is not asked again.
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ class VllmClient:
     ) -> None:
         self.url = url.rstrip("/")
         self.why_ended = why_ended
+        self.answered_at = 0.0  # time.monotonic() of the last POST that succeeded
         self._pauses_s = tuple(pauses_s)
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
@@ -99,6 +101,8 @@ class VllmClient:
                 status=response.status,
                 text=text,
             )
+        if method == "POST":
+            self.answered_at = time.monotonic()
         return _parse(content)
 
     def _opened(self) -> aiohttp.ClientSession:

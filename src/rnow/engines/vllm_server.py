@@ -108,7 +108,8 @@ class VllmServer:
 
     async def give_up(self, why: str) -> None:
         """End a server that does not serve; `why_ended` says that it "<why>"."""
-        self._why_given_up = why
+        if self._process.status is None:
+            self._why_given_up = why
         await self._process.end(grace_s=0)
 
     async def wait_ended(self) -> str:
