@@ -26,6 +26,7 @@ class FakeVllm:
     def __init__(self, model: str = MODEL) -> None:
         self.model = model
         self.url = ""
+        self.max_model_len = 100
         self.requests: list[tuple[str, Json]] = []
         self.adapters: dict[str, str] = {}
         self.change: Callable[[Json], None] = lambda answer: None
@@ -55,7 +56,7 @@ class FakeVllm:
                 return web.json_response(
                     {
                         "data": [
-                            {"id": self.model, "parent": None, "max_model_len": 100},
+                            {"id": self.model, "parent": None, "max_model_len": self.max_model_len},
                             *({"id": name, "parent": self.model} for name in self.adapters),
                         ]
                     }

@@ -1,0 +1,121 @@
+"""What a turn costs the controller, in CPU time, with 512 rollouts under way.
+
+    python tests/bench/bench_controller.py [--rollouts 512] [--profile FILE]
+
+A rollout has three turns. Its prompt has about 300 tokens; a turn samples 30, which are a tool
+call, and the tool's answer is about 50 with the template's text around it. The server is the tests'
+small HTTP server in another process, the tool runs in a worker process; what is counted is the
+CPU time of all threads of this process, from prompts to journal, in a second step after a first one
+that opened connections. Bound: 2 ms a turn. Exits 1 above it.
+"""
+
+import argparse
+import asyncio
+import cProfile
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
+
+from rnow.chat import ChatTemplate
+from rnow.engines.vllm import VllmEngine
+from rnow.records import Batch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from vllm_fake import Json, logprob_of, serve_fake
+
+BOUND_MS = 2.0
+PROMPT_TOKENS, SAMPLED_TOKENS = 300, 30
+STUDENT = resources.files("rnow") / "templates" / "clinic" / "models" / "student"
+
+
+def calling_ids(chat: ChatTemplate) -> list[int]:
+    """Return a turn of SAMPLED_TOKENS that calls the tool, its end of turn included."""
+    for num_digits in range(1, SAMPLED_TOKENS):
+        call = f'{{"name": "{TOOL_NAME}", "arguments": {{"key": "{"7" * num_digits}"}}}}'
+        ids = [*chat.encode(f"<tool_call>\n{call}\n</tool_call>"), chat.end_of_turn_id]
+        if len(ids) == SAMPLED_TOKENS:
+            return ids
+    raise AssertionError(f"no call has {SAMPLED_TOKENS} tokens")
+
+
+async def serve() -> None:
+    """Answer every generation with a tool call, until this process is ended."""
+    sampled = calling_ids(ChatTemplate.load(str(STUDENT)))
+
+    def call_a_tool(answer: Json) -> None:
+        (choice,) = answer["choices"]
+        start = len(answer["prompt_token_ids"])
+        choice["token_ids"] = sampled
+        choice["finish_reason"] = "stop"
+        choice["logprobs"]["content"] = [
+            {"token_id": token, "logprob": logprob_of(start + place, token), "rank": 1}
+            for place, token in enumerate(sampled)
+        ]
+
+    async with serve_fake() as fake:
+        fake.change = call_a_tool
+        fake.max_model_len = 1024
+        print(fake.url, flush=True)
+        await asyncio.Event().wait()
+
+
+async def measure(url: str, *, num_rollouts: int, profile: Path | None) -> tuple[float, Batch]:
+    """Return CPU milliseconds a turn, and what was rolled out."""
+    chat = ChatTemplate.load(str(STUDENT))
+    group_size = 4
+    engine = VllmEngine([url])
+    with tempfile.TemporaryDirectory() as name:
+        async with instant_tools(Path(name)) as tools:
+            num_prompts = num_rollouts // group_size
+            prompts = make_prompts(chat, tools, num_prompts, num_tokens=PROMPT_TOKENS)
+            rolling = Rolling(engine, chat, tools, Path(name), max_tokens=SAMPLED_TOKENS)
+            await rolling.step(prompts, group_size=group_size)
+            profiler = cProfile.Profile() if profile else None
+            started, wall = time.process_time(), time.perf_counter()
+            if profiler is not None:
+                profiler.enable()
+            batch = await rolling.step(prompts, group_size=group_size)
+            if profiler is not None and profile is not None:
+                profiler.disable()
+                profiler.dump_stats(profile)
+            seconds = time.process_time() - started
+            print(f"{time.perf_counter() - wall:.2f} s of wall time", file=sys.stderr)
+    await engine.aclose()
+    return seconds * 1e3 / (num_rollouts * NUM_TURNS), batch
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--rollouts", type=int, default=512)
+    parser.add_argument("--profile", type=Path)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        asyncio.run(serve())
+    server: subprocess.Popen[Any]
+    words = [sys.executable, __file__, "--serve"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            url = server.stdout.readline().strip()
+            ms, batch = asyncio.run(
+                measure(url, num_rollouts=arguments.rollouts, profile=arguments.profile)
+            )
+        finally:
+            server.kill()
+    first = batch.scored[0].trajectory
+    starts = [turn.start for turn in first.turns]
+    between = [later - turn.end for later, turn in zip(starts[1:], first.turns, strict=False)]
+    print(f"prompt {starts[0]}, sampled {first.num_actions // NUM_TURNS} a turn, tools {between}")
+    print(f"{arguments.rollouts} rollouts: {ms:.2f} ms of CPU time a turn (bound {BOUND_MS:g} ms)")
+    return int(ms > BOUND_MS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What the benches of rollouts share: a project with an instant tool, and a step of its rollouts.
+
+Real: ledger, chat template, run_rollout, Collector with its journal, VllmEngine, a tool worker in
+its own process. Not real: whatever the server is; and nothing scores, which is not measured here.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+
+from rnow.browser.settings import BrowserSettings
+from rnow.chat import ChatTemplate
+from rnow.collect import Collector
+from rnow.engines.base import Engine
+from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
+from rnow.rollout import RolloutLimits, run_rollout
+from rnow.rundir import RunDirectory
+from rnow.tools.pool import ToolPool
+from rnow.tools.settings import WorkerSettings
+
+NUM_TURNS = 3
+TOOL_NAME = "look"
+# 53 tokens of the clinic's tokenizer with the template's text around them.
+_TOOLS_FILE = '''
+from rnow.core import tool
+
+
+@tool
+def look(key: str) -> str:
+    """Look something up."""
+    return "The drug was tested by the company. " * 2
+'''
+
+
+@asynccontextmanager
+async def instant_tools(folder: Path) -> AsyncIterator[ToolPool]:
+    """Start one worker whose only tool answers at once."""
+    (folder / "tools.py").write_text(_TOOLS_FILE)
+    settings = WorkerSettings(
+        project_dir=folder,
+        tool_timeout_s=60.0,
+        max_tool_response=None,
+        max_tool_response_chars=None,
+        workers=1,
+        concurrency=32,
+        env_names=(),
+        tokenizer_file=None,
+        browser=BrowserSettings(),
+        log_file=folder / "tools.log",
+    )
+    async with ToolPool(settings) as pool:
+        yield pool
+
+
+def make_prompts(chat: ChatTemplate, tools: ToolPool, num: int, *, num_tokens: int) -> list[Prompt]:
+    """Return prompts of about `num_tokens` tokens, the tool's description included."""
+    text = "Which company runs the trial of the drug? "
+    room = num_tokens - len(chat.render_prompt([{"role": "user", "content": ""}], tools.schemas))
+    question = text * (room // len(chat.encode(text)))
+    return [
+        Prompt(
+            index=index,
+            line=index + 1,
+            messages=({"role": "user", "content": f"{index}. {question}"},),
+            tools=None,
+        )
+        for index in range(num)
+    ]
+
+
+class Rolling:
+    """Collects steps, each in a run folder of its own."""
+
+    def __init__(
+        self, engine: Engine, chat: ChatTemplate, tools: ToolPool, folder: Path, *, max_tokens: int
+    ) -> None:
+        self._engine, self._chat, self._tools, self._folder = engine, chat, tools, folder
+        self._limits = RolloutLimits(
+            max_turns=NUM_TURNS,
+            max_tokens=max_tokens,
+            max_context_window=1024,
+            termination_policy="last_tool",
+            rollout_timeout_s=600.0,
+        )
+        self._num_steps = 0
+
+    async def step(self, prompts: Sequence[Prompt], *, group_size: int) -> Batch:
+        """Roll out all prompts of a step at the same time."""
+        run = RunDirectory(self._folder / f"run-{self._num_steps}")
+        self._num_steps += 1
+        run.open()
+        num_rollouts = len(prompts) * group_size
+        collector = Collector(self._roll, _score, run=run, concurrency=num_rollouts, max_dropped=0)
+        try:
+            collected = await collector.collect(
+                0, prompts, group_size=group_size, on_scored=lambda: None
+            )
+        finally:
+            run.close()
+        assert len(collected.batch.scored) == num_rollouts
+        return collected.batch
+
+    async def _roll(self, prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+        return await run_rollout(
+            prompt,
+            id=id,
+            engine=self._engine,
+            chat=self._chat,
+            tools=self._tools,
+            limits=self._limits,
+            run_seed=0,
+            policy_version=policy_version,
+        )
+
+
+async def _score(trajectory: Trajectory) -> ScoredTrajectory:
+    zeros = np.zeros(trajectory.num_tokens, dtype=np.float32)
+    return ScoredTrajectory(
+        trajectory=trajectory,
+        teacher_logprobs=np.where(trajectory.action_mask, zeros, np.float32("nan")),
+    )
