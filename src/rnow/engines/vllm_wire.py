@@ -46,7 +46,7 @@ def sample_body(
 ) -> dict[str, Any]:
     return {
         "model": model,
-        "token_ids": [int(token) for token in token_ids],
+        "token_ids": np.asarray(token_ids).tolist(),
         "return_token_ids": True,
         "sampling_params": {
             **_PLAIN,
@@ -78,7 +78,7 @@ def compact_score_body(token_ids: Sequence[int], *, model: str, start: int) -> d
 def _scoring(token_ids: Sequence[int], model: str, **wanted: Any) -> dict[str, Any]:
     return {
         "model": model,
-        "token_ids": [int(token) for token in token_ids],
+        "token_ids": np.asarray(token_ids).tolist(),
         "sampling_params": {**_PLAIN, "max_tokens": 1, "temperature": 0.0, **wanted},
     }
 
