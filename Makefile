@@ -47,11 +47,13 @@ check: setup
 	$(BIN)/python scripts/make_configuration_doc.py --check
 	$(BIN)/python scripts/make_gpu_doc.py --check
 
-bench: setup
+bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_cli.py
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2
 	$(BIN)/python tests/bench/bench_update.py
 	$(BIN)/python tests/bench/bench_local_engine.py
+	$(BIN)/python tests/bench/bench_controller.py
+	$(BIN)/python tests/bench/bench_vllm.py
 
 soak: setup
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7

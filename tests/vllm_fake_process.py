@@ -8,6 +8,7 @@ does wrong is told by files in that folder, which tests write while it runs:
     status      the token route answers with this status, but for requests of one token
     broken      it ends before it listens
     stale       log-probabilities are 1 nat lower: other weights
+    nan         they are what the server says for NaN
     requests    (written by the server) one line a request: route, then the model that it names
 """
 
@@ -55,12 +56,13 @@ class FaultyVllm(FakeVllm):
         if status.exists() and body["token_ids"] != [0]:
             return error(int(status.read_text()), "internal")
         response = super().generate(body)
-        if (self.folder / "stale").exists() and response.text:
-            answer = json.loads(response.text)
-            for entry in (answer.get("prompt_logprobs") or [])[1:]:
-                for value in entry.values():
-                    value["logprob"] -= 1
-            response.text = json.dumps(answer)
+        for fault, change in (("stale", -1.0), ("nan", -9999.0)):
+            if (self.folder / fault).exists() and response.text:
+                answer = json.loads(response.text)
+                for entry in (answer.get("prompt_logprobs") or [])[1:]:
+                    for value in entry.values():
+                        value["logprob"] += change
+                response.text = json.dumps(answer)
         return response
 
 

@@ -14,7 +14,6 @@ from rnow.config import load_config
 from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
 from rnow.evaluate import Evaluation
-from rnow.placing import place_roles
 from rnow.scaffold import init_project
 from rnow.training import train_project
 
@@ -46,16 +45,15 @@ def run_demo(
     # reads this once, when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     loaded = load_config(directory, overrides=[f"seed={seed}", f"engine.kind={engine}", *overrides])
-    device = place_roles(loaded, directory).device
     from rnow.evaluating import Subject, evaluate_model  # torch is needed from here on
 
     def measure(model: str, *, adapter: Path | None = None) -> Evaluation:
-        # In this process whatever the run's engine is: the same measure before and after.
+        # In this process and on the CPU, whatever the run's engine is: one measure for all.
         spec = EngineSpec(
             role="student",
             model=(directory / "models" / model).resolve(),
             dtype="auto",
-            device=device,
+            device="cpu",
             request_timeout_s=loaded.config.engine.request_timeout_s,
             tolerance=0.05,
         )

@@ -2,7 +2,9 @@
 
 import logging
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +17,7 @@ from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.environment import Environment, open_environment
 from rnow.evaluate import Evaluation, check_gradable, evaluate
-from rnow.monitor import Monitor
+from rnow.monitor import Monitor, StartTeller
 from rnow.records import Prompt, RolloutId, Trajectory
 
 __all__ = ["HeldOutEvaluator", "Subject", "evaluate_model", "held_out_prompts", "show_evaluation"]
@@ -35,16 +37,24 @@ class Subject:
 
 
 async def evaluate_model(
-    loaded: LoadedConfig, project: Path, *, subject: Subject, max_samples: int | None = None
+    loaded: LoadedConfig,
+    project: Path,
+    *,
+    subject: Subject,
+    max_samples: int | None = None,
+    say: Callable[[str], None] = _log.info,
 ) -> Evaluation:
-    """Evaluate `subject` on data.val_file, or on its first `max_samples` prompts."""
+    """Evaluate `subject` on data.val_file, or on its first `max_samples` prompts.
+
+    `say` is told of servers that start, and start again.
+    """
     with tempfile.TemporaryDirectory() as logs:
         async with open_environment(
             loaded, project, student=subject.engine.model, log_file=Path(logs) / "tools.log"
         ) as environment:
             prompts = environment.read_prompts(loaded.config.data.val_file).prompts
             check_gradable(prompts)
-            return await _evaluate_in(environment, prompts[:max_samples], subject=subject)
+            return await _evaluate_in(environment, prompts[:max_samples], subject=subject, say=say)
 
 
 def held_out_prompts(environment: Environment) -> tuple[Prompt, ...]:
@@ -104,10 +114,19 @@ class HeldOutEvaluator:
 
 
 async def _evaluate_in(
-    environment: Environment, prompts: tuple[Prompt, ...], *, subject: Subject
+    environment: Environment,
+    prompts: tuple[Prompt, ...],
+    *,
+    subject: Subject,
+    say: Callable[[str], None],
 ) -> Evaluation:
     config = environment.config
-    engine = await open_engine(subject.engine, deaths=Deaths(), say=_log.warning)
+    engine = await open_engine(
+        subject.engine,
+        deaths=Deaths(),
+        say=say,
+        on_progress=partial(StartTeller(say), subject.engine.role),
+    )
     try:
         version = BASE_VERSION
         if subject.adapter is not None:

@@ -63,7 +63,7 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
         prompts = parts.steps[step]
         monitor.begin_step(step)
         with monitor.stage("publish"):
-            probe = await parts.publisher.publish(step)
+            probe = await stop.cut(parts.publisher.publish(step))
         with monitor.stage("eval"):
             evaluated = await stop.cut(parts.evaluator(step))
         with monitor.stage("health"):
@@ -88,5 +88,5 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
         await asyncio.to_thread(parts.saver, step + 1)
         parts.deaths.forget()
         stop.check()
-    await parts.publisher.publish(len(parts.steps))
+    await stop.cut(parts.publisher.publish(len(parts.steps)))
     await stop.cut(parts.evaluator(len(parts.steps)))

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -12,12 +12,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rnow.alarms import alarms
 from rnow.rundir import RunDirectory
 
-__all__ = ["Monitor"]
+__all__ = ["Monitor", "StartTeller"]
 
 _log = logging.getLogger(__name__)
 
 _WAITING_EVERY_S = 15.0  # where there is no bar
 _WAITING_WIDTH = 160
+
+
+class StartTeller:
+    """Tells of servers that still start, a line every so often where there is no bar."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._told_at: dict[str, float] = {}
+
+    def __call__(self, what: str, waited_s: float, line: str) -> None:
+        """`what` is "student" or "teacher", `line` what its server has said last."""
+        last = self._told_at.get(what, 0.0)
+        # It may be a second start, from 0 again.
+        if waited_s < last or waited_s - last >= _WAITING_EVERY_S:
+            self._told_at[what] = waited_s
+            if waited_s >= _WAITING_EVERY_S:
+                self._say(_start_text(what, waited_s, line)[:_WAITING_WIDTH])
 
 
 class Monitor:
@@ -34,7 +51,7 @@ class Monitor:
         self._num_steps = num_steps
         self._history: list[Mapping[str, float]] = list(run.read_metrics())
         self._told: set[str] = set()
-        self._told_waiting: dict[str, float] = {}
+        self._tell_of_start = StartTeller(self.say)
         self._times: dict[str, float] = {}
         self._step_started = time.perf_counter()
         self._seconds_per_step: list[float] = []
@@ -83,12 +100,11 @@ class Monitor:
 
     def waiting(self, what: str, waited_s: float, line: str) -> None:
         """Show that something still starts, and what it said last: `what` is "student" or so."""
-        text = f"{what}'s server has started for {_duration(waited_s)}: {line}"
         if self._console.is_terminal:
+            text = _start_text(what, waited_s, line)
             self._progress.update(self._bar, description=text[: self._console.width - 50])
-        elif waited_s - self._told_waiting.get(what, 0.0) >= _WAITING_EVERY_S:
-            self._told_waiting[what] = waited_s
-            self.say(text[:_WAITING_WIDTH])
+        else:
+            self._tell_of_start(what, waited_s, line)
 
     def advance(self) -> None:
         self._progress.advance(self._bar)
@@ -131,6 +147,10 @@ class Monitor:
             f" teacher +{line['time/teacher']:.1f}, update {line['time/update']:.1f})"
             f"  ETA {_duration(eta)}"
         )
+
+
+def _start_text(what: str, waited_s: float, line: str) -> str:
+    return f"the {what}'s server is starting, {_duration(waited_s)}: {line}"
 
 
 def _duration(seconds: float) -> str:

@@ -161,7 +161,7 @@ def _has_vllm(python: str | None) -> bool:
         return importlib.util.find_spec("vllm") is not None
     try:
         done = subprocess.run(
-            [python, "-P", "-c", _LOOK], capture_output=True, timeout=_LOOK_DEADLINE_S
+            [python, "-I", "-c", _LOOK], capture_output=True, timeout=_LOOK_DEADLINE_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"engine.python is {python}, which cannot be run: {error}") from error

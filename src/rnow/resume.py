@@ -73,6 +73,9 @@ TAKEN_OVER = frozenset(
 )
 
 
+_WHOLE = ("engine.args", "teacher.args")  # mappings that are one setting
+
+
 def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     """Return one line for each change that is taken over; raise CheckpointError for the others."""
     was, is_ = dict(_flat(before)), dict(_flat(now))
@@ -125,7 +128,7 @@ def check_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and prefix + key not in _WHOLE:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -20,6 +20,7 @@ __all__ = [
     "Serving",
     "adapter_rank",
     "dtype_tolerance",
+    "role_tolerance",
     "sampling_spec",
     "scoring_spec",
     "trainer_environment",
@@ -100,7 +101,7 @@ def _bare_spec(serving: Serving, role: EngineRole, model: Path) -> EngineSpec:
         dtype=dtype,
         device=placement.device,
         request_timeout_s=config.engine.request_timeout_s,
-        tolerance=dtype_tolerance(dtype, device=placement.device),
+        tolerance=role_tolerance(config, placement, role),
         urls=engine_urls(config, role),
     )
 
@@ -156,6 +157,14 @@ def adapter_rank(adapter: Path) -> int:
     """Return the rank of the adapter in a folder."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     return int(config["r"])
+
+
+def role_tolerance(config: Config, placement: Placement, role: EngineRole) -> float:
+    """Return how many nats a token two answers of one role's engine may be apart."""
+    dtype = _settings(config, role).dtype
+    # What format a server of the user's own has, nothing says.
+    unknown = placement.engines[role] == "url" and dtype == "auto"
+    return dtype_tolerance("bfloat16" if unknown else dtype, device=placement.device)
 
 
 def dtype_tolerance(*dtypes: str, device: str) -> float:

@@ -36,7 +36,13 @@ from rnow.records import Prompt
 from rnow.resume import check_inputs, check_resumable, fingerprints
 from rnow.rundir import RunDirectory
 from rnow.saving import Saver
-from rnow.serving import Serving, dtype_tolerance, sampling_spec, scoring_spec
+from rnow.serving import (
+    Serving,
+    dtype_tolerance,
+    role_tolerance,
+    sampling_spec,
+    scoring_spec,
+)
 from rnow.stopping import StopRequest
 from rnow.teacher import Teacher
 from rnow.trainer import Trainer
@@ -294,7 +300,7 @@ async def _checked_teacher(
     teacher = Teacher(
         engine,
         concurrency=session.teacher.concurrency,
-        tolerance=dtype_tolerance(session.teacher.dtype, device=session.device),
+        tolerance=role_tolerance(config, session.placement, "teacher"),
     )
     window = config.rollout.max_context_window
     await stop.cut(teacher.preflight(probe_ids, max_context_window=window))
@@ -304,8 +310,11 @@ async def _checked_teacher(
 def _publisher(
     session: Session, engine: Engine, *, policy: Policy, trainer: Trainer, probe_ids: list[int]
 ) -> Publisher:
-    config, device = session.config, session.device
-    exact = dtype_tolerance(config.engine.dtype, config.model.dtype, device=device)
+    config = session.config
+    exact = max(
+        role_tolerance(config, session.placement, "student"),
+        dtype_tolerance(config.model.dtype, device=session.device),
+    )
     return Publisher(
         engine,
         save=policy.save,

@@ -61,11 +61,12 @@ class Teacher:
         answers = await asyncio.gather(
             *(self._score(ids, 1, "preflight") for _ in range(NUM_REPEATS))
         )
-        spread = max(float(np.abs(answer - answers[0]).max()) for answer in answers)
+        spread = max(float(np.abs(answer - answers[0]).mean()) for answer in answers)
         if spread > self.tolerance:
             raise TeacherError(
                 f"the teacher answers the same {len(ids)} tokens, sent {NUM_REPEATS} times at "
-                f"once, differently: up to {spread:.3g} nats apart (tolerance {self.tolerance:g}). "
+                f"once, differently: {spread:.3g} nats a token apart (tolerance "
+                f"{self.tolerance:g}). "
                 "Turn its prefix cache off, or use a wider dtype"
             )
         # Two or three tokens can be equally likely by chance.
@@ -76,23 +77,27 @@ class Teacher:
             )
         longest = (ids * (max_context_window // len(ids) + 1))[: max(2, max_context_window)]
         try:
-            await self._score(longest, max(1, len(longest) - 1), "preflight, longest")
+            # From the end of the prompt on, as a trajectory is: the memory is to be the same.
+            start = min(len(ids), len(longest) - 1)
+            await self._score(longest, start, "preflight, longest")
         except TeacherError as error:
             raise TeacherError(
                 f"the teacher cannot score {max_context_window} tokens, the longest trajectory "
                 f"that rollout.max_context_window allows; lower it. It said: {error}"
             ) from error
         self._health_ids, self._health_logprobs = ids, answers[0]
+        # An engine that starts a server again compares it with this.
+        await self.engine.probe(ids, start=1, policy_version=0)
 
     async def check_health(self) -> None:
         """Score the preflight's sequence again; raise TeacherError if the answer has changed."""
         assert self._health_logprobs is not None, "preflight comes first"
         logprobs = await self._score(self._health_ids, 1, "health check")
-        drift = float(np.abs(logprobs - self._health_logprobs).max())
+        drift = float(np.abs(logprobs - self._health_logprobs).mean())
         if drift > self.tolerance:
             raise TeacherError(
-                f"the teacher has changed since the run began: it now answers up to {drift:.3g} "
-                f"nats away on a fixed sequence (tolerance {self.tolerance:g}). Was it restarted "
+                f"the teacher has changed since the run began: it now answers {drift:.3g} nats a "
+                f"token away on a fixed sequence (tolerance {self.tolerance:g}). Was it restarted "
                 "with other weights?"
             )
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,28 +102,36 @@ def evaluate_project(
             f"--model {model} is a whole model, and engine.url names a server that has its own; "
             "evaluate it with engine.url=null"
         )
-    base = folder if folder and adapter is None else fetch_model(placement.models[role])
+    if folder is not None and adapter is None:
+        base = folder
+    else:
+        has_weights = placement.engines[role] != "url"
+        base = fetch_model(placement.models[role], weights=has_weights)
     from rnow.evaluating import Subject, evaluate_model, show_evaluation
 
-    with tempfile.TemporaryDirectory(prefix="rnow-eval-") as scratch:
-        serving = Serving(
-            config=loaded.config,
-            placement=placement,
-            python=find_python(loaded.config, project),
-            logs=Path(scratch),
-            untied=Path(scratch) / "untied",
-            environ=os.environ,
+    # Stays where something goes wrong, since messages name the logs in it.
+    scratch = Path(tempfile.mkdtemp(prefix="rnow-eval-"))
+    serving = Serving(
+        config=loaded.config,
+        placement=placement,
+        python=find_python(loaded.config, project),
+        logs=scratch,
+        untied=scratch / "untied",
+        environ=os.environ,
+    )
+    rank = None if adapter is None else adapter_rank(adapter)
+    evaluation = asyncio.run(
+        evaluate_model(
+            loaded,
+            project,
+            subject=Subject(
+                engine=sampling_spec(serving, role, base, lora_rank=rank), adapter=adapter
+            ),
+            max_samples=max_samples,
+            say=partial(console.print, highlight=False, markup=False, soft_wrap=True),
         )
-        rank = None if adapter is None else adapter_rank(adapter)
-        spec = sampling_spec(serving, role, base, lora_rank=rank)
-        evaluation = asyncio.run(
-            evaluate_model(
-                loaded,
-                project,
-                subject=Subject(engine=spec, adapter=adapter),
-                max_samples=max_samples,
-            )
-        )
+    )
+    shutil.rmtree(scratch, ignore_errors=True)
     show_evaluation(evaluation, title=model, console=console)
     return {"model": model, **evaluation.as_json()}
 

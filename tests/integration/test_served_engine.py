@@ -178,6 +178,34 @@ async def test_a_server_that_never_answers_is_ended_and_its_requests_are_sent_ag
     assert len([line for line in lab.said if "It is started again" in line]) == 1
 
 
+async def test_a_server_that_hangs_after_it_has_served_others_is_noticed_by_all_who_wait(
+    lab: Lab,
+) -> None:
+    engine = await lab.start(request_timeout_s=1.0)
+    (pid,) = lab.pids()
+    lab.set("stuck")
+    waiting = asyncio.create_task(engine.score(IDS, start=1))
+    await asyncio.sleep(0.3)
+    await engine.score((8, 4), start=1)  # served after the other was sent
+    lab.set("hangs")
+    await lab.until(lambda: pid not in lab.pids())
+    lab.unset("hangs")
+    lab.unset("stuck")
+    assert len((await waiting).logprobs) == 1
+
+
+async def test_a_log_probability_that_is_no_number_is_no_reason_to_look_after_the_server(
+    lab: Lab,
+) -> None:
+    engine = await lab.start()
+    lab.set("nan")
+    with pytest.raises(EngineError, match=r"log-probability of token 1 is not finite"):
+        await engine.score(IDS, start=1)
+    scored = [model for route, model in requests_of(lab.folder) if route == ROUTE]
+    assert len(scored) == 1 + 2  # at the start; the compact route, which it has not; the long one
+    assert lab.said == []
+
+
 async def test_a_server_that_serves_others_meanwhile_is_not_ended_for_one_that_waits(
     lab: Lab,
 ) -> None:
@@ -230,9 +258,9 @@ async def test_the_third_death_without_a_finished_step_ends_the_run(lab: Lab) ->
     assert str(caught.value) == (
         "vLLM servers ended 3 times without a finished step in between. The last time, the vLLM "
         f"server of the student has ended (killed by SIGKILL); {log} ends with:\n  (nothing)\n"
-        "If memory ran out: lower engine.gpu_memory_utilization or rollout.max_context_window. "
-        "If requests take longer than they may: raise engine.request_timeout_s. What is done is "
-        "saved; the same command goes on"
+        "If memory ran out: lower engine.gpu_memory_utilization, or begin another run with a "
+        "smaller rollout.max_context_window (--fresh). If requests take too long: raise "
+        "engine.request_timeout_s. What is done is saved; the same command goes on"
     )
     with pytest.raises(ServerError):
         await sample(engine)

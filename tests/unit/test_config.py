@@ -455,6 +455,26 @@ def test_a_key_that_stands_twice_is_an_error() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("lines", "warning"),
+    [
+        (
+            "rollout: {rollout_timeout: 600}",
+            "rollout.rollout_timeout is 600 s, not above engine.request_timeout_s (600 s): "
+            "rollouts end before a server that hangs is noticed",
+        ),
+        (
+            "engine: {kind: local}\nteacher.quantization: fp8",
+            "teacher.quantization has no effect: it is for a vLLM server that rnow starts",
+        ),
+    ],
+)
+def test_engine_settings_without_the_effect_they_seem_to_have(lines: str, warning: str) -> None:
+    overrides = [line.replace(": ", "=", 1) for line in lines.splitlines()]
+    (problem,) = load(MINIMAL, overrides=overrides).warnings
+    assert (problem.message, problem.severity) == (warning, "warning")
+
+
 def test_all_errors_of_a_file_are_shown_at_once_in_its_order() -> None:
     with pytest.raises(ConfigError) as caught:
         load("project_id: x\n" + MINIMAL + "sed: 1\nengine: {kind: vlm}\nseed: x\n")

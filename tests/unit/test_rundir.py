@@ -125,6 +125,15 @@ def test_a_changed_learning_rate_is_taken_over_and_said() -> None:
     )
 
 
+def test_engines_may_change_and_their_flags_are_one_setting() -> None:
+    before = {"engine": {"kind": "local", "python": None, "args": {}}}
+    now = {"engine": {"kind": "vllm", "python": "p", "args": {"max_num_seqs": 8}}}
+    assert check_resumable(before, now) == (
+        "engine.args: {} becomes {'max_num_seqs': 8}",
+        "engine.kind: 'local' becomes 'vllm'",
+    )
+
+
 def test_other_prompts_are_refused_and_other_tools_are_told() -> None:
     before = {"data.train_file": "a", "tools.py": "b", "tokenizer.json": "c"}
     assert check_inputs(before, before) == ()

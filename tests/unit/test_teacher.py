@@ -165,8 +165,8 @@ async def test_preflight_refuses_a_teacher_that_contradicts_itself() -> None:
             [3, 4, 5], max_context_window=8
         )
     assert str(caught.value) == (
-        "the teacher answers the same 3 tokens, sent 4 times at once, differently: up to 0.02 nats "
-        "apart (tolerance 0.001). Turn its prefix cache off, or use a wider dtype"
+        "the teacher answers the same 3 tokens, sent 4 times at once, differently: 0.01 nats a "
+        "token apart (tolerance 0.001). Turn its prefix cache off, or use a wider dtype"
     )
 
 
@@ -182,7 +182,10 @@ async def test_preflight_refuses_a_teacher_without_weights() -> None:
 async def test_preflight_scores_the_longest_allowed_trajectory() -> None:
     engine = ScriptedEngine([], logprob=logprob)
     await make_teacher(engine).preflight([3, 4, 5], max_context_window=8)
-    assert engine.scores[-1].token_ids == (3, 4, 5, 3, 4, 5, 3, 4)
+    assert engine.scores[-2].token_ids == (3, 4, 5, 3, 4, 5, 3, 4)
+    assert engine.scores[-2].start == 3  # where a trajectory's first action is
+    # What an engine compares a server with that it started again.
+    assert (engine.scores[-1].token_ids, engine.scores[-1].policy_version) == ((3, 4, 5), 0)
     faulty = FaultyEngine(*[np.array([-1.0, -2.0])] * 4, EngineError("out of memory"))
     with pytest.raises(TeacherError) as caught:
         await make_teacher(faulty).preflight([3, 4, 5], max_context_window=8)
@@ -202,6 +205,6 @@ async def test_a_teacher_that_changes_stops_the_run_at_the_next_step() -> None:
     with pytest.raises(TeacherError) as caught:
         await teacher.check_health()
     assert str(caught.value) == (
-        "the teacher has changed since the run began: it now answers up to 0.265 nats away on a "
+        "the teacher has changed since the run began: it now answers 0.238 nats a token away on a "
         "fixed sequence (tolerance 0.001). Was it restarted with other weights?"
     )

@@ -36,7 +36,8 @@ def test_a_student_on_cpu_is_started_like_this() -> None:
         "/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/student "
         "--served-model-name rnow-student-8000 --host 127.0.0.1 --port 8000 --dtype float32 "
         "--max-model-len 4096 --tensor-parallel-size 1 --enable-scale-out --generation-config vllm "
-        "--enable-prefix-caching --enforce-eager --no-enable-chunked-prefill "
+        "--enable-prefix-caching --enforce-eager --disable-uvicorn-access-log "
+        "--no-enable-chunked-prefill "
         "--max-num-batched-tokens 4096 --enable-lora --max-lora-rank 32 --max-loras 2 "
         "--max-cpu-loras 4"
     )
@@ -63,7 +64,8 @@ def test_a_teacher_is_started_so_that_scoring_is_safe() -> None:
         "/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/Qwen3-32B "
         "--served-model-name rnow-teacher-8001 --host 127.0.0.1 --port 8001 --dtype auto "
         "--max-model-len 32769 --tensor-parallel-size 2 --enable-scale-out --generation-config "
-        "vllm --no-enable-prefix-caching --no-enforce-eager --gpu-memory-utilization 0.85 "
+        "vllm --no-enable-prefix-caching --no-enforce-eager --disable-uvicorn-access-log "
+        "--gpu-memory-utilization 0.85 "
         "--quantization fp8 --max-num-batched-tokens 2048 --max-num-seqs 16"
     )
 

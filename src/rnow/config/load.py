@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from rnow.config.cautions import report_cautions
 from rnow.config.keys import section_keys
 from rnow.config.messages import validate
 from rnow.config.old_keys import refuse_flat_form, take_project_name, translate_old_keys
@@ -70,7 +71,7 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     _check_urls(source)
     config = validate(source)
     if config is not None:
-        _warn(source, config, directory)
+        report_cautions(source, config, directory)
     problems = _by_line(source.problems)
     errors = [str(problem) for problem in problems if problem.severity == "error"]
     if errors or config is None:
@@ -196,30 +197,3 @@ def _check_urls(source: ConfigSource) -> None:
             key = f"{url.partition('.')[0]}.{name}"
             if source.get(key):
                 source.report(key, f"{key} is for servers that rnow starts; {url} names your own")
-
-
-def _warn(source: ConfigSource, config: Config, directory: Path) -> None:
-    """Report what loads, but does not do what its writer may think."""
-    for key, value, limit in (
-        ("data.batch_size", config.data.batch_size, 32),
-        ("data.group_size", config.data.group_size, 64),
-        ("model.qlora_rank", config.model.qlora_rank, 128),
-    ):
-        if value > limit:
-            message = (
-                f"{key} is {value}; the hosted service takes {limit} at most, "
-                "here memory and time are the limits"
-            )
-            source.report(key, message, severity="warning")
-    estimator = config.algorithm.adv_estimator
-    if config.dataset_type == "distill" and estimator != "grpo":
-        key = "algorithm.adv_estimator"
-        message = f"{key} {estimator} has no effect: distillation has no rewards"
-        source.report(key, message, severity="warning")
-    if config.trainer.eval_step > 0 and not (directory / config.data.val_file).is_file():
-        key = "trainer.eval_step"
-        message = (
-            f"{key} is {config.trainer.eval_step}, but there is no {config.data.val_file}: "
-            "nothing is evaluated during the run"
-        )
-        source.report(key, message, severity="warning")

@@ -1,5 +1,7 @@
 """How often servers have ended since the run last got a step done: above a limit it stops."""
 
+import asyncio
+
 from rnow.errors import ServerError
 
 __all__ = ["MAX_DEATHS", "Deaths"]
@@ -12,6 +14,8 @@ class Deaths:
 
     def __init__(self) -> None:
         self._num = 0
+        # One server after another: vLLM measures how much memory is free while it starts.
+        self.starting = asyncio.Lock()
 
     def count(self, sentence: str) -> None:
         """Count one end, of which `sentence` says why; raise ServerError with the last allowed."""
@@ -20,8 +24,8 @@ class Deaths:
             raise ServerError(
                 f"vLLM servers ended {MAX_DEATHS} times without a finished step in between. The "
                 f"last time, {sentence}\n"
-                "If memory ran out: lower engine.gpu_memory_utilization or "
-                "rollout.max_context_window. If requests take longer than they may: raise "
+                "If memory ran out: lower engine.gpu_memory_utilization, or begin another run with "
+                "a smaller rollout.max_context_window (--fresh). If requests take too long: raise "
                 "engine.request_timeout_s. What is done is saved; the same command goes on"
             )
 

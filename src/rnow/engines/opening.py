@@ -1,6 +1,7 @@
 """From what is known of an engine to the engine: loads a model, starts servers, or finds them."""
 
 import asyncio
+import shutil
 from collections.abc import Callable
 
 from rnow.engines.base import Engine
@@ -26,6 +27,8 @@ async def open_engine(
         return VllmEngine(spec.urls, request_timeout_s=spec.request_timeout_s, untied=spec.untied)
     if spec.servers:
         if spec.untied is not None:
+            # What an earlier process left there is of no use to these servers.
+            await asyncio.to_thread(shutil.rmtree, spec.untied, ignore_errors=True)
             await asyncio.to_thread(untied_folder, spec.model, spec.servers[0].model)
         return await ServedEngine.start(
             spec.servers,

@@ -22,7 +22,7 @@ from rnow.engines.base import Completion, Scores
 from rnow.engines.deaths import Deaths
 from rnow.engines.vllm import VllmEngine
 from rnow.engines.vllm_command import VllmServerSettings
-from rnow.engines.vllm_http import HttpError
+from rnow.engines.vllm_http import HttpError, UnreachableError
 from rnow.engines.vllm_server import Progress, VllmServer
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
 
@@ -187,6 +187,9 @@ class ServedEngine:
 
     async def aclose(self) -> None:
         """Break off what is under way and end the servers; closing twice is fine."""
+        if self._lost is None:
+            self._lost = EngineError("the engine was closed")
+        self._note_change()
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
@@ -199,25 +202,25 @@ class ServedEngine:
             await (self._all_up if of_all else self._some_up).wait()
             if self._lost is not None:
                 raise self._lost
-            num_ends, started = self._num_ends, time.monotonic()
+            num_ends = self._num_ends
             try:
                 return await ask()
             except (EngineError, DeadlineError) as error:
-                since = started if isinstance(error, DeadlineError) else time.monotonic()
-                if not await self._has_ended_since(num_ends, error, since=since):
+                if not await self._has_ended_since(num_ends, error):
                     raise
 
-    async def _has_ended_since(self, num_ends: int, error: RnowError, *, since: float) -> bool:
+    async def _has_ended_since(self, num_ends: int, error: RnowError) -> bool:
         """Find out whether a request failed because of its server and not because of itself.
 
-        A server that has served any request `since` then is alive, however long this one waited:
-        it may have more to do than it can within the deadline.
+        A server that serves any request from now on is alive, however long this one has waited: it
+        may have more to do than it can within the deadline.
         """
+        since = time.monotonic()
         async with self._checking:
             self._note_ends()
             if self._num_ends != num_ends:
                 return True
-            if isinstance(error, HttpError) and error.status < 500:
+            if not _may_be_the_servers(error):
                 return False
             limit_s = min(_ANSWER_LIMIT_S, self._request_timeout_s)
             await asyncio.gather(
@@ -233,9 +236,16 @@ class ServedEngine:
     async def _give_up_unless_it_answers(
         self, server: VllmServer, error: RnowError, *, since: float, limit_s: float
     ) -> None:
-        answers = await server.answers(limit_s=limit_s)
-        if not answers and self._engine.answered_at(server.url) <= since:
+        if await server.answers(limit_s=limit_s):
+            self._engine.note_answer(server.url)  # whoever waits for the same check is told
+        if self._engine.answered_at(server.url) > since:
+            return
+        try:
             await server.give_up(f"does not sample one token within {limit_s:g} s, after: {error}")
+        except DeadlineError as undead:
+            self._lost = undead
+            self._note_change()
+            raise
 
     def _note_ends(self) -> None:
         """Take servers that have ended out of use, each end once."""
@@ -255,7 +265,7 @@ class ServedEngine:
         task = asyncio.create_task(self._watch(place), name=f"watch of server {place}")
 
         def ended(task: "asyncio.Task[None]") -> None:
-            if not task.cancelled():
+            if not task.cancelled() and task.exception() is not None:
                 self._lost = task.exception()
                 self._note_change()
 
@@ -272,7 +282,8 @@ class ServedEngine:
                 self._deaths.count(sentence)
                 self._say(f"{sentence}\nIt is started again; cut requests are sent again")
                 try:
-                    await self._start_again(place)
+                    async with self._deaths.starting:
+                        await self._start_again(place)
                 except (EngineError, DeadlineError) as error:
                     sentence = str(error)
 
@@ -310,3 +321,10 @@ class ServedEngine:
 
     def _why_ended(self, url: str) -> str | None:
         return next(server.why_ended() for server in self._servers if server.url == url)
+
+
+def _may_be_the_servers(error: RnowError) -> bool:
+    """Whether `error` may come of a server that is gone, and not of what it was asked."""
+    if isinstance(error, HttpError):
+        return error.status >= 500
+    return isinstance(error, UnreachableError | DeadlineError)

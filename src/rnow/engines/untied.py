@@ -50,6 +50,8 @@ def untied_folder(model: Path, folder: Path) -> Path:
 def _write_index(model: Path, folder: Path) -> Path:
     """Name the head in the index, if there is one; return the file that holds the embedding."""
     if not (model / _INDEX).exists():
+        if not (model / "model.safetensors").exists():
+            raise ModelError(f"{model} has no safetensors: its LM head cannot be untied")
         return model / "model.safetensors"
     index = _read_json(model / _INDEX)
     files = index["weight_map"]

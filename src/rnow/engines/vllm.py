@@ -22,6 +22,7 @@ import logging
 import math
 import secrets
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -215,6 +216,10 @@ class VllmEngine:
     def answered_at(self, url: str) -> float:
         """Return the time.monotonic() of the last request that the server at `url` has served."""
         return self._replicas.at(url).client.answered_at
+
+    def note_answer(self, url: str) -> None:
+        """Take note that the server at `url` has served a request of somebody else's."""
+        self._replicas.at(url).client.answered_at = time.monotonic()
 
     async def restore(self, url: str) -> None:
         """Give a server that was started anew at `url` every version that the others hold."""

@@ -14,13 +14,22 @@ from typing import Any
 
 from rnow.errors import ConfigError
 
-__all__ = ["TEACHER_TOKENS_A_STEP", "VllmServerSettings", "command", "environment"]
+__all__ = [
+    "ADAPTER_RANKS",
+    "NUM_ADAPTERS_AT_ONCE",
+    "TEACHER_TOKENS_A_STEP",
+    "VllmServerSettings",
+    "command",
+    "environment",
+    "served_name",
+]
 
 # vLLM computes prompt log-probabilities over [tokens of one scheduler step, vocabulary], outside of
 # what it counts as its memory: 7.5 GiB at 8192 × 152k, 1.9 GiB at 2048.
 TEACHER_TOKENS_A_STEP = 2048
 _MIN_CPU_BATCHED_TOKENS = 4096
-_NUM_ADAPTERS_AT_ONCE = 2  # versions in one batch: the one being left and the one begun
+NUM_ADAPTERS_AT_ONCE = 2  # versions in one batch: the one being left and the one begun
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 _NUM_ADAPTERS_KEPT = 4  # in memory; others are read from their folders again when asked for
 _OURS = ("model", "host", "port", "served_model_name", "enable_scale_out")
 _EMPTY: Mapping[str, str] = {}
@@ -88,6 +97,7 @@ def command(settings: VllmServerSettings, *, port: int) -> list[str]:
         "generation-config": "vllm",  # sampling is what a request says
         "enable-prefix-caching": settings.prefix_caching,
         "enforce-eager": not settings.devices,
+        "disable-uvicorn-access-log": True,
     }
     if settings.devices:
         flags["gpu-memory-utilization"] = settings.gpu_memory_utilization
@@ -99,7 +109,7 @@ def command(settings: VllmServerSettings, *, port: int) -> list[str]:
     if settings.max_lora_rank is not None:
         flags["enable-lora"] = True
         flags["max-lora-rank"] = _allowed_rank(settings.max_lora_rank)
-        flags["max-loras"] = _NUM_ADAPTERS_AT_ONCE
+        flags["max-loras"] = NUM_ADAPTERS_AT_ONCE
         flags["max-cpu-loras"] = _NUM_ADAPTERS_KEPT
     if settings.quantization is not None:
         flags["quantization"] = settings.quantization
@@ -165,8 +175,9 @@ def _flag(name: str, value: Any) -> list[str]:
 
 def _allowed_rank(rank: int) -> int:
     """Return the smallest rank that vLLM has room for by its own list."""
-    allowed = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-    fitting = [size for size in allowed if size >= rank]
+    fitting = [size for size in ADAPTER_RANKS if size >= rank]
     if not fitting:
-        raise ConfigError(f"model.qlora_rank is {rank}; vLLM serves adapters up to {allowed[-1]}")
+        raise ConfigError(
+            f"model.qlora_rank is {rank}; vLLM serves adapters up to {ADAPTER_RANKS[-1]}"
+        )
     return fitting[0]

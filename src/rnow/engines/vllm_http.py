@@ -15,7 +15,7 @@ import aiohttp
 
 from rnow.errors import EngineError
 
-__all__ = ["HttpError", "VllmClient", "WhyEnded"]
+__all__ = ["HttpError", "UnreachableError", "VllmClient", "WhyEnded"]
 
 
 WhyEnded = Callable[[], str | None]  # a sentence once the server is known to have ended
@@ -33,6 +33,10 @@ class HttpError(EngineError):
         super().__init__(message)
         self.status = status
         self.text = text  # what the server said
+
+
+class UnreachableError(EngineError):
+    """No connection was made, or it broke."""
 
 
 class VllmClient:
@@ -80,7 +84,7 @@ class VllmClient:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._check_open()
                 if pause_s is None:
-                    raise EngineError(
+                    raise UnreachableError(
                         f"{method} {self.url}{route}: {_sentence(error)} "
                         f"({len(self._pauses_s) + 1} attempts)"
                     ) from error

@@ -48,6 +48,7 @@ class VllmServer:
         self._log_start = log_start  # bytes of the log that an earlier server wrote
         self._is_stopping = False
         self._why_given_up: str | None = None
+        self._sentence: str | None = None
         self._watching = asyncio.create_task(self._watch(), name=f"{settings.role}: watch")
 
     @classmethod
@@ -87,14 +88,19 @@ class VllmServer:
 
     def why_ended(self) -> str | None:
         """Return a sentence with the log's last words once the server has ended; None before."""
+        if self._sentence is not None:
+            return self._sentence
         status = self._process.status
         if status is None and self._why_given_up is None:
             return None
         why = self._why_given_up or f"has ended ({how_it_ended(status or 0)})"
-        return (
+        sentence = (
             f"the vLLM server of the {self.settings.role} {why}"
             f"{self._quote(was_killed=status is None or status < 0)}"
         )
+        if self._watching.done():  # nothing more is written; a log may have megabytes
+            self._sentence = sentence
+        return sentence
 
     async def answers(self, *, limit_s: float) -> bool:
         """Say whether the server samples a token within `limit_s`; other requests may be slower."""

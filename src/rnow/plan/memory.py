@@ -17,6 +17,7 @@ tensors (`_SERVER_OVERHEAD`) comes from vLLM's documents and code and was not me
 from dataclasses import dataclass
 from typing import Literal
 
+from rnow.engines.vllm_command import ADAPTER_RANKS, NUM_ADAPTERS_AT_ONCE
 from rnow.plan.figures import ModelFigures
 
 __all__ = [
@@ -45,8 +46,6 @@ _SERVER_OVERHEAD = 2.0  # GiB: context, CUDA graphs, attention workspace
 _PARALLEL_OVERHEAD = 1.0  # GiB: NCCL and all-reduce buffers of a server over several GPUs
 _SAMPLER_BYTES = 20  # an entry of [sequences, vocabulary]: logits, log-probs, a sort
 _PROMPT_LOGPROB_BYTES = 8  # an entry of [tokens, vocabulary]: logits, float32 log-probs, compares
-_NUM_ADAPTERS = 2  # the policy version in use and the next
-_ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the slots that vLLM knows
 _KV_BLOCK = 16  # tokens
 
 
@@ -123,8 +122,8 @@ def server_memory(figures: ModelFigures, load: ServerLoad, *, num_gpus: int = 1)
     weights = figures.weight_bytes(load.dtype_bytes, quantization=load.quantization)
     lora = 0
     if load.lora_rank is not None:
-        rank = next((rank for rank in _ADAPTER_RANKS if rank >= load.lora_rank), load.lora_rank)
-        lora = _NUM_ADAPTERS * figures.num_lora_parameters(rank) * load.dtype_bytes
+        rank = next((rank for rank in ADAPTER_RANKS if rank >= load.lora_rank), load.lora_rank)
+        lora = NUM_ADAPTERS_AT_ONCE * figures.num_lora_parameters(rank) * load.dtype_bytes
     # One layer's at a time: gate, up and their product; residual, norm, attention's in and output.
     per_token = 3 * figures.intermediate_size + 4 * figures.hidden_size + 4 * figures.query_size
     forward = load.max_num_batched_tokens * per_token * load.dtype_bytes

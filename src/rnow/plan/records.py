@@ -9,6 +9,7 @@ from typing import Literal
 
 from rnow.config import Config
 from rnow.devices import Gpu
+from rnow.engines.vllm_command import TEACHER_TOKENS_A_STEP
 from rnow.plan.figures import ModelFigures
 from rnow.plan.memory import GIB, RoleMemory, ServerLoad, TrainerLoad
 
@@ -19,7 +20,6 @@ EngineKind = Literal["vllm", "local", "url"]  # url: a server that somebody else
 
 _DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float32": 4}  # auto: bfloat16 on a GPU
 _MAX_SEQS = 256  # vLLM's own limit on most GPUs; what comes beyond it waits
-_SCORED_TOKENS = 2048  # more at once, and a teacher's log-probs of prompts do not fit
 _BATCHED_TOKENS, _SMALL_BATCHED_TOKENS = 8192, 2048  # the student's: vLLM's own defaults
 _BIG_GPU = 70 * GIB  # from here on the larger of them
 
@@ -129,7 +129,7 @@ class Workload:
                 quantization=self.teacher_quantization,
                 # Whoever asks for scores is given a token beside them; it needs its place.
                 max_model_len=self.max_context_window + 1,
-                max_num_batched_tokens=_SCORED_TOKENS,
+                max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
                 max_num_seqs=min(self.teacher_concurrency, _MAX_SEQS),
                 lora_rank=None,
                 scores=True,
