@@ -40,8 +40,10 @@ approvals, patents, companies and prices by reading web pages with the browse to
 
 Where to look:
 - https://clinicaltrials.gov/study/NCT_NUMBER for a trial
-- https://www.accessdata.fda.gov/scripts/cder/daf/ for approved drugs and their companies
-- https://www.accessdata.fda.gov/scripts/cder/ob/ for patents and exclusivity
+- https://www.accessdata.fda.gov/scripts/cder/daf/index.cfm?searchterm=NAME for approved drugs and \
+their companies
+- https://www.accessdata.fda.gov/scripts/cder/ob/search_product.cfm?drugname=NAME for patents \
+and exclusivity
 
 Look things up rather than answer from memory. Give the answer on the last line, in exactly the \
 form that the question asks for."""

@@ -35,9 +35,7 @@ async def browse(url: str, page: int = 1) -> str:
 def usage() -> list:
     """The worker's process, its open files and its Chromium's tabs."""
     from rnow.browser import shared
-    from rnow.browser.rendering import RenderingSource
-    source = shared.get()._browser._source
-    tabs = source._browser.num_tabs if isinstance(source, RenderingSource) else -1
+    tabs = shared.get()._browser._source._inner._browser.num_tabs  # behind the adapters
     return [os.getpid(), len(os.listdir("/proc/self/fd")), tabs]
 '''
 PAGE = "<h1>Page {}</h1><script>document.body.append('filled')</script>"

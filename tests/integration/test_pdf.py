@@ -5,13 +5,14 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from loopback import open_browser, read, serve_pub
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.pdf import MAX_PAGES, child_environment, pdf_to_text
+from rnow.browser.pdf import MAX_PAGES, pdf_to_text
 
 UNREADABLE = "ERROR unreadable: this PDF could not be turned into text."
 
@@ -95,9 +96,28 @@ def test_a_bomb_is_unreadable_and_does_not_grow_in_memory() -> None:
     assert int(peak_kb) < 1_000_000  # of 2 GB
 
 
-def test_the_child_knows_no_secret() -> None:
-    environ = {"PATH": "/bin", "OPENFDA_API_KEY": "k", "ANYTHING": "else"}
-    assert child_environment(environ) == {"PATH": "/bin"}
+def test_the_child_knows_no_secret(tmp_path: Path) -> None:
+    # Python runs this file when it starts, in the child as well.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib, sys\n"
+        "if 'rnow.browser.pdf' in sys.orig_argv:\n"
+        f"    pathlib.Path({str(tmp_path / 'seen')!r}).write_text(' '.join(os.environ))\n"
+    )
+    code = (
+        "import sys; from rnow.browser.pdf import pdf_to_text\n"
+        "print(pdf_to_text(sys.stdin.buffer.read()))"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    subprocess.run(
+        [sys.executable, "-c", code],
+        input=make_pdf(["x"]),
+        env={**os.environ, "PYTHONPATH": path, "OPENFDA_API_KEY": "k"},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    seen = set((tmp_path / "seen").read_text().split())
+    assert "PYTHONPATH" in seen
+    assert "OPENFDA_API_KEY" not in seen
 
 
 def test_a_pdf_that_takes_long_is_given_up() -> None:

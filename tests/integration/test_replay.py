@@ -15,6 +15,9 @@ from loopback import serve_pub
 
 from rnow.browser.settings import BrowserSettings, StoreMode
 from rnow.browser.store import INDEX_FILE
+from rnow.config import load_config
+from rnow.engines.spec import EngineSpec
+from rnow.evaluating import Subject, evaluate_model
 from rnow.records import RolloutId
 from rnow.scaffold import init_project
 from rnow.tools.base import ToolAnswer, ToolCall
@@ -128,6 +131,36 @@ def test_a_replay_says_which_pages_it_read_and_does_not_go_on_with_others(
         "Error: browser.store changed since the unfinished run began; put the old content back to "
         "go on with it, or use --fresh to begin another run\n"
     )
+
+
+@pytest.mark.slow
+def test_96_prompts_answered_greedily_have_the_same_transcripts_from_a_recording(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "clinic"
+    init_project(folder, template="clinic")
+    spec = EngineSpec(
+        role="teacher",
+        model=(folder / "models" / "teacher").resolve(),
+        dtype="float32",
+        device="cpu",
+        request_timeout_s=600.0,
+        tolerance=0.001,
+    )
+
+    def answers(*overrides: str) -> list[bytes]:
+        loaded = load_config(folder, overrides=overrides)
+        evaluated = asyncio.run(
+            evaluate_model(loaded, folder, subject=Subject(engine=spec), max_samples=96)
+        )
+        return [answer.trajectory.token_ids.tobytes() for answer in evaluated.answers]
+
+    live = answers()
+    recorded = answers("browser.store_mode=record", "tools.workers=2")
+    shutil.rmtree(folder / "site")
+    replayed = answers("browser.store_mode=replay")
+    assert len(live) == 96
+    assert live == recorded == replayed
 
 
 def test_without_pages_a_replay_is_refused_before_anything_is_loaded(project: Path) -> None:

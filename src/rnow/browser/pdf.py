@@ -10,7 +10,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rnow.browser.errors import BrowseError
@@ -18,7 +18,7 @@ from rnow.browser.errors import BrowseError
 if TYPE_CHECKING:
     from pypdf import PdfReader
 
-__all__ = ["child_environment", "pdf_to_text"]
+__all__ = ["pdf_to_text"]
 
 MAX_PAGES = 200
 _MAX_MEMORY_BYTES = 1_000_000_000  # of address space; pypdf itself maps 100 MB
@@ -37,7 +37,7 @@ def pdf_to_text(body: bytes, *, timeout_s: float = _TIMEOUT_S) -> str:
             input=body,
             capture_output=True,
             timeout=timeout_s,
-            env=child_environment(os.environ),
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         )
     except subprocess.TimeoutExpired as error:
         raise BrowseError("timeout", "this PDF took too long to be read.") from error
@@ -45,11 +45,6 @@ def pdf_to_text(body: bytes, *, timeout_s: float = _TIMEOUT_S) -> str:
         cause = RuntimeError(f"exit code {done.returncode}: {done.stderr[-500:]!r}")
         raise BrowseError("unreadable", "this PDF could not be turned into text.") from cause
     return done.stdout.decode(errors="replace")
-
-
-def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what a process needs that opens strangers' files, and nothing else."""
-    return {name: environ[name] for name in _ENVIRONMENT if name in environ}
 
 
 def main() -> None:

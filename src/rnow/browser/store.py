@@ -42,7 +42,6 @@ __all__ = ["INDEX_FILE", "PageStore", "StoredAnswer", "StoredRow", "page_key"]
 
 INDEX_FILE = "index.sqlite"
 _BUSY_TIMEOUT_S = 10.0
-_LEVEL = 6  # of zstd: 100 KB of HTML in 2 ms, to a fifth
 _MAX_BODY_BYTES = 64_000_000  # of a store that somebody else made
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pages (
@@ -170,7 +169,7 @@ class PageStore:
         """Claim the fetching of a URL; False while another process has it.
 
         Only processes are kept apart: what one process does twice is its own business. A claim ends
-        with `release`, or with the process.
+        with `release`, with the process, or where the process closes any store of this folder.
         """
         try:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(url))
@@ -229,7 +228,7 @@ class PageStore:
         file = self.blob_file(body_hash)
         file.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:
-            unfinished.write(zstandard.ZstdCompressor(level=_LEVEL).compress(body))
+            unfinished.write(zstandard.ZstdCompressor().compress(body))
         Path(unfinished.name).chmod(0o644)
         Path(unfinished.name).replace(file)
 

@@ -18,7 +18,9 @@ async def browse(url: str, page: int = 1) -> str:
 
     Useful addresses:
     - https://clinicaltrials.gov/study/NCT_NUMBER for a trial: its arms, drugs, sponsor and results
-    - https://www.accessdata.fda.gov/scripts/cder/daf/ for approved drugs, their companies and dates
-    - https://www.accessdata.fda.gov/scripts/cder/ob/ for patents and exclusivity (the Orange Book)
+    - https://www.accessdata.fda.gov/scripts/cder/daf/index.cfm?searchterm=NAME for approved drugs,
+      their companies and dates; NAME is a drug's
+    - https://www.accessdata.fda.gov/scripts/cder/ob/search_product.cfm?drugname=NAME for the Orange
+      Book: products, with links to their patents and exclusivity
     """
     return await browser.read(url, page=page)
