@@ -5,7 +5,7 @@
 A browser resolves names, follows redirects and loads frames, pictures and scripts by itself; rules
 about URLs do not hold it. So it is given no network but this: the proxy resolves each name once,
 refuses it if any of its addresses is not public, and dials the very address that it has checked.
-It listens on loopback, and answers only whoever knows the password of a visit that is going on.
+It listens on loopback, and answers only whoever knows the password of a tab.
 
 Of https the proxy sees ciphertext: it holds names, addresses and ports, and the number of bytes of
 a visit, but nothing that is in them.
