@@ -56,6 +56,7 @@ class Lease:
 
     username: str
     password: str
+    num_visits: int = 1  # the one that is going on counted
     num_bytes: int = 0  # that sites sent, on the wire
     is_exhausted: bool = False  # the cap was reached, and the visit's connections were cut
     refusals: dict[str, BrowseError] = field(default_factory=dict)  # host -> why there was no page
@@ -65,6 +66,7 @@ class Lease:
     async def renew(self) -> None:
         """Cut what the last visit has left open, and count anew."""
         await _cancel(self.connections)
+        self.num_visits += 1
         self.num_bytes, self.is_exhausted = 0, False
         self.refusals.clear()
         self.origins.clear()

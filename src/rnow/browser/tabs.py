@@ -27,6 +27,7 @@ __all__ = ["ChromiumSource"]
 _LOG = logging.getLogger(__name__)
 _END_TIMEOUT_S = 5.0  # for a visit whose tab is closed; a browser that takes longer is stuck
 _KEEP_TAB_S = 2.0  # without a page
+_MAX_TAB_VISITS = 20  # playwright remembers all requests of a context until that is closed
 _START_AGAIN_S = 60.0  # after a start that failed
 
 
@@ -181,7 +182,8 @@ class ChromiumSource:
         """Keep a tab whose visit is over, close any other; where it stays open, end the browser."""
         await visit.close()
         done, _ = await asyncio.wait({crawling}, timeout=_END_TIMEOUT_S)
-        if done and visit.is_over and crawling.exception() is None:
+        went_well = bool(done) and visit.is_over and crawling.exception() is None
+        if went_well and lease.num_visits < _MAX_TAB_VISITS:
             loop = asyncio.get_running_loop()
             self._idle[lease] = loop.call_later(_KEEP_TAB_S, self._expire, lease)
             return
