@@ -54,6 +54,7 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_local_engine.py
 	$(BIN)/python tests/bench/bench_controller.py
 	$(BIN)/python tests/bench/bench_vllm.py
+	$(BIN)/python tests/bench/bench_browser.py
 
 soak: setup
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7

@@ -1,6 +1,8 @@
 """A real Chromium for tests: one browser for a module, on a network of the test's own."""
 
+import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from rnow.browser.source import RawPage
 from rnow.browser.tabs import ChromiumSource
 
 # A machine with other work to do is slow, and no test is about that.
-PATIENT = {"render_timeout_s": 60.0, "max_wait_s": 120.0, "fetch_timeout_s": 60.0}
+PATIENT = {"render_timeout_s": 60.0, "tab_timeout_s": 120.0, "fetch_timeout_s": 60.0}
 
 
 def chromium_executable() -> str:
@@ -66,6 +68,13 @@ class Web:
         source = HttpSource(self.settings, resolver=self.names, may_dial=self.is_dialled)
         async with Browser(self.settings, source=source) as opened:
             return await read(opened, url)
+
+    async def all_tabs_closed(self, within_s: float = 20.0) -> bool:
+        """Wait until no tab is open, those included that are kept for the next page."""
+        deadline = time.monotonic() + within_s
+        while self.source.num_tabs and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        return self.source.num_tabs == 0
 
     def is_dialled(self, address: str, port: int) -> bool:
         return (address, port) in self.may_dial

@@ -50,6 +50,15 @@ async def open_proxy(
         await proxy.aclose()
 
 
+@asynccontextmanager
+async def lent(proxy: ForwardProxy) -> AsyncIterator[Lease]:
+    lease = proxy.lend()
+    try:
+        yield lease
+    finally:
+        await proxy.take_back(lease)
+
+
 async def ask(proxy: ForwardProxy, lease: Lease | None, *lines: str) -> str:
     """Send one message to the proxy and return all that comes back."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -64,7 +73,7 @@ async def ask(proxy: ForwardProxy, lease: Lease | None, *lines: str) -> str:
 
 async def test_a_request_reaches_a_site_without_what_is_the_proxys(pub: Pub) -> None:
     pub.page("/a", "<p>here")
-    async with open_proxy(pub) as proxy, proxy.lease() as lease:
+    async with open_proxy(pub) as proxy, lent(proxy) as lease:
         answer = await ask(
             proxy,
             lease,
@@ -81,7 +90,7 @@ async def test_a_request_reaches_a_site_without_what_is_the_proxys(pub: Pub) -> 
 
 async def test_a_tunnel_carries_bytes_both_ways(pub: Pub) -> None:
     pub.page("/", "<p>here")
-    async with open_proxy(pub) as proxy, proxy.lease() as lease:
+    async with open_proxy(pub) as proxy, lent(proxy) as lease:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         writer.write(b"CONNECT pub.test:443 HTTP/1.1\r\nProxy-Authorization: ")
         writer.write(lease.authorization + b"\r\n\r\n")
@@ -95,9 +104,9 @@ async def test_a_tunnel_carries_bytes_both_ways(pub: Pub) -> None:
 
 async def test_whoever_has_no_lease_gets_nothing(pub: Pub) -> None:
     async with open_proxy(pub) as proxy:
-        async with proxy.lease() as ended:
+        async with lent(proxy) as ended:
             pass
-        async with proxy.lease() as lease:
+        async with lent(proxy) as lease:
             wrong = Lease(username=lease.username, password="guess")
             for key in (None, wrong, ended):
                 assert await ask(proxy, key, "GET http://pub.test/ HTTP/1.1") == (
@@ -118,7 +127,7 @@ async def test_whoever_has_no_lease_gets_nothing(pub: Pub) -> None:
 async def test_an_inner_server_is_never_dialled(
     pub: Pub, inner: Inner, line: str, host: str
 ) -> None:
-    async with open_proxy(pub, inner) as proxy, proxy.lease() as lease:
+    async with open_proxy(pub, inner) as proxy, lent(proxy) as lease:
         answer = await ask(proxy, lease, line.format(f"{host}:{inner.port}"))
     assert answer.split("\r\n")[0] in ("HTTP/1.1 502 Refused", "HTTP/1.1 400 Refused")
     assert inner.num_hits == 0
@@ -128,7 +137,7 @@ async def test_an_inner_server_would_be_reached_without_the_guard(pub: Pub, inne
     names = {"inner.test": [[("127.0.0.2", inner.port)]]}
     async with (
         open_proxy(pub, names=names, may_dial=lambda address, port: True) as proxy,
-        proxy.lease() as lease,
+        lent(proxy) as lease,
     ):
         assert (await ask(proxy, lease, "GET http://inner.test/ HTTP/1.1")).endswith("secret")
     assert inner.num_hits == 1
@@ -145,7 +154,7 @@ async def test_a_name_is_refused_for_one_inner_address_and_whenever_it_has_one(
     }
     async with (
         open_proxy(pub, names=names, may_dial=lambda *address: address == public) as proxy,
-        proxy.lease() as lease,
+        lent(proxy) as lease,
     ):
         pub.page("/", "<p>public")
         assert (await ask(proxy, lease, "GET http://rebinding.test/ HTTP/1.1")).endswith("public")
@@ -167,27 +176,31 @@ async def test_a_name_is_refused_for_one_inner_address_and_whenever_it_has_one(
     ],
 )
 async def test_nothing_but_the_web_is_reached(pub: Pub, line: str) -> None:
-    async with open_proxy(pub) as proxy, proxy.lease() as lease:
+    async with open_proxy(pub) as proxy, lent(proxy) as lease:
         assert (await ask(proxy, lease, line)).startswith("HTTP/1.1 400 Refused\r\n")
     assert pub.requests == []
 
 
 async def test_what_sites_send_in_one_visit_is_capped(pub: Pub) -> None:
-    async with open_proxy(pub, max_wire_bytes=1_000_000) as proxy, proxy.lease() as lease:
+    async with open_proxy(pub, max_wire_bytes=1_000_000) as proxy, lent(proxy) as lease:
         answer = await ask(proxy, lease, "GET http://pub.test/endless HTTP/1.1")
         assert len(answer) < 1_001_000
         assert lease.is_exhausted
         assert (await ask(proxy, lease, "GET http://pub.test/ HTTP/1.1")).startswith(
             "HTTP/1.1 407 Refused\r\n"
         )
+        await lease.renew()
+        assert (await ask(proxy, lease, "GET http://pub.test/ HTTP/1.1")).startswith(
+            "HTTP/1.1 404 "
+        )
     assert pub.num_bytes_sent < 10_000_000  # socket buffers included
-    assert len(pub.requests) == 1
+    assert len(pub.requests) == 2
 
 
 async def test_the_end_of_a_lease_cuts_its_connections_and_leaves_no_file_open(pub: Pub) -> None:
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     async with open_proxy(pub) as proxy:
-        async with proxy.lease() as lease:
+        async with lent(proxy) as lease:
             asking = [
                 asyncio.create_task(ask(proxy, lease, "GET http://pub.test/drip HTTP/1.1"))
                 for _ in range(5)

@@ -22,6 +22,7 @@ from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
 TOOLS = '''
+import gc
 import os
 from rnow import browser
 from rnow.core import tool
@@ -34,8 +35,8 @@ async def browse(url: str, page: int = 1) -> str:
 @tool
 def usage() -> list:
     """The worker's process, its open files and its Chromium's tabs."""
-    from rnow.browser import shared
-    tabs = shared.get()._browser._source._inner._browser.num_tabs  # behind the adapters
+    from rnow.browser.tabs import ChromiumSource
+    tabs = sum(each.num_tabs for each in gc.get_objects() if isinstance(each, ChromiumSource))
     return [os.getpid(), len(os.listdir("/proc/self/fd")), tabs]
 '''
 PAGE = "<h1>Page {}</h1><script>document.body.append('filled')</script>"
@@ -133,13 +134,15 @@ async def test_the_calls_of_many_rollouts_leave_no_tab_no_process_and_no_file(
                 assert all(answer.text.endswith("filled") for answer in answers)
                 counts = Counter(name for answer in answers for name in answer.counts)
                 assert counts == {"browser/fetched": 8, "browser/shared": 120}
-                await asyncio.sleep(1)
+                await asyncio.sleep(4)  # tabs without a page are closed after two seconds
                 _, num_files, num_tabs = json.loads((await call(pool, "usage")).text)
                 return num_files, num_tabs, len(started_in(folder))
 
             first, second = await one_round("first"), await one_round("second")
-            assert second[0] <= first[0] + 1
-            assert second[2] <= first[2] + 1
+            # A file or a process left by each page would be eight; connections that are kept open
+            # for a while, and Chromium's services, are a few more or less.
+            assert second[0] < first[0] + 4
+            assert second[2] < first[2] + 4
             assert first[1] == second[1] == 0
         asked = Counter(request.path for request in pub.requests if "icon" not in request.path)
         # In each round by plain HTTP, which finds almost no text, and then by Chromium.

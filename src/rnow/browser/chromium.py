@@ -1,9 +1,10 @@
 """The one Chromium of a tool worker: started when it is first needed, replaced where it has died.
 
 It runs under crawl4ai's crawler, but is launched in our own way: crawl4ai's never tries the
-sandbox, knows no Chromium but playwright's, and hides from sites that a program is reading them. A
-visit gets a context of its own: no cookie, no cache and no service worker is shared, and the proxy
-knows whose connection it serves.
+sandbox, knows no Chromium but playwright's, and hides from sites that a program is reading them.
+Each tab has a context of its own: no cookie, cache or service worker is shared, and the proxy
+knows whose connection it serves. A tab whose visit went well is wiped and used again, since a new
+one costs a process or two; any other is closed.
 """
 
 import asyncio
@@ -124,10 +125,9 @@ class Chromium:
             self._crawler = await self._start()
 
     async def visit(self, visit: Visit, lease: Lease) -> None:
-        """Load a page in a tab of the browser that `ensure` started. What came of it is in `visit`.
+        """Load a page in the lease's tab of the browser that `ensure` started; `visit` tells more.
 
-        Raises playwright's or crawl4ai's errors, also where all went well: the tab is closed under
-        crawl4ai's hands once the page has been copied. Must not be cancelled: close the visit.
+        Raises playwright's or crawl4ai's errors. Must not be cancelled: close the visit.
         """
         assert self._crawler is not None
         _visiting.set(visit)
@@ -136,6 +136,7 @@ class Chromium:
             wait_until="domcontentloaded",
             page_timeout=int(1_000 * self._settings.render_timeout_s),
             body_visibility_timeout=_BODY_VISIBILITY_TIMEOUT_MS,
+            session_id=lease.username,  # which keeps the tab open
             proxy_config=ProxyConfig(
                 server=f"http://127.0.0.1:{self._proxy.port}",
                 username=lease.username,
@@ -143,6 +144,13 @@ class Chromium:
             ),
         )
         await self._crawler.crawl(str(visit.url), config)
+
+    async def end_tab(self, lease: Lease) -> None:
+        """Close the lease's tab, if it has one and that is still there."""
+        if self._crawler is not None and lease.username in self._crawler.browser_manager.sessions:
+            with suppress(Error, TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await self._crawler.kill_session(lease.username)
 
     async def discard(self) -> None:
         """End the browser, however it is; the next visit starts another."""
@@ -197,7 +205,7 @@ class Chromium:
         options = self._launch_options()
         crawler.browser_manager._build_browser_args = lambda: options
         crawler.set_hook("on_page_context_created", _begin)
-        crawler.set_hook("before_retrieve_html", _capture)
+        crawler.set_hook("after_goto", _capture)
         await crawler.start()
         return crawler
 

@@ -5,7 +5,7 @@
 A browser resolves names, follows redirects and loads frames, pictures and scripts by itself; rules
 about URLs do not hold it. So it is given no network but this: the proxy resolves each name once,
 refuses it if any of its addresses is not public, and dials the very address that it has checked.
-It listens on loopback, and answers only whoever knows the password of a visit that is going on.
+It listens on loopback, and answers only whoever knows the password of a tab.
 
 Of https the proxy sees ciphertext: it holds names, addresses and ports, and the number of bytes of
 a visit, but nothing that is in them.
@@ -17,8 +17,8 @@ import re
 import secrets
 import socket
 from base64 import b64encode
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Collection, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -52,14 +52,24 @@ _Writer = asyncio.StreamWriter
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One visit's right to use the proxy, and what came of it."""
+    """A tab's right to use the proxy, and what came of it in the visit that is going on."""
 
     username: str
     password: str
+    num_visits: int = 1  # the one that is going on counted
     num_bytes: int = 0  # that sites sent, on the wire
     is_exhausted: bool = False  # the cap was reached, and the visit's connections were cut
     refusals: dict[str, BrowseError] = field(default_factory=dict)  # host -> why there was no page
+    origins: set[str] = field(default_factory=set)  # host:port, of all that was asked for
     connections: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    async def renew(self) -> None:
+        """Cut what the last visit has left open, and count anew."""
+        await _cancel(self.connections)
+        self.num_visits += 1
+        self.num_bytes, self.is_exhausted = 0, False
+        self.refusals.clear()
+        self.origins.clear()
 
     @property
     def authorization(self) -> bytes:
@@ -69,8 +79,8 @@ class Lease:
 class ForwardProxy:
     """A proxy for HTTP/1.1 on 127.0.0.1.
 
-    async with proxy.lease() as lease:
-        Chromium's context uses http://127.0.0.1:{proxy.port} with lease.username, lease.password
+    lease = proxy.lend()
+    Chromium's context uses http://127.0.0.1:{proxy.port} with lease.username and lease.password
 
     `resolver` and `may_dial` are where a test puts its own network.
     """
@@ -105,16 +115,16 @@ class ForwardProxy:
         await _cancel(self._connections)
         await self._resolver.close()
 
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Lease]:
-        """Let one visit in; at the end all of its connections are cut."""
+    def lend(self) -> Lease:
+        """Let somebody in, until `take_back`."""
         lease = Lease(username=secrets.token_hex(8), password=secrets.token_hex(16))
         self._leases[lease.username] = lease
-        try:
-            yield lease
-        finally:
-            del self._leases[lease.username]
-            await _cancel(lease.connections)
+        return lease
+
+    async def take_back(self, lease: Lease) -> None:
+        """End a lease; all of its connections are cut."""
+        self._leases.pop(lease.username, None)
+        await _cancel(lease.connections)
 
     def _accept(self, reader: _Reader, writer: _Writer) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="proxy")
@@ -148,6 +158,7 @@ class ForwardProxy:
         if request is None:
             writer.write(_answer(400))
             return
+        lease.origins.add(f"{request.host}:{request.port}")
         try:
             site_reader, site_writer = await self._dial(request.host, request.port)
         except BrowseError as error:

@@ -40,7 +40,8 @@ class BrowserSettings:
     fetch_timeout_s: float = 30.0  # one page with all its redirects, waiting for a slot apart
     convert_timeout_s: float = 20.0  # HTML to text; the first one also loads crawl4ai
     max_wait_s: float = 20.0  # for a slot; beyond it the model hears that the site is busy
-    render_timeout_s: float = 20.0  # one page in Chromium, waiting for a tab apart
+    tab_timeout_s: float = 30.0  # waiting for a tab of Chromium
+    render_timeout_s: float = 20.0  # one page in it
     settle_timeout_s: float = 3.0  # of that, for scripts to finish what they load
     num_tabs: int = 8  # pages in Chromium at the same time; two a core keep it busy
     min_visible_chars: int = 200  # a page with fewer may be one that its scripts fill

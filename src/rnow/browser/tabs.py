@@ -26,6 +26,8 @@ __all__ = ["ChromiumSource"]
 
 _LOG = logging.getLogger(__name__)
 _END_TIMEOUT_S = 5.0  # for a visit whose tab is closed; a browser that takes longer is stuck
+_KEEP_TAB_S = 2.0  # without a page
+_MAX_TAB_VISITS = 20  # playwright remembers all requests of a context until that is closed
 _START_AGAIN_S = 60.0  # after a start that failed
 
 
@@ -59,6 +61,7 @@ class ChromiumSource:
         self._opening = asyncio.Lock()
         self._no_start_before = float("-inf")  # by time.monotonic
         self._working: set[asyncio.Task[None]] = set()
+        self._idle: dict[Lease, asyncio.TimerHandle] = {}  # whose tabs are wiped, and their end
 
     @property
     def num_tabs(self) -> int:
@@ -88,6 +91,8 @@ class ChromiumSource:
             return page
 
     async def aclose(self) -> None:
+        for lease in list(self._idle):
+            self._expire(lease)
         if self._working:
             await asyncio.wait(self._working)
         if self._chromium is not None:
@@ -98,7 +103,7 @@ class ChromiumSource:
     async def _tab(self) -> AsyncIterator[None]:
         """Wait for one of the tabs."""
         try:
-            async with asyncio.timeout(self._settings.max_wait_s):
+            async with asyncio.timeout(self._settings.tab_timeout_s):
                 await self._tabs.acquire()
         except TimeoutError as error:
             raise BrowseError("timeout", "the browser is busy; try again later.") from error
@@ -128,25 +133,25 @@ class ChromiumSource:
         """Visit a page; None where the browser died of it."""
         from rnow.browser.visit import Visit
 
-        async with self._proxy.lease() as lease:
-            visit = Visit(
-                url,
-                settings=self._settings,
-                hosts=self._hosts,
-                refusal_of=lease.refusals.get,
-                hold_off=self._pacer.hold_off,
+        lease = await self._lease()
+        visit = Visit(
+            url,
+            settings=self._settings,
+            hosts=self._hosts,
+            lease=lease,
+            hold_off=self._pacer.hold_off,
+        )
+        crawling = asyncio.create_task(chromium.visit(visit, lease), name=f"visit {url}")
+        refused = asyncio.create_task(visit.refused.wait())
+        try:
+            ended, _ = await asyncio.wait(
+                {crawling, refused},
+                timeout=self._settings.render_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
             )
-            crawling = asyncio.create_task(chromium.visit(visit, lease), name=f"visit {url}")
-            refused = asyncio.create_task(visit.refused.wait())
-            try:
-                ended, _ = await asyncio.wait(
-                    {crawling, refused},
-                    timeout=self._settings.render_timeout_s,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                refused.cancel()
-                await self._uncancelled(self._end(visit, crawling, chromium))
+        finally:
+            refused.cancel()
+            await self._uncancelled(self._end(visit, crawling, lease, chromium))
         if visit.refusal is not None:
             raise visit.refusal
         if visit.page is not None:
@@ -158,12 +163,32 @@ class ChromiumSource:
             return None
         raise _explain(error, visit, lease) from error
 
+    async def _lease(self) -> Lease:
+        """Return the right to use the proxy; with a tab that is open, if there is one."""
+        if not self._idle:
+            return self._proxy.lend()
+        lease, closing = self._idle.popitem()
+        closing.cancel()
+        await lease.renew()
+        return lease
+
     async def _end(
-        self, visit: "Visit", crawling: "asyncio.Task[None]", chromium: "Chromium"
+        self,
+        visit: "Visit",
+        crawling: "asyncio.Task[None]",
+        lease: Lease,
+        chromium: "Chromium",
     ) -> None:
-        """Close the tab; where that does not end the visit, end the browser."""
+        """Keep a tab whose visit is over, close any other; where it stays open, end the browser."""
         await visit.close()
         done, _ = await asyncio.wait({crawling}, timeout=_END_TIMEOUT_S)
+        went_well = bool(done) and visit.is_over and crawling.exception() is None
+        if went_well and lease.num_visits < _MAX_TAB_VISITS:
+            loop = asyncio.get_running_loop()
+            self._idle[lease] = loop.call_later(_KEEP_TAB_S, self._expire, lease)
+            return
+        await chromium.end_tab(lease)
+        await self._proxy.take_back(lease)
         if not done:
             _LOG.warning("Chromium does not close the tab of %s and is ended", visit.url)
             await chromium.discard()
@@ -171,12 +196,25 @@ class ChromiumSource:
         if crawling.done():
             _LOG.debug("%s: %r", visit.url, crawling.exception())
 
-    async def _uncancelled(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for work that goes on to its end also where nobody waits any more."""
-        task = asyncio.create_task(work)
+    def _expire(self, lease: Lease) -> None:
+        """Close a tab that nobody has needed for a while."""
+        self._idle.pop(lease).cancel()
+        self._work(self._close(lease))
+
+    async def _close(self, lease: Lease) -> None:
+        if self._chromium is not None:
+            await self._chromium.end_tab(lease)
+        await self._proxy.take_back(lease)
+
+    def _work(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
-        await asyncio.shield(task)
+        return task
+
+    async def _uncancelled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for work that goes on to its end also where nobody waits any more."""
+        await asyncio.shield(self._work(work))
 
 
 def _explain(error: BaseException | None, visit: "Visit", lease: Lease) -> BrowseError:

@@ -3,7 +3,7 @@
     opened ──▶ go ──▶ every document that the tab wants is paused, checked, let go or refused
                                  │
                                  ▼
-               its scripts have finished, or had their time ──▶ the DOM is copied, the tab closed
+               its scripts have finished, or had their time ──▶ the DOM is copied, the tab wiped
 
 The proxy decides which addresses can be reached at all. Here the page itself is held to what plain
 HTTP is held to: every hop of a redirect, by whatever means, stays on hosts that may be read; no
@@ -24,6 +24,7 @@ from rnow.browser.blocked import is_block_page
 from rnow.browser.errors import BrowseError, NotRenderedError
 from rnow.browser.guard import check_url
 from rnow.browser.hosts import HostRules
+from rnow.browser.proxy import Lease
 from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
@@ -48,16 +49,17 @@ class Visit:
         *,
         settings: BrowserSettings,
         hosts: HostRules,
-        refusal_of: Callable[[str], BrowseError | None],
+        lease: Lease,
         hold_off: Callable[[str, str | None], None],
     ) -> None:
         self.url = url  # of the document that the tab has, or is on its way to
         self.page: RawPage | None = None
         self.refusal: BrowseError | None = None
         self.refused = asyncio.Event()
+        self.is_over = False  # and the tab as good as new
         self._settings = settings
         self._hosts = hosts
-        self._refusal_of = refusal_of  # a host, to why the proxy did not reach it
+        self._lease = lease
         self._hold_off = hold_off  # a host, and its Retry-After
         self._status = 200
         self._num_documents = 0
@@ -70,10 +72,10 @@ class Visit:
         self._handling: set[asyncio.Task[None]] = set()
 
     async def begin(self, tab: Page, context: BrowserContext) -> None:
-        """Take over a tab that has loaded nothing yet."""
+        """Take over a tab in which nothing is loaded."""
         self._tab, self._context = tab, context
         await context.clear_cookies()  # crawl4ai sets one
-        context.on("page", lambda other: self._start(other.close()))
+        context.on("page", self._close_other)
         self._devtools = devtools = await context.new_cdp_session(tab)
         devtools.on("Fetch.requestPaused", lambda event: self._start(self._decide(event)))
         tree = await devtools.send("Page.getFrameTree")
@@ -86,7 +88,7 @@ class Visit:
         await devtools.send("Fetch.enable", {"patterns": patterns})
 
     async def capture(self) -> None:
-        """Copy the DOM once the page is done, and close the tab: nothing of the page runs on."""
+        """Copy the DOM once the page is done, and end the page: nothing of it runs on."""
         assert self._tab is not None
         for _ in range(_NUM_CAPTURES):
             if not await self._evaluate(_IS_STILL):
@@ -99,16 +101,41 @@ class Visit:
                 break
         if self.refusal is None and copied is not None:
             self._take(*json.loads(copied))
-        await self.close()
+        if self.page is not None:
+            await self._wipe()
+
+    async def _wipe(self) -> None:
+        """Leave the tab as it was found: on no page, with nothing kept of any site."""
+        assert self._tab is not None
+        assert self._context is not None
+        assert self._devtools is not None
+        with suppress(Error):
+            await self._evaluate("window.name = ''; sessionStorage.clear()")
+            await self._devtools.send("Fetch.disable")
+            await self._tab.goto("about:blank")
+            self._context.remove_listener("page", self._close_other)
+            await self._context.clear_cookies()
+            for origin in self._lease.origins:
+                for scheme in ("http", "https"):
+                    await self._devtools.send(
+                        "Storage.clearDataForOrigin",
+                        {"origin": f"{scheme}://{origin}", "storageTypes": "all"},
+                    )
+            await self._devtools.send("Network.clearBrowserCache")
+            await self._devtools.detach()
+            self.is_over = True
 
     async def close(self) -> None:
         """Close the tab, and its cookies and connections with it."""
-        if self._context is not None:
+        if self._context is not None and not self.is_over:
             with suppress(Error, TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await self._context.close()
         for task in list(self._handling):
             task.cancel()
+
+    def _close_other(self, other: Page) -> None:
+        self._start(other.close())
 
     def _take(self, location: str, html: str) -> None:
         try:
@@ -200,7 +227,7 @@ class Visit:
             return False  # a page that starts a download stays
         self._status = status
         host = self.url.raw_host or ""
-        refusal = self._refusal_of(host)
+        refusal = self._lease.refusals.get(host)
         if refusal is None and not 200 <= status < 300:
             self._hold_off(host, _header(heads, "retry-after"))
             refusal = refusal_of_status(status, await self._body_of_refusal(event))
