@@ -4,7 +4,7 @@
 # make test-full   the rest: the slow tests, vLLM for real, the demo on three seeds on either engine
 # make test-vllm   what of test-full runs on a real vLLM server
 # make bench   measurements with bounds on times; for a machine with nothing else to do
-# make soak    what takes longer than a CI run: the demo on eight seeds; run by hand
+# make soak    what takes longer than a CI run: the demo on eight seeds, kills at random; by hand
 
 BIN := .venv/bin
 # Torch processes that each take every core slow each other down several times over.
@@ -58,6 +58,7 @@ bench: setup .venv-vllm/.ready
 
 soak: setup
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7
+	$(BIN)/python tests/bench/soak_kills.py
 
 clean:
 	rm -rf .venv build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -51,7 +51,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         state = {"step": checkpoint.step, "scalars": dict(checkpoint.scalars), "sizes": sizes}
         (temporary / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
-    replace_folder(folder, write)
+    tensors = [*checkpoint.weights.values(), *checkpoint.optimizer.values()]
+    replace_folder(folder, write, needs_bytes=sum(tensor.nbytes for tensor in tensors))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -17,6 +17,7 @@ import typer
 from rnow import __version__
 from rnow.cli_pages import browse, corpus
 from rnow.cli_project import Args, Dir, Json, find_project, load_project, make_console
+from rnow.cli_runs import replay, status, stop
 from rnow.errors import Interrupted, RnowError, UsageError
 
 if TYPE_CHECKING:
@@ -235,6 +236,9 @@ def demo(
 
 
 app.command()(browse)
+app.command()(status)
+app.command()(stop)
+app.command()(replay)
 app.add_typer(corpus, name="corpus")
 
 

@@ -110,7 +110,7 @@ class Collector:
         except* (RnowError, OSError) as errors:
             raise errors.exceptions[0] from errors
         finally:
-            journal.close()
+            await asyncio.to_thread(journal.close)  # it syncs, which may take a while
         finished = time.perf_counter()
         if not tally.scored:
             raise self._too_many_lost(tally)

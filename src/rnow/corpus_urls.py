@@ -18,6 +18,7 @@ from typing import Any
 
 from yarl import URL
 
+from rnow.archive import journals
 from rnow.browser.errors import BrowseError
 from rnow.browser.guard import check_url
 from rnow.browser.hosts import HostRules
@@ -135,10 +136,10 @@ def _lines(file: Path) -> list[str]:
 
 
 def _browsed(run: Path) -> Iterator[str]:
-    journals = sorted((run / "trajectories").glob("[0-9]*.jsonl"))
-    if not journals:
+    found = journals(run / "trajectories")
+    if not found:
         raise UsageError(f"--from-run {run}: there are no trajectories of a run in it")
-    for journal in journals:
+    for journal in found:
         for scored in read_journal(journal):
             for turn in scored.trajectory.turns:
                 for call in turn.tool_calls:

@@ -13,6 +13,8 @@
     ├── TeacherError                  the teacher is unfit, or too much could not be scored
     ├── RolloutError                  too many rollouts failed
     ├── CheckpointError               a run directory that cannot be used or resumed
+    ├── OutOfMemoryError              an update that a device has no memory for
+    ├── SpaceError                    a disk that is full
     ├── PublicationError          4   the engine does not hold the trainer's weights
     ├── BadNumbersError           4   non-finite loss or gradient, three times in a row
     ├── DeadlineError             3   something waited longer than its limit
@@ -37,11 +39,13 @@ __all__ = [
     "EngineError",
     "Interrupted",
     "ModelError",
+    "OutOfMemoryError",
     "Problem",
     "PublicationError",
     "RnowError",
     "RolloutError",
     "ServerError",
+    "SpaceError",
     "StoreError",
     "TeacherError",
     "TemplateError",
@@ -128,6 +132,14 @@ class RolloutError(RnowError):
 
 
 class CheckpointError(RnowError):
+    pass
+
+
+class OutOfMemoryError(RnowError):
+    pass
+
+
+class SpaceError(RnowError):
     pass
 
 

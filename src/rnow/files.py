@@ -1,31 +1,81 @@
-"""Writes that are either done or not: temp file, fsync, rename."""
+"""Writes that are either done or not: temp file, fsync, rename.
 
+A disk that is full leaves the old content as it was, and is told with what was being written.
+"""
+
+import errno
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import ceil, floor
 from pathlib import Path
 
+from rnow.errors import SpaceError
 from rnow.killpoints import point
 
-__all__ = ["recover_folder", "replace_file", "replace_folder"]
+__all__ = ["recover_folder", "replace_bytes", "replace_file", "replace_folder", "telling_if_full"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def replace_file(path: Path, text: str) -> None:
     """Write `path` so that a reader, or a kill, sees the old text or the new, never a part."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """As `replace_file`."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        point(f"{path.name}/written")
-        os.fsync(file.fileno())
+    with telling_if_full(path, needs_bytes=len(content)):
+        _write_synced(temporary, content, name=path.name)
     point(f"{path.name}/synced")
     temporary.replace(path)
     point(f"{path.name}/renamed")
     _sync_folder(path.parent)
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+@contextmanager
+def telling_if_full(path: Path, *, needs_bytes: int) -> Iterator[None]:
+    """Raise SpaceError if the block finds the disk full: `path` was being written."""
+    try:
+        yield
+    except Exception as error:  # safetensors tells of it in Rust's words, shutil of many at once
+        if not _says_full(error):
+            raise
+        needed = ceil(needs_bytes / 1e5) / 10
+        free = floor(shutil.disk_usage(path.parent).free / 1e5) / 10
+        raise SpaceError(
+            f"the disk is full: {path} was being written, which needs {needed} MB; {free} MB are "
+            "free. What was there before is as it was. Free some space; a run goes on with the "
+            "same command"
+        ) from error
+
+
+def _says_full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    found = re.search(r"(?:\(os error |\[Errno )(\d+)", str(error))
+    return found is not None and int(found[1]) in _FULL
+
+
+def _write_synced(temporary: Path, content: bytes, *, name: str) -> None:
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            point(f"{name}/written")
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None], *, needs_bytes: int = 0) -> None:
     """Let `write` fill a new folder, then put it, synced, in the place of `folder`.
+
+    `needs_bytes` is what is known of its size, for the message if the disk is full.
 
     A rename cannot replace a full folder, so for an instant `folder` is absent and its old content
     stands beside it as `.NAME.old`: `recover_folder` brings it back after a kill at that instant.
@@ -36,18 +86,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         if leftover.exists():
             shutil.rmtree(leftover)
     temporary.mkdir(parents=True)
-    try:
-        write(temporary)
-    except BaseException:
-        # On a full disk the half that was written is what fills it.
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    point(f"{folder.name}/written")
-    for path in temporary.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _sync_folder(temporary)
+    # What it replaces says how much it takes, where nobody knows better.
+    with telling_if_full(folder, needs_bytes=max(_size(folder), needs_bytes)):
+        _fill_synced(temporary, write, name=folder.name)
     point(f"{folder.name}/synced")
     if folder.exists():
         folder.replace(old)
@@ -59,11 +100,30 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(old)
 
 
+def _fill_synced(temporary: Path, write: Callable[[Path], None], *, name: str) -> None:
+    try:
+        write(temporary)
+        point(f"{name}/written")
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        _sync_folder(temporary)
+    except BaseException:
+        # On a full disk the half that was written is what fills it.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def recover_folder(folder: Path) -> None:
     """Undo a `replace_folder` that was killed between its two renames."""
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         old.replace(folder)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,8 +2,9 @@
 
 The file of the running step is its journal: a trajectory is appended, and handed to the operating
 system, as soon as it is scored, so that a killed run rolls out only what is missing; what a machine
-that lost power forgets of it is rolled out again. Log-probabilities are written for action tokens
-alone, as the shortest decimals that read back to the same float32.
+that lost power forgets of it is rolled out again. Files of old steps are compressed (archive.py).
+Log-probabilities are written for action tokens alone, as the shortest decimals that read back to
+the same float32.
 """
 
 import json
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from rnow.archive import read_bytes
+from rnow.files import telling_if_full
 from rnow.killpoints import point
 from rnow.records import (
     BoolArray,
@@ -35,9 +38,11 @@ class Journal:
     """Appends to one step's file. Made anew for each step; what is there already stays."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._end_torn_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        # Without a buffer: on a full disk it would be written once more at the close.
+        self._file = path.open("ab", buffering=0)
 
     @staticmethod
     def _end_torn_line(path: Path) -> None:
@@ -47,8 +52,11 @@ class Journal:
                 file.write("\n")
 
     def append(self, scored: ScoredTrajectory) -> None:
-        self._file.write(json.dumps(scored_to_json(scored), ensure_ascii=False) + "\n")
-        self._file.flush()
+        line = (json.dumps(scored_to_json(scored), ensure_ascii=False) + "\n").encode()
+        with telling_if_full(self._path, needs_bytes=len(line)):
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:])
         point("journal/appended")
 
     def close(self) -> None:
@@ -57,15 +65,13 @@ class Journal:
 
 
 def read_journal(path: Path, *, policy_version: int | None = None) -> tuple[ScoredTrajectory, ...]:
-    """Return the whole lines of a step's file, each id once, in the order of their ids.
+    """Return the whole lines of a step's file, in either form, each id once, ordered by id.
 
     With `policy_version`, only trajectories that these very weights sampled, all of them.
     Torn lines are passed over: they were never counted as done.
     """
     found: dict[RolloutId, ScoredTrajectory] = {}
-    if not path.exists():
-        return ()
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in read_bytes(path).decode(errors="replace").split("\n"):
         try:
             scored = scored_from_json(json.loads(line))
         except (ValueError, KeyError, TypeError):

@@ -1,6 +1,7 @@
 """logs/controller.log: what a run said and what its parts had to say, with the time of each."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,10 +9,22 @@ from pathlib import Path
 __all__ = ["log_to"]
 
 
+class _Handler(logging.FileHandler):
+    """A log that cannot be written costs its lines, not the run."""
+
+    _has_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._has_told:
+            self._has_told = True
+            error = sys.exc_info()[1]
+            print(f"{self.baseFilename} cannot be written: {error}", file=sys.__stderr__)
+
+
 @contextmanager
 def log_to(file: Path) -> Iterator[None]:
     """Append what rnow's modules log to `file`, and nothing of it to the terminal."""
-    handler = logging.FileHandler(file, encoding="utf-8")
+    handler = _Handler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("rnow")
     level, propagate = logger.level, logger.propagate

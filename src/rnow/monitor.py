@@ -53,7 +53,8 @@ class Monitor:
         self._told: set[str] = set()
         self._tell_of_start = StartTeller(self.say)
         self._times: dict[str, float] = {}
-        self._step_started = time.perf_counter()
+        self._step_started = self._progressed_at = time.perf_counter()
+        self._stage = ("starting", self._step_started)
         self._seconds_per_step: list[float] = []
         self._step = len(self._history)
         self._progress = Progress(
@@ -92,7 +93,8 @@ class Monitor:
         self._progress.reset(
             self._bar, total=total, description=f"step {self._step + 1}/{self._num_steps}  {name}"
         )
-        started = time.perf_counter()
+        started = self._progressed_at = time.perf_counter()
+        self._stage = (name, started)
         try:
             yield
         finally:
@@ -106,7 +108,23 @@ class Monitor:
         else:
             self._tell_of_start(what, waited_s, line)
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the run is at; "done" of "total" counts within the stage."""
+        name, started = self._stage
+        now = time.perf_counter()
+        bar = self._progress.tasks[self._bar]
+        return {
+            "step": self._step,
+            "num_steps": self._num_steps,
+            "stage": name,
+            "stage_s": now - started,
+            "done": int(bar.completed),
+            "total": None if bar.total is None else int(bar.total),
+            "progress_s": now - self._progressed_at,
+        }
+
     def advance(self) -> None:
+        self._progressed_at = time.perf_counter()
         self._progress.advance(self._bar)
 
     def finish_step(self, metrics: Mapping[str, float]) -> None:

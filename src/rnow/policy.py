@@ -59,6 +59,11 @@ class Policy:
         self._head: nn.Linear = self._causal_lm.get_output_embeddings()
         self._chunk_tokens = chunk_tokens or default_chunk_tokens(self._head.weight.shape[0])
 
+    @property
+    def tuning(self) -> str:
+        """lora, or full."""
+        return self._settings.tuning
+
     @classmethod
     def load(cls, settings: PolicySettings, *, chunk_tokens: int | None = None) -> "Policy":
         """Load the student. Raises ModelError if it cannot be loaded, or not be trained here.

@@ -20,6 +20,8 @@ FREE = frozenset(
     {
         "trainer.save_step",
         "trainer.keep_last",
+        "trainer.checkpoint_minutes",
+        "trainer.keep_trajectories_gb",
         "trainer.eval_step",
         "trainer.max_time_s",
         "trainer.max_dropped",

@@ -1,7 +1,7 @@
 """The folder of one run: where everything lies, who holds it, how far it got.
 
     runs/<name>/config.yml  state.json  metrics.jsonl  trajectories/  checkpoints/  policies/
-                model/  logs/
+                model/  logs/  status.json while it runs
 
 Two runs never share a folder: the holder keeps an operating-system lock, which dies with it, and
 writes its pid and host into state.json for whoever is refused.
@@ -15,18 +15,21 @@ import platform
 import re
 import shutil
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
+from rnow.archive import archived, compress, expand, forget_oldest, journals
 from rnow.errors import CheckpointError
-from rnow.files import recover_folder, replace_file
+from rnow.files import recover_folder, replace_file, telling_if_full
 from rnow.killpoints import point
 
 __all__ = ["RunDirectory", "package_versions", "slug"]
 
+NUM_TRIES = 3  # to take the lock
 PACKAGES = ("rnow", "torch", "transformers", "peft", "tokenizers", "crawl4ai", "numpy")
 
 
@@ -42,6 +45,9 @@ class RunDirectory:
         self.evals_file = path / "evals.jsonl"
         self.model = path / "model"
         self.logs = path / "logs"
+        self.controller_log = self.logs / "controller.log"
+        self.status_file = path / "status.json"
+        self.bad = path / "bad"
         self.untied = path / "policies" / "untied"
         self.latest = path / "checkpoints" / "latest"
         self._lock: IO[str] | None = None
@@ -71,7 +77,7 @@ class RunDirectory:
             folder.mkdir(parents=True, exist_ok=True)
         lock = (self.path / ".lock").open("a")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(lock)
         except OSError as error:
             lock.close()
             holder = json.loads((self.path / ".lock").read_text(encoding="utf-8") or "{}")
@@ -89,8 +95,22 @@ class RunDirectory:
     @property
     def has_begun(self) -> bool:
         """Whether it holds anything that was made with its config: a checkpoint or a rollout."""
-        journals = (self.path / "trajectories").glob("[0-9]*.jsonl")
-        return self.latest.exists() or any(path.stat().st_size for path in journals)
+        plain = (self.path / "trajectories").glob("[0-9]*.jsonl")
+        return self.latest.exists() or any(path.stat().st_size for path in plain)
+
+    def holder(self) -> dict[str, Any] | None:
+        """Return pid and host of the process that runs here now; None where none does."""
+        try:
+            lock = (self.path / ".lock").open(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                holder: dict[str, Any] = json.loads(lock.read() or "{}")
+                return holder
+        return None
 
     def close(self) -> None:
         if self._lock is not None:
@@ -150,9 +170,18 @@ class RunDirectory:
             kept = [line for line in _read_lines(file) if line["step"] < step]
             if file.exists():
                 replace_file(file, "".join(json.dumps(line) + "\n" for line in kept))
-        for path in (self.path / "trajectories").glob("[0-9]*.jsonl"):
+        for path in journals(self.path / "trajectories"):
             if int(path.stem) > step:
-                path.unlink()
+                path.unlink(missing_ok=True)
+                archived(path).unlink(missing_ok=True)
+        expand(self.trajectories(step))
+
+    def archive_trajectories(self, *, before: int, max_bytes: float) -> list[Path]:
+        """Compress the journals of steps below `before`; return those that had to go for room."""
+        for path in journals(self.path / "trajectories"):
+            if int(path.stem) < before and path.exists():
+                compress(path)
+        return forget_oldest(self.path / "trajectories", max_bytes=max_bytes)
 
     def forget_checkpoints(self, keep_last: int) -> None:
         """Remove the oldest checkpoints that save_step made, beyond `keep_last`."""
@@ -167,13 +196,26 @@ class RunDirectory:
                 shutil.rmtree(folder)
 
 
+def _take(lock: IO[str]) -> None:
+    """Lock the file, or raise OSError; whoever only looks holds it for an instant."""
+    for _ in range(NUM_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _holder() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
 def _append_line(path: Path, values: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(values)) + "\n")
+    line = json.dumps(dict(values)) + "\n"
+    with telling_if_full(path, needs_bytes=len(line)), path.open("a", encoding="utf-8") as file:
+        file.write(line)
         file.flush()
         point(f"{path.name}/appended")
         os.fsync(file.fileno())

@@ -1,5 +1,6 @@
 """When a run saves what: the checkpoint to resume from, those that the user keeps, bad batches."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +30,14 @@ class Saver:
         self._settings = settings
         self._num_steps = num_steps
         self._trainer: Trainer | None = None
+        self._say: Callable[[str], None] = print
+        self._step = 0  # updates that are done
+        self._saved_at = time.monotonic()
+        self._is_saved = True
 
     def restore(self, trainer: Trainer, *, say: Callable[[str], None]) -> int:
         """Return the step to go on with; 0 where there is no checkpoint."""
-        self._trainer = trainer
+        self._trainer, self._say = trainer, say
         if not self._run.latest.exists():
             return 0
         checkpoint = load_checkpoint(self._run.latest)
@@ -54,29 +59,59 @@ class Saver:
         return checkpoint.step
 
     def __call__(self, step: int) -> None:
-        """Save the state after `step` updates; from here on the step counts as done."""
+        """Save the state after `step` updates, if it is time; saved, these steps count as done."""
+        self._step, self._is_saved = step, False
+        is_kept = self._settings.save_step > 0 and step % self._settings.save_step == 0
+        if is_kept or step == self._num_steps or self._is_due():
+            self.save_pending()
+        if is_kept:
+            save_checkpoint(self._run.checkpoint(step), self._checkpoint())
+            self._run.forget_checkpoints(self._settings.keep_last)
+
+    def save_pending(self) -> None:
+        """Save now what was not yet due; nothing if all is saved."""
+        if self._is_saved:
+            return
+        save_checkpoint(self._run.latest, self._checkpoint())
+        self._is_saved, self._saved_at = True, time.monotonic()
+        self._run.write_state(step=self._step, num_steps=self._num_steps, finished=False)
+        # Steps from here on may be taken up again from their journals; those before may not.
+        gone = self._run.archive_trajectories(
+            before=self._step, max_bytes=self._settings.keep_trajectories_gb * 1e9
+        )
+        for path in gone:
+            self._say(f"{path} made room: trainer.keep_trajectories_gb is full")
+
+    def _is_due(self) -> bool:
+        if self._policy.tuning == "lora":
+            return True
+        return time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes
+
+    def _checkpoint(self) -> Checkpoint:
         assert self._trainer is not None, "restore comes first"
         tensors, scalars = self._trainer.state()
-        checkpoint = Checkpoint(
-            step=step,
+        return Checkpoint(
+            step=self._step,
             weights=self._policy.trainable_state(),
             optimizer=tensors,
-            scalars={"trainer": scalars, "made_with": _made_with()},
+            scalars={
+                "trainer": scalars,
+                "made_with": _made_with(),
+                "packages": package_versions(),
+                "config_sha256": hashlib.sha256(self._run.config_file.read_bytes()).hexdigest(),
+            },
         )
-        save_checkpoint(self._run.latest, checkpoint)
-        if self._settings.save_step > 0 and step % self._settings.save_step == 0:
-            save_checkpoint(self._run.checkpoint(step), checkpoint)
-            self._run.forget_checkpoints(self._settings.keep_last)
-        self._run.write_state(step=step, num_steps=self._num_steps, finished=False)
 
     def keep_bad_batch(self, batch: Batch, reason: str) -> None:
         """Keep a batch whose numbers were not finite, with the reason beside it."""
-        path = self._run.path / "bad" / f"{batch.step:06d}-{time.time_ns()}.jsonl"
+        path = self._run.bad / f"{batch.step:06d}-{time.time_ns()}.jsonl"
         journal = Journal(path)
         for scored in batch.scored:
             journal.append(scored)
         journal.close()
-        Path(f"{path}.reason").write_text(f"{reason}\n", encoding="utf-8")
+        command = f"rnow replay {path}"
+        Path(f"{path}.reason").write_text(f"{reason}\n{command}\n", encoding="utf-8")
+        self._say(f"{reason}; no weight moved. To make just this update again: {command}")
 
 
 def _made_with() -> dict[str, str]:

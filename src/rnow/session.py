@@ -23,8 +23,9 @@ from rnow.engines.deaths import Deaths
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.environment import Environment, open_environment
-from rnow.errors import RnowError, TeacherError
+from rnow.errors import Interrupted, RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
+from rnow.heartbeat import beating
 from rnow.logs import log_to
 from rnow.loop import Parts, train
 from rnow.model_folder import write_model_folder
@@ -108,7 +109,7 @@ async def run_session(session: Session, console: Console) -> None:
     run = session.run
     run.open()
     try:
-        with log_to(run.logs / "controller.log"):
+        with log_to(run.controller_log):
             await _run_opened(session, console)
     finally:
         run.close()
@@ -143,14 +144,17 @@ async def _run_opened(session: Session, console: Console) -> None:
                 console.print(notice, highlight=False, markup=False, soft_wrap=True)
             console.print(_headline(session, num_steps=len(steps)), highlight=False, soft_wrap=True)
             with Monitor(console, run=run, num_steps=len(steps)) as monitor:
-                await _train(
-                    session,
-                    environment,
-                    steps=steps,
-                    held_out=held_out,
-                    monitor=monitor,
-                    stop=stop,
-                )
+                async with beating(
+                    run.status_file, log_file=run.controller_log, describe=monitor.snapshot
+                ):
+                    await _train(
+                        session,
+                        environment,
+                        steps=steps,
+                        held_out=held_out,
+                        monitor=monitor,
+                        stop=stop,
+                    )
     finally:
         stop.forget()
 
@@ -213,7 +217,11 @@ async def _train(
             gauges=environment.gauges,
             deaths=deaths,
         )
-        await train(parts, monitor=monitor, stop=stop)
+        try:
+            await train(parts, monitor=monitor, stop=stop)
+        except Interrupted:
+            await asyncio.to_thread(saver.save_pending)
+            raise
         write_model_folder(
             run.model,
             policy=policy,

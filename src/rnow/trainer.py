@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rnow.errors import BadNumbersError, CheckpointError
+from rnow.errors import BadNumbersError, CheckpointError, OutOfMemoryError
 from rnow.killpoints import point
 from rnow.objective import ActionTokens, LossTotals, ObjectiveSettings, compute_objective
 from rnow.packing import MicroBatch, pack
@@ -89,9 +89,21 @@ class Trainer:
     def update(self, batch: Batch) -> UpdateResult:
         """Take one step. Raises BadNumbersError at the third in a row that could not be taken."""
         micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
-        totals = accumulate_gradients(
-            self._policy, micro_batches, objective=self._objective, num_actions=batch.num_actions
-        )
+        try:
+            totals = accumulate_gradients(
+                self._policy,
+                micro_batches,
+                objective=self._objective,
+                num_actions=batch.num_actions,
+            )
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"the update of step {batch.step} ran out of memory: {error}. Lower "
+                "trainer.max_tokens_per_micro_batch "
+                f"({self._settings.max_tokens_per_micro_batch}) or set "
+                "trainer.activation_checkpointing: true; the run goes on at this step, its "
+                "rollouts are kept"
+            ) from error
         grad_norm = torch.nn.utils.clip_grad_norm_(
             self._parameters.values(), self._settings.max_grad_norm
         )

@@ -14,6 +14,8 @@ DEFINITIONS = SOURCE / "config"
 HELD_AS = {
     "trainer.save_step": "_settings",
     "trainer.keep_last": "_settings",
+    "trainer.checkpoint_minutes": "_settings",
+    "trainer.keep_trajectories_gb": "_settings",
     "engine.url": "settings",
     "teacher.url": "settings",
     "engine.args": "settings",

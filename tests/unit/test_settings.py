@@ -71,6 +71,8 @@ def test_defaults_are_those_of_the_design() -> None:
             "activation_checkpointing": "auto",
             "save_step": -1,
             "keep_last": 3,
+            "checkpoint_minutes": 10.0,
+            "keep_trajectories_gb": 20.0,
             "eval_step": 0,
             "max_dropped": 0.2,
             "max_time_s": None,

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rnow.errors import BadNumbersError, CheckpointError
+from rnow.errors import BadNumbersError, CheckpointError, OutOfMemoryError
 from rnow.objective import ActionTokens, ObjectiveSettings, compute_objective
 from rnow.packing import pack
 from rnow.policy import Policy, PolicySettings
@@ -445,6 +445,23 @@ def test_bad_numbers_move_nothing_and_the_third_time_in_a_row_end_the_run(
     assert str(caught.value) == (
         f"{reason}; that is 3 updates in a row that could not be made. Their batches are kept. "
         "Lower trainer.learning_rate or set model.dtype: float32"
+    )
+
+
+def test_an_update_without_memory_says_what_to_lower(student: Path, teacher: Path) -> None:
+    class Hungry(Policy):
+        def action_logprobs(self, *_: object, **__: object) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hungry = Hungry.load(PolicySettings(path=str(student), qlora_rank=4))
+    trainer = trainer_of(hungry)
+    with pytest.raises(OutOfMemoryError) as caught:
+        trainer.update(batch_for(load(student), load(teacher)))
+    assert str(caught.value) == (
+        "the update of step 0 ran out of memory: CUDA out of memory. Tried to allocate 2.00 GiB. "
+        "Lower trainer.max_tokens_per_micro_batch (16384) or set "
+        "trainer.activation_checkpointing: true; the run goes on at this step, its rollouts are "
+        "kept"
     )
 
 

@@ -207,6 +207,17 @@ class TrainerSettings(Section):
         default=-1, ge=-1, description="Keep a checkpoint every so many steps; -1: only the end."
     )
     keep_last: int = Field(default=3, ge=1, description="Kept checkpoints; older ones are deleted.")
+    checkpoint_minutes: float = Field(
+        default=10.0,
+        ge=0,
+        description="Full fine-tuning saves what a resumed run goes on from so often (minutes); "
+        "LoRA does it after every step.",
+    )
+    keep_trajectories_gb: float = Field(
+        default=20.0,
+        gt=0,
+        description="Room for trajectories of old steps, compressed; beyond it the oldest go (GB).",
+    )
     eval_step: int = Field(
         default=0, ge=0, description="Evaluate on data.val_file every so many steps; 0: never."
     )

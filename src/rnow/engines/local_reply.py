@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from rnow.deadline import report_breach, waiting
 from rnow.errors import DeadlineError
 
 __all__ = ["FORWARD_THREAD", "Reply"]
@@ -40,13 +41,16 @@ class Reply(Generic[Value]):
     async def wait(self, what: str, *, timeout_s: float, describe: Callable[[], str]) -> Value:
         """Return the value; after `timeout_s` raise a `DeadlineError` that names what waited."""
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._future
+            with waiting(what, limit_s=timeout_s):
+                async with asyncio.timeout(timeout_s):
+                    return await self._future
         except TimeoutError:
-            raise DeadlineError(
+            message = (
                 f"{what} has waited {timeout_s:g} s, the limit of engine.request_timeout_s "
                 f"({describe()})"
-            ) from None
+            )
+            report_breach(message)
+            raise DeadlineError(message) from None
         finally:
             self.abandoned = True
 

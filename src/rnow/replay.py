@@ -1,0 +1,72 @@
+"""One update from a batch that was kept because its numbers were not finite: `rnow replay FILE`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rnow.checkpoint import load_checkpoint
+from rnow.config.settings import Config
+from rnow.errors import UsageError
+from rnow.journal import read_journal
+from rnow.model_files import fetch_model, find_model
+from rnow.policy import Policy
+from rnow.records import Batch
+from rnow.rundir import RunDirectory
+from rnow.trainer import Trainer
+from rnow.wiring import objective_settings, policy_settings, trainer_settings
+
+__all__ = ["Replayed", "replay_update"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What came of the update, which nothing keeps."""
+
+    step: int  # of the batch
+    weights_step: int  # updates in the weights that it was tried on
+    problem: str | None  # which numbers were not finite; None: all were
+    metrics: Mapping[str, float]
+
+
+def replay_update(file: Path) -> Replayed:
+    """Make the update of runs/NAME/bad/FILE on that run's config and its newest checkpoint.
+
+    A skipped update moves nothing, so until the next good one that checkpoint has the very weights.
+    """
+    run = RunDirectory(file.absolute().parent.parent)
+    scored = read_journal(file)
+    if not scored or not run.config_file.exists():
+        raise UsageError(f"{file} is not a batch that a run kept; they are runs/NAME/bad/*.jsonl")
+    config = Config.model_validate(run.read_config())
+    project = run.path.parent.parent
+    policy = Policy.load(
+        policy_settings(
+            config,
+            student=fetch_model(find_model("model.path", config.model.path, project=project)),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+    )
+    problems: list[str] = []
+    trainer = Trainer(
+        policy,
+        settings=trainer_settings(config, total_steps=run.state().get("num_steps", 1)),
+        objective=objective_settings(config),
+        on_bad_numbers=lambda _, reason: problems.append(reason),
+    )
+    weights_step = 0
+    if run.latest.exists():
+        checkpoint = load_checkpoint(run.latest)
+        policy.load_trainable_state(checkpoint.weights)
+        # This one is looked at, not the third in a row.
+        trainer.load_state(checkpoint.optimizer, {"num_bad_updates": 0})
+        weights_step = checkpoint.step
+    step = scored[0].trajectory.id.step
+    result = trainer.update(Batch(step=step, scored=scored))
+    return Replayed(
+        step=step,
+        weights_step=weights_step,
+        problem=problems[0] if problems else None,
+        metrics=result.metrics,
+    )

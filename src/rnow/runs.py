@@ -1,0 +1,96 @@
+"""A project's runs as another process sees them: which live, what they wait for; to stop one."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rnow.errors import DeadlineError, UsageError
+from rnow.rundir import RunDirectory
+
+__all__ = ["describe_runs", "stop_run"]
+
+SILENT_AFTER_S = 10.0
+LOOK_EVERY_S = 0.1
+
+
+def describe_runs(project: Path) -> list[str]:
+    """Return a line for each run of the project, and for a live one what it waits for."""
+    runs = [RunDirectory(file.parent) for file in sorted((project / "runs").glob("*/state.json"))]
+    if not runs:
+        return [f"there are no runs in {project / 'runs'}; to begin one: rnow run {project}"]
+    return [line for run in runs for line in _describe(run)]
+
+
+def stop_run(run: RunDirectory, *, limit_s: float, say: Callable[[str], None]) -> str:
+    """Ask the holder of a run to save and end, wait until it has; return how to go on.
+
+    Raises UsageError where nothing runs, DeadlineError where it has not ended within `limit_s`.
+    """
+    holder = run.holder()
+    if holder is None:
+        raise UsageError(f"nothing runs in {run.path}; to see the runs of a project: rnow status")
+    if holder.get("host") != socket.gethostname():
+        raise UsageError(
+            f"the run in {run.path} is on {holder.get('host')}; "
+            f"stop it there: kill -TERM {holder.get('pid')}"
+        )
+    pid = int(holder["pid"])
+    os.kill(pid, signal.SIGTERM)
+    say(f"asked process {pid} to stop: an update in progress ends and is saved first")
+    started = time.monotonic()
+    while run.holder() is not None:
+        if time.monotonic() - started > limit_s:
+            raise DeadlineError(
+                f"the end of process {pid} has waited {limit_s:g} s. What it waits for: rnow "
+                f"status. To end it at once: kill -KILL {pid}; only rollouts in flight are lost"
+            )
+        time.sleep(LOOK_EVERY_S)
+    return _at_rest(run)
+
+
+def _describe(run: RunDirectory) -> list[str]:
+    holder = run.holder()
+    if holder is None:
+        return [_at_rest(run)]
+    who = f"{run.path}: running, pid {holder.get('pid')} on {holder.get('host')}"
+    try:
+        status = json.loads(run.status_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return [f"{who}, starting"]
+    silent_s = time.time() - status["time"]
+    lines = [f"{who}: {_stage(status)}"]
+    if silent_s > SILENT_AFTER_S:
+        lines.append(
+            f"  has said nothing for {silent_s:.0f} s; where it stands: {run.controller_log}"
+        )
+    lines += [f"  waits for {_wait(wait)}" for wait in status["waits"]]
+    more = status["num_waits"] - len(status["waits"])
+    return [*lines, f"  and for {more} more"] if more > 0 else lines
+
+
+def _stage(status: Mapping[str, Any]) -> str:
+    done = "" if status["total"] is None else f", {status['done']} of {status['total']}"
+    return (
+        f"step {status['step'] + 1}/{status['num_steps']}, {status['stage']} for "
+        f"{status['stage_s']:.0f} s{done}; last progress {status['progress_s']:.0f} s ago"
+    )
+
+
+def _wait(wait: Mapping[str, Any]) -> str:
+    return f"{wait['what']}: {wait['waited_s']:g} s of at most {wait['limit_s']:g} s"
+
+
+def _at_rest(run: RunDirectory) -> str:
+    state = run.state()
+    if state.get("finished"):
+        return f"{run.path}: finished after {state['step']} steps; its model is in {run.model}"
+    project = run.path.parent.parent
+    return (
+        f"{run.path}: not running; {state.get('step', 0)} of {state.get('num_steps', '?')} steps "
+        f"are saved. To go on: rnow run {project} --name {run.path.name}"
+    )

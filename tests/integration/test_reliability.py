@@ -1,0 +1,175 @@
+"""Whole runs of the demo project that meet a fault, are looked at, or are stopped from outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from short_runs import ForkedCli, assert_same_run, forked_cli
+
+from rnow.scaffold import init_project
+
+pytestmark = pytest.mark.slow
+
+SHORT = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=3")
+LONG = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=30")
+
+
+@pytest.fixture(scope="module")
+def rnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCli]:
+    with forked_cli(tmp_path_factory.mktemp("output")) as cli:
+        yield cli
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("projects") / "clinic"
+    init_project(folder, template="clinic")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(rnow: ForkedCli, project: Path) -> Path:
+    done = rnow("run", project, "--name", "uninterrupted", *SHORT, "trainer.save_step=1")
+    assert done.status == 0, done.output
+    (project / "runs" / "uninterrupted" / "evals.jsonl").touch()
+    return project / "runs" / "uninterrupted"
+
+
+def test_a_live_run_is_shown_with_what_it_waits_for_refuses_a_second_and_can_be_stopped(
+    rnow: ForkedCli, project: Path
+) -> None:
+    run = project / "runs" / "live"
+    command = [sys.executable, "-m", "rnow", "run", project, "--name", "live", *LONG]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    shown = ""
+    while "rollout for" not in shown:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        shown = rnow("status", project).output
+        time.sleep(0.2)
+    assert f"{run}: running, pid {process.pid} on " in shown
+    assert "/30, rollout for" in shown
+    assert "last progress" in shown
+    second = rnow("run", project, "--name", "live", *LONG)
+    assert second.status == 1
+    assert f"{run} is held by a run with pid {process.pid} on " in second.output
+    stopped = rnow("stop", run)
+    assert stopped.status == 0, stopped.output
+    assert f"asked process {process.pid} to stop" in stopped.output
+    go_on = f"To go on: rnow run {project} --name live"
+    assert go_on in stopped.output
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Stopped by SIGTERM" in errors
+    assert go_on in errors
+    after = rnow("status", project).output
+    assert f"{run}: not running; " in after
+    assert not (run / "status.json").exists()
+    again = rnow("stop", run)
+    assert again.status == 2
+    assert f"nothing runs in {run}" in again.output
+
+
+def test_a_time_limit_saves_and_ends_with_exit_code_0(rnow: ForkedCli, project: Path) -> None:
+    run = project / "runs" / "limited"
+    limited = rnow("run", project, "--name", "limited", *LONG, "trainer.max_time_s=8")
+    assert limited.status == 0
+    assert f"To go on: rnow run {project} --name limited" in limited.output
+    assert not json.loads((run / "state.json").read_text())["finished"]
+
+
+def test_a_second_signal_ends_at_once_and_nothing_is_spoilt(
+    rnow: ForkedCli, project: Path, uninterrupted: Path
+) -> None:
+    run = project / "runs" / "twice"
+    words = ("--name", "twice", *SHORT, "trainer.save_step=1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rnow", "run", project, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    journal = run / "trajectories" / "000000.jsonl"
+    deadline = time.monotonic() + 240
+    while not (journal.exists() and journal.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    resumed = rnow("run", project, *words)
+    assert resumed.status == 0, resumed.output
+    (run / "evals.jsonl").touch()
+    assert_same_run(uninterrupted, run, num_steps=3)
+
+
+def test_three_updates_with_bad_numbers_end_the_run_and_each_can_be_replayed(
+    rnow: ForkedCli, project: Path
+) -> None:
+    run = project / "runs" / "bad"
+    done = rnow("run", project, "--name", "bad", *LONG, "algorithm.kl_penalty_coef=1e38")
+    assert done.status == 4
+    assert "that is 3 updates in a row that could not be made" in done.output
+    kept = sorted((run / "bad").glob("*.jsonl"))
+    assert [file.name[:6] for file in kept] == ["000000", "000001", "000002"]
+    for file in kept:
+        assert f"To make just this update again: rnow replay {file}" in done.output
+    replayed = rnow("replay", kept[1])
+    assert replayed.status == 4
+    assert "the batch of step 1, on the weights after 2 updates" in replayed.output
+    assert "not finite: step 1: " in replayed.output
+    good = run / "trajectories" / "000000.jsonl.zst"
+    assert good.exists()
+    other = rnow("replay", run / "metrics.jsonl")
+    assert other.status == 2
+    assert "is not a batch that a run kept" in other.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
+def test_a_run_whose_disk_is_full_goes_on_once_there_is_room(
+    rnow: ForkedCli, project: Path, uninterrupted: Path
+) -> None:
+    run = project / "runs" / "full"
+    run.mkdir(parents=True)
+    # What a step saves is about 3 MB: the second does not fit.
+    mount = ["mount", "-t", "tmpfs", "-o", "size=7m", "none", run]
+    subprocess.run(mount, check=True)
+    words = ("run", project, "--name", "full", *SHORT, "trainer.save_step=1")
+    try:
+        full = rnow(*words)
+        assert full.status == 1, full.output
+        assert "the disk is full: " in full.output
+        assert " was being written, which needs " in full.output
+        assert "Traceback" not in full.output
+        assert not json.loads((run / "state.json").read_text())["finished"]
+        subprocess.run(["mount", "-o", "remount,size=100m", run], check=True)
+        resumed = rnow(*words)
+        assert resumed.status == 0, resumed.output
+        assert "going on with" in resumed.output
+        (run / "evals.jsonl").touch()
+        assert_same_run(uninterrupted, run, num_steps=3)
+    finally:
+        subprocess.run(["umount", "-l", run], check=True)
+
+
+def test_full_fine_tuning_saves_by_the_clock_and_at_a_stop(rnow: ForkedCli, project: Path) -> None:
+    full = ("model.tuning=full", "trainer.learning_rate=1e-4")
+    words = ("run", project, *SHORT, *full)
+    assert rnow(*words, "--name", "full-whole").status == 0
+    # Ten minutes have not passed: nothing was saved before the kill, and all is made again.
+    killed = rnow(*words, "--name", "full-killed", RNOW_KILL_AT="metrics.jsonl/appended:3")
+    assert killed.status == -9
+    run = project / "runs" / "full-killed"
+    assert not (run / "checkpoints" / "latest").exists()
+    assert rnow(*words, "--name", "full-killed").status == 0
+    whole = project / "runs" / "full-whole"
+    names = [path.name for path in (whole / "model").glob("*.safetensors")]
+    assert names
+    for name in names:
+        assert (whole / "model" / name).read_bytes() == (run / "model" / name).read_bytes()

@@ -1,0 +1,124 @@
+"""A disk that is full: a real file system of 300 kB, which only root can make."""
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scored import make_scored
+
+from rnow.errors import SpaceError
+from rnow.files import replace_file, replace_folder
+from rnow.journal import Journal, read_journal
+from rnow.logs import log_to
+from rnow.records import RolloutId
+from rnow.rundir import RunDirectory
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
+
+MESSAGE = (
+    "the disk is full: {path} was being written, which needs {needs}; {free} are free. What was "
+    "there before is as it was. Free some space; a run goes on with the same command"
+)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    ballast = disk / "ballast"
+    size = shutil.disk_usage(disk).free
+    ballast.write_bytes(b"x" * size)
+    return ballast
+
+
+def test_a_file_that_cannot_be_written_is_as_it_was(disk: Path) -> None:
+    path = disk / "state.json"
+    replace_file(path, "old")
+    ballast = fill(disk)
+    with pytest.raises(SpaceError) as caught:
+        replace_file(path, "new" * 50_000)
+    assert str(caught.value) == MESSAGE.format(path=path, needs="0.2 MB", free="0.0 MB")
+    assert path.read_text() == "old"
+    assert sorted(found.name for found in disk.iterdir()) == ["ballast", "state.json"]
+    ballast.unlink()
+    replace_file(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_a_folder_that_cannot_be_written_is_as_it_was(disk: Path) -> None:
+    folder = disk / "latest"
+
+    def write(size: int):
+        return lambda folder: (folder / "weights").write_bytes(b"w" * size)
+
+    replace_folder(folder, write(100_000))
+    with pytest.raises(SpaceError) as caught:
+        replace_folder(folder, write(250_000), needs_bytes=250_000)
+    assert str(caught.value) == MESSAGE.format(path=folder, needs="0.3 MB", free="0.2 MB")
+    assert (folder / "weights").read_bytes() == b"w" * 100_000
+    assert [found.name for found in disk.iterdir()] == ["latest"]
+
+
+def test_a_journal_keeps_what_it_has_and_goes_on_once_there_is_room(disk: Path) -> None:
+    path = disk / "trajectories" / "000000.jsonl"
+    journal = Journal(path)
+    journal.append(make_scored(RolloutId(0, 0, 0)))
+    ballast = fill(disk)
+
+    def append_many() -> None:
+        for prompt in range(1, 100):
+            journal.append(make_scored(RolloutId(0, prompt, 0)))
+
+    with pytest.raises(SpaceError, match=r"000000\.jsonl was being written, which needs 0\.1 MB"):
+        append_many()
+    journal.close()
+    ballast.unlink()
+    whole = read_journal(path)
+    assert whole
+    again = Journal(path)
+    again.append(make_scored(RolloutId(0, 100, 0)))
+    again.close()
+    assert [item.trajectory.id for item in read_journal(path)] == [
+        *(item.trajectory.id for item in whole),
+        RolloutId(0, 100, 0),
+    ]
+
+
+def test_metrics_say_what_was_being_written(disk: Path) -> None:
+    run = RunDirectory(disk)
+    fill(disk)
+    run.metrics_file.touch()
+
+    def append_many() -> None:
+        for step in range(200):
+            run.append_metrics({"step": step, "reverse_kl": 0.5})
+
+    with pytest.raises(SpaceError, match=r"metrics\.jsonl was being written"):
+        append_many()
+
+
+def test_a_log_that_cannot_be_written_costs_its_lines_alone(
+    disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ballast = fill(disk)
+    log = disk / "controller.log"
+    with log_to(log):
+        for _ in range(200):
+            logging.getLogger("rnow.test").info("lost")
+        ballast.unlink()
+        logging.getLogger("rnow.test").info("kept")
+    said = capfd.readouterr().err
+    assert said == f"{log} cannot be written: [Errno 28] No space left on device\n"
+    assert log.read_text().endswith("rnow.test: kept\n")
