@@ -21,7 +21,7 @@ import rnow
 from rnow.browser.browser import Browser
 from rnow.browser.errors import BrowseError
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 BLOCKED = "ERROR blocked_address: this address is not on the public internet."
 NOT_ALLOWED = "ERROR host_not_allowed: this host is not on the list of sites that may be read."

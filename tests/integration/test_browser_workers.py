@@ -21,6 +21,8 @@ from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
+pytestmark = pytest.mark.slow
+
 TOOLS = '''
 import gc
 import os

@@ -89,6 +89,7 @@ def test_each_of_its_old_keys_is_warned_about_once(project: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_its_tool_reads_pages_with_a_crawler_for_each_call(project: Path) -> None:
     chromium_executable()
     loaded = load_config(project)
