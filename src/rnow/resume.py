@@ -46,6 +46,7 @@ FREE = frozenset(
         "tools.concurrency",
         "tools.env",
         "browser.contact",
+        "browser.executable",
         "browser.ttl_days",
         "data.val_file",
     }
@@ -70,6 +71,7 @@ TAKEN_OVER = frozenset(
         "engine.args",
         "teacher.engine",
         "teacher.args",
+        "browser.render_hosts",
         "browser.store",
     }
 )

@@ -50,8 +50,6 @@ TRANSLATED_KEYS = {
 
 KEYS_TO_COME = frozenset(
     {
-        "trainer.checkpoint_minutes",
-        "trainer.keep_trajectories_gb",
         "trainer.max_policy_lag",
         "trainer.report_to",
     }
