@@ -1,7 +1,6 @@
 """The page store on disk: what is kept, what damage does, what several processes do to it."""
 
 import hashlib
-import multiprocessing
 import sqlite3
 import subprocess
 import sys
@@ -161,21 +160,26 @@ def test_a_reader_writes_nothing_also_where_nothing_can_be_written() -> None:
         assert sorted(folder.rglob("*")) == before
 
 
-def write_pages(folder: Path, number: int) -> None:
-    store = PageStore(folder)
-    for i in range(50):
-        store.put(URL(f"https://a.test/{number}/{i}"), replace(PAGE, body=b"%d" % (i % 7)))
-    store.close()
+WRITE_PAGES = """
+import sys
+from pathlib import Path
+from yarl import URL
+from rnow.browser.source import RawPage
+from rnow.browser.store import PageStore
+
+store, number = PageStore(Path(sys.argv[1])), sys.argv[2]
+for i in range(50):
+    url = URL(f"https://a.test/{number}/{i}")
+    body = b"%d" % (i % 7)
+    store.put(url, RawPage(url=url, status=200, content_type="text/html", charset=None, body=body))
+store.close()
+"""
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_pages, args=(tmp_path, n)) for n in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-        assert writer.exitcode == 0
+    command = [sys.executable, "-c", WRITE_PAGES, str(tmp_path)]
+    writers = [subprocess.Popen([*command, str(number)]) for number in range(4)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0, 0]
     store = PageStore(tmp_path)
     assert len(store.rows()) == 200
     assert list(store.damaged()) == []
