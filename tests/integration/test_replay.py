@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from loopback import serve_pub
 
+from rnow.archive import journals, read_bytes
 from rnow.browser.settings import BrowserSettings, StoreMode
 from rnow.browser.store import INDEX_FILE
 from rnow.config import load_config
@@ -60,9 +61,9 @@ def transcripts(run: Path) -> list[bytes]:
         return [keep(inner) for inner in value] if isinstance(value, list) else value
 
     found = []
-    for file in sorted((run / "trajectories").iterdir()):
+    for file in journals(run / "trajectories"):
         # Lines stand in the order in which rollouts ended.
-        lines = (keep(json.loads(line)) for line in file.read_text().splitlines())
+        lines = (keep(json.loads(line)) for line in read_bytes(file).splitlines())
         ordered = sorted(lines, key=lambda line: (line["prompt"], line["rollout"]))
         found.append(json.dumps(ordered).encode())
     return found

@@ -70,11 +70,15 @@ class Run:
         return next(group for group, command in self.descendants() if name in command)
 
     def is_collecting(self, step: int) -> bool:
-        return (self.folder / "trajectories" / f"{step:06d}.jsonl").exists()
+        return self.journal_bytes(step) is not None
 
     def has_scored(self, step: int) -> bool:
-        file = self.folder / "trajectories" / f"{step:06d}.jsonl"
-        return file.exists() and file.stat().st_size > 0
+        return bool(self.journal_bytes(step))
+
+    def journal_bytes(self, step: int) -> int | None:
+        """The size of a step's journal, in whichever form; None where it is not begun."""
+        files = list((self.folder / "trajectories").glob(f"{step:06d}.jsonl*"))
+        return max(file.stat().st_size for file in files) if files else None
 
     def metrics(self) -> list[dict[str, float]]:
         lines = (self.folder / "metrics.jsonl").read_text().splitlines()
