@@ -148,7 +148,8 @@ class Chromium:
     async def end_tab(self, lease: Lease) -> None:
         """Close the lease's tab, if it has one and that is still there."""
         if self._crawler is not None and lease.username in self._crawler.browser_manager.sessions:
-            with suppress(Error, TimeoutError):
+            # KeyError: the browser has ended meanwhile, and crawl4ai has forgotten its tabs.
+            with suppress(Error, TimeoutError, KeyError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await self._crawler.kill_session(lease.username)
 
