@@ -159,7 +159,8 @@ class Chromium:
         if crawler is None:
             return
         driver = crawler.browser_manager.playwright
-        with suppress(Error, TimeoutError):
+        # KeyError: a tab that is being closed, whose end crawl4ai has seen already.
+        with suppress(Error, TimeoutError, KeyError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await crawler.close()
                 return
