@@ -1,7 +1,7 @@
 # make demo    the offline project, end to end: accuracy before, training, accuracy after
 # make test    everything that runs in minutes: unit tests, real processes, whole short runs
 # make check   ruff, types, generated docs
-# make test-full   the rest: the slow tests, vLLM for real, the demo on three seeds on either engine
+# make test-full   the rest: the slow tests, vLLM for real, the demo on three seeds, on vLLM on one
 # make test-vllm   what of test-full runs on a real vLLM server
 # make bench   measurements with bounds on times; for a machine with nothing else to do
 # make soak    what takes longer than a CI run: the demo on eight seeds, kills at random; by hand
@@ -31,7 +31,7 @@ test-full: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_cli.py
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --max-seconds 900 --save .demo.json
 	$(BIN)/pytest -m vllm
-	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2 --local .demo.json
+	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 --local .demo.json
 
 # Engine, runs and recovery on real vLLM servers, which have an environment of several GB of their own.
 test-vllm: setup .venv-vllm/.ready
@@ -54,6 +54,7 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_local_engine.py
 	$(BIN)/python tests/bench/bench_controller.py
 	$(BIN)/python tests/bench/bench_vllm.py
+	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2
 	$(BIN)/python tests/bench/bench_browser.py
 
 soak: setup

@@ -62,11 +62,12 @@ class Saver:
         """Save the state after `step` updates, if it is time; saved, these steps count as done."""
         self._step, self._is_saved = step, False
         is_kept = self._settings.save_step > 0 and step % self._settings.save_step == 0
-        if is_kept or step == self._num_steps or self._is_due():
-            self.save_pending()
         if is_kept:
+            # Before `latest`: a run that is killed here makes the step again, and this with it.
             save_checkpoint(self._run.checkpoint(step), self._checkpoint())
             self._run.forget_checkpoints(self._settings.keep_last)
+        if is_kept or step == self._num_steps or self._is_due():
+            self.save_pending()
 
     def save_pending(self) -> None:
         """Save now what was not yet due; nothing if all is saved."""
