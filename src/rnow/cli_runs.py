@@ -50,6 +50,13 @@ def replay(
         f"the batch of step {replayed.step}, on the weights after {replayed.weights_step} updates",
         highlight=False,
     )
+    if replayed.num_moves_since:
+        console.print(
+            f"  not what it met: {replayed.num_moves_since} updates have moved the weights since, "
+            "and those of that time are not kept",
+            highlight=False,
+            soft_wrap=True,
+        )
     for name, value in sorted(replayed.metrics.items()):
         console.print(f"  {name} {value:.6g}", highlight=False)
     if replayed.problem is not None:

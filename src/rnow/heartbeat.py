@@ -30,11 +30,17 @@ MAX_WAITS = 5
 
 @asynccontextmanager
 async def beating(
-    file: Path, *, log_file: Path, describe: Callable[[], Mapping[str, Any]]
+    file: Path,
+    *,
+    log_file: Path,
+    describe: Callable[[], Mapping[str, Any]],
+    standstill_s: float = STANDSTILL_S,
 ) -> AsyncIterator[None]:
     """Keep `file` up to date while the block runs; `describe` says what the run is at."""
     with log_file.open("a", encoding="utf-8") as log:
-        task = asyncio.create_task(_beat(file, log.fileno(), describe), name="heartbeat")
+        task = asyncio.create_task(
+            _beat(file, log.fileno(), describe, standstill_s), name="heartbeat"
+        )
         try:
             yield
         finally:
@@ -43,9 +49,11 @@ async def beating(
             file.unlink(missing_ok=True)
 
 
-async def _beat(file: Path, log: int, describe: Callable[[], Mapping[str, Any]]) -> None:
+async def _beat(
+    file: Path, log: int, describe: Callable[[], Mapping[str, Any]], standstill_s: float
+) -> None:
     while True:
-        faulthandler.dump_traceback_later(STANDSTILL_S, file=log)
+        faulthandler.dump_traceback_later(standstill_s, file=log)
         found = waits()
         status = {
             "pid": os.getpid(),

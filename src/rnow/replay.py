@@ -14,6 +14,7 @@ from rnow.model_files import fetch_model, find_model
 from rnow.policy import Policy
 from rnow.records import Batch
 from rnow.rundir import RunDirectory
+from rnow.saving import weights_of
 from rnow.trainer import Trainer
 from rnow.wiring import objective_settings, policy_settings, trainer_settings
 
@@ -26,14 +27,16 @@ class Replayed:
 
     step: int  # of the batch
     weights_step: int  # updates in the weights that it was tried on
+    num_moves_since: int  # of them, those after the batch that moved weights; 0: what it met
     problem: str | None  # which numbers were not finite; None: all were
     metrics: Mapping[str, float]
 
 
 def replay_update(file: Path) -> Replayed:
-    """Make the update of runs/NAME/bad/FILE on that run's config and its newest checkpoint.
+    """Make the update of runs/NAME/bad/FILE with that run's config, on the weights that it met.
 
-    A skipped update moves nothing, so until the next good one that checkpoint has the very weights.
+    Where these were not kept, on the run's newest checkpoint. A skipped update moves nothing, so
+    until the next good one that has the very weights.
     """
     run = RunDirectory(file.absolute().parent.parent)
     scored = read_journal(file)
@@ -56,17 +59,24 @@ def replay_update(file: Path) -> Replayed:
         on_bad_numbers=lambda _, reason: problems.append(reason),
     )
     weights_step = 0
-    if run.latest.exists():
-        checkpoint = load_checkpoint(run.latest)
+    weights = next((path for path in (weights_of(file), run.latest) if path.exists()), None)
+    if weights is not None:
+        checkpoint = load_checkpoint(weights)
         policy.load_trainable_state(checkpoint.weights)
         # This one is looked at, not the third in a row.
         trainer.load_state(checkpoint.optimizer, {"num_bad_updates": 0})
         weights_step = checkpoint.step
     step = scored[0].trajectory.id.step
+    moved = [
+        line["step"]
+        for line in run.read_metrics()
+        if step <= line["step"] < weights_step and not line["trainer/skipped"]
+    ]
     result = trainer.update(Batch(step=step, scored=scored))
     return Replayed(
         step=step,
         weights_step=weights_step,
+        num_moves_since=len(moved),
         problem=problems[0] if problems else None,
         metrics=result.metrics,
     )

@@ -1,6 +1,7 @@
 """When a run saves what: the checkpoint to resume from, those that the user keeps, bad batches."""
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ from rnow.records import Batch
 from rnow.rundir import RunDirectory, package_versions
 from rnow.trainer import Trainer
 
-__all__ = ["Saver"]
+__all__ = ["Saver", "weights_of"]
+
+# A run stops at three bad updates in a row; those between good ones must not fill the disk.
+KEPT_WEIGHTS = 3
 
 
 class Saver:
@@ -64,7 +68,7 @@ class Saver:
         is_kept = self._settings.save_step > 0 and step % self._settings.save_step == 0
         if is_kept:
             # Before `latest`: a run that is killed here makes the step again, and this with it.
-            save_checkpoint(self._run.checkpoint(step), self._checkpoint())
+            save_checkpoint(self._run.checkpoint(step), self._checkpoint(step))
             self._run.forget_checkpoints(self._settings.keep_last)
         if is_kept or step == self._num_steps or self._is_due():
             self.save_pending()
@@ -73,7 +77,7 @@ class Saver:
         """Save now what was not yet due; nothing if all is saved."""
         if self._is_saved:
             return
-        save_checkpoint(self._run.latest, self._checkpoint())
+        save_checkpoint(self._run.latest, self._checkpoint(self._step))
         self._is_saved, self._saved_at = True, time.monotonic()
         self._run.write_state(step=self._step, num_steps=self._num_steps, finished=False)
         # Steps from here on may be taken up again from their journals; those before may not.
@@ -88,11 +92,11 @@ class Saver:
             return True
         return time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes
 
-    def _checkpoint(self) -> Checkpoint:
+    def _checkpoint(self, step: int) -> Checkpoint:
         assert self._trainer is not None, "restore comes first"
         tensors, scalars = self._trainer.state()
         return Checkpoint(
-            step=self._step,
+            step=step,
             weights=self._policy.trainable_state(),
             optimizer=tensors,
             scalars={
@@ -104,15 +108,27 @@ class Saver:
         )
 
     def keep_bad_batch(self, batch: Batch, reason: str) -> None:
-        """Keep a batch whose numbers were not finite, with the reason beside it."""
+        """Keep a batch whose numbers were not finite, with the reason and its weights beside it.
+
+        All weights of a network are too much to keep: there `checkpoints/latest` has to do.
+        """
         path = self._run.bad / f"{batch.step:06d}-{time.time_ns()}.jsonl"
         journal = Journal(path)
         for scored in batch.scored:
             journal.append(scored)
         journal.close()
+        if self._policy.tuning == "lora":
+            save_checkpoint(weights_of(path), self._checkpoint(batch.step))
+            for folder in sorted(self._run.bad.glob("*.weights"))[:-KEPT_WEIGHTS]:
+                shutil.rmtree(folder)
         command = f"rnow replay {path}"
         Path(f"{path}.reason").write_text(f"{reason}\n{command}\n", encoding="utf-8")
         self._say(f"{reason}; no weight moved. To make just this update again: {command}")
+
+
+def weights_of(batch_file: Path) -> Path:
+    """Return where the weights lie that a kept batch met."""
+    return batch_file.with_suffix(".weights")
 
 
 def _made_with() -> dict[str, str]:

@@ -122,8 +122,23 @@ def test_three_updates_with_bad_numbers_end_the_run_and_each_can_be_replayed(
         assert f"To make just this update again: rnow replay {file}" in done.output
     replayed = rnow("replay", kept[1])
     assert replayed.status == 4
-    assert "the batch of step 1, on the weights after 2 updates" in replayed.output
+    assert "the batch of step 1, on the weights after 1 updates" in replayed.output
     assert "not finite: step 1: " in replayed.output
+    assert "not what it met" not in replayed.output
+    # Without the weights of that time, the run's newest do: two updates later, none of which moved.
+    for folder in (run / "bad").glob("*.weights"):
+        folder.rename(folder.with_name("elsewhere-" + folder.name))
+    with_newest = rnow("replay", kept[1])
+    assert with_newest.status == 4
+    assert "the batch of step 1, on the weights after 2 updates" in with_newest.output
+    assert "not what it met" not in with_newest.output
+    lines = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(
+        lines.replace('"trainer/skipped": 1.0', '"trainer/skipped": 0.0')
+    )
+    moved_on = rnow("replay", kept[1])
+    assert "not what it met: 1 updates have moved the weights since" in moved_on.output
+    (run / "metrics.jsonl").write_text(lines)
     good = run / "trajectories" / "000000.jsonl.zst"
     assert good.exists()
     other = rnow("replay", run / "metrics.jsonl")
