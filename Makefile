@@ -31,7 +31,8 @@ test-full: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_cli.py
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --max-seconds 900 --save .demo.json
 	$(BIN)/pytest -m vllm
-	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 --local .demo.json
+	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 --kill --local .demo.json
+	$(BIN)/python tests/bench/soak_kills.py --kills 3
 
 # Engine, runs and recovery on real vLLM servers, which have an environment of several GB of their own.
 test-vllm: setup .venv-vllm/.ready

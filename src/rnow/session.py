@@ -25,6 +25,7 @@ from rnow.engines.spec import EngineSpec
 from rnow.environment import Environment, open_environment
 from rnow.errors import Interrupted, RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
+from rnow.garbage import rare_collections
 from rnow.heartbeat import beating
 from rnow.logs import log_to
 from rnow.loop import Parts, train
@@ -109,7 +110,7 @@ async def run_session(session: Session, console: Console) -> None:
     run = session.run
     run.open()
     try:
-        with log_to(run.controller_log):
+        with log_to(run.controller_log), rare_collections():
             await _run_opened(session, console)
     finally:
         run.close()

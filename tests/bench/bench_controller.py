@@ -24,6 +24,7 @@ from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 from rnow.chat import ChatTemplate
 from rnow.engines.vllm import VllmEngine
+from rnow.garbage import rare_collections
 from rnow.records import Batch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -80,7 +81,8 @@ async def measure(url: str, *, num_rollouts: int, profile: Path | None) -> tuple
             started, wall = time.process_time(), time.perf_counter()
             if profiler is not None:
                 profiler.enable()
-            batch = await rolling.step(prompts, group_size=group_size)
+            with rare_collections():  # as in a run
+                batch = await rolling.step(prompts, group_size=group_size)
             if profiler is not None and profile is not None:
                 profiler.disable()
                 profiler.dump_stats(profile)

@@ -12,6 +12,7 @@ tokens/drift 0 at every step.
 import argparse
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from rnow.engines.vllm_command import VllmServerSettings
 from rnow.engines.vllm_server import VllmServer
 from rnow.scaffold import init_project
 
+NUM_STEPS = 20  # of the demo
 MAX_POINTS = 0.04
 MAX_MISMATCH_KL = 0.01
 
@@ -57,10 +59,29 @@ def rnow(*words: object) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
-def train_and_measure(project: Path, seed: int, overrides: list[str]) -> dict[str, float]:
+def kill_once(seed: int, *words: object, metrics_file: Path) -> None:
+    """Start the run and end it somewhere in a step that the seed names, with a SIGKILL."""
+    draw = random.Random(seed)
+    step, seconds = draw.randrange(2, NUM_STEPS - 2), draw.uniform(0, 10)
+    command = [sys.executable, "-m", "rnow", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while not (metrics_file.exists() and metrics_file.read_text().count("\n") >= step):
+            assert process.poll() is None, "the run ended before it was to be killed"
+            time.sleep(0.1)
+        time.sleep(seconds)
+        process.kill()
+    print(f"seed {seed}: killed {seconds:.1f} s into step {step}", flush=True)
+
+
+def train_and_measure(
+    project: Path, seed: int, overrides: list[str], *, kill: bool
+) -> dict[str, float]:
     started = time.perf_counter()
     name = f"seed-{seed}"
-    print(rnow("run", project, "--name", name, f"seed={seed}", *overrides), flush=True)
+    words = ("run", project, "--name", name, f"seed={seed}", *overrides)
+    if kill:
+        kill_once(seed, *words, metrics_file=project / "runs" / name / "metrics.jsonl")
+    print(rnow(*words), flush=True)
     seconds = time.perf_counter() - started
     steps = [
         json.loads(line)
@@ -74,18 +95,22 @@ def train_and_measure(project: Path, seed: int, overrides: list[str]) -> dict[st
         "mismatch_kl": max(step["mismatch_kl"] for step in steps),
         "drift": sum(step["tokens/drift"] for step in steps),
         "dropped": sum(step["rollout/dropped"] + step["teacher/dropped"] for step in steps),
+        "steps": len(steps),
         "seconds": seconds,
     }
 
 
-async def measure(python: str, seeds: list[int], folder: Path) -> list[dict[str, float]]:
+async def measure(
+    python: str, seeds: list[int], folder: Path, *, kill: bool
+) -> list[dict[str, float]]:
     project = folder / "clinic"
     init_project(project, template="clinic")
     student, teacher = await start_servers(project, python, folder)
     overrides = ["engine.kind=vllm", f"engine.url={student.url}", f"teacher.url={teacher.url}"]
     try:
         return [
-            await asyncio.to_thread(train_and_measure, project, seed, overrides) for seed in seeds
+            await asyncio.to_thread(train_and_measure, project, seed, overrides, kill=kill)
+            for seed in seeds
         ]
     finally:
         await asyncio.gather(student.stop(), teacher.stop())
@@ -98,12 +123,13 @@ def main() -> int:
     parser.add_argument("--python", default=".venv-vllm/bin/python")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--local", type=Path)
+    parser.add_argument("--kill", action="store_true", help="kill each run once, and resume it")
     arguments = parser.parse_args()
     seeds: list[int] = arguments.seeds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = str(Path(arguments.python).absolute())
-        served = asyncio.run(measure(python, seeds, folder))
+        served = asyncio.run(measure(python, seeds, folder, kill=arguments.kill))
         if arguments.local is None:
             local = {str(seed): run_demo(seed, folder / f"local-{seed}") for seed in seeds}
         else:
@@ -124,6 +150,7 @@ def main() -> int:
         for holds, sentence in (
             (abs(theirs - ours) <= MAX_POINTS, "vLLM is more than 4 points from local"),
             (all(r["mismatch_kl"] < MAX_MISMATCH_KL for r in served), "mismatch_kl >= 0.01"),
+            (all(r["steps"] == NUM_STEPS for r in served), f"a run has not {NUM_STEPS} steps"),
             (all(r["drift"] == 0 for r in served), "tokens/drift is not 0"),
         )
         if not holds

@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from short_runs import trajectories
 from vllm_real import alive_in_group, vllm_python
 
+from rnow.checkpoint import load_checkpoint
+from rnow.records import Trajectory
 from rnow.scaffold import init_project
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -149,11 +152,41 @@ def test_no_process_is_left_however_a_run_ends_and_it_goes_on(project: Path) -> 
     run.wait(60)
     run.assert_all_gone()
 
+    after_one = load_checkpoint(run.folder / "checkpoints" / "latest")
+    assert after_one.step == 1
+    finished_before = trajectories(run.folder, 1)  # a torn last line is not one of them
+    assert finished_before
+
     run = Run(project, "ended", "engine.kind=vllm")
     assert run.wait() == 0, run.log.read_text()
     lines = run.metrics()
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert [line["rollout/trajectories"] for line in lines] == [8, 8, 8]
+    assert lines[1]["rollout/reused"] == len(finished_before)
+    assert_resumed_as_if_whole(run, project)
+
+
+def assert_resumed_as_if_whole(run: Run, project: Path) -> None:
+    """Data order, versions, optimizer state and step count are those of a run nobody killed."""
+    whole = Run(project, "whole", "engine.kind=local")
+    assert whole.wait() == 0, whole.log.read_text()
+    for step in range(3):
+        ours, theirs = (trajectories(each.folder, step) for each in (run, whole))
+        for left, right in zip(ours, theirs, strict=True):
+            one, other = left.trajectory, right.trajectory
+            assert one.id == other.id
+            assert prompt_of(one) == prompt_of(other)
+            assert set(one.policy_version[one.action_mask]) == {step}
+    ends = [load_checkpoint(each.folder / "checkpoints" / "latest") for each in (run, whole)]
+    assert [end.step for end in ends] == [3, 3]
+    assert ends[0].optimizer.keys() == ends[1].optimizer.keys()
+    counts = {name: value for name, value in ends[0].optimizer.items() if name.startswith("step/")}
+    assert counts
+    assert {float(count) for count in counts.values()} == {3.0}
+
+
+def prompt_of(trajectory: Trajectory) -> list[int]:
+    return [int(id) for id in trajectory.token_ids[: trajectory.turns[0].start]]
 
 
 def test_all_weights_follow_the_training_beside_a_teacher_in_this_process(project: Path) -> None:
