@@ -1,7 +1,8 @@
 # make demo    the offline project, end to end: accuracy before, training, accuracy after
 # make test    everything that runs in minutes: unit tests, real processes, whole short runs
 # make check   ruff, types, generated docs
-# make test-full   the rest: the slow tests, vLLM for real, the demo on three seeds, on vLLM on one
+# make test-full   the rest: the slow tests, vLLM for real, kills at random, the demo on three seeds,
+#                  on vLLM on one
 # make test-vllm   what of test-full runs on a real vLLM server
 # make bench   measurements with bounds on times; for a machine with nothing else to do
 # make soak    what takes longer than a CI run: the demo on eight seeds, kills at random; by hand
@@ -11,7 +12,8 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-full test-vllm check bench soak clean
+.PHONY: setup demo test test-full test-vllm check bench soak clean \
+	full-vllm full-seeds full-slow full-soak full-vllm-demo
 
 setup: .venv/.ready
 
@@ -24,15 +26,27 @@ demo: setup
 test: setup
 	$(BIN)/pytest -m "not slow"
 
-# On a busy machine the demo takes longer than the 240 s that it is promised on two free cores:
-# here its accuracy is what must hold, its time in `make bench`.
+# Two parts at a time, since most of a part is waiting or one thread. On a busy machine the demo
+# takes longer than the 240 s that it is promised on two free cores: here its accuracy is what must
+# hold, its time in `make bench`.
 test-full: setup .venv-vllm/.ready
-	$(BIN)/pytest -m "slow and not vllm"
 	$(BIN)/python tests/bench/bench_cli.py
-	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --max-seconds 900 --save .demo.json
+	$(MAKE) -j2 full-vllm full-seeds full-slow full-soak full-vllm-demo
+
+full-vllm:
 	$(BIN)/pytest -m vllm
-	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 --kill --local .demo.json
+
+full-seeds:
+	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --max-seconds 900 --save .demo.json
+
+full-slow:
+	$(BIN)/pytest -m "slow and not vllm" -o cache_dir=.pytest_cache/slow
+
+full-soak:
 	$(BIN)/python tests/bench/soak_kills.py --kills 3
+
+full-vllm-demo: full-vllm full-seeds
+	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 --kill --local .demo.json
 
 # Engine, runs and recovery on real vLLM servers, which have an environment of several GB of their own.
 test-vllm: setup .venv-vllm/.ready
@@ -58,9 +72,10 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2
 	$(BIN)/python tests/bench/bench_browser.py
 
-soak: setup
+soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7
 	$(BIN)/python tests/bench/soak_kills.py
+	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2 --kill
 
 clean:
 	rm -rf .venv build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
