@@ -7,6 +7,8 @@ does wrong is told by files in that folder, which tests write while it runs:
     stuck       it never answers requests of the ids 9, 5 or of 0, and others as always
     status      the token route answers with this status, but for requests of one token
     broken      it ends before it listens
+    slow        the token route answers after so many seconds, but for requests of one token
+    dies        it ends itself at the next request of the token route
     stale       log-probabilities are 1 nat lower: other weights
     nan         they are what the server says for NaN
     requests    (written by the server) one line a request: route, then the model that it names
@@ -14,6 +16,8 @@ does wrong is told by files in that folder, which tests write while it runs:
 
 import asyncio
 import json
+import os
+import signal
 import stat
 import sys
 from itertools import pairwise
@@ -51,7 +55,15 @@ class FaultyVllm(FakeVllm):
         with (self.folder / "requests").open("a") as log:
             log.write(f"{path} {body.get('model', '-')}\n")
 
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        slow = self.folder / "slow"
+        if slow.exists() and len((await request.json()).get("token_ids", [0])) > 1:
+            await asyncio.sleep(float(slow.read_text()))
+        return await super().answer(request)
+
     def generate(self, body: Json) -> web.Response:
+        if (self.folder / "dies").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
         status = self.folder / "status"
         if status.exists() and body["token_ids"] != [0]:
             return error(int(status.read_text()), "internal")
@@ -66,8 +78,10 @@ class FaultyVllm(FakeVllm):
         return response
 
 
-async def serve(folder: Path, *, port: int, model: str) -> None:
-    runner = web.ServerRunner(web.Server(FaultyVllm(folder, model).answer))
+async def serve(folder: Path, *, port: int, model: str, max_model_len: int) -> None:
+    server = FaultyVllm(folder, model)
+    server.max_model_len = max_model_len
+    runner = web.ServerRunner(web.Server(server.answer))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     await asyncio.Event().wait()
@@ -75,11 +89,14 @@ async def serve(folder: Path, *, port: int, model: str) -> None:
 
 def main() -> None:
     folder, arguments = Path(sys.argv[1]), sys.argv[2:]
+    if "-c" in arguments:
+        return  # it is asked whether it has vLLM
     if (folder / "broken").exists():
         sys.exit("RuntimeError: this GPU has no memory left")
     given = dict(pairwise(arguments))
     model, port = given["--served-model-name"], int(given["--port"])
-    asyncio.run(serve(folder, port=port, model=model))
+    max_model_len = int(given.get("--max-model-len", FakeVllm().max_model_len))
+    asyncio.run(serve(folder, port=port, model=model, max_model_len=max_model_len))
 
 
 if __name__ == "__main__":
