@@ -11,12 +11,14 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from rnow.chat.conversation import conversation
 from rnow.config import LoadedConfig, require_distill
 from rnow.entries import choose_entries
 from rnow.environment import Environment, Roll, open_environment
@@ -33,6 +35,7 @@ from rnow.evaluation import expected_of, task_of
 from rnow.grading import grade
 from rnow.page_stores import require_contact
 from rnow.records import Prompt, RolloutId, Trajectory
+from rnow.rewards.runner import RewardRunner, RewardSettings
 from rnow.sample_view import Cuts, show_line, show_tools, show_transcript
 from rnow.samples import NO_REWARDS, Sample, make_folder, write_sample
 from rnow.stopping import StopRequest
@@ -104,6 +107,7 @@ class _Trial:
         self._samples: list[Sample] = []
         self._num_wanted = 0
         self._folder: Path | None = None
+        self._rewards: RewardRunner | None = None
 
     def say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -152,13 +156,15 @@ class _Trial:
 
     async def _run(self, subject: Subject, *, log_file: Path) -> None:
         config, wishes = self._loaded.config, self._wishes
-        async with open_environment(
-            self._loaded,
-            self._project,
-            student=subject.engine.model,
-            log_file=log_file,
-            with_tools=wishes.with_tools,
-        ) as environment:
+        async with AsyncExitStack() as stack:
+            opening = open_environment(
+                self._loaded,
+                self._project,
+                student=subject.engine.model,
+                log_file=log_file,
+                with_tools=wishes.with_tools,
+            )
+            environment = await stack.enter_async_context(opening)
             file = environment.read_prompts(config.data.train_file)
             entries = choose_entries(
                 wishes.entries,
@@ -174,10 +180,37 @@ class _Trial:
                 self.say(notice)
             if len(prompts) > MAX_TRANSCRIPTS and not wishes.verbose:
                 self.say(f"{len(prompts)} rollouts, a line each; -v shows their transcripts")
-            async with open_subject(subject, say=self.say) as (engine, version):
-                self._folder = make_folder(self._project)
-                roll = environment.roll(engine, seed=config.seed)
-                await self._roll_all(environment, roll, prompts, version)
+            self._rewards = await self._open_rewards(stack, prompts, log_file=log_file)
+            opened = open_subject(subject, say=self.say)
+            engine, version = await stack.enter_async_context(opened)
+            self._folder = make_folder(self._project)
+            roll = environment.roll(engine, seed=config.seed)
+            await self._roll_all(environment, roll, prompts, version)
+
+    async def _open_rewards(
+        self, stack: AsyncExitStack, prompts: Sequence[Prompt], *, log_file: Path
+    ) -> RewardRunner | None:
+        """Start the process of rewards.py, if there is one and an entry names a reward."""
+        config = self._loaded.config
+        is_there = (self._project / "rewards.py").is_file()
+        is_named = any(prompt.rewards for prompt in prompts)
+        if is_there != is_named:
+            self.say(
+                "there is a rewards.py, but these entries name no rewards: none are computed"
+                if is_there
+                else "these entries name rewards, but there is no rewards.py: none are computed"
+            )
+        if not (is_there and is_named):
+            return None
+        settings = RewardSettings(
+            project_dir=self._project,
+            timeout_s=config.rollout.reward_timeout,
+            env_names=tuple(config.tools.env),
+            log_file=log_file.with_name("rewards.log"),
+        )
+        runner = await stack.enter_async_context(RewardRunner(settings))
+        runner.check(prompts, file=config.data.train_file)
+        return runner
 
     async def _roll_all(
         self, environment: Environment, roll: Roll, prompts: Sequence[Prompt], version: int
@@ -213,17 +246,21 @@ class _Trial:
         failure: str | None,
     ) -> None:
         assert self._folder is not None, "made before the first rollout"
-        verdict = None
+        verdict, rewards = None, NO_REWARDS
         if trajectory is not None and "expected_answer" in prompt.metadata:
             text = answer_text(trajectory, environment.chat)
             verdict = grade(task_of(prompt), expected_of(prompt), text)
+        if trajectory is not None and self._rewards is not None:
+            include = environment.config.rollout.include_thinking
+            said = conversation(prompt, trajectory, environment.chat, include_thinking=include)
+            rewards = await self._rewards.reward(prompt, said)
         sample = Sample(
             number=number,
             prompt=prompt,
             trajectory=trajectory,
             error=failure,
             grade=verdict,
-            rewards=NO_REWARDS,
+            rewards=rewards,
             file=self._folder / f"sample_{number}.json",
         )
         write_sample(sample, environment.chat)
