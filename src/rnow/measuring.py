@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,9 +38,7 @@ def evaluate_project(
     require_contact(loaded)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    # Stays where something goes wrong, since messages name the logs in it.
-    scratch = Path(tempfile.mkdtemp(prefix="rnow-eval-"))
-    subject = prepare_subject(loaded, project, choice=choice, scratch=scratch, say=say)
+    subject, scratch = prepare_subject(loaded, project, choice=choice, command="eval", say=say)
     from rnow.evaluating import evaluate_model
 
     with Progress(
@@ -65,8 +62,11 @@ def evaluate_project(
                 on_answer=lambda: progress.advance(bar),
             )
         )
-    shutil.rmtree(scratch, ignore_errors=True)
     show_evaluation(evaluation, title=choice.name, console=console)
+    if evaluation.num_failed:
+        say(f"logs of servers: {scratch}")
+    else:
+        shutil.rmtree(scratch, ignore_errors=True)
     return {"model": choice.name, **evaluation.as_json()}
 
 

@@ -7,6 +7,7 @@ Only what samples has to fit on this machine: nobody trains or scores.
 
 import json
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -83,13 +84,14 @@ def prepare_subject(
     project: Path,
     *,
     choice: Choice,
-    scratch: Path,
+    command: str,
     say: Callable[[str], None],
-) -> Subject:
-    """Place and fetch the model; `scratch` is for logs, and for what a checkpoint becomes.
+) -> tuple[Subject, Path]:
+    """Place and fetch the model; return it with a new folder for logs, which the caller removes.
 
-    Raises ModelError or ConfigError where it does not fit, UsageError where a server of the
-    user's own has another model.
+    It stays where something goes wrong, since messages name the logs in it. Raises ModelError or
+    ConfigError where the model does not fit, UsageError where a server of the user's own has
+    another one.
     """
     role, rank = choice.role, choice.lora_rank
     placement = place_sampler(loaded, project, role=role, model=choice.model, lora_rank=rank)
@@ -103,6 +105,7 @@ def prepare_subject(
             "own; take it with engine.url=null"
         )
     model, adapter = fetch_model(choice.model, weights=not is_elsewhere), choice.adapter
+    scratch = Path(tempfile.mkdtemp(prefix=f"rnow-{command}-"))
     serving = Serving.here(
         loaded, project, placement=placement, logs=scratch, untied=scratch / "untied"
     )
@@ -116,7 +119,7 @@ def prepare_subject(
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, serving.environ, role=role))
     spec = sampling_spec(serving, role, model, lora_rank=rank)
-    return Subject(engine=spec, adapter=adapter)
+    return Subject(engine=spec, adapter=adapter), scratch
 
 
 @asynccontextmanager

@@ -8,7 +8,6 @@ not tried again, since a failure is what one looks for here.
 
 import asyncio
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -80,16 +79,21 @@ def try_project(
     if wishes.is_short:
         loaded = _shortened(loaded)
     trial = _Trial(loaded, project, wishes=wishes, console=console)
-    # Stays where something goes wrong, since messages name the logs in it.
-    scratch = Path(tempfile.mkdtemp(prefix="rnow-test-"))
-    subject = prepare_subject(loaded, project, choice=choice, scratch=scratch, say=trial.say)
+    subject, scratch = prepare_subject(
+        loaded, project, choice=choice, command="test", say=trial.say
+    )
     trial.say(f"Model: {choice.name}")
     try:
         asyncio.run(trial.run(subject, log_file=scratch / "tools.log"))
     except Interrupted as stop:
-        trial.show_end()
+        shutil.rmtree(scratch, ignore_errors=True)
+        trial.show_tools()
         raise Interrupted(f"{stop}: {trial.how_many()}", stop.exit_code) from stop
-    shutil.rmtree(scratch, ignore_errors=True)
+    trial.show_tools()
+    if trial.went_well:
+        shutil.rmtree(scratch, ignore_errors=True)
+    else:
+        trial.say(f"logs of tools, rewards and servers: {scratch}")
     trial.show_end()
     return {"model": choice.name, **trial.as_json()}
 
@@ -126,8 +130,15 @@ class _Trial:
         done = f"{len(self._samples)} of {self._num_wanted} rollouts have ended"
         return done if self._folder is None else f"{done} and are kept in {self._folder}"
 
-    def show_end(self) -> None:
+    @property
+    def went_well(self) -> bool:
+        """Whether every rollout came to an end, and every reward to a number."""
+        return not any(sample.error or sample.rewards.errors for sample in self._samples)
+
+    def show_tools(self) -> None:
         show_tools(self._samples, self._console)
+
+    def show_end(self) -> None:
         line = f"Rollout Complete: {self.how_many()}"
         graded = [sample.grade for sample in self._samples if sample.grade is not None]
         if graded:

@@ -190,20 +190,24 @@ def test_an_entry_that_is_not_there_is_named(project: Path, cli: ForkedCli) -> N
 
 def test_ctrl_c_cancels_and_keeps_what_was_finished(project: Path) -> None:
     before = set((project / "rollouts").glob("*")) if (project / "rollouts").exists() else set()
-    command = [sys.executable, "-m", "rnow", "test", project, "--all", "-n", "9", "-m", "base"]
-    process = subprocess.Popen(
+    words = ["--all", "-n", "9", "-m", "base", "rollout.concurrency=4"]
+    command = [sys.executable, "-m", "rnow", "test", project, *words]
+    with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    deadline = time.monotonic() + 240
-    kept: set[Path] = set()
-    while not kept:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-        made = set((project / "rollouts").glob("*")) - before
-        kept = {file for folder in made for file in folder.glob("sample_*.json")}
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    ) as process:
+        deadline = time.monotonic() + 240
+        kept: set[Path] = set()
+        try:
+            while not kept:
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.01)
+                made = set((project / "rollouts").glob("*")) - before
+                kept = {file for folder in made for file in folder.glob("sample_*.json")}
+            os.kill(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 130
     (folder,) = made
     files = sorted(folder.iterdir())

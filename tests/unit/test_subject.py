@@ -120,7 +120,7 @@ def test_a_server_of_ones_own_does_not_become_another_model(project: Path) -> No
     ):
         with pytest.raises(UsageError) as caught:
             prepare_subject(
-                loaded, project, choice=chosen(project, name), scratch=project, say=lambda _: None
+                loaded, project, choice=chosen(project, name), command="eval", say=lambda _: None
             )
         assert str(caught.value) == (
             f"--model {shown} is a whole model, and engine.url names a server that has its own; "
