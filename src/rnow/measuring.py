@@ -39,6 +39,7 @@ def evaluate_project(
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     subject, scratch = prepare_subject(loaded, project, choice=choice, command="eval", say=say)
+    say(f"Model: {choice.name}")
     from rnow.evaluating import evaluate_model
 
     with Progress(

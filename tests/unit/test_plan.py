@@ -493,3 +493,17 @@ def test_a_single_model_that_does_not_fit_is_named_alone() -> None:
     )
     window = replace(work, max_context_window=40960)
     assert plan(window, H100).max_context_window == 40960
+
+
+def test_the_window_of_a_model_that_does_not_run_is_no_limit() -> None:
+    short = figures("Qwen3-32B", max_position_embeddings=8192)
+    training = replace(workload("Qwen3-8B", "Qwen3-32B"), teacher=short)
+    assert "Qwen/Qwen3-32B reads 8192 tokens at most" in refusal(training, *[H100] * 4)
+    assert plan(training.sampling("student", lora_rank=None), H100).max_context_window == 32768
+    alone = training.sampling("teacher", lora_rank=None)
+    # With no token beside a score, all of it is the rollout's.
+    assert plan(replace(alone, max_context_window=8192), H100).max_context_window == 8192
+    assert refusal(alone, H100) == (
+        "rollout.max_context_window is 32768, and Qwen/Qwen3-32B reads 8192 tokens at most; "
+        "set rollout.max_context_window to 8192 or less"
+    )
