@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rnow import __version__
+from rnow.cli_models import eval_, try_
 from rnow.cli_pages import browse, corpus
 from rnow.cli_project import Args, Dir, Json, find_project, load_project, make_console
 from rnow.cli_runs import replay, status, stop
@@ -174,32 +175,6 @@ def check(args: Args = None, directory: Dir = None, json_: Json = False) -> None
     _report_check(project, overrides, None if json_ else make_console())
 
 
-@app.command("eval")
-def eval_(
-    args: Args = None,
-    directory: Dir = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="base, teacher, a run's name, or a folder.")
-    ] = None,
-    max_samples: Annotated[
-        int | None,
-        typer.Option("--max-samples", "-n", min=1, help="Only the first so many prompts."),
-    ] = None,
-    json_: Json = False,
-) -> None:
-    """Measure accuracy on the held-out prompts, greedily."""
-    project, overrides = find_project(args, directory)
-    console = make_console(to_stderr=json_)
-    loaded = load_project(project, overrides, console)
-    from rnow.training import evaluate_project
-
-    evaluation = evaluate_project(
-        loaded, project, model=model, max_samples=max_samples, console=console
-    )
-    if json_:
-        typer.echo(json.dumps(evaluation))
-
-
 @app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="runs/NAME of a project.")],
@@ -235,6 +210,8 @@ def demo(
         typer.echo(json.dumps(result))
 
 
+app.command("test")(try_)
+app.command("eval")(eval_)
 app.command()(browse)
 app.command()(status)
 app.command()(stop)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rnow.config import load_config
 from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
-from rnow.evaluate import Evaluation
+from rnow.evaluation import Evaluation
 from rnow.scaffold import init_project
 from rnow.training import train_project
 
@@ -45,7 +45,8 @@ def run_demo(
     # reads this once, when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     loaded = load_config(directory, overrides=[f"seed={seed}", f"engine.kind={engine}", *overrides])
-    from rnow.evaluating import Subject, evaluate_model  # torch is needed from here on
+    from rnow.evaluating import evaluate_model  # torch is needed from here on
+    from rnow.subject import Subject
 
     def measure(model: str, *, adapter: Path | None = None) -> Evaluation:
         # In this process and on the CPU, whatever the run's engine is: one measure for all.

@@ -20,7 +20,9 @@ from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
-__all__ = ["Environment", "open_environment", "site_folders", "worker_settings"]
+__all__ = ["Environment", "Roll", "open_environment", "site_folders", "worker_settings"]
+
+Roll = Callable[[Prompt, RolloutId, int], Awaitable[Trajectory]]  # with a policy version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,8 @@ class Environment:
     config: Config
     directory: Path
     chat: ChatTemplate
-    tools: ToolPool | None  # None: no tools.py, one turn
+    tools: ToolPool | None  # None: no tools.py, or none wanted; one turn
+    checks_tool_names: bool = True  # that prompts name
     sites: LocalSites
     limits: RolloutLimits
 
@@ -39,10 +42,11 @@ class Environment:
         return () if self.tools is None else self.tools.schemas
 
     def read_prompts(self, name: str, *, batch_size: int | None = None) -> PromptFile:
-        """Read a file of prompts; tools that it names must exist."""
+        """Read a file of prompts; tools that it names must exist, unless none are wanted."""
+        names = [schema.name for schema in self.schemas]
         return read_prompt_file(
             self.directory / name,
-            tool_names=[schema.name for schema in self.schemas],
+            tool_names=names if self.checks_tool_names else None,
             batch_size=batch_size,
         )
 
@@ -68,9 +72,7 @@ class Environment:
         """Return the ids of a prompt as its rollouts begin with them."""
         return self.chat.render_prompt(prompt.messages, allowed_schemas(self.schemas, prompt.tools))
 
-    def roll(
-        self, engine: Engine, *, seed: int, temperature: float = 1.0
-    ) -> Callable[[Prompt, RolloutId, int], Awaitable[Trajectory]]:
+    def roll(self, engine: Engine, *, seed: int, temperature: float = 1.0) -> Roll:
         """Return the function that rolls out one prompt with the policy version it is given."""
 
         async def roll(prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
@@ -91,11 +93,19 @@ class Environment:
 
 @asynccontextmanager
 async def open_environment(
-    loaded: LoadedConfig, directory: Path, *, student: Path, log_file: Path
+    loaded: LoadedConfig,
+    directory: Path,
+    *,
+    student: Path,
+    log_file: Path,
+    with_tools: bool = True,
 ) -> AsyncIterator[Environment]:
-    """Start local sites and tool workers; `student` is the folder with the tokenizer."""
+    """Start local sites and tool workers; `student` is the folder with the tokenizer.
+
+    Without tools the student is shown none, whatever the prompts name.
+    """
     config = loaded.config
-    tools_file = find_tools_file(loaded, directory=directory)
+    tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
     chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
@@ -115,6 +125,7 @@ async def open_environment(
             directory=directory,
             chat=chat,
             tools=tools,
+            checks_tool_names=with_tools,
             sites=sites,
             limits=RolloutLimits(
                 max_turns=config.rollout.max_turns if tools else 1,

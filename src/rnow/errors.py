@@ -5,7 +5,7 @@
     ├── ConfigError(ValueError)       config.yml
     ├── DataError(ValueError)         train.jsonl, val.jsonl
     ├── StoreError                    a page store that cannot be read or written
-    ├── ToolDefinitionError(TypeError)  tools.py cannot be used
+    ├── ToolDefinitionError(TypeError)  tools.py or rewards.py cannot be used
     ├── TemplateError                 a chat template that breaks the token ledger's promises
     ├── ModelError                    a model folder that cannot be loaded or trained
     ├── EngineError                   an engine could not sample, score or load weights

@@ -1,121 +1,109 @@
-"""Accuracy of a model on held-out prompts: roll out each once, grade what the last turn says."""
+"""Accuracy of a model on held-out prompts: roll each out, grade what the last turn says.
+
+    prompts × attempts ─▶ roll ─▶ grade ─▶ Answer ─▶ accuracy, pass@k, by task and without NA
+                            └─ fails twice ─▶ counted by its reason, never graded
+
+A rollout that failed (an engine, a tool worker, a deadline) is no wrong answer: it is left out, and
+how many there were stands beside every figure.
+"""
 
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NoReturn
 
 from rnow.chat import ChatTemplate
-from rnow.errors import DataError, DeadlineError, EngineError, RolloutError, TemplateError
-from rnow.grading import Grade, constant_answer_accuracy, grade, wilson_interval
+from rnow.chat.conversation import turn_text
+from rnow.errors import (
+    DataError,
+    DeadlineError,
+    EngineError,
+    RnowError,
+    RolloutError,
+    TemplateError,
+)
+from rnow.evaluation import Answer, Evaluation, expected_of, task_of
+from rnow.grading import grade
 from rnow.killpoints import point
+from rnow.passes import GREEDY, PassAtK, attempts_of, temperatures
 from rnow.records import Prompt, RolloutId, Trajectory
 
-__all__ = ["Answer", "Evaluation", "answer_text", "check_gradable", "evaluate"]
+__all__ = ["Roll", "answer_text", "check_gradable", "evaluate"]
 
 EVAL_STEP = -1
 NUM_ATTEMPTS = 2
 MAX_FAILED = 0.2
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One graded attempt."""
-
-    prompt: Prompt
-    trajectory: Trajectory
-    grade: Grade
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """All answers of one model, in the order of the prompts."""
-
-    answers: tuple[Answer, ...]
-    num_failed: int  # rollouts that gave no answer; they are not among the answers
-
-    @property
-    def accuracy(self) -> float:
-        return _share(self.answers, lambda answer: answer.grade.correct)
-
-    @property
-    def format_ok(self) -> float:
-        return _share(self.answers, lambda answer: answer.grade.format_ok)
-
-    @property
-    def constant_accuracy(self) -> float:
-        """What the best constant answer of each task would get: the floor to beat."""
-        return constant_answer_accuracy(
-            (_task(answer.prompt), _expected(answer.prompt)) for answer in self.answers
-        )
-
-    @property
-    def by_task(self) -> dict[str, float]:
-        tasks = sorted({_task(answer.prompt) for answer in self.answers})
-        return {
-            task: _share(
-                [answer for answer in self.answers if _task(answer.prompt) == task],
-                lambda answer: answer.grade.correct,
-            )
-            for task in tasks
-        }
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the figures: accuracy with its 95 % interval, by task, and how many failed."""
-        num_correct = sum(answer.grade.correct for answer in self.answers)
-        low, high = wilson_interval(num_correct, len(self.answers))
-        return {
-            "accuracy": self.accuracy,
-            "interval": [round(low, 4), round(high, 4)],
-            "n": len(self.answers),
-            "format_ok": self.format_ok,
-            "by_task": self.by_task,
-            "constant": self.constant_accuracy,
-            "failed": self.num_failed,
-        }
+Roll = Callable[[Prompt, RolloutId, float], Awaitable[Trajectory]]
 
 
 async def evaluate(
     prompts: Sequence[Prompt],
-    roll: Callable[[Prompt, RolloutId], Awaitable[Trajectory]],
+    roll: Roll,
     *,
     chat: ChatTemplate,
     concurrency: int,
+    passes: Sequence[PassAtK] = GREEDY,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Roll out every prompt once and grade it against its metadata.expected_answer.
+    """Roll out every prompt as often as `passes` need, and grade the answers.
 
-    A rollout that fails twice is no answer: it is counted and left out. Raises RolloutError when
-    more than MAX_FAILED of them fail, since an accuracy of the rest would say little.
+    `roll` is given the temperature last. Raises RolloutError when more than MAX_FAILED of the
+    rollouts have failed twice, since an accuracy of the rest would say little.
     """
     check_gradable(prompts)
+    attempts = [
+        (prompt, RolloutId(EVAL_STEP, prompt.index, attempt), temperature)
+        for prompt in prompts
+        for attempt, temperature in enumerate(temperatures(passes))
+    ]
     slots = asyncio.Semaphore(concurrency)
-    reasons: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    answers: list[Answer] = []
 
-    async def one(prompt: Prompt) -> Answer | None:
-        for attempt in range(NUM_ATTEMPTS):
-            try:
-                async with slots:
-                    trajectory = await roll(prompt, RolloutId(EVAL_STEP, prompt.index, 0))
-            except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
-                if attempt == NUM_ATTEMPTS - 1:
-                    reasons[str(error)] += 1
-                continue
-            point("eval/rolled")
-            verdict = grade(_task(prompt), _expected(prompt), answer_text(trajectory, chat))
-            return Answer(prompt=prompt, trajectory=trajectory, grade=verdict)
-        return None
+    async def one(prompt: Prompt, id: RolloutId, temperature: float) -> None:
+        async with slots:
+            trajectory = await _rolled(roll, prompt, id, temperature, failures=failures)
+        if trajectory is None:
+            if failures.total() > MAX_FAILED * len(attempts):
+                _refuse(failures, num=len(attempts))
+            return
+        point("eval/rolled")
+        verdict = grade(task_of(prompt), expected_of(prompt), answer_text(trajectory, chat))
+        answers.append(Answer(prompt=prompt, trajectory=trajectory, grade=verdict))
+        on_answer()
 
-    answers = await asyncio.gather(*(one(prompt) for prompt in prompts))
-    kept = tuple(answer for answer in answers if answer is not None)
-    failed = len(prompts) - len(kept)
-    if failed > MAX_FAILED * len(prompts) or not kept:
-        (reason, count), *_ = reasons.most_common(1) or [("no prompts", 0)]
-        raise RolloutError(
-            f"{failed} of {len(prompts)} held-out prompts could not be rolled out; "
-            f"{count} times because: {reason}"
-        )
-    return Evaluation(answers=kept, num_failed=failed)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for attempt in attempts:
+                group.create_task(one(*attempt))
+    except* (RnowError, OSError) as errors:
+        raise errors.exceptions[0] from errors
+    first = attempts_of(passes[0], passes)
+    if not any(answer.trajectory.id.rollout in first for answer in answers):
+        _refuse(failures, num=len(attempts))
+    answers.sort(key=lambda answer: answer.trajectory.id)
+    return Evaluation(answers=tuple(answers), passes=tuple(passes), failures=dict(failures))
+
+
+async def _rolled(
+    roll: Roll, prompt: Prompt, id: RolloutId, temperature: float, *, failures: Counter[str]
+) -> Trajectory | None:
+    for attempt in range(NUM_ATTEMPTS):
+        try:
+            return await roll(prompt, id, temperature)
+        except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
+            if attempt == NUM_ATTEMPTS - 1:
+                failures[str(error)] += 1
+    return None
+
+
+def _refuse(failures: Counter[str], *, num: int) -> NoReturn:
+    (reason, count), *_ = failures.most_common(1) or [("there are no prompts", 1)]
+    raise RolloutError(
+        f"{failures.total()} of {num} rollouts of held-out prompts have failed, and the others "
+        f"would say little; {count} times because: {reason}"
+    )
 
 
 def check_gradable(prompts: Sequence[Prompt]) -> None:
@@ -130,18 +118,4 @@ def check_gradable(prompts: Sequence[Prompt]) -> None:
 
 def answer_text(trajectory: Trajectory, chat: ChatTemplate) -> str:
     """Return what the student said in its last turn, without the token that ended it."""
-    last = trajectory.turns[-1]
-    ids = trajectory.token_ids[last.start : last.end].tolist()
-    return chat.decode(ids[:-1] if ids[-1] in chat.stop_token_ids else ids)
-
-
-def _task(prompt: Prompt) -> str:
-    return str(prompt.metadata.get("task_name", ""))
-
-
-def _expected(prompt: Prompt) -> str:
-    return str(prompt.metadata["expected_answer"])
-
-
-def _share(answers: Sequence[Answer], holds: Callable[[Answer], bool]) -> float:
-    return sum(map(holds, answers)) / max(1, len(answers))
+    return turn_text(trajectory, trajectory.turns[-1], chat)

@@ -2,38 +2,22 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from rnow.config import LoadedConfig
 from rnow.engines.base import Engine
-from rnow.engines.deaths import Deaths
-from rnow.engines.opening import open_engine
-from rnow.engines.spec import EngineSpec
 from rnow.environment import Environment, open_environment
-from rnow.evaluate import Evaluation, check_gradable, evaluate
-from rnow.monitor import Monitor, StartTeller
+from rnow.evaluate import Roll, check_gradable, evaluate
+from rnow.evaluation import Evaluation
+from rnow.monitor import Monitor
+from rnow.passes import GREEDY, PassAtK
 from rnow.records import Prompt, RolloutId, Trajectory
+from rnow.subject import Subject, open_subject
 
-__all__ = ["HeldOutEvaluator", "Subject", "evaluate_model", "held_out_prompts", "show_evaluation"]
+__all__ = ["HeldOutEvaluator", "evaluate_model", "held_out_prompts"]
 
 _log = logging.getLogger(__name__)
-
-BASE_VERSION = 0
-ADAPTER_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """The model that is evaluated."""
-
-    engine: EngineSpec  # of a folder with model and tokenizer
-    adapter: Path | None = None  # folder with an adapter on it
 
 
 async def evaluate_model(
@@ -41,12 +25,14 @@ async def evaluate_model(
     project: Path,
     *,
     subject: Subject,
+    passes: Sequence[PassAtK] = GREEDY,
     max_samples: int | None = None,
     say: Callable[[str], None] = _log.info,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate `subject` on data.val_file, or on its first `max_samples` prompts.
 
-    `say` is told of servers that start, and start again.
+    `say` is told of servers that start, and start again; `on_answer` is called after each answer.
     """
     with tempfile.TemporaryDirectory() as logs:
         async with open_environment(
@@ -54,7 +40,15 @@ async def evaluate_model(
         ) as environment:
             prompts = environment.read_prompts(loaded.config.data.val_file).prompts
             check_gradable(prompts)
-            return await _evaluate_in(environment, prompts[:max_samples], subject=subject, say=say)
+            async with open_subject(subject, say=say) as (engine, version):
+                return await evaluate(
+                    prompts[:max_samples],
+                    _roll_at(environment, engine, version),
+                    chat=environment.chat,
+                    concurrency=loaded.config.rollout.concurrency,
+                    passes=passes,
+                    on_answer=on_answer,
+                )
 
 
 def held_out_prompts(environment: Environment) -> tuple[Prompt, ...]:
@@ -93,74 +87,32 @@ class HeldOutEvaluator:
         self._num_steps = num_steps
         self._environment = environment
         self._monitor = monitor
-        self._roll = environment.roll(engine, seed=config.seed, temperature=0.0)
+        self._engine = engine
 
     async def __call__(self, step: int) -> dict[str, float]:
         """Return the figures for the step's line of metrics; empty where nothing is due."""
         if not self._prompts or (step % self._every and step != self._num_steps):
             return {}
 
-        async def roll(prompt: Prompt, id: RolloutId) -> Trajectory:
-            return await self._roll(prompt, id, step)
-
         evaluation = await evaluate(
             self._prompts,
-            roll,
+            _roll_at(self._environment, self._engine, step),
             chat=self._environment.chat,
             concurrency=self._environment.config.rollout.concurrency,
         )
         self._monitor.record_evaluation(step, evaluation.as_json())
-        return {"eval/accuracy": evaluation.accuracy, "eval/format_ok": evaluation.format_ok}
+        return {
+            "eval/accuracy": evaluation.accuracy,
+            "eval/format_ok": evaluation.format_ok,
+            "eval/failed": evaluation.num_failed,
+        }
 
 
-async def _evaluate_in(
-    environment: Environment,
-    prompts: tuple[Prompt, ...],
-    *,
-    subject: Subject,
-    say: Callable[[str], None],
-) -> Evaluation:
-    config = environment.config
-    engine = await open_engine(
-        subject.engine,
-        deaths=Deaths(),
-        say=say,
-        on_progress=partial(StartTeller(say), subject.engine.role),
-    )
-    try:
-        version = BASE_VERSION
-        if subject.adapter is not None:
-            version = ADAPTER_VERSION
-            await engine.load_policy(subject.adapter, version)
-        roll = environment.roll(engine, seed=config.seed, temperature=0.0)
+def _roll_at(environment: Environment, engine: Engine, policy_version: int) -> Roll:
+    """Return what rolls out one prompt, at a temperature, with one version of the weights."""
 
-        async def one(prompt: Prompt, id: RolloutId) -> Trajectory:
-            return await roll(prompt, id, version)
+    async def roll(prompt: Prompt, id: RolloutId, temperature: float) -> Trajectory:
+        rolled = environment.roll(engine, seed=environment.config.seed, temperature=temperature)
+        return await rolled(prompt, id, policy_version)
 
-        return await evaluate(
-            prompts, one, chat=environment.chat, concurrency=config.rollout.concurrency
-        )
-    finally:
-        await engine.aclose()
-
-
-def show_evaluation(evaluation: Evaluation, *, title: str, console: Console) -> None:
-    """Print accuracy by task and overall, with the 95 % interval of the whole."""
-    figures = evaluation.as_json()
-    # Not the table's own title, which would wrap at the width of the table.
-    console.print(f"{title} on {figures['n']} held-out prompts", highlight=False, markup=False)
-    table = Table()
-    table.add_column("task")
-    table.add_column("accuracy", justify="right")
-    for task, accuracy in evaluation.by_task.items():
-        table.add_row(task or "(no task_name)", f"{100 * accuracy:.1f} %")
-    low, high = figures["interval"]
-    table.add_section()
-    table.add_row("all", f"{100 * evaluation.accuracy:.1f} %")
-    console.print(table)
-    console.print(
-        f"95 % interval {100 * low:.1f} to {100 * high:.1f} %; "
-        f"{100 * evaluation.format_ok:.1f} % in the asked form; {figures['failed']} failed; "
-        f"the best constant answers would get {100 * figures['constant']:.1f} %",
-        highlight=False,
-    )
+    return roll

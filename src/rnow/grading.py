@@ -120,7 +120,7 @@ def constant_answer_accuracy(rows: Iterable[tuple[str, str]]) -> float:
     return sum(constant.num_correct for constant in constants) / num
 
 
-def wilson_interval(num_correct: int, num: int, *, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(num_correct: float, num: int, *, z: float = 1.96) -> tuple[float, float]:
     """Return the Wilson score interval of a share, by default at 95 %.
 
     Unlike share ± z·σ it stays within 0 and 1, and is honest at 0 of 30 and 30 of 30.

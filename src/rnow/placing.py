@@ -8,8 +8,8 @@
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,14 @@ from rnow.errors import ConfigError, ModelError
 from rnow.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan import EngineKind, Plan, Workload, load_figures, make_plan
 
-__all__ = ["EngineRole", "Placement", "engine_urls", "find_python", "place_roles"]
+__all__ = [
+    "EngineRole",
+    "Placement",
+    "engine_urls",
+    "find_python",
+    "place_roles",
+    "place_sampler",
+]
 
 EngineRole = Literal["student", "teacher"]
 
@@ -30,7 +37,7 @@ _LOOK = "import importlib.util, sys; sys.exit(3 * (importlib.util.find_spec('vll
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where everything of a project runs."""
+    """Where everything of a project runs, or the one role of it that is wanted."""
 
     models: Mapping[EngineRole, ModelFiles]
     engines: Mapping[EngineRole, EngineKind]
@@ -74,35 +81,41 @@ def place_roles(
         "teacher": find_model("teacher.path", teacher.path, project=project),
     }
     found = usable_gpus(devices or find_devices(), torch_version=torch_version)
-    asked: dict[EngineRole, str] = {
-        "student": config.engine.kind,
-        "teacher": teacher.engine or config.engine.kind,
-    }
-    urls = {role: engine_urls(config, role) for role in models}
     # The trainer needs the student here, whatever samples from it.
-    here = {
-        model: asked[role] for role, model in models.items() if role == "student" or not urls[role]
-    }
-    check_models(here, devices=found)
-    engines: dict[EngineRole, EngineKind] = {}
-    notices: list[str] = []
-    for role in models:
-        engines[role], line = _engine_kind(
-            config, role, asked[role], devices=found, python=find_python(config, project)
-        )
-        if line is not None and line not in notices:
-            notices.append(line)
-    plan = None
-    if found.gpus and (may_download or all(model.folder for model in models.values())):
-        plan = _plan(config, models, engines, devices=found)
-    return Placement(
-        models=models,
-        engines=engines,
-        urls=urls,
-        device="cuda" if found.gpus else "cpu",
-        plan=plan,
-        notices=tuple(notices),
-    )
+    here = [role for role in models if role == "student" or not engine_urls(config, role)]
+    check_models({models[role]: _asked(config, role) for role in here}, devices=found)
+    placement = _without_plan(config, project, models, devices=found)
+    if not may_download and not all(model.folder for model in models.values()):
+        return placement
+    return replace(placement, plan=_plan(config, placement, devices=found))
+
+
+def place_sampler(
+    loaded: LoadedConfig,
+    project: Path,
+    *,
+    role: EngineRole,
+    model: ModelFiles,
+    lora_rank: int | None,
+    devices: Devices | None = None,
+    torch_version: str | None = None,
+) -> Placement:
+    """Return where `model` is sampled from in the place of `role`: nothing else is to fit.
+
+    `lora_rank`: of an adapter on it. Raises as `place_roles` does, which says what else is meant.
+    """
+    config = loaded.config
+    found = usable_gpus(devices or find_devices(), torch_version=torch_version)
+    if not engine_urls(config, role):
+        check_models({model: _asked(config, role)}, devices=found)
+    placement = _without_plan(config, project, {role: model}, devices=found)
+    if placement.engines[role] == "url":
+        return placement
+
+    def alone(workload: Workload) -> Workload:
+        return workload.sampling(role, lora_rank=lora_rank)
+
+    return replace(placement, plan=_plan(config, placement, devices=found, change=alone))
 
 
 def find_python(config: Config, project: Path) -> str | None:
@@ -123,10 +136,37 @@ def engine_urls(config: Config, role: EngineRole) -> tuple[str, ...]:
     return (urls,) if isinstance(urls, str) else tuple(urls or ())
 
 
+def _without_plan(
+    config: Config, project: Path, models: Mapping[EngineRole, ModelFiles], *, devices: Devices
+) -> Placement:
+    engines: dict[EngineRole, EngineKind] = {}
+    notices: list[str] = []
+    for role in models:
+        engines[role], line = _engine_kind(
+            config, role, devices=devices, python=find_python(config, project)
+        )
+        if line is not None and line not in notices:
+            notices.append(line)
+    return Placement(
+        models=models,
+        engines=engines,
+        urls={role: engine_urls(config, role) for role in models},
+        device="cuda" if devices.gpus else "cpu",
+        plan=None,
+        notices=tuple(notices),
+    )
+
+
+def _asked(config: Config, role: EngineRole) -> str:
+    own = None if role == "student" or config.teacher is None else config.teacher.engine
+    return own or config.engine.kind
+
+
 def _engine_kind(
-    config: Config, role: EngineRole, asked: str, *, devices: Devices, python: str | None
+    config: Config, role: EngineRole, *, devices: Devices, python: str | None
 ) -> tuple[EngineKind, str | None]:
     """Return what runs `role`, and a line where the user did not choose it."""
+    asked = _asked(config, role)
     if engine_urls(config, role):
         return "url", None
     if asked == "local":
@@ -170,18 +210,24 @@ def _has_vllm(python: str | None) -> bool:
 
 def _plan(
     config: Config,
-    models: Mapping[EngineRole, ModelFiles],
-    engines: Mapping[EngineRole, EngineKind],
+    placement: Placement,
     *,
     devices: Devices,
+    change: Callable[[Workload], Workload] = lambda workload: workload,
 ) -> Plan | None:
-    """Plan the GPUs; None where all is in this process and the model's memory is not known."""
+    """Plan the GPUs for the workload that `change` makes of the project's.
+
+    None where there are none, or where all is in this process and the model's memory is not known.
+    """
+    engines = placement.engines
+    if not devices.gpus:
+        return None
     if "vllm" not in engines.values() and any(gpu.memory_mib is None for gpu in devices.gpus):
         return None
     try:
         figures = {
             role: load_figures(model.path, fetch_model(model, weights=False))
-            for role, model in models.items()
+            for role, model in placement.models.items()
         }
     except ModelError:
         if "vllm" in engines.values():
@@ -189,9 +235,10 @@ def _plan(
         return None
     workload = Workload.from_config(
         config,
-        student=figures["student"],
-        teacher=figures["teacher"],
-        student_engine=engines["student"],
-        teacher_engine=engines["teacher"],
+        # Of a role that is not placed the figures are read by nobody.
+        student=figures.get("student") or figures["teacher"],
+        teacher=figures.get("teacher") or figures["student"],
+        student_engine=engines.get("student", "url"),
+        teacher_engine=engines.get("teacher", "url"),
     )
-    return make_plan(workload, devices)
+    return make_plan(change(workload), devices)

@@ -70,7 +70,7 @@ class ToolOutcome(StrEnum):
 class RolloutId:
     """Names one trajectory for ever: RolloutId(step=3, prompt=17, rollout=0). Sorts a batch."""
 
-    step: int  # optimizer step that the rollout belongs to; -1 for evaluation
+    step: int  # optimizer step that the rollout belongs to; -1: evaluation, -2: rnow test
     prompt: int  # index of the prompt in its file, from 0
     rollout: int  # index within the group, from 0
 

@@ -4,17 +4,19 @@ On GPUs a server's numbers are the plan's; on the CPU they are the settings' and
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rnow.config import LoadedConfig
 from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.untied import is_tied
 from rnow.engines.vllm_command import VllmServerSettings
-from rnow.placing import EngineRole, Placement, engine_urls
-from rnow.plan import Plan, device_variables
+from rnow.placing import EngineRole, Placement, engine_urls, find_python
+from rnow.plan import Plan, Role, device_variables
 
 __all__ = [
     "Serving",
@@ -40,6 +42,20 @@ class Serving:
     untied: Path  # folder for models in untied form
     environ: Mapping[str, str]  # that this process was started with
 
+    @classmethod
+    def here(
+        cls, loaded: LoadedConfig, project: Path, *, placement: Placement, logs: Path, untied: Path
+    ) -> "Serving":
+        """Return what a project's engines have in common in this process as it is now."""
+        return cls(
+            config=loaded.config,
+            placement=placement,
+            python=find_python(loaded.config, project),
+            logs=logs,
+            untied=untied,
+            environ=dict(os.environ),
+        )
+
 
 def sampling_spec(
     serving: Serving,
@@ -62,8 +78,7 @@ def sampling_spec(
             model=model if untied is None else untied / _UNTIED_START,
             max_model_len=serving.config.rollout.max_context_window,
             max_lora_rank=lora_rank,
-            # A plan for scoring has few requests at a time.
-            **{k: v for k, v in fields.items() if role == "student" or k != "max_num_seqs"},
+            **fields,
         )
         for fields in _server_fields(serving, role)
     )
@@ -83,12 +98,17 @@ def scoring_spec(serving: Serving, model: Path) -> EngineSpec:
     return replace(spec, servers=servers)
 
 
-def trainer_environment(plan: Plan | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables under which torch finds the trainer's GPU of a plan as the first."""
-    role = None if plan is None else plan.role("trainer")
-    if plan is None or role is None:
+def trainer_environment(
+    plan: Plan | None, environ: Mapping[str, str], *, role: Role = "trainer"
+) -> dict[str, str]:
+    """Return the variables under which torch finds the GPU of a plan's trainer as the first.
+
+    `role`: of what is in this process in the trainer's stead.
+    """
+    planned = None if plan is None else plan.role(role)
+    if plan is None or planned is None or planned.server is not None:
         return {}
-    return device_variables(role.gpus, plan.gpus, environ=environ)
+    return device_variables(planned.gpus, plan.gpus, environ=environ)
 
 
 def _bare_spec(serving: Serving, role: EngineRole, model: Path) -> EngineSpec:

@@ -6,7 +6,7 @@ What a user can have got wrong is looked at first; models are loaded last.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,6 @@ from rnow.logs import log_to
 from rnow.loop import Parts, train
 from rnow.model_folder import write_model_folder
 from rnow.monitor import Monitor
-from rnow.placing import Placement
 from rnow.policy import Policy
 from rnow.publish import Publisher
 from rnow.records import Prompt
@@ -77,14 +76,12 @@ class Session:
     directory: Path
     run: RunDirectory
     models: ModelFolders
-    placement: Placement
-    python: str | None  # interpreter with vLLM
-    environ: Mapping[str, str]  # that this process was started with
+    serving: Serving
 
     @property
     def device(self) -> str:
         """Where the trainer is: cuda or cpu."""
-        return self.placement.device
+        return self.serving.placement.device
 
     @property
     def config(self) -> Config:
@@ -259,14 +256,7 @@ async def _open_engines(
     stack: AsyncExitStack, session: Session, *, deaths: Deaths, monitor: Monitor
 ) -> tuple[Engine, Engine]:
     """Open the student's and the teacher's engine; `stack` closes them."""
-    serving = Serving(
-        config=session.config,
-        placement=session.placement,
-        python=session.python,
-        logs=session.run.logs,
-        untied=session.run.untied,
-        environ=session.environ,
-    )
+    serving = session.serving
     full = session.config.model.tuning == "full"
     specs = (
         sampling_spec(
@@ -289,7 +279,7 @@ async def _open_engines(
         stack.push_async_callback(engine.aclose)
         return engine
 
-    plan = session.placement.plan
+    plan = serving.placement.plan
     if not all(spec.servers for spec in specs) or (plan is not None and plan.is_shared):
         # Two models that are read at once take twice the memory, and vLLM measures what is free.
         return await open_one(specs[0]), await open_one(specs[1])
@@ -309,7 +299,7 @@ async def _checked_teacher(
     teacher = Teacher(
         engine,
         concurrency=session.teacher.concurrency,
-        tolerance=role_tolerance(config, session.placement, "teacher"),
+        tolerance=role_tolerance(config, session.serving.placement, "teacher"),
     )
     window = config.rollout.max_context_window
     await stop.cut(teacher.preflight(probe_ids, max_context_window=window))
@@ -321,7 +311,7 @@ def _publisher(
 ) -> Publisher:
     config = session.config
     exact = max(
-        role_tolerance(config, session.placement, "student"),
+        role_tolerance(config, session.serving.placement, "student"),
         dtype_tolerance(config.model.dtype, device=session.device),
     )
     return Publisher(

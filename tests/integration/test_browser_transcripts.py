@@ -8,9 +8,10 @@ from chromium import chromium_executable
 
 from rnow.config import load_config
 from rnow.engines.spec import EngineSpec
-from rnow.evaluate import Evaluation
-from rnow.evaluating import Subject, evaluate_model
+from rnow.evaluating import evaluate_model
+from rnow.evaluation import Evaluation
 from rnow.scaffold import init_project
+from rnow.subject import Subject
 
 NUM_PROMPTS = 96
 

@@ -18,9 +18,10 @@ from rnow.browser.settings import BrowserSettings, StoreMode
 from rnow.browser.store import INDEX_FILE
 from rnow.config import load_config
 from rnow.engines.spec import EngineSpec
-from rnow.evaluating import Subject, evaluate_model
+from rnow.evaluating import evaluate_model
 from rnow.records import RolloutId
 from rnow.scaffold import init_project
+from rnow.subject import Subject
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings

@@ -23,12 +23,13 @@ def rnow(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize("words", [[], ["test"], ["eval"], ["run"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
     script = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from rnow.cli import app\n"
-        "result = CliRunner().invoke(app, ['--help'])\n"
+        f"result = CliRunner().invoke(app, {[*words, '--help']!r})\n"
         "assert result.exit_code == 0, result.output\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
     )

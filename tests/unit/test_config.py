@@ -349,7 +349,8 @@ def test_bytes_that_are_no_text() -> None:
             "rollout: 3",
             "rollout is 3; it must be a section with settings: max_turns, max_tokens, "
             "max_context_window, termination_policy, tool_timeout, max_tool_response, "
-            "max_tool_response_chars, rollout_timeout, concurrency, reasoning_mode",
+            "max_tool_response_chars, rollout_timeout, reward_timeout, include_thinking, "
+            "concurrency, reasoning_mode",
         ),
         (
             "engine.kind: sglang",
@@ -616,16 +617,6 @@ def test_tools_are_found_and_one_turn_needs_none() -> None:
             "teacher.agentic is ignored: a run uses tools exactly when tools.py is there",
         ),
         (
-            "rollout.reward_timeout: 60",
-            "rollout.reward_timeout is ignored: distillation needs no rewards and does not "
-            "run them",
-        ),
-        (
-            "rollout.include_thinking: true",
-            "rollout.include_thinking is ignored: "
-            "distillation needs no rewards and does not run them",
-        ),
-        (
             "trainer.max_billing: 5",
             "trainer.max_billing is ignored: runs are local and cost nothing; "
             "trainer.max_time_s limits a run",
@@ -796,11 +787,8 @@ def test_an_old_rl_file_loads() -> None:
         trainer: {num_epochs: 30, learning_rate: 5e-5, save_step: 20}
         """
     )
-    assert loaded.notices == (
-        "config.yml:1: project_id is ignored: runs are local",
-        "config.yml:6: rollout.reward_timeout is ignored: "
-        "distillation needs no rewards and does not run them",
-    )
+    assert loaded.notices == ("config.yml:1: project_id is ignored: runs are local",)
+    assert loaded.config.rollout.reward_timeout == 120
 
 
 def test_the_flat_form_is_refused_alone_and_says_where_its_keys_went() -> None:

@@ -163,6 +163,5 @@ async def test_llm_judge_says_that_it_is_not_built() -> None:
     with pytest.raises(RnowError) as caught:
         await llm_judge("Is it right?", model="gpt-5-nano")
     assert str(caught.value) == (
-        "llm_judge is not built: distillation needs no rewards, and rnow does not run any yet; "
-        "grade with a function of your own"
+        "llm_judge is not built: no other model is asked; grade with a function of your own"
     )

@@ -85,7 +85,7 @@ async def test_a_student_is_evaluated_first_every_so_often_and_last(tmp_path: Pa
     )
     figures = [await evaluator(step) for step in range(6)]
     run.close()
-    half = {"eval/accuracy": 0.5, "eval/format_ok": 1.0}
+    half = {"eval/accuracy": 0.5, "eval/format_ok": 1.0, "eval/failed": 0}
     assert figures == [half, {}, half, {}, half, half]
     lines = [json.loads(line) for line in run.evals_file.read_text().splitlines()]
     assert [(line["step"], line["accuracy"], line["n"]) for line in lines] == [

@@ -8,7 +8,8 @@ import pytest
 from rnow.config import LoadedConfig, load_config
 from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError, ModelError
-from rnow.placing import Placement, engine_urls, find_python, place_roles
+from rnow.model_files import find_model
+from rnow.placing import EngineRole, Placement, engine_urls, find_python, place_roles, place_sampler
 
 CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
 H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)
@@ -163,3 +164,39 @@ def test_an_interpreter_is_one_of_the_project_or_what_the_shell_would_take(proje
     config = load(project, f"engine.python={sys.executable}").config
     assert find_python(config, project) == sys.executable
     assert find_python(load(project, "engine.python=python3").config, project) == "python3"
+
+
+def placed_alone(project: Path, *overrides: str, role: EngineRole, devices: Devices) -> Placement:
+    return place_sampler(
+        load(project, *overrides),
+        project,
+        role=role,
+        model=find_model("model.path", role, project=project),
+        lora_rank=None,
+        devices=devices,
+        torch_version="2.14.0+cu130",
+    )
+
+
+def test_what_samples_alone_is_placed_where_training_would_not_fit(project: Path) -> None:
+    one_gpu = Devices(gpus=(H100,), reason="")
+    with pytest.raises(ConfigError, match=r"^student and its teacher teacher do not fit on 1 GPU"):
+        placed(project, "engine.python=with_vllm", devices=one_gpu)
+    for role in ("student", "teacher"):
+        made = placed_alone(project, "engine.python=with_vllm", role=role, devices=one_gpu)
+        assert made.engines == {role: "vllm"}
+        assert made.plan is not None
+        assert [item.role for item in made.plan.roles] == [role]
+
+
+def test_what_samples_alone_needs_no_other_model_on_this_machine(project: Path) -> None:
+    shutil.rmtree(project / "teacher")
+    made = placed_alone(project, "engine.kind=local", role="student", devices=NO_GPU)
+    assert made.lines() == ("student: in this process, cpu",)
+    shutil.rmtree(project / "student")
+    url = "engine.url=http://127.0.0.1:1"
+    made = placed_alone(project, url, role="student", devices=NO_GPU)
+    assert (made.plan, made.lines()) == (
+        None,
+        ("student: a server of your own (http://127.0.0.1:1)",),
+    )

@@ -20,6 +20,7 @@ from rnow.plan import (
     make_plan,
     read_figures,
 )
+from rnow.plan.memory import GIB
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"
@@ -427,3 +428,82 @@ def test_a_tied_model_is_served_with_a_head_of_its_own_where_all_weights_are_tra
         assert student is not None
         weights[tuning] = student.memory.weights
     assert weights["full"] - weights["lora"] == tied.vocab_size * tied.hidden_size * 2
+
+
+def test_a_model_that_is_only_sampled_from_needs_neither_trainer_nor_teacher() -> None:
+    training = workload("Qwen3-8B", "Qwen3-32B")
+    assert refusal(training, H100).startswith("Qwen/Qwen3-8B and its teacher Qwen/Qwen3-32B do not")
+    lines = plan(training.sampling("student", lora_rank=None), H100).lines()
+    assert lines == (
+        *table(
+            """
+GiB a GPU  GPU  weights  LoRA  optimizer  activations  KV cache  log-probs  overhead  total
+student    0       15.3     ·          ·          1.8      55.9          ·       2.0   75.0
+"""
+        ),
+        "GPU 0, NVIDIA H100 80GB HBM3: 75.0 of 79.6 GiB",
+        "student: 1 vLLM server with gpu_memory_utilization 0.95; "
+        "room for 12 of 256 rollouts at full length (32,768 tokens)",
+    )
+
+
+def test_a_teacher_that_samples_is_served_as_a_student_would_be() -> None:
+    made = plan(workload("Qwen3-8B", "Qwen3-32B").sampling("teacher", lora_rank=None), H100)
+    (teacher,) = made.roles
+    assert teacher.server is not None
+    # No place for the token beside a score, no log-probs of prompts; as many rollouts as come.
+    assert (teacher.server.max_model_len, teacher.server.max_num_batched_tokens) == (32768, 8192)
+    assert (teacher.server.max_num_seqs, teacher.memory.prompt_logprobs) == (256, 0)
+
+
+def test_an_adapter_takes_its_slots_where_a_model_is_only_sampled_from() -> None:
+    made = plan(workload("Qwen3-8B", "Qwen3-32B").sampling("student", lora_rank=16), H100)
+    assert made.roles[0].memory.lora == pytest.approx(0.16 * GIB, rel=0.05)
+
+
+def test_spare_gpus_become_servers_of_the_one_that_samples() -> None:
+    work = workload("Qwen3-8B", "Qwen3-32B").sampling("student", lora_rank=None)
+    assert gpus_of(plan(work, *[H100] * 4)) == {"student": ((0,), (1,), (2,), (3,))}
+    resources: dict[Role, int] = {"trainer": 1, "student": 2, "teacher": 4}
+    # What the others would have is asked of nobody.
+    assert gpus_of(plan(replace(work, resources=resources), H100, H100)) == {
+        "student": ((0,), (1,))
+    }
+
+
+def test_a_model_in_this_process_is_loaded_once_and_with_an_adapter_twice() -> None:
+    local = workload("Qwen3-8B", "Qwen3-32B", student_engine="local")
+    copies = [
+        plan(local.sampling("student", lora_rank=rank), H100).roles[0].memory.weights
+        for rank in (None, 8)
+    ]
+    assert copies[1] == 2 * copies[0] == pytest.approx(2 * 15.3 * GIB, rel=0.01)
+
+
+def test_a_single_model_that_does_not_fit_is_named_alone() -> None:
+    work = workload("Qwen3-8B", "Qwen3-32B").sampling("teacher", lora_rank=None)
+    assert refusal(work, L4).splitlines()[0] == (
+        "Qwen/Qwen3-32B does not fit on 1 GPU: GPU 0 can give 20.2 GiB, and needed are 72.2 "
+        "(teacher 72.2)"
+    )
+    several = replace(work, teacher_replicas=3)
+    assert refusal(several, H100, H100) == (
+        "the servers that are asked for (teacher 3) need a GPU each, and this machine has 2; "
+        "ask for fewer replicas"
+    )
+    window = replace(work, max_context_window=40960)
+    assert plan(window, H100).max_context_window == 40960
+
+
+def test_the_window_of_a_model_that_does_not_run_is_no_limit() -> None:
+    short = figures("Qwen3-32B", max_position_embeddings=8192)
+    training = replace(workload("Qwen3-8B", "Qwen3-32B"), teacher=short)
+    assert "Qwen/Qwen3-32B reads 8192 tokens at most" in refusal(training, *[H100] * 4)
+    assert plan(training.sampling("student", lora_rank=None), H100).max_context_window == 32768
+    alone = training.sampling("teacher", lora_rank=None)
+    # With no token beside a score, all of it is the rollout's.
+    assert plan(replace(alone, max_context_window=8192), H100).max_context_window == 8192
+    assert refusal(alone, H100) == (
+        "rollout.max_context_window is 32768, and Qwen/Qwen3-32B reads 8192 tokens at most; "
+        "set rollout.max_context_window to 8192 or less"
+    )

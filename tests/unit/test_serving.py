@@ -119,6 +119,8 @@ def test_the_trainer_sees_its_own_gpu_alone(project: Path) -> None:
     plan = make_serving(project, num_gpus=2, environ=environ).placement.plan
     assert trainer_environment(plan, environ) == ORDER | {"CUDA_VISIBLE_DEVICES": "4"}
     assert trainer_environment(None, environ) == {}
+    # A server is told its GPUs when it starts; only what is in this process needs to be.
+    assert trainer_environment(plan, environ, role="student") == {}
 
 
 def test_settings_of_each_role_reach_its_servers(project: Path) -> None:

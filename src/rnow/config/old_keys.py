@@ -20,7 +20,6 @@ __all__ = [
 
 _RUNS_ARE_LOCAL = "runs are local"
 _NO_DATASET_IDS = "the prompts are the file data.train_file"
-_NO_REWARDS = "distillation needs no rewards and does not run them"
 
 IGNORED_KEYS = {
     "project_id": _RUNS_ARE_LOCAL,
@@ -36,8 +35,6 @@ IGNORED_KEYS = {
     "model._resolvedSamplerCheckpointPath": _RUNS_ARE_LOCAL,
     "model._baseModelName": _RUNS_ARE_LOCAL,
     "teacher.agentic": "a run uses tools exactly when tools.py is there",
-    "rollout.reward_timeout": _NO_REWARDS,
-    "rollout.include_thinking": _NO_REWARDS,
     "trainer.max_billing": "runs are local and cost nothing; trainer.max_time_s limits a run",
 }
 

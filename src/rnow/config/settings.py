@@ -168,6 +168,14 @@ class RolloutSettings(Section):
         gt=0,
         description="Deadline of one rollout (seconds); null: the default.",
     )
+    reward_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Deadline of one reward in rnow test (seconds); @reward(timeout=) wins.",
+    )
+    include_thinking: bool = Field(
+        default=False, description="Leave the thinking in what rnow test gives to rewards."
+    )
     concurrency: int = Field(default=256, ge=1, description="Rollouts that run at the same time.")
     reasoning_mode: ReasoningMode | None = Field(
         default=None,

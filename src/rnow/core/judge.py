@@ -1,4 +1,4 @@
-"""`llm_judge`: there so that a rewards.py which imports it loads. Nothing runs rewards yet."""
+"""`llm_judge`: there so that a rewards.py which imports it loads; calling it is refused."""
 
 from typing import Any
 
@@ -10,6 +10,5 @@ __all__ = ["llm_judge"]
 async def llm_judge(prompt: str, *args: Any, **kwargs: Any) -> float:
     """Refuse: judging by a hosted model is not built."""
     raise RnowError(
-        "llm_judge is not built: distillation needs no rewards, and rnow does not run any yet; "
-        "grade with a function of your own"
+        "llm_judge is not built: no other model is asked; grade with a function of your own"
     )

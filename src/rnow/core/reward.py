@@ -1,7 +1,8 @@
 """`@reward`: registers a function of rewards.py, and how several rewards become one.
 
-In distillation rewards only track progress; nothing here takes part in training. Registration
-checks are those of the public rnow client, so that a rewards.py that works there loads here.
+In distillation rewards only track progress: `rnow test` shows them, nothing here takes part in
+training. Registration checks are those of the public rnow client, so that a rewards.py that works
+there loads here.
 """
 
 import inspect

@@ -168,7 +168,7 @@ def _place_group(
 def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, int]]:
     """Yield (GPUs a server, servers) to try for a group, the fewest GPUs first."""
     role = group[0]
-    if len(group) > 1 or role == "trainer":
+    if len(group) > 1 or workload.engine(role) == "local":
         if all(workload.replicas(item) in (None, 1) for item in group):
             yield 1, 1
         return
@@ -187,7 +187,7 @@ def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part
     if role == "trainer":
         return _Part(role=role, memory=trainer_memory(figures, workload.trainer_load), load=None)
     load = workload.server_load(role, gpu_bytes)
-    if role == "student" and workload.tuning == "full":
+    if role == "student" and workload.tuning == "full" and workload.alone is None:
         # Served with a head of its own, so that new weights reach it (engines/untied.py).
         figures = replace(figures, is_tied=False)
     token_bytes = figures.kv_bytes(1, dtype_bytes=load.dtype_bytes, num_shards=size)
@@ -199,7 +199,11 @@ def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part
         min_kv=load.min_kv_tokens * token_bytes,
     )
     if workload.engine(role) == "local":
-        return replace(part, memory=local_memory(figures, load), load=None)
+        num_copies = 1 if load.scores else 3
+        if workload.alone is not None:
+            num_copies = 1 if load.lora_rank is None else 2
+        memory = local_memory(figures, load, num_copies=num_copies)
+        return replace(part, memory=memory, load=None)
     fraction = workload.gpu_memory_utilization
     if fraction is None:
         return part

@@ -73,9 +73,10 @@ def device_variables(
 
 def _check_window(workload: Workload) -> None:
     key = "rollout.max_context_window"
-    for role in ("student", "teacher"):
+    roles: tuple[Role, ...] = ("student", "teacher")
+    for role in roles if workload.alone is None else (workload.alone,):
         figures = workload.figures(role)
-        num_more = 1 if role == "teacher" else 0
+        num_more = 1 if role == "teacher" and workload.alone is None else 0
         longest = figures.max_tokens - num_more
         if workload.max_context_window > longest:
             beside = " with the one that a server adds to what it scores" if num_more else ""
@@ -115,26 +116,31 @@ def _check_replicas(workload: Workload, *, num_gpus: int) -> None:
     """Refuse servers for which there are not GPUs enough, even if each needs no more than one."""
     roles: tuple[Role, ...] = ("student", "teacher")
     several = {role: count for role in roles if (count := workload.replicas(role) or 1) > 1}
-    if sum(several.values()) + 1 > num_gpus:
+    num_trainers = 1 if workload.alone is None else 0
+    if sum(several.values()) + num_trainers > num_gpus:
         asked = ", ".join(f"{role} {count}" for role, count in several.items())
+        trainer = " and the trainer" if num_trainers else ""
         raise ConfigError(
-            f"the servers that are asked for ({asked}) and the trainer need a GPU each, and this "
+            f"the servers that are asked for ({asked}){trainer} need a GPU each, and this "
             f"machine has {num_gpus}; ask for fewer replicas"
         )
 
 
 def _takes_gpus(workload: Workload, role: Role) -> bool:
     """Whether `role` has GPUs of its own; a local engine is on the trainer's."""
-    return role == "trainer" or workload.engine(role) == "vllm"
+    kind = workload.engine(role)
+    return kind == "vllm" or (kind == "local" and role in ("trainer", workload.alone))
 
 
 def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortage) -> str:
-    models = f"{workload.student.path} and its teacher {workload.teacher.path}"
+    models = f"{workload.student.path} and its teacher {workload.teacher.path} do"
+    if workload.alone is not None:
+        models = f"{workload.figures(workload.alone).path} does"
     where = f"GPU {', '.join(map(str, shortage.gpus))}"
     needed = sum(num_bytes for _, num_bytes in shortage.needs) / GIB
     needs = ", ".join(f"{role} {num_bytes / GIB:.1f}" for role, num_bytes in shortage.needs)
     lines = [
-        f"{models} do not fit on {_count(gpus)}: {where} can give "
+        f"{models} not fit on {_count(gpus)}: {where} can give "
         f"{needed - shortage.num_bytes / GIB:.1f} GiB, and needed are {needed:.1f} ({needs})"
     ]
     changes = advise(workload, gpus)

@@ -140,14 +140,14 @@ def server_memory(figures: ModelFigures, load: ServerLoad, *, num_gpus: int = 1)
     )
 
 
-def local_memory(figures: ModelFigures, load: ServerLoad) -> RoleMemory:
+def local_memory(figures: ModelFigures, load: ServerLoad, *, num_copies: int) -> RoleMemory:
     """Estimate a local engine, which is in the trainer's process, without its KV cache.
 
-    A student's is loaded, and beside it the weights of the policy version in use and of the next.
+    `num_copies` of the weights are loaded: a student in training has its first ones, and beside
+    them those of the policy version in use and of the next.
     """
-    copies = 1 if load.scores else 3
     return RoleMemory(
-        weights=copies * figures.weight_bytes(load.dtype_bytes, quantization=None),
+        weights=num_copies * figures.weight_bytes(load.dtype_bytes, quantization=None),
         activations=load.max_num_seqs * figures.vocab_size * _SAMPLER_BYTES,
         overhead=0,
     )

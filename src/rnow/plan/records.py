@@ -4,7 +4,7 @@ Nothing is decided here. All sizes are bytes; what the terminal shows is in GiB,
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rnow.config import Config
@@ -50,6 +50,7 @@ class Workload:
     student_replicas: int | None = None  # None: as many as GPUs are left for
     teacher_replicas: int | None = None
     resources: Mapping[Role, int] | None = None  # GPUs of each role; None: planned
+    alone: Literal["student", "teacher"] | None = None  # only this one runs, and it samples
 
     @classmethod
     def from_config(
@@ -95,11 +96,27 @@ class Workload:
             resources=gpus,
         )
 
+    def sampling(self, role: Literal["student", "teacher"], *, lora_rank: int | None) -> "Workload":
+        """Return what it takes to sample in the place of `role`, and do nothing else.
+
+        `lora_rank`: of the adapter that is sampled from; None: the model as it is.
+        """
+        tuning: Literal["lora", "full"] = "full" if lora_rank is None else "lora"
+        return replace(
+            self,
+            alone=role,
+            tuning=tuning,
+            qlora_rank=lora_rank or self.qlora_rank,
+            num_rollouts=self.concurrency,
+        )
+
     def figures(self, role: Role) -> ModelFigures:
         return self.teacher if role == "teacher" else self.student
 
     def engine(self, role: Role) -> EngineKind:
         """Return what runs `role`; the trainer is in this process, as local engines are."""
+        if self.alone not in (None, role):
+            return "url"  # takes nothing here
         if role == "trainer":
             return "local"
         return self.teacher_engine if role == "teacher" else self.student_engine
@@ -123,10 +140,13 @@ class Workload:
 
     def server_load(self, role: Role, gpu_bytes: int) -> ServerLoad:
         """Return what a server of `role` is asked to do on GPUs of this size."""
-        if role == "teacher":
+        is_teacher = role == "teacher"
+        dtype_bytes = self.teacher_dtype_bytes if is_teacher else self.engine_dtype_bytes
+        quantization = self.teacher_quantization if is_teacher else None
+        if is_teacher and self.alone is None:
             return ServerLoad(
-                dtype_bytes=self.teacher_dtype_bytes,
-                quantization=self.teacher_quantization,
+                dtype_bytes=dtype_bytes,
+                quantization=quantization,
                 # Whoever asks for scores is given a token beside them; it needs its place.
                 max_model_len=self.max_context_window + 1,
                 max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
@@ -135,8 +155,8 @@ class Workload:
                 scores=True,
             )
         return ServerLoad(
-            dtype_bytes=self.engine_dtype_bytes,
-            quantization=None,
+            dtype_bytes=dtype_bytes,
+            quantization=quantization,
             max_model_len=self.max_context_window,
             max_num_batched_tokens=(
                 _BATCHED_TOKENS if gpu_bytes >= _BIG_GPU else _SMALL_BATCHED_TOKENS

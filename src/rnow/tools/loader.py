@@ -1,6 +1,6 @@
 """Import a project's tools.py and describe its tools.
 
-Only ever done in a tool worker: importing runs the user's code, which may do anything.
+Only ever done in a worker process: importing runs the user's code, which may do anything.
 """
 
 import importlib.util
@@ -17,7 +17,10 @@ from rnow.errors import ToolDefinitionError
 from rnow.tools.base import ToolSchema
 from rnow.tools.spec import ToolSpec
 
-__all__ = ["LoadedTool", "load_tools", "sandbox_notices"]
+__all__ = ["LoadedTool", "import_project_file", "load_tools", "sandbox_notices"]
+
+# What `@tool` and `@reward` themselves find wrong is a whole sentence.
+_SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,26 +48,33 @@ def load_tools(project_dir: Path) -> dict[str, LoadedTool]:
 
     Raises ToolDefinitionError with file and line for whatever makes it unusable.
     """
-    file = project_dir / "tools.py"
-    if not file.is_file():
-        raise ToolDefinitionError(f"tools.py: there is none in {project_dir}")
-    sys.path.insert(0, str(project_dir))
-    module_spec = importlib.util.spec_from_file_location("tools", file)
-    if module_spec is None or module_spec.loader is None:
-        raise ToolDefinitionError(f"tools.py: {file} is not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules["tools"] = module  # dataclasses and pickle look a class's module up there
-    try:
-        module_spec.loader.exec_module(module)
-    except BaseException as error:  # the user's code: sys.exit() at import is an error of tools.py
-        traceback.print_exc()
-        raise ToolDefinitionError(_explain(error, file)) from error
+    import_project_file(project_dir / "tools.py")
     if not TOOL_REGISTRY:
         raise ToolDefinitionError(
             "tools.py: no tool is defined; put @tool (from rnow.core) above each function that the "
             "model may call, or remove the file"
         )
     return {name: _describe(function) for name, function in TOOL_REGISTRY.items()}
+
+
+def import_project_file(file: Path) -> None:
+    """Import a Python file of a project's, under its own name and with its folder on the path.
+
+    Raises ToolDefinitionError with file and line for whatever keeps it from being imported.
+    """
+    if not file.is_file():
+        raise ToolDefinitionError(f"{file.name}: there is none in {file.parent}")
+    sys.path.insert(0, str(file.parent))
+    module_spec = importlib.util.spec_from_file_location(file.stem, file)
+    if module_spec is None or module_spec.loader is None:
+        raise ToolDefinitionError(f"{file.name}: {file} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[file.stem] = module  # dataclasses and pickle look a class's module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException as error:  # the user's code: sys.exit() at import is an error of the file
+        traceback.print_exc()
+        raise ToolDefinitionError(_explain(error, file)) from error
 
 
 def sandbox_notices(tools: Mapping[str, LoadedTool]) -> tuple[str, ...]:
@@ -95,10 +105,10 @@ def _explain(error: BaseException, file: Path) -> str:
     lines = [frame.lineno for frame in frames if frame.filename == str(file)]
     line = lines[-1] if lines else None
     if isinstance(error, SyntaxError) and error.filename == str(file):
-        return f"tools.py:{error.lineno}: {error.msg}"
-    where = "tools.py" if line is None else f"tools.py:{line}"
-    # What @tool itself finds wrong is a whole sentence; the type of anything else says what it is.
-    if isinstance(error, TypeError | ValueError) and str(error).startswith(("Tool ", "@tool ")):
+        return f"{file.name}:{error.lineno}: {error.msg}"
+    where = file.name if line is None else f"{file.name}:{line}"
+    # The type of anything else says what it is.
+    if isinstance(error, TypeError | ValueError) and str(error).startswith(_SENTENCES):
         return f"{where}: {error}"
     explanation = f"{where}: {type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError):

@@ -1,0 +1,31 @@
+"""A checkpoint of a run -> the adapter or the model that an engine loads.
+
+A checkpoint holds what training changes, under the names of the network in training; the network
+is built once more from the student and the run's own settings, and saves itself.
+"""
+
+from pathlib import Path
+
+from rnow.checkpoint import load_checkpoint
+from rnow.config.settings import Config
+from rnow.model_folder import copy_tokenizer
+from rnow.policy import Policy
+from rnow.rundir import RunDirectory
+from rnow.wiring import policy_settings
+
+__all__ = ["write_checkpoint_model"]
+
+
+def write_checkpoint_model(
+    folder: Path, *, checkpoint: Path, run: RunDirectory, student: Path
+) -> None:
+    """Write `checkpoint` to `folder`, with the tokenizer of `student`, on which it was trained.
+
+    Raises CheckpointError where it is not whole, or of another student.
+    """
+    config = Config.model_validate(run.read_config())
+    policy = Policy.load(policy_settings(config, student=student, device="cpu"))
+    policy.load_trainable_state(load_checkpoint(checkpoint).weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    policy.save(folder)
+    copy_tokenizer(student, folder)

@@ -1,0 +1,135 @@
+"""What `rnow eval` does with a project: find the model, place it, evaluate it, show the figures."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from rnow.config import LoadedConfig, require_distill
+from rnow.evaluation import Evaluation, Figures
+from rnow.page_stores import require_contact
+from rnow.passes import PassAtK
+from rnow.subject import choose_model, prepare_subject
+from rnow.training import run_name
+
+__all__ = ["evaluate_project", "show_evaluation"]
+
+
+def evaluate_project(
+    loaded: LoadedConfig,
+    project: Path,
+    *,
+    model: str | None,
+    passes: Sequence[PassAtK],
+    max_samples: int | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Return the figures of one model on data.val_file, and show them as a table.
+
+    `model`: as rnow.subject.choose_model takes it.
+    """
+    require_distill(loaded.config)
+    require_contact(loaded)
+    choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    subject, scratch = prepare_subject(loaded, project, choice=choice, command="eval", say=say)
+    say(f"Model: {choice.name}")
+    from rnow.evaluating import evaluate_model
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        bar = progress.add_task(f"evaluating {choice.name}", total=None)
+        evaluation = asyncio.run(
+            evaluate_model(
+                loaded,
+                project,
+                subject=subject,
+                passes=passes,
+                max_samples=max_samples,
+                say=say,
+                on_answer=lambda: progress.advance(bar),
+            )
+        )
+    show_evaluation(evaluation, title=choice.name, console=console)
+    if evaluation.num_failed:
+        say(f"logs of servers: {scratch}")
+    else:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return {"model": choice.name, **evaluation.as_json()}
+
+
+def show_evaluation(evaluation: Evaluation, *, title: str, console: Console) -> None:
+    """Print accuracy by task, without NA and overall, pass@k, and what went wrong."""
+    say: Callable[[str], None] = partial(
+        console.print, highlight=False, markup=False, soft_wrap=True
+    )
+    overall, first = evaluation.figures(), evaluation.first
+    how = "greedy" if first.temperature == 0 else f"temperature {first.temperature:g}"
+    # Not the table's own title, which would wrap at the width of the table.
+    say(f"{title} on {overall.num} held-out prompts, {how}")
+    table = Table("task")
+    for column in ("prompts", "accuracy", "95 % interval", "constant answer"):
+        table.add_column(column, justify="right")
+    for task, figures in evaluation.tasks().items():
+        _add_row(table, task or "(no task_name)", figures)
+    table.add_section()
+    availability = evaluation.by_availability()
+    if len(availability) > 1:
+        _add_row(table, "with an answer", availability[True])
+        _add_row(table, "whose answer is NA", availability[False])
+    _add_row(table, "all", overall)
+    console.print(table)
+    for metric in evaluation.passes:
+        if metric is not first or metric.k > 1:
+            say(_pass_line(evaluation, metric))
+    say(
+        f"Wilson intervals; {_percent(evaluation.format_ok)} in the asked form; "
+        f"{evaluation.num_failed} rollouts failed and are not counted"
+    )
+    for reason, count in evaluation.most_common_failures().items():
+        say(f"  {count} × {reason}")
+    if evaluation.num_tool_failures or evaluation.num_timed_out:
+        say(
+            f"counted as they ended: {evaluation.num_tool_failures} tool calls that failed or ran "
+            f"out of time, {evaluation.num_timed_out} rollouts cut by rollout.rollout_timeout"
+        )
+
+
+def _add_row(table: Table, name: str, figures: Figures) -> None:
+    table.add_row(
+        name,
+        str(figures.num),
+        _percent(figures.value),
+        _interval(figures),
+        _percent(figures.constant),
+    )
+
+
+def _pass_line(evaluation: Evaluation, metric: PassAtK) -> str:
+    figures = evaluation.pass_figures(metric)
+    name = f"pass@{metric.k} at temperature {metric.temperature:g}"
+    if figures is None:
+        return f"{name}: no prompt had {metric.k} attempts that came to an end"
+    return f"{name}: {_percent(figures.value)} ({_interval(figures)}) of {figures.num} prompts"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _interval(figures: Figures) -> str:
+    low, high = figures.interval
+    return f"{100 * low:.1f} to {100 * high:.1f} %"

@@ -1,0 +1,1 @@
+"""The project's rewards.py: functions that `rnow test` shows values of. Training takes none."""

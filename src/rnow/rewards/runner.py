@@ -1,0 +1,207 @@
+"""Runs reward functions in a process of their own, one value at a time, each with a deadline.
+
+    conversation ─▶ each reward that the entry names ─▶ number, "error" or "timeout" ─▶ total
+
+A total is the sum of the values, and 0 where a precondition's value is 0; where one of them is no
+number there is no total. A process that a reward has hung or ended is replaced before the next one.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rnow.deadline import within
+from rnow.errors import DataError, DeadlineError, ToolDefinitionError
+from rnow.records import Prompt
+from rnow.samples import NO_REWARDS, Rewards
+from rnow.tools.env import load_dotenv, worker_environment
+from rnow.tools.wire import pack, receive_async
+
+__all__ = ["RewardRunner", "RewardSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardSettings:
+    """RewardSettings(project_dir=Path("."), timeout_s=60, env_names=(), log_file=Path("r.log"))"""
+
+    project_dir: Path  # holds rewards.py and perhaps .env
+    timeout_s: float  # rollout.reward_timeout; @reward(timeout=) goes before it
+    env_names: tuple[str, ...]  # tools.env: variables of the shell that rewards may see
+    log_file: Path  # what rewards print, and the tracebacks of what they raise
+    start_timeout_s: float = 120.0  # import of rewards.py
+
+
+class RewardRunner:
+    """async with RewardRunner(settings) as runner: rewards = await runner.reward(prompt, messages)
+
+    Raises ToolDefinitionError where rewards.py cannot be used.
+    """
+
+    def __init__(self, settings: RewardSettings) -> None:
+        self._settings = settings
+        self._one_at_a_time = asyncio.Lock()
+        self._worker: _Worker | None = None
+        self._functions: Mapping[str, Mapping[str, Any]] = {}
+
+    async def __aenter__(self) -> "RewardRunner":
+        await self._started()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    def check(self, prompts: Sequence[Prompt], *, file: str) -> None:
+        """Raise DataError for the first reward that an entry names and rewards.py has not."""
+        for prompt in prompts:
+            for name in prompt.rewards:
+                if name not in self._functions:
+                    has = ", ".join(self._functions) or "none"
+                    raise DataError(
+                        f"{file}:{prompt.line}: Reward '{name}' is referenced in {file} but not "
+                        f"defined in rewards.py, which has: {has}"
+                    )
+
+    async def reward(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]]) -> Rewards:
+        """Return the values of the rewards that the entry names; it may name none."""
+        if not prompt.rewards:
+            return NO_REWARDS
+        values: dict[str, float | str] = {}
+        errors: list[str] = []
+        for name in prompt.rewards:
+            async with self._one_at_a_time:
+                values[name], error = await self._value(name, prompt, messages)
+            if error is not None:
+                errors.append(f"{name}: {error}")
+        return Rewards(values=values, total=self._total(values), errors=tuple(errors))
+
+    async def _value(
+        self, name: str, prompt: Prompt, messages: Sequence[Mapping[str, Any]]
+    ) -> tuple[float | str, str | None]:
+        limit_s = self._functions[name]["timeout_s"] or self._settings.timeout_s
+        worker = await self._started()
+        call = {
+            "name": name,
+            "metadata": dict(prompt.metadata),
+            "variables": dict(prompt.variables),
+            "messages": list(messages),
+        }
+        try:
+            async with within(limit_s, f"rewards: {name}"):
+                answer = await worker.ask(call)
+        except DeadlineError:
+            await self._end()
+            return "timeout", f"took longer than {limit_s:g} s"
+        except BaseException:
+            await self._end()  # its answer would be taken for that of the next call
+            raise
+        if answer is None:
+            await self._end()
+            return "error", f"its process ended; see {self._settings.log_file}"
+        if "error" in answer:
+            return "error", str(answer["error"])
+        return float(answer["value"]), None
+
+    def _total(self, values: Mapping[str, float | str]) -> float | None:
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+        if len(numbers) < len(values):
+            return None
+        gates = (value for name, value in numbers.items() if self._is_precondition(name))
+        return 0.0 if 0.0 in gates else sum(numbers.values())
+
+    def _is_precondition(self, name: str) -> bool:
+        return bool(self._functions[name]["is_precondition"])
+
+    async def _started(self) -> "_Worker":
+        if self._worker is None:
+            worker = await _Worker.start(self._settings)
+            self._worker, self._functions = worker, worker.functions
+        return self._worker
+
+    async def _end(self) -> None:
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            await worker.kill()
+
+
+class _Worker:
+    """One process that has imported rewards.py."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        stream: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self.functions: Mapping[str, Mapping[str, Any]] = {}
+        self._process = process
+        self._reader, self._writer = stream
+
+    @classmethod
+    async def start(cls, settings: RewardSettings) -> "_Worker":
+        environment = worker_environment(
+            settings.project_dir, shell=os.environ, names=settings.env_names
+        )
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, open(settings.log_file, "ab") as log:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    # -P: the project's own files must not stand before the standard library's.
+                    *("-P", "-u", "-m", "rnow.rewards.worker", str(theirs.fileno())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(theirs.fileno(),),
+                    cwd=settings.project_dir,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
+        worker = cls(process, await asyncio.open_connection(sock=ours))
+        try:
+            async with within(settings.start_timeout_s, "rewards: the import of rewards.py"):
+                await worker._introduce(settings)
+        except BaseException:
+            await worker.kill()
+            raise
+        return worker
+
+    async def ask(self, call: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the answer; None: the process is gone."""
+        try:
+            self._writer.write(pack(call))
+            await self._writer.drain()
+        except ConnectionError:
+            return None
+        return await receive_async(self._reader)
+
+    async def kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+    async def _introduce(self, settings: RewardSettings) -> None:
+        answer = await self.ask(
+            {
+                "file": str((settings.project_dir / "rewards.py").resolve()),
+                "secrets": load_dotenv(settings.project_dir / ".env"),
+            }
+        )
+        if answer is None:
+            raise ToolDefinitionError(
+                f"rewards.py: the process that imports it ended; see {settings.log_file}"
+            )
+        if answer["type"] == "unusable":
+            raise ToolDefinitionError(answer["message"])
+        self.functions = answer["rewards"]

@@ -1,0 +1,132 @@
+"""The rollouts of one `rnow test`, on disk: rollouts/rollout_<N>/sample_<K>.json.
+
+N is the next number that is free. A sample's file is written when its rollout has ended, whichever
+way, so that what was finished is there whatever comes after. What one looks at first stands first,
+the conversation last.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rnow.chat import ChatTemplate
+from rnow.chat.conversation import conversation, turn_text
+from rnow.files import replace_file
+from rnow.grading import Grade
+from rnow.records import EndReason, Prompt, Trajectory
+from rnow.tool_statistics import error_code
+
+__all__ = ["NO_REWARDS", "Rewards", "Sample", "make_folder", "write_sample"]
+
+# A conversation that the window, or the cap on a generation, cut off.
+_CUT = (EndReason.CONTEXT_FULL, EndReason.MAX_TOKENS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewards:
+    """What the reward functions of an entry gave; Rewards(values={"accuracy": 1.0}, total=1.0)"""
+
+    values: Mapping[str, float | str]  # "error" or "timeout" where there is no number
+    total: float | None  # None: no rewards, or one without a number
+    errors: tuple[str, ...] = ()  # one sentence each
+
+
+NO_REWARDS = Rewards(values={}, total=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One rollout that has ended: with a trajectory, or with the error that it failed with."""
+
+    number: int  # from 1, in the order of the entries
+    prompt: Prompt
+    trajectory: Trajectory | None
+    error: str | None
+    grade: Grade | None  # None: no trajectory, or an entry without metadata.expected_answer
+    rewards: Rewards
+    file: Path
+
+    def __post_init__(self) -> None:
+        if (self.trajectory is None) != (self.error is not None):
+            raise ValueError(f"sample {self.number} has a trajectory or an error, one of them")
+
+    @property
+    def is_cut(self) -> bool:
+        return self.trajectory is not None and self.trajectory.end_reason in _CUT
+
+
+def make_folder(project: Path) -> Path:
+    """Make and return the first rollouts/rollout_<N> above all that there are."""
+    rollouts = project / "rollouts"
+    rollouts.mkdir(exist_ok=True)
+    names = (path.name.removeprefix("rollout_") for path in rollouts.glob("rollout_*"))
+    number = max((int(name) for name in names if name.isdecimal()), default=0) + 1
+    while True:
+        folder = rollouts / f"rollout_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another test has just taken it
+            number += 1
+        else:
+            return folder
+
+
+def write_sample(sample: Sample, chat: ChatTemplate) -> None:
+    replace_file(
+        sample.file, json.dumps(_sample_as_json(sample, chat), indent=2, ensure_ascii=False) + "\n"
+    )
+
+
+def _sample_as_json(sample: Sample, chat: ChatTemplate) -> dict[str, Any]:
+    trajectory, grade, rewards = sample.trajectory, sample.grade, sample.rewards
+    prompt = sample.prompt
+    if trajectory is None:
+        found: dict[str, Any] = {"turns": 0, "truncated": False, "totalTokens": 0}
+        found |= {"promptTokens": 0, "completion": ""}
+        messages: Sequence[Mapping[str, Any]] = prompt.messages
+        completed: bool | str = "error"
+    else:
+        found = _trajectory_as_json(trajectory, chat, is_cut=sample.is_cut)
+        messages = conversation(prompt, trajectory, chat)
+        completed = trajectory.end_reason is not EndReason.TIMEOUT
+    return {
+        "id": sample.file.stem,
+        "completed": completed,
+        "success": trajectory is not None,
+        "total_reward": rewards.total,
+        "rewards": dict(rewards.values),
+        "errors": list(rewards.errors),
+        **found,
+        "metadata": dict(prompt.metadata),
+        "entry": prompt.index,
+        "line": prompt.line,
+        "correct": None if grade is None else grade.correct,
+        "error": sample.error,
+        "tool_errors": [] if trajectory is None else _tool_errors(trajectory),
+        "end_reason": None if trajectory is None else trajectory.end_reason.value,
+        "duration_s": None if trajectory is None else round(trajectory.duration_s, 3),
+        "conversation": [dict(message) for message in messages],
+    }
+
+
+def _trajectory_as_json(
+    trajectory: Trajectory, chat: ChatTemplate, *, is_cut: bool
+) -> dict[str, Any]:
+    return {
+        "turns": len(trajectory.turns),
+        "truncated": is_cut,
+        "totalTokens": trajectory.num_tokens,
+        "promptTokens": int((trajectory.turn_index == -1).sum()),
+        "completion": turn_text(trajectory, trajectory.turns[-1], chat),
+    }
+
+
+def _tool_errors(trajectory: Trajectory) -> list[dict[str, Any]]:
+    return [
+        {"turn": number, "tool": call.name, "code": code, "text": call.text}
+        for number, turn in enumerate(trajectory.turns, start=1)
+        for call in turn.tool_calls
+        if (code := error_code(call)) is not None
+    ]

@@ -1,0 +1,184 @@
+"""The model that `rnow eval` and `rnow test` look at: from its name to an engine that samples.
+
+    base, teacher, a run, a checkpoint, a folder ─▶ Choice ─▶ placed alone ─▶ Subject ─▶ engine
+
+Only what samples has to fit on this machine: nobody trains or scores.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rnow.config import LoadedConfig, require_distill
+from rnow.engines.base import Engine
+from rnow.engines.deaths import Deaths
+from rnow.engines.opening import open_engine
+from rnow.engines.spec import EngineSpec
+from rnow.errors import UsageError
+from rnow.model_files import ModelFiles, fetch_model, find_model
+from rnow.monitor import StartTeller
+from rnow.placing import EngineRole, place_sampler
+from rnow.rundir import RunDirectory
+from rnow.serving import Serving, adapter_rank, sampling_spec, trainer_environment
+
+__all__ = ["Choice", "Subject", "choose_model", "open_subject", "prepare_subject"]
+
+BASE_VERSION = 0
+ADAPTER_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A model as the user named it, and what of it is on disk."""
+
+    name: str  # base, teacher, what followed --model, or the folder that was found
+    role: EngineRole  # whose engine settings hold for it
+    model: ModelFiles  # the weights that an engine starts from
+    adapter: Path | None = None  # folder with an adapter on them
+    checkpoint: Path | None = None  # of a run, which is to become an adapter or a model first
+    lora_rank: int | None = None  # of the adapter, or of the checkpoint's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A model that an engine can be opened for."""
+
+    engine: EngineSpec  # of a folder with model and tokenizer
+    adapter: Path | None = None  # folder with an adapter on it
+
+
+def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: str) -> Choice:
+    """Find the model called `name`: base, teacher, a run, a checkpoint, or a folder.
+
+    None: what the project's run called `run` has come to, if it has begun: its model, else its
+    newest checkpoint; else base. Raises UsageError for a name that nothing has.
+    """
+    config = loaded.config
+    if name is None:
+        name = str(project / "runs" / run) if _find(project / "runs" / run) else "base"
+    if name == "teacher":
+        path = require_distill(config).path
+        model = find_model("teacher.path", path, project=project)
+        return Choice(name=name, role="teacher", model=model)
+    base = find_model("model.path", config.model.path, project=project)
+    if name == "base":
+        return Choice(name=name, role="student", model=base)
+    for candidate in (project / "runs" / name, project / name, Path(name)):
+        folder = _find(candidate)
+        if folder is not None:
+            return _choice(folder, base=base)
+    found = sorted(path.name for path in (project / "runs").glob("*") if _find(path))
+    raise UsageError(
+        f"--model {name}: there is no run and no folder of that name; "
+        f"take base, teacher, or a run: {', '.join(found) or 'none has begun yet'}"
+    )
+
+
+def prepare_subject(
+    loaded: LoadedConfig,
+    project: Path,
+    *,
+    choice: Choice,
+    command: str,
+    say: Callable[[str], None],
+) -> tuple[Subject, Path]:
+    """Place and fetch the model; return it with a new folder for logs, which the caller removes.
+
+    It stays where something goes wrong, since messages name the logs in it. Raises ModelError or
+    ConfigError where the model does not fit, UsageError where a server of the user's own has
+    another one.
+    """
+    role, rank = choice.role, choice.lora_rank
+    placement = place_sampler(loaded, project, role=role, model=choice.model, lora_rank=rank)
+    for line in placement.lines():
+        say(line)
+    is_elsewhere = placement.engines[role] == "url"
+    is_whole = choice.model.key == "--model" or (choice.checkpoint is not None and rank is None)
+    if is_elsewhere and is_whole:
+        raise UsageError(
+            f"--model {choice.name} is a whole model, and engine.url names a server that has its "
+            "own; take it with engine.url=null"
+        )
+    model, adapter = fetch_model(choice.model, weights=not is_elsewhere), choice.adapter
+    scratch = Path(tempfile.mkdtemp(prefix=f"rnow-{command}-"))
+    serving = Serving.here(
+        loaded, project, placement=placement, logs=scratch, untied=scratch / "untied"
+    )
+    if choice.checkpoint is not None:
+        from rnow.checkpoint_model import write_checkpoint_model
+
+        run = RunDirectory(choice.checkpoint.parent.parent)
+        made = scratch / "checkpoint"
+        write_checkpoint_model(made, checkpoint=choice.checkpoint, run=run, student=model)
+        model, adapter = (made, None) if rank is None else (model, made)
+    # torch counts GPUs when it is first used, as these variables say.
+    os.environ.update(trainer_environment(placement.plan, serving.environ, role=role))
+    spec = sampling_spec(serving, role, model, lora_rank=rank)
+    return Subject(engine=spec, adapter=adapter), scratch
+
+
+@asynccontextmanager
+async def open_subject(
+    subject: Subject, *, say: Callable[[str], None]
+) -> AsyncIterator[tuple[Engine, int]]:
+    """Open the engine; give it, and the policy version to sample from.
+
+    `say` is told of servers that start, and start again.
+    """
+    engine = await open_engine(
+        subject.engine,
+        deaths=Deaths(),
+        say=say,
+        on_progress=partial(StartTeller(say), subject.engine.role),
+    )
+    try:
+        version = BASE_VERSION
+        if subject.adapter is not None:
+            version = ADAPTER_VERSION
+            await engine.load_policy(subject.adapter, version)
+        yield engine, version
+    finally:
+        await engine.aclose()
+
+
+def _find(folder: Path) -> Path | None:
+    """Return the model, or the checkpoint, that `folder` is or holds."""
+    for place in (folder / "model", folder):
+        if any((place / name).is_file() for name in ("config.json", "adapter_config.json")):
+            return place
+    for place in (folder, folder / "checkpoints" / "latest"):
+        config = place.parent.parent / "config.yml"  # the run's, without which it is of no use
+        parts = (config, place / "state.json", place / "weights.safetensors")
+        if all(part.is_file() for part in parts):
+            return place
+    return None
+
+
+def _choice(folder: Path, *, base: ModelFiles) -> Choice:
+    if (folder / "weights.safetensors").is_file():
+        run = RunDirectory(folder.parent.parent)
+        model = run.read_config()["model"]
+        rank = int(model["qlora_rank"]) if model["tuning"] == "lora" else None
+        step = json.loads((folder / "state.json").read_text(encoding="utf-8"))["step"]
+        return Choice(
+            name=f"{run.path} after step {step}",
+            role="student",
+            model=base,
+            checkpoint=folder,
+            lora_rank=rank,
+        )
+    if (folder / "adapter_config.json").is_file():
+        return Choice(
+            name=str(folder),
+            role="student",
+            model=base,
+            adapter=folder,
+            lora_rank=adapter_rank(folder),
+        )
+    whole = find_model("--model", str(folder.absolute()), project=folder)
+    return Choice(name=str(folder), role="student", model=whole)

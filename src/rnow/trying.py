@@ -1,0 +1,288 @@
+"""What `rnow test` does with a project: a few rollouts, shown and kept; nothing is trained.
+
+    entries ─▶ rollouts, side by side ─▶ each as it ends: rewards, its file, its transcript
+
+They are what training would roll out: temperature 1, real tools, the same limits. One that fails is
+not tried again, since a failure is what one looks for here.
+"""
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rnow.chat.conversation import conversation
+from rnow.config import LoadedConfig, require_distill
+from rnow.entries import choose_entries
+from rnow.environment import Environment, Roll, open_environment
+from rnow.errors import (
+    DeadlineError,
+    EngineError,
+    Interrupted,
+    RnowError,
+    RolloutError,
+    TemplateError,
+)
+from rnow.evaluate import answer_text
+from rnow.evaluation import expected_of, task_of
+from rnow.grading import grade
+from rnow.page_stores import require_contact
+from rnow.records import Prompt, RolloutId, Trajectory
+from rnow.rewards.runner import RewardRunner, RewardSettings
+from rnow.sample_view import Cuts, show_line, show_tools, show_transcript
+from rnow.samples import NO_REWARDS, Sample, make_folder, write_sample
+from rnow.stopping import StopRequest
+from rnow.subject import Subject, choose_model, open_subject, prepare_subject
+from rnow.tool_statistics import tool_statistics
+from rnow.training import run_name
+
+__all__ = ["Wishes", "try_project"]
+
+TEST_STEP = -2  # training's steps begin at 0, evaluation's is -1
+SHORT = {"max_turns": 2, "max_tokens": 64}
+MAX_TRANSCRIPTS = 5  # of more rollouts only a line each is shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the command line asks for."""
+
+    model: str | None  # as rnow.subject.choose_model takes it
+    entries: Sequence[str] = ()  # as rnow.entries.choose_entries does
+    all_entries: bool = False
+    num_rollouts: int = 1
+    is_short: bool = False  # SHORT turns and tokens at most
+    with_tools: bool = True
+    verbose: bool = False
+    truncate: bool = False
+
+    @property
+    def cuts(self) -> Cuts:
+        if self.verbose:
+            return Cuts(said=None, results=None)
+        return Cuts(said=200, results=200) if self.truncate else Cuts(said=None, results=800)
+
+
+def try_project(
+    loaded: LoadedConfig, project: Path, *, wishes: Wishes, console: Console
+) -> dict[str, Any]:
+    """Roll out, show and keep; return the figures. "failed" counts rollouts without an answer."""
+    require_distill(loaded.config)
+    require_contact(loaded)
+    choice = choose_model(loaded, project, name=wishes.model, run=run_name(loaded, project))
+    if wishes.is_short:
+        loaded = _shortened(loaded)
+    trial = _Trial(loaded, project, wishes=wishes, console=console)
+    subject, scratch = prepare_subject(
+        loaded, project, choice=choice, command="test", say=trial.say
+    )
+    trial.say(f"Model: {choice.name}")
+    try:
+        asyncio.run(trial.run(subject, log_file=scratch / "tools.log"))
+    except Interrupted as stop:
+        shutil.rmtree(scratch, ignore_errors=True)
+        trial.show_tools()
+        raise Interrupted(f"{stop}: {trial.how_many()}", stop.exit_code) from stop
+    trial.show_tools()
+    if trial.went_well:
+        shutil.rmtree(scratch, ignore_errors=True)
+    else:
+        trial.say(f"logs of tools, rewards and servers: {scratch}")
+    trial.show_end()
+    return {"model": choice.name, **trial.as_json()}
+
+
+class _Trial:
+    """The rollouts of one call; `samples` grows while they run."""
+
+    def __init__(
+        self, loaded: LoadedConfig, project: Path, *, wishes: Wishes, console: Console
+    ) -> None:
+        self._loaded = loaded
+        self._project = project
+        self._wishes = wishes
+        self._console = console
+        self._samples: list[Sample] = []
+        self._num_wanted = 0
+        self._folder: Path | None = None
+        self._rewards: RewardRunner | None = None
+
+    def say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    async def run(self, subject: Subject, *, log_file: Path) -> None:
+        """Raises Interrupted where it was asked to stop; what had ended by then is kept."""
+        stop = StopRequest()
+        stop.listen()
+        try:
+            await stop.cut(self._run(subject, log_file=log_file))
+        finally:
+            stop.forget()
+
+    def how_many(self) -> str:
+        """Say how much is done, and where it is."""
+        done = f"{len(self._samples)} of {self._num_wanted} rollouts have ended"
+        return done if self._folder is None else f"{done} and are kept in {self._folder}"
+
+    @property
+    def went_well(self) -> bool:
+        """Whether every rollout came to an end, and every reward to a number."""
+        return not any(sample.error or sample.rewards.errors for sample in self._samples)
+
+    def show_tools(self) -> None:
+        show_tools(self._samples, self._console)
+
+    def show_end(self) -> None:
+        line = f"Rollout Complete: {self.how_many()}"
+        graded = [sample.grade for sample in self._samples if sample.grade is not None]
+        if graded:
+            line += f"; {sum(grade.correct for grade in graded)} of {len(graded)} are correct"
+        totals = self._totals()
+        if totals:
+            line += f"; avg_reward={sum(totals) / len(totals):.3f}"
+        self.say(line)
+
+    def as_json(self) -> dict[str, Any]:
+        samples, totals = self._samples, self._totals()
+        trajectories = [item.trajectory for item in samples if item.trajectory is not None]
+        return {
+            "folder": str(self._folder),
+            "rollouts": len(samples),
+            "failed": sum(sample.error is not None for sample in samples),
+            "mean_reward": sum(totals) / len(totals) if totals else None,
+            "entries": [sample.prompt.index for sample in samples],
+            "files": [str(sample.file) for sample in samples],
+            "tools": {tool.name: tool.as_json() for tool in tool_statistics(trajectories)},
+        }
+
+    def _totals(self) -> list[float]:
+        totals = (sample.rewards.total for sample in self._samples)
+        return [total for total in totals if total is not None]
+
+    async def _run(self, subject: Subject, *, log_file: Path) -> None:
+        config, wishes = self._loaded.config, self._wishes
+        async with AsyncExitStack() as stack:
+            opening = open_environment(
+                self._loaded,
+                self._project,
+                student=subject.engine.model,
+                log_file=log_file,
+                with_tools=wishes.with_tools,
+            )
+            environment = await stack.enter_async_context(opening)
+            file = environment.read_prompts(config.data.train_file)
+            entries = choose_entries(
+                wishes.entries,
+                all_=wishes.all_entries,
+                num_rollouts=wishes.num_rollouts,
+                num_entries=len(file.prompts),
+                seed=config.seed,
+                file=config.data.train_file,
+            )
+            prompts = [file.prompts[entry] for entry in entries]
+            self._num_wanted = len(prompts)
+            for notice in (*file.notices, *environment.check(prompts[0])):
+                self.say(notice)
+            if len(prompts) > MAX_TRANSCRIPTS and not wishes.verbose:
+                self.say(f"{len(prompts)} rollouts, a line each; -v shows their transcripts")
+            self._rewards = await self._open_rewards(stack, prompts, log_file=log_file)
+            opened = open_subject(subject, say=self.say)
+            engine, version = await stack.enter_async_context(opened)
+            self._folder = make_folder(self._project)
+            roll = environment.roll(engine, seed=config.seed)
+            await self._roll_all(environment, roll, prompts, version)
+
+    async def _open_rewards(
+        self, stack: AsyncExitStack, prompts: Sequence[Prompt], *, log_file: Path
+    ) -> RewardRunner | None:
+        """Start the process of rewards.py, if there is one and an entry names a reward."""
+        config = self._loaded.config
+        is_there = (self._project / "rewards.py").is_file()
+        is_named = any(prompt.rewards for prompt in prompts)
+        if is_there != is_named:
+            self.say(
+                "there is a rewards.py, but these entries name no rewards: none are computed"
+                if is_there
+                else "these entries name rewards, but there is no rewards.py: none are computed"
+            )
+        if not (is_there and is_named):
+            return None
+        settings = RewardSettings(
+            project_dir=self._project,
+            timeout_s=config.rollout.reward_timeout,
+            env_names=tuple(config.tools.env),
+            log_file=log_file.with_name("rewards.log"),
+        )
+        runner = await stack.enter_async_context(RewardRunner(settings))
+        runner.check(prompts, file=config.data.train_file)
+        return runner
+
+    async def _roll_all(
+        self, environment: Environment, roll: Roll, prompts: Sequence[Prompt], version: int
+    ) -> None:
+        slots = asyncio.Semaphore(self._loaded.config.rollout.concurrency)
+        seen: Counter[int] = Counter()
+
+        async def one(number: int, prompt: Prompt, id: RolloutId) -> None:
+            trajectory, failure = None, None
+            async with slots:
+                try:
+                    trajectory = await roll(prompt, id, version)
+                except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
+                    failure = str(error)
+            await self._finish(environment, number, prompt, trajectory, failure)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, prompt in enumerate(prompts, start=1):
+                    id = RolloutId(TEST_STEP, prompt.index, seen[prompt.index])
+                    seen[prompt.index] += 1
+                    group.create_task(one(number, prompt, id))
+        except* (RnowError, OSError) as errors:
+            raise errors.exceptions[0] from errors
+        self._samples.sort(key=lambda sample: sample.number)
+
+    async def _finish(
+        self,
+        environment: Environment,
+        number: int,
+        prompt: Prompt,
+        trajectory: Trajectory | None,
+        failure: str | None,
+    ) -> None:
+        assert self._folder is not None, "made before the first rollout"
+        verdict, rewards = None, NO_REWARDS
+        if trajectory is not None and "expected_answer" in prompt.metadata:
+            text = answer_text(trajectory, environment.chat)
+            verdict = grade(task_of(prompt), expected_of(prompt), text)
+        if trajectory is not None and self._rewards is not None:
+            include = environment.config.rollout.include_thinking
+            said = conversation(prompt, trajectory, environment.chat, include_thinking=include)
+            rewards = await self._rewards.reward(prompt, said)
+        sample = Sample(
+            number=number,
+            prompt=prompt,
+            trajectory=trajectory,
+            error=failure,
+            grade=verdict,
+            rewards=rewards,
+            file=self._folder / f"sample_{number}.json",
+        )
+        write_sample(sample, environment.chat)
+        self._samples.append(sample)
+        if self._wishes.verbose or self._num_wanted <= MAX_TRANSCRIPTS:
+            show_transcript(sample, environment.chat, cuts=self._wishes.cuts, console=self._console)
+        show_line(sample, project=self._project, console=self._console)
+
+
+def _shortened(loaded: LoadedConfig) -> LoadedConfig:
+    rollout = loaded.config.rollout
+    caps = {key: min(rollout.model_dump()[key] or cap, cap) for key, cap in SHORT.items()}
+    shorter = rollout.model_copy(update=caps)
+    return replace(loaded, config=loaded.config.model_copy(update={"rollout": shorter}))

@@ -1,0 +1,151 @@
+"""Reward functions in their real process, with rewards that do all that rewards should not do."""
+
+from pathlib import Path
+
+import pytest
+
+from rnow.errors import DataError, ToolDefinitionError
+from rnow.records import Prompt
+from rnow.rewards.runner import RewardRunner, RewardSettings
+from rnow.samples import NO_REWARDS, Rewards
+
+REWARDS = """
+import asyncio, os, time
+from rnow.core import RewardArgs, get_response, reward
+
+print("on standard output nobody listens")
+
+@reward
+def accuracy(args: RewardArgs, messages: list) -> float:
+    return 1.0 if args.metadata["expected"] in get_response(messages) else 0.0
+
+@reward
+async def half(args: RewardArgs, messages: list) -> float:
+    await asyncio.sleep(0.01)
+    return 0.5
+
+@reward
+def unawaited(args: RewardArgs, messages: list) -> float:
+    return half(args, messages)
+
+@reward(precondition=True)
+def gate(args: RewardArgs, messages: list) -> float:
+    return 0.0 if args.variables.get("closed") else 1.0
+
+@reward
+def secret(args: RewardArgs, messages: list) -> float:
+    return float(args.secrets["WORTH"] == os.environ["WORTH"])
+
+@reward
+def raises(args: RewardArgs, messages: list) -> float:
+    raise KeyError("no such page")
+
+@reward
+def leaves(args: RewardArgs, messages: list) -> float:
+    raise SystemExit(3)
+
+@reward
+def nan(args: RewardArgs, messages: list) -> float:
+    return float("nan")
+
+@reward
+def text(args: RewardArgs, messages: list) -> float:
+    return "good"
+
+@reward(timeout=0.3)
+def hangs(args: RewardArgs, messages: list) -> float:
+    time.sleep(1000)
+
+@reward
+def dies(args: RewardArgs, messages: list) -> float:
+    os._exit(9)
+"""
+
+MESSAGES = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "ACME"}]
+
+
+def settings(folder: Path, code: str = REWARDS) -> RewardSettings:
+    (folder / "rewards.py").write_text(code)
+    (folder / ".env").write_text("WORTH=7\n")
+    return RewardSettings(
+        project_dir=folder, timeout_s=20.0, env_names=(), log_file=folder / "rewards.log"
+    )
+
+
+def entry(*rewards: str, **variables: object) -> Prompt:
+    return Prompt(
+        index=0,
+        line=4,
+        messages=(),
+        tools=None,
+        metadata={"expected": "ACME"},
+        variables=variables,
+        rewards=rewards,
+    )
+
+
+async def test_values_are_summed_and_a_closed_gate_makes_them_nothing(tmp_path: Path) -> None:
+    names = ("accuracy", "half", "unawaited", "gate", "secret")
+    values = {"accuracy": 1.0, "half": 0.5, "unawaited": 0.5, "gate": 1.0, "secret": 1.0}
+    async with RewardRunner(settings(tmp_path)) as runner:
+        assert await runner.reward(entry(*names), MESSAGES) == Rewards(values=values, total=4.0)
+        assert await runner.reward(entry(*names, closed=True), MESSAGES) == Rewards(
+            values=values | {"gate": 0.0}, total=0.0
+        )
+        assert await runner.reward(entry(), MESSAGES) == NO_REWARDS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("raises", "error", "raises: KeyError: 'no such page'"),
+        ("leaves", "error", "leaves: SystemExit: 3"),
+        ("nan", "error", "nan: returned nan, which is no finite number"),
+        ("text", "error", "text: returned 'good', which is no finite number"),
+        ("hangs", "timeout", "hangs: took longer than 0.3 s"),
+        ("dies", "error", "dies: its process ended; see {log}"),
+    ],
+)
+async def test_a_reward_without_a_number_is_told_and_the_next_ones_are_computed(
+    tmp_path: Path, name: str, value: str, error: str
+) -> None:
+    async with RewardRunner(settings(tmp_path)) as runner:
+        rewards = await runner.reward(entry("half", name, "accuracy"), MESSAGES)
+    assert rewards == Rewards(
+        values={"half": 0.5, name: value, "accuracy": 1.0},
+        total=None,
+        errors=(error.format(log=tmp_path / "rewards.log"),),
+    )
+
+
+async def test_a_reward_that_is_not_defined_is_named_before_anything_is_rolled_out(
+    tmp_path: Path,
+) -> None:
+    code = REWARDS.partition("@reward\nasync")[0]
+    async with RewardRunner(settings(tmp_path, code)) as runner:
+        runner.check([entry("accuracy")], file="train.jsonl")
+        with pytest.raises(DataError) as caught:
+            runner.check([entry("accuracy"), entry("best")], file="train.jsonl")
+    assert str(caught.value) == (
+        "train.jsonl:4: Reward 'best' is referenced in train.jsonl but not defined in rewards.py, "
+        "which has: accuracy"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import nowhere_at_all", "rewards.py:1: ModuleNotFoundError: "),
+        (
+            "from rnow.core import reward\n@reward\ndef one(args) -> float:\n    return 1.0\n",
+            "rewards.py:2: Reward registration failed: Reward 'one' must have exactly 2 parameters",
+        ),
+    ],
+)
+async def test_a_file_that_cannot_be_used_is_told_with_its_line(
+    tmp_path: Path, code: str, message: str
+) -> None:
+    with pytest.raises(ToolDefinitionError) as caught:
+        async with RewardRunner(settings(tmp_path, code)):
+            pass
+    assert str(caught.value).startswith(message)

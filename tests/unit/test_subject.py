@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from rnow.config import LoadedConfig, load_config
+from rnow.errors import UsageError
+from rnow.model_files import ModelFiles
+from rnow.subject import Choice, choose_model, prepare_subject
+
+CONFIG = """
+data: {batch_size: 4}
+model: {path: models/student}
+teacher: {path: models/teacher}
+trainer: {num_epochs: 1}
+engine: {kind: local}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "config.yml").write_text(CONFIG)
+    for folder in ("models/student", "models/teacher", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text("{}")
+        (tmp_path / folder / "model.safetensors").write_bytes(b"weights")
+    return tmp_path
+
+
+def add_checkpoint(project: Path, run: str, name: str, *, step: int, tuning: str = "lora") -> Path:
+    folder = project / "runs" / run / "checkpoints" / name
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"step": step}))
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    config = f"model: {{qlora_rank: 8, tuning: {tuning}}}"
+    (project / "runs" / run / "config.yml").write_text(config)
+    return folder
+
+
+def add_adapter(project: Path, run: str) -> Path:
+    folder = project / "runs" / run / "model"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 16}))
+    return folder
+
+
+def loaded_from(project: Path, *overrides: str) -> LoadedConfig:
+    return load_config(project, overrides=overrides)
+
+
+def chosen(project: Path, name: str | None) -> Choice:
+    return choose_model(loaded_from(project), project, name=name, run="clinic")
+
+
+def model(project: Path, role: str) -> ModelFiles:
+    key = "model.path" if role == "student" else "teacher.path"
+    return ModelFiles(
+        key=key, path=f"models/{role}", folder=project / "models" / role, weight_bytes=7
+    )
+
+
+def test_base_and_teacher_are_the_models_of_the_config(project: Path) -> None:
+    base = Choice(name="base", role="student", model=model(project, "student"))
+    assert chosen(project, "base") == base
+    assert chosen(project, "teacher") == Choice(
+        name="teacher", role="teacher", model=model(project, "teacher")
+    )
+    assert chosen(project, None) == base
+
+
+def test_without_a_name_it_is_what_the_projects_run_has_come_to(project: Path) -> None:
+    folder = add_checkpoint(project, "clinic", "latest", step=3)
+    student = model(project, "student")
+    assert chosen(project, None) == Choice(
+        name=f"{project}/runs/clinic after step 3",
+        role="student",
+        model=student,
+        checkpoint=folder,
+        lora_rank=8,
+    )
+    adapter = add_adapter(project, "clinic")
+    assert chosen(project, None) == Choice(
+        name=str(adapter), role="student", model=student, adapter=adapter, lora_rank=16
+    )
+    assert chosen(project, "base").adapter is None
+
+
+def test_a_run_a_checkpoint_and_a_folder_are_found_by_name_and_by_path(project: Path) -> None:
+    add_checkpoint(project, "other", "latest", step=5)
+    kept = add_checkpoint(project, "other", "000002", step=2, tuning="full")
+    for name in ("runs/other/checkpoints/000002", "other/checkpoints/000002", str(kept)):
+        choice = chosen(project, name)
+        assert (choice.checkpoint, choice.lora_rank) == (kept, None)
+        assert choice.name == f"{project}/runs/other after step 2"
+    assert chosen(project, "other").name == f"{project}/runs/other after step 5"
+    whole = chosen(project, "elsewhere")
+    assert (whole.model.key, whole.model.folder) == ("--model", project / "elsewhere")
+    assert (whole.role, whole.adapter, whole.lora_rank) == ("student", None, None)
+
+
+def test_a_name_that_nothing_has_is_answered_with_those_that_there_are(project: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        chosen(project, "best")
+    assert str(caught.value) == (
+        "--model best: there is no run and no folder of that name; "
+        "take base, teacher, or a run: none has begun yet"
+    )
+    add_adapter(project, "first")
+    add_checkpoint(project, "second", "latest", step=1)
+    with pytest.raises(UsageError, match=r"or a run: first, second$"):
+        chosen(project, "best")
+
+
+def test_a_server_of_ones_own_does_not_become_another_model(project: Path) -> None:
+    add_checkpoint(project, "full", "latest", step=1, tuning="full")
+    loaded = loaded_from(project, "engine={url: http://127.0.0.1:1}")
+    for name, shown in (
+        ("elsewhere", str(project / "elsewhere")),
+        ("full", f"{project}/runs/full after step 1"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            prepare_subject(
+                loaded, project, choice=chosen(project, name), command="eval", say=lambda _: None
+            )
+        assert str(caught.value) == (
+            f"--model {shown} is a whole model, and engine.url names a server that has its own; "
+            "take it with engine.url=null"
+        )
