@@ -27,16 +27,15 @@ from rnow.errors import Interrupted, RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
 from rnow.garbage import rare_collections
 from rnow.heartbeat import beating
+from rnow.learner import Learner
 from rnow.logs import log_to
 from rnow.loop import Parts, train
 from rnow.model_folder import write_model_folder
 from rnow.monitor import Monitor
-from rnow.policy import Policy
 from rnow.publish import Publisher
 from rnow.records import Prompt
 from rnow.resume import check_inputs, check_resumable, fingerprints
 from rnow.rundir import RunDirectory
-from rnow.saving import Saver
 from rnow.serving import (
     Serving,
     dtype_tolerance,
@@ -46,14 +45,8 @@ from rnow.serving import (
 )
 from rnow.stopping import StopRequest
 from rnow.teacher import Teacher
-from rnow.trainer import Trainer
 from rnow.vocabulary import compare_token_maps, token_map
-from rnow.wiring import (
-    objective_settings,
-    policy_settings,
-    prompts_by_step,
-    trainer_settings,
-)
+from rnow.wiring import prompts_by_step
 
 __all__ = ["ModelFolders", "Session", "run_session"]
 
@@ -173,18 +166,15 @@ async def _train(
             opening = _open_engines(stack, session, deaths=deaths, monitor=monitor)
             student, teacher_engine = await stop.cut(opening)
         with monitor.stage("loading the trainer"):
-            policy = await asyncio.to_thread(
-                Policy.load,
-                policy_settings(config, student=session.models.student, device=session.device),
+            learner = await asyncio.to_thread(
+                Learner.load,
+                config,
+                student=session.models.student,
+                device=session.device,
+                run=run,
+                num_steps=num_steps,
             )
-        saver = Saver(run, policy=policy, settings=config.trainer, num_steps=num_steps)
-        trainer = Trainer(
-            policy,
-            settings=trainer_settings(config, total_steps=num_steps),
-            objective=objective_settings(config),
-            on_bad_numbers=saver.keep_bad_batch,
-        )
-        first_step = saver.restore(trainer, say=monitor.say)
+        first_step = learner.saver.restore(learner.trainer, say=monitor.say)
         run.rewind(first_step)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
         probe_ids = environment.render(steps[0][0])[:MAX_PROBE_TOKENS]
@@ -196,9 +186,7 @@ async def _train(
             first_step=first_step,
             steps=steps,
             group_size=config.data.group_size,
-            publisher=_publisher(
-                session, student, policy=policy, trainer=trainer, probe_ids=probe_ids
-            ),
+            publisher=_publisher(session, student, learner=learner, probe_ids=probe_ids),
             collector=Collector(
                 environment.roll(student, seed=config.seed),
                 teacher.score,
@@ -207,27 +195,32 @@ async def _train(
                 max_dropped=config.trainer.max_dropped,
             ),
             teacher=teacher,
-            trainer=trainer,
+            trainer=learner.trainer,
             evaluator=HeldOutEvaluator(
                 environment, student, monitor, prompts=held_out, num_steps=num_steps
             ),
-            saver=saver,
+            saver=learner.saver,
             gauges=environment.gauges,
             deaths=deaths,
         )
         try:
             await train(parts, monitor=monitor, stop=stop)
         except Interrupted:
-            await asyncio.to_thread(saver.save_pending)
+            await asyncio.to_thread(learner.saver.save_pending)
             raise
-        write_model_folder(
-            run.model,
-            policy=policy,
-            base=session.base_name,
-            tokenizer=session.models.student,
-            run=run,
-        )
-        run.write_state(step=num_steps, num_steps=num_steps, finished=True)
+        _finish(session, learner, num_steps=num_steps)
+
+
+def _finish(session: Session, learner: Learner, *, num_steps: int) -> None:
+    """Write the model folder, and after it that the run is finished."""
+    write_model_folder(
+        session.run.model,
+        policy=learner.policy,
+        base=session.base_name,
+        tokenizer=session.models.student,
+        run=session.run,
+    )
+    session.run.write_state(step=num_steps, num_steps=num_steps, finished=True)
 
 
 def _compare(session: Session) -> tuple[str, ...]:
@@ -307,7 +300,7 @@ async def _checked_teacher(
 
 
 def _publisher(
-    session: Session, engine: Engine, *, policy: Policy, trainer: Trainer, probe_ids: list[int]
+    session: Session, engine: Engine, *, learner: Learner, probe_ids: list[int]
 ) -> Publisher:
     config = session.config
     exact = max(
@@ -316,8 +309,8 @@ def _publisher(
     )
     return Publisher(
         engine,
-        save=policy.save,
-        probe=lambda ids, start: trainer.probe_logprobs(ids, start=start),
+        save=learner.policy.save,
+        probe=lambda ids, start: learner.trainer.probe_logprobs(ids, start=start),
         run=session.run,
         probe_ids=probe_ids,
         tolerance=config.engine.probe_tolerance or exact,

@@ -1,0 +1,37 @@
+"""The student's network in this process, with what moves it and what saves it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnow.config.settings import Config
+from rnow.policy import Policy
+from rnow.rundir import RunDirectory
+from rnow.saving import Saver
+from rnow.trainer import Trainer
+from rnow.wiring import objective_settings, policy_settings, trainer_settings
+
+__all__ = ["Learner"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """What a run trains: three parts that share the weights."""
+
+    policy: Policy
+    trainer: Trainer
+    saver: Saver
+
+    @classmethod
+    def load(
+        cls, config: Config, *, student: Path, device: str, run: RunDirectory, num_steps: int
+    ) -> "Learner":
+        """Load the network from the folder `student`; takes seconds to minutes."""
+        policy = Policy.load(policy_settings(config, student=student, device=device))
+        saver = Saver(run, policy=policy, settings=config.trainer, num_steps=num_steps)
+        trainer = Trainer(
+            policy,
+            settings=trainer_settings(config, total_steps=num_steps),
+            objective=objective_settings(config),
+            on_bad_numbers=saver.keep_bad_batch,
+        )
+        return cls(policy=policy, trainer=trainer, saver=saver)
