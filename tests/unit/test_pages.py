@@ -70,6 +70,34 @@ async def test_a_caller_that_gives_up_takes_the_page_from_nobody() -> None:
     assert read.num_reads == 1
 
 
+async def test_a_page_that_nobody_waits_for_any_more_is_not_read_to_its_end() -> None:
+    pages, read = PageCache(max_bytes=1_000), Reader()
+    read.may_end.clear()
+    callers = [asyncio.create_task(pages.get("a", read)) for _ in range(3)]
+    await asyncio.sleep(0)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+    assert not any(task.get_name() == "page a" for task in asyncio.all_tasks())
+    read.may_end.set()
+    assert await pages.get("a", read) == (read.document, False)
+    assert read.num_reads == 2
+
+
+async def test_who_asks_while_a_reading_is_being_ended_has_the_page_read_anew() -> None:
+    pages, read = PageCache(max_bytes=1_000), Reader()
+    read.may_end.clear()
+    gives_up = asyncio.create_task(pages.get("a", read))
+    await asyncio.sleep(0)
+    gives_up.cancel()
+    await asyncio.sleep(0)
+    asks_now = asyncio.create_task(pages.get("a", read))
+    read.may_end.set()
+    assert await asks_now == (read.document, False)
+    assert await pages.get("a", read) == (read.document, True)
+    assert read.num_reads == 2
+
+
 async def test_the_pages_read_least_recently_make_room() -> None:
     pages, read = PageCache(max_bytes=250), Reader(num_bytes=100)
     for key in ("a", "b", "a", "c"):

@@ -18,18 +18,26 @@ class _Entry:
     is_claimed: bool = False  # some caller has had it
 
 
+@dataclass(slots=True)
+class _Coming:
+    task: "asyncio.Task[_Entry]"
+    num_callers: int = 0  # that wait for it
+
+
 class PageCache:
     """The documents read last, up to a number of bytes, and those on their way.
 
-    Callers that ask for a page on its way wait for the same answer. A page that could not be read
-    is not kept: whoever asks later tries again.
+    Callers that ask for a page on its way wait for the same answer; when the last of them has given
+    up, the reading is ended. A page that could not be read is not kept: whoever asks later tries
+    again.
     """
 
     def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._kept: OrderedDict[str, _Entry] = OrderedDict()  # the least recently used first
-        self._coming: dict[str, asyncio.Task[_Entry]] = {}
+        self._coming: dict[str, _Coming] = {}
+        self._reading: set[asyncio.Task[_Entry]] = set()  # those that are being ended, too
 
     @property
     def num_bytes(self) -> int:
@@ -42,8 +50,7 @@ class PageCache:
         """
         entry = self._kept.get(key)
         if entry is None:
-            # Shielded: a caller that gives up takes the page from none of the others.
-            entry = await asyncio.shield(self._coming.get(key) or self._start(key, read))
+            entry = await self._wait(key, self._coming.get(key) or self._start(key, read))
         else:
             self._kept.move_to_end(key)
         is_shared, entry.is_claimed = entry.is_claimed, True
@@ -51,25 +58,42 @@ class PageCache:
 
     async def aclose(self) -> None:
         """Stop what is on its way."""
-        coming = list(self._coming.values())
-        for task in coming:
+        reading = list(self._reading)
+        for task in reading:
             task.cancel()
-        await asyncio.gather(*coming, return_exceptions=True)
+        await asyncio.gather(*reading, return_exceptions=True)
 
-    def _start(self, key: str, read: ReadDocument) -> asyncio.Task[_Entry]:
+    async def _wait(self, key: str, coming: _Coming) -> _Entry:
+        coming.num_callers += 1
+        try:
+            # Shielded: a caller that gives up takes the page from none of the others.
+            return await asyncio.shield(coming.task)
+        finally:
+            coming.num_callers -= 1
+            if not coming.num_callers and not coming.task.done():
+                coming.task.cancel()
+                self._forget(key, coming)  # whoever asks now has it read anew
+
+    def _start(self, key: str, read: ReadDocument) -> _Coming:
         async def run() -> _Entry:
             return _Entry(await read())
 
-        def ended(task: asyncio.Task[_Entry]) -> None:
-            del self._coming[key]
+        def ended(task: "asyncio.Task[_Entry]") -> None:
+            self._reading.discard(task)
+            self._forget(key, coming)
             # Asking for the exception also keeps asyncio quiet where every caller has given up.
             if not task.cancelled() and task.exception() is None:
                 self._keep(key, task.result())
 
         task = asyncio.get_running_loop().create_task(run(), name=f"page {key}")
-        self._coming[key] = task
+        self._reading.add(task)
+        coming = self._coming[key] = _Coming(task)
         task.add_done_callback(ended)
-        return task
+        return coming
+
+    def _forget(self, key: str, coming: _Coming) -> None:
+        if self._coming.get(key) is coming:
+            del self._coming[key]
 
     def _keep(self, key: str, entry: _Entry) -> None:
         self._kept[key] = entry
