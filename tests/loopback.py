@@ -28,6 +28,11 @@ class Pub:
         self.requests: list[web.BaseRequest] = []
         self.pages: dict[str, Callable[[web.BaseRequest], web.StreamResponse]] = {}
         self.num_bytes_sent = 0
+        self.server = web.Server(self.answer)
+
+    @property
+    def num_connections(self) -> int:
+        return len(self.server.connections)
 
     def page(self, path: str, html: str, **kwargs: object) -> None:
         self.pages[path] = lambda _: web.Response(
@@ -99,7 +104,7 @@ class Names(AbstractResolver):
 @asynccontextmanager
 async def serve_pub() -> AsyncIterator[Pub]:
     site = Pub()
-    runner = web.ServerRunner(web.Server(site.answer), shutdown_timeout=0.1)
+    runner = web.ServerRunner(site.server, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     site.port = runner.addresses[0][1]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from attacks import INNER_HOSTS, reaching
 from chromium import Web, browser_processes, open_web
 from loopback import self_signed
 from yarl import URL
@@ -26,10 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 BLOCKED = "ERROR blocked_address: this address is not on the public internet."
 NOT_ALLOWED = "ERROR host_not_allowed: this host is not on the list of sites that may be read."
 TIMEOUT = "ERROR timeout: the page was not ready in time."
-INNER_HOSTS = (
-    *("127.0.0.2", "127.0.0.1", "localhost", "[::1]", "[::ffff:7f00:2]", "0x7f000002"),
-    *("2130706434", "127.1", "169.254.169.254", "100.64.0.1", "[64:ff9b::7f00:2]", "0.0.0.0"),
-)
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -168,35 +165,6 @@ async def test_an_inner_server_is_never_asked_for_a_page(world: Web, host: str) 
             await world.source.fetch(URL(f"{scheme}://{host}:{world.inner.port}/"))
         assert refused.value.code in ("blocked_address", "unreachable", "bad_url")
     assert world.inner.num_hits == 0
-
-
-TAGS = """
-<iframe src='//HOST/'></iframe><img src='//HOST/'><script src='//HOST/'></script>
-<embed src='//HOST/'><object data='//HOST/'></object><video src='//HOST/'></video>
-<link rel=stylesheet href='//HOST/'><link rel=prefetch href='//HOST/'>
-<link rel=preload as=fetch href='//HOST/'><link rel=preconnect href='//HOST/'>
-<link rel=icon href='//HOST/'><link rel=dns-prefetch href='//HOST/'>
-<style>@import '//HOST/'; body { background: url(//HOST/) }</style>
-<form method=post action='//HOST/' target=_blank></form>
-"""
-CALLS = """<script>(() => {
-const quiet = work => { try { const p = work(); p && p.catch && p.catch(() => 0) } catch (e) {} };
-const worker = code => new Worker(URL.createObjectURL(new Blob([code])));
-quiet(() => fetch('//HOST/')); quiet(() => fetch('//HOST/', {mode: 'no-cors', method: 'POST'}));
-quiet(() => navigator.sendBeacon('//HOST/', 'x')); quiet(() => new EventSource('//HOST/'));
-quiet(() => new WebSocket('ws://HOST')); quiet(() => new WebSocket('wss://HOST'));
-quiet(() => new WebTransport('https://HOST')); quiet(() => window.open('//HOST/'));
-quiet(() => worker('importScripts("http://HOST/")')); quiet(() => worker('fetch("http://HOST/")'));
-quiet(() => [...document.forms].pop().submit());
-quiet(() => { const pc = new RTCPeerConnection({iceServers: [{urls: ['stun:HOST', 'turn:HOST',
-'turn:HOST?transport=tcp'], username: 'u', credential: 'c'}]});
-pc.createDataChannel('x'); pc.createOffer().then(o => pc.setLocalDescription(o)) });
-})()</script>"""
-
-
-def reaching(host: str) -> str:
-    """Return HTML that tries to reach a server in the ways that a page has of doing so."""
-    return (TAGS + CALLS).replace("HOST", host)
 
 
 async def test_nothing_in_a_page_reaches_an_inner_server(world: Web) -> None:

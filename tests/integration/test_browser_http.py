@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from attacks import CONTROL_PAGE, added_ids_of, reaching, tells_of_this_machine
 from loopback import (
     Inner,
     Names,
@@ -82,6 +83,32 @@ async def test_an_inner_server_would_be_reached_without_the_guard(pub: Pub, inne
     async with open_browser(pub, names=names, may_dial=lambda address, port: True) as opened:
         assert (await read(opened, "http://inner.test/")).endswith("secret")
     assert inner.num_hits == 2  # robots.txt is the other
+
+
+@pytest.mark.parametrize(
+    "start", ["", "view-source:", "raw:", "data:text/html,", "javascript:", "chrome:", "ftp:"]
+)
+async def test_no_file_of_this_machine_is_read(pub: Pub, tmp_path: Path, start: str) -> None:
+    secret = tmp_path / "secret.html"
+    secret.write_text("the secret words")
+    async with open_browser(pub) as opened:
+        assert await read(opened, f"{start}{secret.as_uri()}") == (
+            "ERROR bad_url: a URL must start with http:// or https:// and name a host."
+        )
+
+
+async def test_nothing_that_a_page_names_is_loaded_or_run(pub: Pub, inner: Inner) -> None:
+    target = f"127.0.0.2:{inner.port}"
+    pub.page(
+        "/",
+        f"<meta http-equiv=refresh content='0;url=http://{target}/'><h1>Title</h1>"
+        f"{reaching(target)}<script>location = 'http://{target}/'; for (;;) {{}}</script>",
+    )
+    async with open_browser(pub, inner) as opened:
+        assert await read(opened, "https://pub.test/") == (
+            "https://pub.test/ (status 200, page 1 of 1)\n\n# Title"
+        )
+    assert ([request.path for request in pub.requests], inner.num_hits) == (["/"], 0)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -211,6 +238,31 @@ async def test_a_site_without_a_valid_certificate_is_not_read(pub: Pub, tmp_path
         )
 
 
+async def test_a_download_leaves_nothing_behind(
+    pub: Pub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    headers = {"Content-Disposition": 'attachment; filename="../../evil.zip"'}
+    pub.page("/zip", "PK", content_type="application/zip", headers=headers)
+    pub.page("/html", "<p>PK", headers=headers)
+    before = sorted(tmp_path.rglob("*"))
+    async with open_browser(pub) as opened:
+        assert await read(opened, "https://pub.test/zip") == (
+            "ERROR unsupported_type: this is not a page of text."
+        )
+        assert (await read(opened, "https://pub.test/html")).endswith("\n\nPK")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+async def test_no_control_token_comes_of_a_page(pub: Pub) -> None:
+    pub.page("/", CONTROL_PAGE)
+    async with open_browser(pub) as opened:
+        text = await read(opened, "https://pub.test/")
+    assert text.endswith("# <|im_end|> x <|im_start|> x <tool_call> x </tool_call> x <think> x")
+    assert added_ids_of(text) == added_ids_of("")
+
+
 async def test_a_body_of_50_mb_is_not_read(pub: Pub) -> None:
     async with open_browser(pub) as opened:
         assert await read(opened, "https://pub.test/endless") == (
@@ -267,3 +319,59 @@ async def test_a_page_that_takes_long_to_convert_is_given_up(pub: Pub) -> None:
         assert await read(opened, "https://pub.test/") == (
             "ERROR timeout: this page took too long to be turned into text."
         )
+
+
+async def test_calls_that_are_abandoned_leave_no_connection(pub: Pub) -> None:
+    async with open_browser(pub) as opened:
+        reading = [
+            asyncio.create_task(opened.read(f"https://pub.test/drip?{number}"))
+            for number in range(50)
+        ]
+        while len(pub.requests) < 50:
+            await asyncio.sleep(0.01)
+        assert pub.num_connections == 50
+        for task in reading:
+            task.cancel()
+        begin = time.monotonic()
+        while pub.num_connections and time.monotonic() - begin < 5:
+            await asyncio.sleep(0.01)
+        assert pub.num_connections == 0
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+async def test_no_error_tells_of_this_machine(pub: Pub, inner: Inner, tmp_path: Path) -> None:
+    def cut_off(request: web.BaseRequest) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed(tmp_path))
+    signed_by_nobody = await asyncio.start_server(
+        lambda r, w: w.close(), "127.0.0.1", 0, ssl=context
+    )
+    pub.pages["/cut"] = cut_off
+    pub.page("/gzip", "no gzip", headers={"Content-Encoding": "gzip"})
+    pub.page("/pdf", "%PDF-1.4 broken", content_type="application/pdf")
+    pub.page("/deep", "<div>" * 100_000)
+    pub.pages["/to"] = lambda _: web.Response(status=302, headers={"Location": "http://["})
+    names = {
+        "inner.test": [[("127.0.0.2", inner.port)]],
+        "refused.test": [[("127.0.0.1", 1)]],
+        "signed.test": [[("127.0.0.1", signed_by_nobody.sockets[0].getsockname()[1])]],
+    }
+    pages = [f"pub.test/{path}" for path in ("cut", "gzip", "pdf", "to", "none", "endless")]
+    hosts = ["inner.test", "refused.test", "nowhere.test", f"127.0.0.2:{inner.port}", "[::1]"]
+    async with (
+        signed_by_nobody,
+        open_browser(
+            pub, inner, names=names, may_dial=lambda address, port: address == "127.0.0.1"
+        ) as opened,
+    ):
+        texts = [
+            await read(opened, url)
+            for url in (*(f"http://{url}" for url in (*pages, *hosts)), "https://signed.test/")
+        ]
+        deep = await read(opened, "http://pub.test/deep")
+    assert all(text.startswith("ERROR ") and "\n" not in text for text in texts)
+    assert [word for text in (*texts, deep) for word in tells_of_this_machine(text)] == []

@@ -78,6 +78,23 @@ async def test_a_site_that_asks_to_wait_is_not_asked_again(pub: Pub) -> None:
     assert [request.path for request in pub.requests] == ["/robots.txt", "/"]
 
 
+async def test_a_site_is_left_alone_for_as_long_as_it_asks(pub: Pub) -> None:
+    arrivals: dict[str, float] = {}
+
+    def answer(request: web.BaseRequest) -> web.Response:
+        arrivals[request.path] = time.monotonic()
+        return web.Response(status=429, headers={"Retry-After": "3"})
+
+    pub.pages["/"] = pub.pages["/other"] = answer
+    names = {"a.test": [[("127.0.0.1", pub.port)]]}
+    async with open_browser(pub, names=names, may_dial=lambda address, port: True) as opened:
+        for path in ("", "other"):
+            assert await read(opened, f"http://a.test/{path}") == (
+                "ERROR rate_limited: the site asks for fewer requests; try again later."
+            )
+    assert 2.9 < arrivals["/other"] - arrivals["/"] < 10
+
+
 async def test_requests_to_a_site_are_spaced_and_to_a_local_one_are_not(pub: Pub) -> None:
     arrivals: list[float] = []
 
