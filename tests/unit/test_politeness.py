@@ -22,6 +22,17 @@ def test_requests_to_one_host_are_spaced_and_others_do_not_wait() -> None:
     assert [pacer.reserve("any.example") for _ in range(2)] == [0, 1]
 
 
+def test_requests_that_leave_late_do_not_leave_together() -> None:
+    clock = Clock()
+    pacer = Pacer(max_wait_s=20, num_workers=2, now=clock)
+    assert [pacer.reserve("any.example") for _ in range(3)] == [0, 2, 4]
+    clock.now += 10  # a browser took so long to start
+    assert [pacer.depart("any.example") for _ in range(3)] == [0, 2, 4]
+    assert pacer.depart("other.example") == 0
+    clock.now += 10
+    assert pacer.depart("any.example") == 0
+
+
 def test_workers_share_the_patience_of_a_site() -> None:
     pacer = Pacer(max_wait_s=20, num_workers=4, now=Clock())
     assert [pacer.reserve("clinicaltrials.gov") for _ in range(3)] == [0, 4, 8]

@@ -22,6 +22,7 @@ from rnow.browser.crawler import loading_crawl4ai
 from rnow.browser.proxy import ForwardProxy, Lease
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.visit import Visit
+from rnow.tools.counts import count
 
 with loading_crawl4ai():
     from crawl4ai.async_configs import BrowserConfig, CrawlerRunConfig, ProxyConfig
@@ -88,7 +89,8 @@ class Chromium:
         self._settings = settings
         self._proxy = proxy
         self._executable = Path(settings.executable)
-        self._with_sandbox = os.geteuid() != 0
+        self._with_sandbox = True  # until it has been refused
+        self._has_run = False
         self._crawler: AsyncPlaywrightCrawlerStrategy | None = None
         self._starting = asyncio.Lock()
         here = tempfile.gettempdir()
@@ -97,8 +99,6 @@ class Chromium:
             dir=here if len(here) <= _MAX_TMP_CHARS else "/tmp",
             ignore_cleanup_errors=True,
         )
-        if not self._with_sandbox:
-            _LOG.warning("Chromium runs without its sandbox, since this process is root's")
 
     @property
     def num_tabs(self) -> int:
@@ -114,15 +114,21 @@ class Chromium:
         return self._crawler is not None and self._crawler.browser_manager.browser.is_connected()
 
     async def ensure(self) -> None:
-        """Start the browser unless it is alive. Must not be cancelled."""
+        """Start the browser unless it is alive. Must not be cancelled.
+
+        Counts browser/restarts where another one ran before.
+        """
         async with self._starting:
             if self.is_alive:
                 return
-            if self._crawler is not None:
-                _LOG.warning("Chromium has died and is started again")
-                self.num_restarts += 1
-                await self.discard()
+            if self._has_run:
+                _LOG.warning("Chromium has ended and is started again")
+            await self.discard()
             self._crawler = await self._start()
+            if self._has_run:
+                self.num_restarts += 1
+                count("browser/restarts")
+            self._has_run = True
 
     async def visit(self, visit: Visit, lease: Lease) -> None:
         """Load a page in the lease's tab of the browser that `ensure` started; `visit` tells more.
@@ -180,7 +186,10 @@ class Chromium:
             text = str(error).lower()
             if not self._with_sandbox or not any(sign in text for sign in _NO_SANDBOX_SIGNS):
                 raise self._failed(error) from error
-        _LOG.warning("Chromium runs without its sandbox, since this machine does not allow it one")
+        _LOG.warning(
+            "Chromium runs without its sandbox, which it was refused: root never has one, nor have "
+            "many containers"
+        )
         self._with_sandbox = False
         try:
             return await self._launch()

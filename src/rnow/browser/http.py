@@ -166,11 +166,12 @@ class HttpSource:
             raise BrowseError("host_not_allowed", sentence)
 
     async def _wait_for_slot(self, host: str, clock: asyncio.Timeout) -> None:
-        delay_s = self._pacer.reserve(host)
-        deadline = clock.when()
-        assert deadline is not None
-        clock.reschedule(deadline + delay_s)  # this waiting is ours, not the site's
-        await asyncio.sleep(delay_s)
+        for delay_of in (self._pacer.reserve, self._pacer.depart):
+            delay_s = delay_of(host)
+            deadline = clock.when()
+            assert deadline is not None
+            clock.reschedule(deadline + delay_s)  # this waiting is ours, not the site's
+            await asyncio.sleep(delay_s)
 
     async def _take(
         self, response: aiohttp.ClientResponse, url: URL, *, is_data: bool

@@ -33,7 +33,8 @@ class Pacer:
 
     Of several workers each has a Pacer, and waits so many times longer.
 
-    delay = pacer.reserve("hemonc.org"); await asyncio.sleep(delay); ask
+    delay = pacer.reserve("hemonc.org"); await asyncio.sleep(delay); get ready
+    delay = pacer.depart("hemonc.org"); await asyncio.sleep(delay); ask
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Pacer:
         self._num_workers = num_workers
         self._now = now
         self._next_slot: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
+        self._next_departure: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
         self._delays_s: dict[str, float] = {}  # that sites ask for
 
     def reserve(self, host: str) -> float:
@@ -55,9 +57,18 @@ class Pacer:
         slot = max(now, self._next_slot[host])
         if slot - now > self._max_wait_s:
             raise BrowseError("rate_limited", "this site is asked too often; try again later.")
-        interval = max(interval_s(host), self._delays_s.get(host, 0.0))
-        self._next_slot[host] = slot + interval * self._num_workers
+        self._next_slot[host] = slot + self._interval_s(host)
         return slot - now
+
+    def depart(self, host: str) -> float:
+        """Return the seconds to wait though it is one's turn, since those before left late.
+
+        A browser that starts, or has no tab free, would else let them all go at once.
+        """
+        now = self._now()
+        departure = max(now, self._next_departure[host])
+        self._next_departure[host] = departure + self._interval_s(host)
+        return departure - now
 
     def slow_down(self, host: str, delay_s: float) -> None:
         """Leave this host as long as its robots.txt asks for, if that is longer than our own."""
@@ -69,6 +80,9 @@ class Pacer:
         if seconds is not None:
             until = self._now() + min(max(seconds, 0.0), _MAX_RETRY_AFTER_S)
             self._next_slot[host] = max(self._next_slot[host], until)
+
+    def _interval_s(self, host: str) -> float:
+        return self._num_workers * max(interval_s(host), self._delays_s.get(host, 0.0))
 
 
 def interval_s(host: str) -> float:

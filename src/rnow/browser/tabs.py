@@ -139,7 +139,7 @@ class ChromiumSource:
             settings=self._settings,
             hosts=self._hosts,
             lease=lease,
-            hold_off=self._pacer.hold_off,
+            pacer=self._pacer,
         )
         crawling = asyncio.create_task(chromium.visit(visit, lease), name=f"visit {url}")
         refused = asyncio.create_task(visit.refused.wait())

@@ -13,7 +13,7 @@ refusal of a site is got around; nothing is downloaded.
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ from rnow.browser.blocked import is_block_page
 from rnow.browser.errors import BrowseError, NotRenderedError
 from rnow.browser.guard import check_url
 from rnow.browser.hosts import HostRules
+from rnow.browser.politeness import Pacer
 from rnow.browser.proxy import Lease
 from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status
 from rnow.browser.settings import BrowserSettings
@@ -50,7 +51,7 @@ class Visit:
         settings: BrowserSettings,
         hosts: HostRules,
         lease: Lease,
-        hold_off: Callable[[str, str | None], None],
+        pacer: Pacer,
     ) -> None:
         self.url = url  # of the document that the tab has, or is on its way to
         self.page: RawPage | None = None
@@ -60,7 +61,7 @@ class Visit:
         self._settings = settings
         self._hosts = hosts
         self._lease = lease
-        self._hold_off = hold_off  # a host, and its Retry-After
+        self._pacer = pacer
         self._status = 200
         self._num_documents = 0
         self._has_document = False
@@ -86,6 +87,8 @@ class Visit:
         # A local site speaks plain HTTP, whatever its URLs say.
         patterns += [{"urlPattern": f"https://{host}*"} for host in self._settings.local_sites]
         await devtools.send("Fetch.enable", {"patterns": patterns})
+        if self._hosts.local_port(self.url) is None:
+            await asyncio.sleep(self._pacer.depart(self.url.raw_host or ""))
 
     async def capture(self) -> None:
         """Copy the DOM once the page is done, and end the page: nothing of it runs on."""
@@ -229,7 +232,7 @@ class Visit:
         host = self.url.raw_host or ""
         refusal = self._lease.refusals.get(host)
         if refusal is None and not 200 <= status < 300:
-            self._hold_off(host, _header(heads, "retry-after"))
+            self._pacer.hold_off(host, _header(heads, "retry-after"))
             refusal = refusal_of_status(status, await self._body_of_refusal(event))
         if refusal is None and not is_html:
             refusal = NotRenderedError("unsupported_type", "this is not a page of text.")
