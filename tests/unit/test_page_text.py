@@ -162,6 +162,13 @@ def test_what_a_reader_does_not_see_is_left_out(hidden: str) -> None:
     assert text.split() == ["before", "after", "end"]
 
 
+@pytest.mark.parametrize(
+    "tag", ["embed", "source", "track", "wbr", "img", "input", "link", "meta", "area", "param"]
+)
+def test_an_element_without_an_end_hides_nothing_of_what_follows(tag: str) -> None:
+    assert html_to_markdown(f"<div>a <{tag}> b</div><p>c", url=URL).split() == ["a", "b", "c"]
+
+
 def test_a_style_that_only_looks_like_hiding_hides_nothing() -> None:
     html = "<p style='opacity:0.5'>a</p><p style='font-size:0.8em'>b</p><p style='x-display:none'>c"
     assert html_to_markdown(html, url=URL) == "a\nb\nc"

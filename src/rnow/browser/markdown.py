@@ -24,7 +24,7 @@ _MAX_LINK_CHARS = 200  # longer ones are sessions and trackers; the link's text 
 
 _DROPPED_TAGS = (
     *("script", "style", "noscript", "template", "head", "link", "meta", "dialog"),
-    *("svg", "canvas", "iframe", "frame", "object", "embed", "video", "audio", "map"),
+    *("svg", "canvas", "iframe", "frame", "object", "video", "audio", "map"),
     *("input", "button", "select", "textarea", "datalist"),
 )
 _NAVIGATION = (
@@ -107,6 +107,8 @@ def _clean(html: str, *, url: str, keep_navigation: bool) -> str:
     body = page.find("body")
     if body is None:
         return ""
+    # To lxml's parser, which is older than HTML 5, all that follows an embed is inside of it.
+    lxml.etree.strip_tags(body, "embed")
     lxml.etree.strip_elements(body, *_DROPPED_TAGS, with_tail=False)
     unseen = [element for element in body.iterdescendants() if _is_hidden(element)]
     if not keep_navigation:
