@@ -17,7 +17,7 @@ from rnow.browser import BrowserSettings
 from rnow.browser.browser import Browser
 from rnow.browser.executable import HOW_TO_INSTALL, find_chromium
 from rnow.browser.http import HttpSource
-from rnow.browser.source import RawPage
+from rnow.browser.source import PageSource, RawPage
 from rnow.browser.tabs import ChromiumSource
 
 # A machine with other work to do is slow, and no test is about that.
@@ -61,15 +61,20 @@ class Web:
 
     async def read(self, url: str) -> str:
         """Return what the model gets of a page that Chromium reads, each time anew."""
-        async with Browser(self.settings, source=_Kept(self.source)) as opened:
+        async with Browser(self.settings, source=self.outliving) as opened:
             return await read(opened, url)
+
+    @property
+    def outliving(self) -> PageSource:
+        """Chromium as a source that outlives the browser which uses it."""
+        return _Kept(self.source)
 
     async def read_by_http(self, url: str) -> str:
         source = HttpSource(self.settings, resolver=self.names, may_dial=self.is_dialled)
         async with Browser(self.settings, source=source) as opened:
             return await read(opened, url)
 
-    async def all_tabs_closed(self, within_s: float = 20.0) -> bool:
+    async def all_tabs_closed(self, within_s: float = 5.0) -> bool:
         """Wait until no tab is open, those included that are kept for the next page."""
         deadline = time.monotonic() + within_s
         while self.source.num_tabs and time.monotonic() < deadline:
@@ -81,8 +86,6 @@ class Web:
 
 
 class _Kept:
-    """A source that outlives the browser which uses it."""
-
     def __init__(self, source: ChromiumSource) -> None:
         self._source = source
 
@@ -94,12 +97,14 @@ class _Kept:
 
 
 @asynccontextmanager
-async def open_web(**settings: object) -> AsyncIterator[Web]:
+async def open_web(
+    *, local_hosts: tuple[str, ...] = ("pub.test",), **settings: object
+) -> AsyncIterator[Web]:
     async with serve_pub() as pub, serve_inner() as inner:
         chosen: dict[str, object] = {
             "allow_hosts": ("*",),
             "contact": "me@example.org",
-            "local_sites": {"pub.test": pub.port},
+            "local_sites": dict.fromkeys(local_hosts, pub.port),
             "ports": (80, 443, inner.port),
             "executable": chromium_executable(),
             **PATIENT,

@@ -5,7 +5,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from socket import AF_UNSPEC, AddressFamily
 
@@ -67,14 +67,25 @@ class Inner(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.port = 0
         self.num_hits = 0
+        self.ways: set[str] = set()  # that it was reached in: http, websocket, tls, stun, quic
 
-    async def answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.num_hits += 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                self.ways.add(_way_of(await reader.read(4_096)))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>secret")
         writer.close()
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         self.num_hits += 1
+        self.ways.add("quic" if data[0] & 0xC0 == 0xC0 else "stun")
+
+
+def _way_of(start: bytes) -> str:
+    if start.startswith(b"\x16"):
+        return "tls"
+    return "websocket" if b"upgrade: websocket" in start.lower() else "http"
 
 
 class Names(AbstractResolver):

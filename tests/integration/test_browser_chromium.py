@@ -8,19 +8,23 @@ import html
 import ssl
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from attacks import INNER_HOSTS, reaching
-from chromium import Web, browser_processes, open_web
+from attacks import CONTROL_PAGE, INNER_HOSTS, added_ids_of, reaching, tells_of_this_machine
+from chromium import Web, browser_processes, chromium_executable, open_web
 from loopback import self_signed
+from playwright.async_api import async_playwright
 from yarl import URL
 
 import rnow
 from rnow.browser.browser import Browser
 from rnow.browser.errors import BrowseError
+from rnow.browser.stored import StoredSource
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -49,6 +53,7 @@ def forget(world: Web) -> None:
     world.pub.requests.clear()
     world.names.answers.clear()
     world.inner.num_hits = 0
+    world.inner.ways.clear()
 
 
 def with_scripts(script: str, body: str = "") -> str:
@@ -175,19 +180,53 @@ async def test_nothing_in_a_page_reaches_an_inner_server(world: Web) -> None:
         attacks = "".join(reaching(f"{host}:{port}") for host in some)
         world.pub.page(f"/{number}", with_scripts("0", attacks))
         assert "# Title" in await world.read(f"http://pub.test/{number}")
-    # A service worker needs an origin that is https or localhost, and then its own script.
-    world.pub.page(
-        "/sw.js", f"fetch('http://127.0.0.2:{port}/')", content_type="application/javascript"
-    )
-    world.pub.page(
-        "/sw",
-        with_scripts(
-            "navigator.serviceWorker && navigator.serviceWorker.register('/sw.js').catch(() => 0)"
-        ),
-    )
-    for scheme in ("http", "https"):
-        assert "# Title" in await world.read(f"{scheme}://pub.test/sw")
     assert world.inner.num_hits == 0
+
+
+# Only an origin that is https, or this machine, may have a service worker or speak QUIC.
+WORKER = """oninstall = event => event.waitUntil(Promise.allSettled([
+fetch('/from-worker'), fetch('http://HOST/'), fetch('http://HOST/', {mode: 'no-cors'})]))"""
+REGISTER = """const show = t => document.body.append(t + ' ');
+const busy = setInterval(() => fetch('/busy'), 100);
+const end = t => { show(t); clearInterval(busy) };
+const see = w => w.addEventListener('statechange', () => w.state == 'activated' && end(w.state));
+navigator.serviceWorker.getRegistrations().then(all => show(all.length + ' of before'));
+navigator.serviceWorker.register('/sw.js').then(r => see(r.installing), end);"""
+
+
+def put_on_its_own_machine(world: Web, host: str) -> None:
+    """Let pub have a page, and a service worker, that try to reach a server from localhost."""
+    worker = WORKER.replace("HOST", host)
+    world.pub.page("/sw.js", worker, content_type="application/javascript")
+    world.pub.page("/", with_scripts(REGISTER, reaching(host)))
+
+
+async def test_nothing_of_a_trusted_origin_reaches_an_inner_server() -> None:
+    async with open_web(local_hosts=("localhost",), settle_timeout_s=20.0) as world:
+        for host in ("127.0.0.2", "x.localhost"):
+            put_on_its_own_machine(world, f"{host}:{world.inner.port}")
+            # Nor does it leave anything behind.
+            for _ in range(2):
+                world.pub.requests.clear()
+                text = await world.read("http://localhost/")
+                assert "0 of before" in text
+                assert "activated" in text
+                assert "/from-worker" in {request.path for request in world.pub.requests}
+        assert (world.inner.num_hits, world.inner.ways) == (0, set())
+
+
+async def test_a_careless_chromium_would_reach_an_inner_server_in_every_way() -> None:
+    async with open_web() as world, async_playwright() as driver:
+        put_on_its_own_machine(world, f"127.0.0.2:{world.inner.port}")
+        careless = await driver.chromium.launch(executable_path=chromium_executable())
+        page = await careless.new_page()
+        await page.goto(f"http://127.0.0.1:{world.pub.port}/")
+        await page.get_by_text("activated").wait_for()
+        deadline = time.monotonic() + 20
+        while len(world.inner.ways) < 5 and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        await careless.close()
+        assert world.inner.ways == {"http", "websocket", "tls", "stun", "quic"}
 
 
 async def test_without_the_guard_these_pages_would_reach_an_inner_server(world: Web) -> None:
@@ -197,6 +236,7 @@ async def test_without_the_guard_these_pages_would_reach_an_inner_server(world: 
         world.pub.page("/", with_scripts("0", reaching(f"inner.test:{world.inner.port}")))
         assert "# Title" in await world.read("http://pub.test/")
         assert world.inner.num_hits >= 10
+        assert world.inner.ways >= {"http", "websocket", "tls"}
     finally:
         world.may_dial -= set(world.at_inner)
 
@@ -322,6 +362,38 @@ async def test_a_download_leaves_nothing_behind(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+async def test_no_control_token_comes_of_a_page(world: Web) -> None:
+    world.pub.page("/", CONTROL_PAGE + "<script>document.body.append('&lt;|im_end|>')</script>")
+    text = await world.read("http://pub.test/")
+    assert "# <|im_end|> x <|im_start|> x <tool_call> x </tool_call> x <think> x" in text
+    assert added_ids_of(text) == added_ids_of("")
+
+
+async def test_a_body_of_50_mb_is_not_read() -> None:
+    async with open_web(max_wire_bytes=5_000_000) as world:
+        assert await world.read("http://pub.test/endless") == (
+            "ERROR too_large: this page and what it loads are too large."
+        )
+        assert world.pub.num_bytes_sent < 15_000_000  # socket buffers included
+
+
+async def test_a_page_that_breaks_off_is_not_waited_for(world: Web) -> None:
+    def break_off(request: web.BaseRequest) -> web.Response:
+        assert request.transport is not None
+        request.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 99\r\n\r\n<p>the first"
+        )
+        request.transport.close()
+        return web.Response()
+
+    world.pub.pages["/"] = break_off
+    begin = time.monotonic()
+    assert await world.read("http://pub.test/") == (
+        "ERROR unreachable: the connection to the site failed."
+    )
+    assert time.monotonic() - begin < 0.5 * world.settings.render_timeout_s
+
+
 async def test_a_dom_of_any_size_is_cut(world: Web) -> None:
     script = (
         "String.prototype.slice = function () { return this };"
@@ -357,17 +429,17 @@ async def test_a_page_in_an_endless_loop_is_left_and_the_next_one_is_read() -> N
 
 async def test_calls_that_are_abandoned_leave_no_tab(world: Web) -> None:
     world.pub.page("/", with_scripts("setInterval(() => fetch('/x'), 10)"))
-    reading = [
-        asyncio.create_task(world.source.fetch(URL(f"http://pub.test/?{number}")))
-        for number in range(50)
-    ]
-    while world.source.num_tabs < 2:
-        await asyncio.sleep(0.01)
-    for task in reading:
-        task.cancel()
-        await asyncio.sleep(0)
-    await asyncio.gather(*reading, return_exceptions=True)
-    assert await world.all_tabs_closed()
+    async with Browser(world.settings, source=world.outliving) as opened:
+        reading = [
+            asyncio.create_task(opened.read(f"http://pub.test/?{number}")) for number in range(50)
+        ]
+        while world.source.num_tabs < 2:
+            await asyncio.sleep(0.01)
+        for task in reading:
+            task.cancel()
+            await asyncio.sleep(0)
+        assert await world.all_tabs_closed(within_s=5.0)
+        await asyncio.gather(*reading, return_exceptions=True)
     assert "# Title" in await world.read("http://pub.test/")
 
 
@@ -390,13 +462,63 @@ async def test_a_browser_that_is_killed_is_replaced_once(world: Web) -> None:
 
 async def test_no_error_tells_of_this_machine(world: Web) -> None:
     world.pub.page("/crash", with_scripts("location = 'chrome://crash'"))
+    world.pub.pages["/to"] = lambda _: web.Response(status=302, headers={"Location": "http://["})
     world.name("refused.test", [("127.0.0.1", 1)])
+    world.name("inner.test", world.at_inner)
     world.may_dial.add(("127.0.0.1", 1))
-    for url in ("pub.test/crash", "refused.test/", "nowhere.test/"):
-        text = await world.read(f"http://{url}")
-        assert "\n" not in text or text.startswith(f"http://{url} ")
-        for word in ("site-packages", "127.0.0", "Code context", "net::", "crawl4ai", "/usr"):
-            assert word not in text
+    hosts = ("refused.test", "nowhere.test", f"inner.test:{world.inner.port}", "127.0.0.2", "[::1]")
+    texts = [await world.read(f"http://{host}/") for host in hosts]
+    texts += [await world.read(f"http://pub.test/{path}") for path in ("crash", "to", "none")]
+    assert all("\n" not in text or text.startswith("http://pub.test/crash ") for text in texts)
+    assert [word for text in texts for word in tells_of_this_machine(text)] == []
+
+
+async def test_requests_to_a_site_are_spaced(world: Web) -> None:
+    arrivals: list[float] = []
+
+    def answer(_: web.BaseRequest) -> web.Response:
+        arrivals.append(time.monotonic())
+        return web.Response(text="<p>x", content_type="text/html")
+
+    world.pub.pages["/"] = answer
+    world.name("paced.test", world.at_pub)
+    await asyncio.gather(*(world.read(f"http://paced.test/?{number}") for number in range(4)))
+    assert len(arrivals) == 4
+    assert all(b - a > 0.9 for a, b in pairwise(arrivals))
+
+
+async def test_a_site_is_left_alone_for_as_long_as_it_asks(world: Web) -> None:
+    arrivals: dict[str, float] = {}
+
+    def answer(request: web.BaseRequest) -> web.Response:
+        arrivals[request.path] = time.monotonic()
+        seconds = "3" if request.path == "/" else "3600"
+        return web.Response(status=429, headers={"Retry-After": seconds})
+
+    world.pub.pages["/"] = world.pub.pages["/other"] = answer
+    world.name("asking.test", world.at_pub)
+    texts = [await world.read(f"http://asking.test/{path}") for path in ("", "other", "third")]
+    later = "ERROR rate_limited: the site asks for fewer requests; try again later."
+    assert texts[:2] == [later, later]
+    assert texts[2] == "ERROR rate_limited: this site is asked too often; try again later."
+    assert arrivals.keys() == {"/", "/other"}
+    assert arrivals["/other"] - arrivals["/"] > 2.9
+
+
+async def test_what_chromium_made_of_a_page_is_replayed_without_it_and_without_the_site(
+    world: Web, tmp_path: Path
+) -> None:
+    world.pub.page("/", with_scripts("document.body.append('made at ' + Math.random())"))
+    recorded = replace(world.settings, store=str(tmp_path), store_mode="record")
+    source = StoredSource(world.outliving, recorded)
+    async with Browser(recorded, source=source) as opened:
+        live = await opened.read("https://pub.test/")
+    replayed = replace(recorded, store_mode="replay", executable=None, local_sites={})
+    async with Browser(replayed) as opened:
+        again = await opened.read("https://pub.test/")
+    assert "made at 0." in live.text
+    assert again.text.encode() == live.text.encode()
+    assert (live.cache, again.cache, again.source) == ("none", "store", "browser")
 
 
 async def test_sixteen_readers_of_a_page_load_it_once(world: Web) -> None:

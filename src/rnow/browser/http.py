@@ -26,7 +26,13 @@ from rnow.browser.guard import (
 )
 from rnow.browser.hosts import HostRules
 from rnow.browser.politeness import Pacer
-from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status, status_error
+from rnow.browser.refusals import (
+    REDIRECTS,
+    blocked_by_site,
+    refusal_of_status,
+    status_error,
+    unreachable,
+)
 from rnow.browser.robots import MAX_ROBOTS_BYTES, Robots
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
@@ -256,4 +262,4 @@ def _explain(error: Exception) -> BrowseError:
         return BrowseError("unreachable", "there is no such host.")
     if isinstance(error, aiohttp.ClientSSLError):
         return BrowseError("unreachable", "the site has no valid certificate.")
-    return BrowseError("unreachable", "the connection to the site failed.")
+    return unreachable()

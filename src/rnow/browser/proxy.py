@@ -35,6 +35,7 @@ from rnow.browser.guard import (
     is_public,
     normalize_host,
 )
+from rnow.browser.refusals import unreachable
 from rnow.browser.settings import BrowserSettings
 
 __all__ = ["ForwardProxy", "Lease"]
@@ -203,7 +204,7 @@ class ForwardProxy:
         if host in self._local_ports:
             with suppress(OSError):
                 return await asyncio.open_connection("127.0.0.1", self._local_ports[host])
-            raise _unreachable()
+            raise unreachable()
         check_host(host, allow_hosts="*")
         try:
             answers = await self._resolver.resolve(host, port)
@@ -216,7 +217,7 @@ class ForwardProxy:
             with suppress(OSError):  # TimeoutError is one
                 async with asyncio.timeout(self._settings.connect_timeout_s):
                     return await self._connect((answer["host"], answer["port"]))
-        raise _unreachable()
+        raise unreachable()
 
     async def _connect(self, address: tuple[str, int]) -> tuple[_Reader, _Writer]:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -255,10 +256,6 @@ def _parse(head: list[bytes], *, ports: Collection[int]) -> _Request | None:
         return None
     line = b"%s %s HTTP/1.1" % (method, (slash + path).encode() or b"/")
     return _Request(host=url.raw_host or "", port=url.port or 80, is_tunnel=is_tunnel, line=line)
-
-
-def _unreachable() -> BrowseError:
-    return BrowseError("unreachable", "the connection to the site failed.")
 
 
 async def _read_head(reader: _Reader) -> list[bytes]:

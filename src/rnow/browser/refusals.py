@@ -4,7 +4,14 @@ from rnow.browser.blocked import is_block_page
 from rnow.browser.errors import BrowseError
 from rnow.browser.source import RawPage
 
-__all__ = ["REDIRECTS", "blocked_by_site", "refusal_of_status", "status_error"]
+__all__ = [
+    "REDIRECTS",
+    "blocked_by_site",
+    "refusal_of_status",
+    "status_error",
+    "too_large",
+    "unreachable",
+]
 
 REDIRECTS = (301, 302, 303, 307, 308)
 _LASTING = (400, 404, 410)  # a site would say so of the same URL again
@@ -12,6 +19,15 @@ _LASTING = (400, 404, 410)  # a site would say so of the same URL again
 
 def blocked_by_site() -> BrowseError:
     return BrowseError("blocked_by_site", "the site does not let programs read this page.")
+
+
+def too_large() -> BrowseError:
+    """Return the error for a page in Chromium; plain HTTP knows which limit it was."""
+    return BrowseError("too_large", "this page and what it loads are too large.")
+
+
+def unreachable() -> BrowseError:
+    return BrowseError("unreachable", "the connection to the site failed.")
 
 
 def refusal_of_status(status: int, page: RawPage | None) -> BrowseError:

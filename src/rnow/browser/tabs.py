@@ -15,6 +15,7 @@ from rnow.browser.guard import MayDial, is_public
 from rnow.browser.hosts import HostRules
 from rnow.browser.politeness import Pacer
 from rnow.browser.proxy import ForwardProxy, Lease
+from rnow.browser.refusals import too_large, unreachable
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
@@ -223,11 +224,11 @@ def _explain(error: BaseException | None, visit: "Visit", lease: Lease) -> Brows
     if (unreached := lease.refusals.get(visit.url.raw_host or "")) is not None:
         return unreached
     if lease.is_exhausted:
-        return BrowseError("too_large", "this page and what it loads are too large.")
+        return too_large()
     if "ERR_CERT" in text or "ERR_SSL" in text:
         return BrowseError("unreachable", "the site has no valid certificate.")
     if "Timeout" in text:
         return BrowseError("timeout", "the page was not ready in time.")
     if "net::ERR" in text:
-        return BrowseError("unreachable", "the connection to the site failed.")
+        return unreachable()
     return BrowseError("unreadable", "this page could not be read by the browser.")

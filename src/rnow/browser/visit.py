@@ -17,7 +17,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-from playwright.async_api import BrowserContext, CDPSession, Error, Page
+from playwright.async_api import BrowserContext, CDPSession, Error, Page, Request
 from yarl import URL
 
 from rnow.browser.blocked import is_block_page
@@ -26,7 +26,13 @@ from rnow.browser.guard import check_url
 from rnow.browser.hosts import HostRules
 from rnow.browser.politeness import Pacer
 from rnow.browser.proxy import Lease
-from rnow.browser.refusals import REDIRECTS, blocked_by_site, refusal_of_status
+from rnow.browser.refusals import (
+    REDIRECTS,
+    blocked_by_site,
+    refusal_of_status,
+    too_large,
+    unreachable,
+)
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
@@ -36,6 +42,7 @@ _CLOSE_TIMEOUT_S = 5.0
 _NUM_CAPTURES = 5  # a page that goes on to another takes the first attempts with it
 _HTML = ("text/html", "application/xhtml+xml")
 _REFUSED = {"errorReason": "Aborted"}  # the tab stays where it is
+_ABORTED = "net::ERR_ABORTED"  # by us, or by the page itself, which has gone on to another
 # In a world of its own, where the page's scripts have changed no function.
 _COPY = "JSON.stringify([location.href, document.documentElement.outerHTML.slice(0, %d)])"
 _IS_STILL = "!document.scripts.length && !document.querySelector('meta[http-equiv=refresh i]')"
@@ -71,12 +78,16 @@ class Visit:
         self._context: BrowserContext | None = None
         self._devtools: CDPSession | None = None
         self._handling: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def begin(self, tab: Page, context: BrowserContext) -> None:
         """Take over a tab in which nothing is loaded."""
         self._tab, self._context = tab, context
+        if self._is_closed:  # while the tab was being made
+            await context.close()
         await context.clear_cookies()  # crawl4ai sets one
         context.on("page", self._close_other)
+        tab.on("requestfailed", self._see_failure)
         self._devtools = devtools = await context.new_cdp_session(tab)
         devtools.on("Fetch.requestPaused", lambda event: self._start(self._decide(event)))
         tree = await devtools.send("Page.getFrameTree")
@@ -87,8 +98,6 @@ class Visit:
         # A local site speaks plain HTTP, whatever its URLs say.
         patterns += [{"urlPattern": f"https://{host}*"} for host in self._settings.local_sites]
         await devtools.send("Fetch.enable", {"patterns": patterns})
-        if self._hosts.local_port(self.url) is None:
-            await asyncio.sleep(self._pacer.depart(self.url.raw_host or ""))
 
     async def capture(self) -> None:
         """Copy the DOM once the page is done, and end the page: nothing of it runs on."""
@@ -117,6 +126,7 @@ class Visit:
             await self._devtools.send("Fetch.disable")
             await self._tab.goto("about:blank")
             self._context.remove_listener("page", self._close_other)
+            self._tab.remove_listener("requestfailed", self._see_failure)
             await self._context.clear_cookies()
             for origin in self._lease.origins:
                 for scheme in ("http", "https"):
@@ -130,6 +140,7 @@ class Visit:
 
     async def close(self) -> None:
         """Close the tab, and its cookies and connections with it."""
+        self._is_closed = True
         if self._context is not None and not self.is_over:
             with suppress(Error, TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
@@ -139,6 +150,13 @@ class Visit:
 
     def _close_other(self, other: Page) -> None:
         self._start(other.close())
+
+    def _see_failure(self, request: Request) -> None:
+        """Give up on a document that broke off: Chromium would wait for the rest of it for ever."""
+        assert self._tab is not None
+        is_page = request.is_navigation_request() and request.frame == self._tab.main_frame
+        if is_page and self._has_document and request.failure != _ABORTED:
+            self._refuse(too_large() if self._lease.is_exhausted else unreachable())
 
     def _take(self, location: str, html: str) -> None:
         try:
@@ -188,8 +206,11 @@ class Visit:
             is_welcome = not is_page or await self._accept(event)
             return ("continueRequest", {}) if is_welcome else ("failRequest", _REFUSED)
         url = event["request"]["url"]
-        if is_page and not self._may_go(url):
-            return "failRequest", _REFUSED
+        if is_page:
+            if not self._may_go(url):
+                return "failRequest", _REFUSED
+            if self._hosts.local_port(self.url) is None:
+                await asyncio.sleep(self._pacer.depart(self.url.raw_host or ""))
         scheme, _, rest = url.partition("://")
         if scheme == "https" and self._hosts.local_port(URL(url)) is not None:
             return "continueRequest", {"url": f"http://{rest}"}
