@@ -30,6 +30,7 @@ __all__ = [
     "describe_corpus",
     "estimate_s",
     "missing_pages",
+    "outcome_of",
     "verify_corpus",
 ]
 
@@ -106,7 +107,7 @@ async def _fetch_all(pages: Pages, urls: Sequence[URL], done: Callable[[URL, str
     async def work(queue: list[URL]) -> None:
         while queue:
             url = queue.pop(0)
-            done(url, _outcome(await pages.read(str(url))))
+            done(url, outcome_of(await pages.read(str(url))))
 
     async with asyncio.TaskGroup() as group:
         for queue in waiting.values():
@@ -114,11 +115,10 @@ async def _fetch_all(pages: Pages, urls: Sequence[URL], done: Callable[[URL, str
                 group.create_task(work(queue))
 
 
-def _outcome(answer: ToolAnswer) -> str:
-    for name in answer.counts:
-        if name.startswith("browser/"):
-            return name.partition("browser/error_")[2] or "ok"
-    return str(answer.outcome)  # of the tool call: timeout, error
+def outcome_of(answer: ToolAnswer) -> str:
+    """Return ok, the code of the browser's error, or what became of the tool call itself."""
+    errors = (name.partition("browser/error_")[2] for name in answer.counts)
+    return next(filter(None, errors), str(answer.outcome))
 
 
 def describe_corpus(config: Config, directory: Path) -> dict[str, Any]:

@@ -153,6 +153,24 @@ async def test_the_calls_of_many_rollouts_leave_no_tab_no_process_and_no_file(
     assert list((folder / "tmp").iterdir()) == []
 
 
+async def test_a_browser_that_is_killed_is_replaced_and_counted_once(folder: Path) -> None:
+    async with serve_pub() as pub:
+        pub.page("/", PAGE.format(1))
+        async with make_pool(folder, pub.port) as pool:
+            first = await call(pool, "browse", url="http://pub.test/")
+            for process in started_in(folder):
+                process.kill()
+            later = [
+                await call(pool, "browse", url=f"http://pub.test/?{number}") for number in (1, 2)
+            ]
+    assert all(answer.text.endswith("filled") for answer in (first, *later))
+    assert [answer.counts for answer in (first, *later)] == [
+        {"browser/fetched": 1},
+        {"browser/restarts": 1, "browser/fetched": 1},
+        {"browser/fetched": 1},
+    ]
+
+
 @pytest.mark.parametrize("how", ["worker", "pool"])
 async def test_no_chromium_outlives_its_worker(folder: Path, how: str) -> None:
     async with serve_pub() as pub:

@@ -57,7 +57,8 @@ async def read(url: str, page: int = 1) -> str:
             return await rnow.browser.read(url, page)
 
     Counts browser/fetched, browser/stored (it came from the page store), browser/shared (this
-    worker had it in memory) or browser/error_<code>, one of them a call.
+    worker had it in memory) or browser/error_<code>, one of them a call; and browser/restarts where
+    Chromium had ended and was started again for this page.
     """
     from rnow.browser import shared
     from rnow.tools.counts import count
