@@ -197,6 +197,18 @@ async def test_proxies_of_the_environment_are_not_used(
     assert inner.num_hits == 0
 
 
+async def test_no_exception_of_the_environment_opens_an_inner_server(
+    pub: Pub, inner: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "*")
+    names = {"inner.test": [[("127.0.0.2", inner.port)]]}
+    async with open_browser(pub, inner, names=names) as opened:
+        for host in ("inner.test", "127.0.0.2"):
+            assert await read(opened, f"http://{host}:{inner.port}/") == BLOCKED
+    assert inner.num_hits == 0
+
+
 async def test_a_host_that_is_not_on_the_list_is_not_even_looked_up(pub: Pub) -> None:
     rules = BrowserSettings(allow_hosts=("clinicaltrials.gov",), contact="me@example.org")
     names = Names({})

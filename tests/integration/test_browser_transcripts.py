@@ -1,6 +1,7 @@
-"""The demo's questions, answered through Chromium and through plain HTTP: the same transcripts."""
+"""The demo's questions through plain HTTP, Chromium and a recording of it: the same transcripts."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rnow.config import load_config
 from rnow.engines.spec import EngineSpec
 from rnow.evaluating import evaluate_model
 from rnow.evaluation import Evaluation
+from rnow.records import Prompt
 from rnow.scaffold import init_project
 from rnow.subject import Subject
 
@@ -39,23 +41,36 @@ def evaluate(project: Path, *overrides: str) -> Evaluation:
 
 
 @pytest.mark.slow
-def test_96_prompts_have_the_same_transcripts_through_chromium_and_plain_http(
+def test_96_prompts_have_the_same_transcripts_through_plain_http_chromium_and_a_replay(
     project: Path,
 ) -> None:
     by_http = evaluate(project, "browser.executable=null")
     chromium = project / "chromium"  # tells that it has run
     chromium.write_text(f'#!/bin/sh\ntouch {project}/has-run\nexec {chromium_executable()} "$@"\n')
     chromium.chmod(0o755)
+    through_chromium = ("browser.render_hosts=[clinic.test]", "rollout.concurrency=16")
     by_chromium = evaluate(
         project,
         f"browser.executable={chromium}",
-        "browser.render_hosts=[clinic.test]",
-        "rollout.concurrency=16",
+        "browser.store_mode=record",
+        *through_chromium,
     )
     assert (project / "has-run").exists()
-    assert len(by_http.answers) == len(by_chromium.answers) == NUM_PROMPTS
+    shutil.rmtree(project / "site")
+    chromium.unlink()
+    by_replay = evaluate(project, "browser.store_mode=replay", *through_chromium)
+    assert len(by_http.answers) == NUM_PROMPTS
     assert sum(len(answer.trajectory.turns) for answer in by_http.answers) > 2 * NUM_PROMPTS
-    for one, other in zip(by_http.answers, by_chromium.answers, strict=True):
-        assert one.prompt == other.prompt
-        assert one.trajectory.token_ids.tobytes() == other.trajectory.token_ids.tobytes()
-        assert one.trajectory.action_mask.tobytes() == other.trajectory.action_mask.tobytes()
+    for other in (by_chromium, by_replay):
+        assert transcripts(other) == transcripts(by_http)
+
+
+def transcripts(evaluation: Evaluation) -> list[tuple[Prompt, bytes, bytes]]:
+    return [
+        (
+            answer.prompt,
+            answer.trajectory.token_ids.tobytes(),
+            answer.trajectory.action_mask.tobytes(),
+        )
+        for answer in evaluation.answers
+    ]

@@ -46,10 +46,13 @@ def rnow(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]
 
 
 def without_network() -> list[str]:
-    """Return the start of a command that runs where not even loopback is up; needs root."""
-    command = ["unshare", "--net"]
-    works = shutil.which("unshare") and subprocess.run([*command, "true"]).returncode == 0
-    return command if works else []
+    """Return the start of a command that runs where not even loopback is up, if this machine has
+    one: as root, or where anybody may be root of a namespace of one's own.
+    """
+    for command in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
+        if shutil.which("unshare") and subprocess.run([*command, "true"]).returncode == 0:
+            return command
+    return []
 
 
 def transcripts(run: Path) -> list[bytes]:

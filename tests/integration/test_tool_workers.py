@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -156,8 +157,8 @@ def noise() -> str:
 
 @tool
 def environment(name: str) -> str:
-    """Read a variable."""
-    return os.environ.get(name, "unset")
+    """Read a variable; of "*" the names of all."""
+    return " ".join(os.environ) if name == "*" else os.environ.get(name, "unset")
 
 @tool
 def child() -> int:
@@ -431,14 +432,18 @@ async def test_a_rollout_that_gives_up_leaves_the_call_to_its_deadline(tmp_path:
 async def test_tools_see_dotenv_and_named_variables_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN", "secret")
+    for name in ("HF_TOKEN", "OPENAI_API_KEY", "aws_secret_x", "LC_PASSWORD", "XDG_KEY_HOME"):
+        monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("MY_API_KEY", "listed")
     settings = replace(make_settings(tmp_path), env_names=("MY_API_KEY",))
     (tmp_path / ".env").write_text("PROJECT_SECRET=mine\n")
     async with ToolPool(settings) as pool:
         names = ("HF_TOKEN", "MY_API_KEY", "PROJECT_SECRET", "PATH")
         values = [(await ask(pool, "environment", name=name)).text for name in names]
+        every = (await ask(pool, "environment", name="*")).text.split()
     assert values == ["unset", "listed", "mine", os.environ["PATH"]]
+    like_a_secret = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+    assert sorted(filter(like_a_secret.search, every)) == ["MY_API_KEY", "PROJECT_SECRET"]
     monkeypatch.delenv("MY_API_KEY")
     with pytest.raises(ConfigError) as caught:
         await ToolPool(settings).start()
