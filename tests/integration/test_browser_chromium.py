@@ -264,7 +264,8 @@ async def test_a_redirect_leads_to_no_inner_server(world: Web, status: int) -> N
 async def test_no_page_sends_its_reader_to_an_inner_server(world: Web) -> None:
     world.name("inner.test", world.at_inner)
     port = world.inner.port
-    for number, target in enumerate((f"http://127.0.0.2:{port}/", f"http://inner.test:{port}/")):
+    targets = [f"{origin}:{port}/" for origin in ("http://127.0.0.2", "https://inner.test")]
+    for number, target in enumerate((*targets, f"http://inner.test:{port}/")):
         pages = {
             f"/js{number}": with_scripts(f"location.href = '{target}'"),
             f"/meta{number}": f"<h1>Title</h1><meta http-equiv=refresh content='0;url={target}'>",

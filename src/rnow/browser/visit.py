@@ -156,7 +156,8 @@ class Visit:
         assert self._tab is not None
         is_page = request.is_navigation_request() and request.frame == self._tab.main_frame
         if is_page and self._has_document and request.failure != _ABORTED:
-            self._refuse(too_large() if self._lease.is_exhausted else unreachable())
+            known = self._lease.refusals.get(self.url.raw_host or "")
+            self._refuse(known or (too_large() if self._lease.is_exhausted else unreachable()))
 
     def _take(self, location: str, html: str) -> None:
         try:
