@@ -85,12 +85,11 @@ class Chromium:
 
     def __init__(self, settings: BrowserSettings, proxy: ForwardProxy) -> None:
         assert settings.executable is not None
-        self.num_restarts = 0
+        self.num_starts = 0
         self._settings = settings
         self._proxy = proxy
         self._executable = Path(settings.executable)
         self._with_sandbox = True  # until it has been refused
-        self._has_run = False
         self._crawler: AsyncPlaywrightCrawlerStrategy | None = None
         self._starting = asyncio.Lock()
         here = tempfile.gettempdir()
@@ -113,6 +112,10 @@ class Chromium:
     def is_alive(self) -> bool:
         return self._crawler is not None and self._crawler.browser_manager.browser.is_connected()
 
+    def is_running(self, start: int) -> bool:
+        """Return whether the browser of this start, the first is 1, is still the one that runs."""
+        return start == self.num_starts and self.is_alive
+
     async def ensure(self) -> None:
         """Start the browser unless it is alive. Must not be cancelled.
 
@@ -121,14 +124,13 @@ class Chromium:
         async with self._starting:
             if self.is_alive:
                 return
-            if self._has_run:
+            if self.num_starts:
                 _LOG.warning("Chromium has ended and is started again")
-            await self.discard()
+            await self._discard()
             self._crawler = await self._start()
-            if self._has_run:
-                self.num_restarts += 1
+            self.num_starts += 1
+            if self.num_starts > 1:
                 count("browser/restarts")
-            self._has_run = True
 
     async def visit(self, visit: Visit, lease: Lease) -> None:
         """Load a page in the lease's tab of the browser that `ensure` started; `visit` tells more.
@@ -159,8 +161,16 @@ class Chromium:
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await self._crawler.kill_session(lease.username)
 
-    async def discard(self) -> None:
-        """End the browser, however it is; the next visit starts another."""
+    async def discard(self, start: int) -> None:
+        """End the browser of this start, however it is, unless there is another one by now."""
+        if start == self.num_starts:
+            await self._discard()
+
+    async def aclose(self) -> None:
+        await self._discard()
+        await asyncio.to_thread(self._home.cleanup)
+
+    async def _discard(self) -> None:
         crawler, self._crawler = self._crawler, None
         if crawler is None:
             return
@@ -174,10 +184,6 @@ class Chromium:
         with suppress(Error, TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await driver.stop()
-
-    async def aclose(self) -> None:
-        await self.discard()
-        await asyncio.to_thread(self._home.cleanup)
 
     async def _start(self) -> AsyncPlaywrightCrawlerStrategy:
         try:

@@ -27,6 +27,7 @@ __all__ = ["ChromiumSource"]
 
 _LOG = logging.getLogger(__name__)
 _END_TIMEOUT_S = 5.0  # for a visit whose tab is closed; a browser that takes longer is stuck
+_OPEN_TIMEOUT_S = 30.0  # for a tab that is still being made; a busy machine takes long
 _KEEP_TAB_S = 2.0  # without a page
 _MAX_TAB_VISITS = 20  # playwright remembers all requests of a context until that is closed
 _START_AGAIN_S = 60.0  # after a start that failed
@@ -70,7 +71,7 @@ class ChromiumSource:
 
     @property
     def num_restarts(self) -> int:
-        return 0 if self._chromium is None else self._chromium.num_restarts
+        return 0 if self._chromium is None else max(self._chromium.num_starts - 1, 0)
 
     async def fetch(self, url: URL) -> RawPage:
         """Return the page as it is once its scripts have run, or raise BrowseError."""
@@ -142,7 +143,9 @@ class ChromiumSource:
             lease=lease,
             pacer=self._pacer,
         )
+        start = chromium.num_starts
         crawling = asyncio.create_task(chromium.visit(visit, lease), name=f"visit {url}")
+        crawling.add_done_callback(_note)
         refused = asyncio.create_task(visit.refused.wait())
         try:
             ended, _ = await asyncio.wait(
@@ -152,7 +155,7 @@ class ChromiumSource:
             )
         finally:
             refused.cancel()
-            await self._uncancelled(self._end(visit, crawling, lease, chromium))
+            await self._uncancelled(self._end(visit, crawling, lease, chromium, start))
         if visit.refusal is not None:
             raise visit.refusal
         if visit.page is not None:
@@ -160,7 +163,7 @@ class ChromiumSource:
         if not ended:
             raise BrowseError("timeout", "the page was not ready in time.")
         error = crawling.exception()
-        if not chromium.is_alive:
+        if not chromium.is_running(start):
             return None
         raise _explain(error, visit, lease) from error
 
@@ -179,10 +182,12 @@ class ChromiumSource:
         crawling: "asyncio.Task[None]",
         lease: Lease,
         chromium: "Chromium",
+        start: int,
     ) -> None:
         """Keep a tab whose visit is over, close any other; where it stays open, end the browser."""
         await visit.close()
-        done, _ = await asyncio.wait({crawling}, timeout=_END_TIMEOUT_S)
+        limit_s = _END_TIMEOUT_S if visit.has_begun else _OPEN_TIMEOUT_S
+        done, _ = await asyncio.wait({crawling}, timeout=limit_s)
         went_well = bool(done) and visit.is_over and crawling.exception() is None
         if went_well and lease.num_visits < _MAX_TAB_VISITS:
             loop = asyncio.get_running_loop()
@@ -192,10 +197,8 @@ class ChromiumSource:
         await self._proxy.take_back(lease)
         if not done:
             _LOG.warning("Chromium does not close the tab of %s and is ended", visit.url)
-            await chromium.discard()
+            await chromium.discard(start)
             await asyncio.wait({crawling}, timeout=_END_TIMEOUT_S)
-        if crawling.done():
-            _LOG.debug("%s: %r", visit.url, crawling.exception())
 
     def _expire(self, lease: Lease) -> None:
         """Close a tab that nobody has needed for a while."""
@@ -216,6 +219,12 @@ class ChromiumSource:
     async def _uncancelled(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for work that goes on to its end also where nobody waits any more."""
         await asyncio.shield(self._work(work))
+
+
+def _note(crawling: "asyncio.Task[None]") -> None:
+    """Log how a visit failed; asking for it keeps asyncio quiet where nobody waits any more."""
+    if not crawling.cancelled() and (error := crawling.exception()) is not None:
+        _LOG.debug("%s: %r", crawling.get_name(), error)
 
 
 def _explain(error: BaseException | None, visit: "Visit", lease: Lease) -> BrowseError:

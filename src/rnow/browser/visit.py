@@ -80,6 +80,10 @@ class Visit:
         self._handling: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
+    @property
+    def has_begun(self) -> bool:
+        return self._tab is not None
+
     async def begin(self, tab: Page, context: BrowserContext) -> None:
         """Take over a tab in which nothing is loaded."""
         self._tab, self._context = tab, context
