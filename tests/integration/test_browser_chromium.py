@@ -485,7 +485,9 @@ async def test_requests_to_a_site_are_spaced(world: Web) -> None:
     world.name("paced.test", world.at_pub)
     await asyncio.gather(*(world.read(f"http://paced.test/?{number}") for number in range(4)))
     assert len(arrivals) == 4
-    assert all(b - a > 0.9 for a, b in pairwise(arrivals))
+    # A second each; on its way through a busy machine a request may lose some of it.
+    assert all(b - a > 0.5 for a, b in pairwise(arrivals))
+    assert arrivals[-1] - arrivals[0] > 2.5
 
 
 async def test_a_site_is_left_alone_for_as_long_as_it_asks(world: Web) -> None:
