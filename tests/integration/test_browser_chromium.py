@@ -444,6 +444,18 @@ async def test_calls_that_are_abandoned_leave_no_tab(world: Web) -> None:
     assert "# Title" in await world.read("http://pub.test/")
 
 
+async def test_a_tab_that_a_busy_browser_closes_late_is_closed(world: Web) -> None:
+    world.pub.page("/", with_scripts("0"))
+    await world.read("http://pub.test/")
+    before = world.source.num_restarts
+    (process,) = browser_processes()
+    process.suspend()
+    await asyncio.sleep(8)  # the tab is kept for two seconds, and its end waited for for five
+    process.resume()
+    assert await world.all_tabs_closed()
+    assert world.source.num_restarts == before
+
+
 async def test_a_browser_that_is_killed_is_replaced_once(world: Web) -> None:
     world.pub.page("/", with_scripts("setTimeout(() => 0, 500)"))
     await world.read("http://pub.test/")

@@ -92,6 +92,7 @@ class Chromium:
         self._with_sandbox = True  # until it has been refused
         self._crawler: AsyncPlaywrightCrawlerStrategy | None = None
         self._starting = asyncio.Lock()
+        self._ending: set[asyncio.Task[None]] = set()  # tabs that are being closed
         here = tempfile.gettempdir()
         self._home = tempfile.TemporaryDirectory(
             prefix="rnow-chromium-",
@@ -101,12 +102,12 @@ class Chromium:
 
     @property
     def num_tabs(self) -> int:
-        """How many pages are open in the browser."""
+        """How many pages are open in the browser; a context that lost its page counts as one."""
         if not self.is_alive:
             return 0
         assert self._crawler is not None
         contexts = self._crawler.browser_manager.browser.contexts
-        return sum(len(context.pages) for context in contexts)
+        return sum(max(len(context.pages), 1) for context in contexts)
 
     @property
     def is_alive(self) -> bool:
@@ -154,12 +155,25 @@ class Chromium:
         await self._crawler.crawl(str(visit.url), config)
 
     async def end_tab(self, lease: Lease) -> None:
-        """Close the lease's tab, if it has one and that is still there."""
-        if self._crawler is not None and lease.username in self._crawler.browser_manager.sessions:
-            # KeyError: the browser has ended meanwhile, and crawl4ai has forgotten its tabs.
-            with suppress(Error, TimeoutError, KeyError):
-                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                    await self._crawler.kill_session(lease.username)
+        """Close the lease's tab, if it has one. A browser that is busy does it after this returns.
+
+        Never cancelled: crawl4ai closes the page first, and a context without one would stay.
+        """
+        crawler = self._crawler
+        if crawler is None or lease.username not in crawler.browser_manager.sessions:
+            return
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._ending.discard(task)
+            crawler.browser_manager.sessions.pop(lease.username, None)
+            # The browser may have ended meanwhile, and crawl4ai have forgotten its tabs.
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _LOG.debug("a tab was closed already: %r", error)
+
+        ending = asyncio.create_task(crawler.kill_session(lease.username), name="end of a tab")
+        self._ending.add(ending)
+        ending.add_done_callback(ended)
+        await asyncio.wait({ending}, timeout=_CLOSE_TIMEOUT_S)
 
     async def discard(self, start: int) -> None:
         """End the browser of this start, however it is, unless there is another one by now."""
@@ -168,6 +182,8 @@ class Chromium:
 
     async def aclose(self) -> None:
         await self._discard()
+        for ending in list(self._ending):
+            ending.cancel()
         await asyncio.to_thread(self._home.cleanup)
 
     async def _discard(self) -> None:

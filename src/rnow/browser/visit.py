@@ -159,7 +159,8 @@ class Visit:
         """Give up on a document that broke off: Chromium would wait for the rest of it for ever."""
         assert self._tab is not None
         is_page = request.is_navigation_request() and request.frame == self._tab.main_frame
-        if is_page and self._has_document and request.failure != _ABORTED:
+        is_waited_for = is_page and self._has_document and self.page is None
+        if is_waited_for and request.failure != _ABORTED:
             known = self._lease.refusals.get(self.url.raw_host or "")
             self._refuse(known or (too_large() if self._lease.is_exhausted else unreachable()))
 
