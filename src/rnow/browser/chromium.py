@@ -92,6 +92,7 @@ class Chromium:
         self._with_sandbox = True  # until it has been refused
         self._crawler: AsyncPlaywrightCrawlerStrategy | None = None
         self._starting = asyncio.Lock()
+        self._making_tab = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()  # tabs that are being closed
         here = tempfile.gettempdir()
         self._home = tempfile.TemporaryDirectory(
@@ -152,7 +153,18 @@ class Chromium:
                 password=lease.password,
             ),
         )
-        await self._crawler.crawl(str(visit.url), config)
+        crawl = self._crawler.crawl
+        if lease.username in self._crawler.browser_manager.sessions:
+            await crawl(str(visit.url), config)
+            return
+        # One new tab at a time: those whose visits are given up meanwhile are never made.
+        async with self._making_tab:
+            if visit.is_closed:
+                return
+            crawling = asyncio.create_task(crawl(str(visit.url), config), name="crawl")
+            crawling.add_done_callback(lambda _: visit.begun.set())
+            await visit.begun.wait()
+        await crawling
 
     async def end_tab(self, lease: Lease) -> None:
         """Close the lease's tab, if it has one. A browser that is busy does it after this returns.

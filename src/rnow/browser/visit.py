@@ -64,7 +64,9 @@ class Visit:
         self.page: RawPage | None = None
         self.refusal: BrowseError | None = None
         self.refused = asyncio.Event()
+        self.begun = asyncio.Event()  # it has its tab, or never will
         self.is_over = False  # and the tab as good as new
+        self.is_closed = False
         self._settings = settings
         self._hosts = hosts
         self._lease = lease
@@ -78,16 +80,12 @@ class Visit:
         self._context: BrowserContext | None = None
         self._devtools: CDPSession | None = None
         self._handling: set[asyncio.Task[None]] = set()
-        self._is_closed = False
-
-    @property
-    def has_begun(self) -> bool:
-        return self._tab is not None
 
     async def begin(self, tab: Page, context: BrowserContext) -> None:
         """Take over a tab in which nothing is loaded."""
         self._tab, self._context = tab, context
-        if self._is_closed:  # while the tab was being made
+        self.begun.set()
+        if self.is_closed:  # while the tab was being made
             await context.close()
         await context.clear_cookies()  # crawl4ai sets one
         context.on("page", self._close_other)
@@ -144,7 +142,7 @@ class Visit:
 
     async def close(self) -> None:
         """Close the tab, and its cookies and connections with it."""
-        self._is_closed = True
+        self.is_closed = True
         if self._context is not None and not self.is_over:
             with suppress(Error, TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
