@@ -17,6 +17,7 @@ from rnow.plan.memory import (
     RoleMemory,
     ServerLoad,
     TrainerLoad,
+    local_memory,
     server_memory,
     trainer_memory,
 )
@@ -189,6 +190,19 @@ def test_adapter_slots_have_a_rank_that_vllm_knows() -> None:
     model = figures("Qwen3-8B")
     slots = server_memory(model, server_load(lora_rank=20)).lora
     assert slots == 2 * 2 * model.num_lora_parameters(32)
+
+
+def test_a_local_student_holds_adapters_beside_its_weights_or_merged_copies() -> None:
+    model = figures("Qwen3-4B")
+    narrow = local_memory(model, server_load(lora_rank=32), num_policies=2)
+    assert narrow.weights == model.weight_bytes(2, quantization=None)
+    assert narrow.lora == 2 * model.num_lora_parameters(32) * 2
+    wide = local_memory(model, server_load(lora_rank=32, dtype_bytes=4), num_policies=2)
+    assert (wide.weights, wide.lora) == (3 * model.weight_bytes(4, quantization=None), 0)
+    whole = local_memory(model, server_load(lora_rank=None), num_policies=2)
+    assert (whole.weights, whole.lora) == (3 * model.weight_bytes(2, quantization=None), 0)
+    teacher = local_memory(model, server_load(scores=True), num_policies=0)
+    assert (teacher.weights, teacher.lora) == (model.weight_bytes(2, quantization=None), 0)
 
 
 def test_the_smallest_kv_cache_is_one_sequence_in_whole_blocks() -> None:

@@ -471,13 +471,16 @@ def test_spare_gpus_become_servers_of_the_one_that_samples() -> None:
     }
 
 
-def test_a_model_in_this_process_is_loaded_once_and_with_an_adapter_twice() -> None:
+def test_a_model_in_this_process_is_loaded_once_and_where_an_adapter_is_merged_twice() -> None:
     local = workload("Qwen3-8B", "Qwen3-32B", student_engine="local")
-    copies = [
-        plan(local.sampling("student", lora_rank=rank), H100).roles[0].memory.weights
-        for rank in (None, 8)
-    ]
-    assert copies[1] == 2 * copies[0] == pytest.approx(2 * 15.3 * GIB, rel=0.01)
+    bare, beside, merged = (
+        plan(replace(local, engine_dtype_bytes=wide).sampling("student", lora_rank=rank), H100)
+        for wide, rank in ((2, None), (2, 8), (4, 8))
+    )
+    weights = [made.roles[0].memory.weights for made in (bare, beside, merged)]
+    assert weights == [weights[0], weights[0], 4 * weights[0]]
+    assert weights[0] == pytest.approx(15.3 * GIB, rel=0.01)
+    assert beside.roles[0].memory.lora == 2 * figures("Qwen3-8B").num_lora_parameters(8)
 
 
 def test_a_single_model_that_does_not_fit_is_named_alone() -> None:

@@ -140,19 +140,24 @@ def server_memory(figures: ModelFigures, load: ServerLoad, *, num_gpus: int = 1)
     )
 
 
-def local_memory(figures: ModelFigures, load: ServerLoad, *, num_copies: int) -> RoleMemory:
+def local_memory(figures: ModelFigures, load: ServerLoad, *, num_policies: int) -> RoleMemory:
     """Estimate a local engine, which is in the trainer's process, without its KV cache.
 
-    `num_copies` of the weights are loaded: a student in training has its first ones, and beside
-    them those of the policy version in use and of the next.
+    `num_policies` are held beside the first weights: as adapters, or as weights of their own where
+    all are trained or an adapter is merged (engines/local_weights.py).
     """
     return RoleMemory(
-        weights=num_copies * figures.weight_bytes(load.dtype_bytes, quantization=None),
+        weights=copies * figures.weight_bytes(load.dtype_bytes, quantization=None),
+        lora=lora,
         activations=load.max_num_seqs * figures.vocab_size * _SAMPLER_BYTES,
         overhead=0,
     )
 
 
+    copies, lora = 1 + num_policies, 0
+    if load.lora_rank is not None and load.dtype_bytes < 4:
+        copies = 1
+        lora = num_policies * figures.num_lora_parameters(load.lora_rank) * load.dtype_bytes
 def _transient_bytes(figures: ModelFigures, load: TrainerLoad, *, num_trained: int) -> int:
     full = load.tuning == "full"
     width = load.dtype_bytes / 2  # the factors were counted in bfloat16
