@@ -224,8 +224,8 @@ def test_an_optimizer_step_on_short_sequences_takes_more_than_their_activations(
 def test_without_checkpoints_every_layer_keeps_its_own() -> None:
     few = trainer_memory(figures("Qwen3-8B"), trainer_load("lora"))
     many = trainer_memory(figures("Qwen3-8B"), trainer_load("lora", checkpointing=False))
-    # 35 further layers of 226,304 bytes a token, in the place of 36 checkpoints of 8,192
-    assert many.activations - few.activations == 32768 * (35 * 226_304 - 36 * 8_192)
+    # 35 further layers of 192,512 bytes a token, in the place of 36 checkpoints of 8,192
+    assert many.activations - few.activations == 32768 * (35 * 192_512 - 36 * 8_192)
 
 
 def test_total_is_the_sum_of_all_parts() -> None:

@@ -73,7 +73,7 @@ def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) 
             python=str(project / "python"),
             devices=ORDER | {"CUDA_VISIBLE_DEVICES": "0"},
             dtype="bfloat16",
-            gpu_memory_utilization=0.487,
+            gpu_memory_utilization=0.527,
             max_lora_rank=32,
             max_num_batched_tokens=8192,
             max_num_seqs=256,
