@@ -117,7 +117,11 @@ def test_each_replica_has_gpus_and_a_log_of_its_own(project: Path) -> None:
 def test_the_trainer_sees_its_own_gpu_alone(project: Path) -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "4,5"}
     plan = make_serving(project, num_gpus=2, environ=environ).placement.plan
-    assert trainer_environment(plan, environ) == ORDER | {"CUDA_VISIBLE_DEVICES": "4"}
+    devices = ORDER | {"CUDA_VISIBLE_DEVICES": "4"}
+    growing = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert trainer_environment(plan, environ) == devices | growing
+    chosen = {**environ, "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"}
+    assert trainer_environment(plan, chosen) == devices
     assert trainer_environment(None, environ) == {}
     # A server is told its GPUs when it starts; only what is in this process needs to be.
     assert trainer_environment(plan, environ, role="student") == {}
