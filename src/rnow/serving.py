@@ -201,4 +201,6 @@ def role_tolerance(config: Config, placement: Placement, role: EngineRole) -> fl
 def dtype_tolerance(*dtypes: str, device: str) -> float:
     """Return how many nats a token views of the same weights may be apart, each in its dtype."""
     exact = ("float32", "auto") if device == "cpu" else ("float32",)
-    return 0.001 if all(dtype in exact for dtype in dtypes) else 0.05
+    # bfloat16 has a spacing of 0.125 around a logit of 20, and a text has improbable tokens: the
+    # trainer and a vLLM that sampled alike were 0.051 apart on one.
+    return 0.001 if all(dtype in exact for dtype in dtypes) else 0.1

@@ -63,7 +63,7 @@ def specs(serving: Serving, project: Path) -> tuple[EngineSpec, EngineSpec]:
 
 def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) -> None:
     student, teacher = specs(make_serving(project, num_gpus=2), project)
-    assert (student.tolerance, teacher.tolerance) == (0.05, 0.05)
+    assert (student.tolerance, teacher.tolerance) == (0.1, 0.1)
     assert student.servers == (
         VllmServerSettings(
             role="student",
@@ -154,7 +154,7 @@ def test_on_a_cpu_servers_are_as_many_as_asked_for_and_in_float32(project: Path)
     assert [server.dtype for server in student.servers] == ["float32", "float32"]
     assert [server.devices for server in (*student.servers, *teacher.servers)] == [{}, {}, {}]
     assert teacher.servers[0].dtype == "bfloat16"
-    assert (student.tolerance, teacher.tolerance) == (0.001, 0.05)
+    assert (student.tolerance, teacher.tolerance) == (0.001, 0.1)
     assert teacher.servers[0].max_num_batched_tokens == 2048
 
 
@@ -191,10 +191,10 @@ def test_an_adapter_says_its_rank(tmp_path: Path) -> None:
     [
         (("auto", "auto"), "cpu", 0.001),
         (("auto", "float32"), "cpu", 0.001),
-        (("auto", "bfloat16"), "cpu", 0.05),  # the engine in float32, the trainer not
-        (("bfloat16", "auto"), "cpu", 0.05),
-        (("auto", "auto"), "cuda", 0.05),
-        (("float32", "auto"), "cuda", 0.05),
+        (("auto", "bfloat16"), "cpu", 0.1),  # the engine in float32, the trainer not
+        (("bfloat16", "auto"), "cpu", 0.1),
+        (("auto", "auto"), "cuda", 0.1),
+        (("float32", "auto"), "cuda", 0.1),
         (("float32", "float32"), "cuda", 0.001),
     ],
 )
