@@ -5,6 +5,7 @@
 #                  on vLLM on one
 # make test-vllm   what of test-full runs on a real vLLM server
 # make bench   measurements with bounds on times; for a machine with nothing else to do
+# make gpu     rnow on an NVIDIA GPU of 80 GB, by hand: plan, gradient, demo, updates at real size
 # make soak    what takes longer than a CI run: the demo on eight seeds, kills at random; by hand
 
 BIN := .venv/bin
@@ -12,7 +13,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-full test-vllm check bench soak clean \
+.PHONY: setup demo test test-full test-vllm check bench gpu soak clean \
 	full-vllm full-seeds full-slow full-soak full-vllm-demo
 
 setup: .venv/.ready
@@ -71,6 +72,9 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_vllm.py
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2
 	$(BIN)/python tests/bench/bench_browser.py
+
+gpu: setup
+	$(BIN)/python tests/bench/gpu_smoke.py
 
 soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7

@@ -1,6 +1,11 @@
 """What every test needs of the process that runs it."""
 
+import os
 import signal
+
+# Tests are of the CPU, whatever the machine has: bits and bounds are those of float32 there. What a
+# GPU adds is measured by bench/gpu_smoke.py.
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
 
 # Whoever starts the tests in the background makes them ignore Ctrl-C, and every child of theirs
 # would inherit that: a child that is sent SIGINT would go on for ever.

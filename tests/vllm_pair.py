@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,14 +126,18 @@ def save_model(model: Path, folder: Path, seed: int) -> Path:
 
 
 @asynccontextmanager
-async def open_pair(folder: Path, *, dtype: str) -> AsyncIterator[Pair]:
-    """Start a server and load a model in this process; close both at the end."""
+async def open_pair(folder: Path, *, dtype: str, **fields: Any) -> AsyncIterator[Pair]:
+    """Start a server and load a model in this process; close both at the end.
+
+    `fields`: further settings of the server.
+    """
     model = copy_model("student", folder)
     settings = server_settings(
         untied_folder(model, folder / "untied" / "start"),
         folder / "logs" / "student.log",
         max_lora_rank=8,
         dtype=dtype,
+        **fields,
     )
     progress: list[str] = []
     server = await VllmServer.start(

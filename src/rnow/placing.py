@@ -85,6 +85,8 @@ def place_roles(
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
     check_models({models[role]: _asked(config, role) for role in here}, devices=found)
     placement = _without_plan(config, project, models, devices=found)
+    if config.model.tuning == "lora":
+        _check_adapter_dtype(config, placement)
     if not may_download and not all(model.folder for model in models.values()):
         return placement
     return replace(placement, plan=_plan(config, placement, devices=found))
@@ -109,6 +111,8 @@ def place_sampler(
     if not engine_urls(config, role):
         check_models({model: _asked(config, role)}, devices=found)
     placement = _without_plan(config, project, {role: model}, devices=found)
+    if lora_rank is not None:
+        _check_adapter_dtype(config, placement)
     if placement.engines[role] == "url":
         return placement
 
@@ -181,6 +185,16 @@ def _engine_kind(
     if not _has_vllm(python):
         return "local", f"engine.kind auto: models run in this process; {_without_vllm(python)}"
     return "vllm", None
+
+
+def _check_adapter_dtype(config: Config, placement: Placement) -> None:
+    """Refuse what vLLM's server would die of, with an assertion that says nothing."""
+    is_served = placement.engines.get("student") == "vllm" and placement.device == "cuda"
+    if is_served and config.engine.dtype == "float32":
+        raise ConfigError(
+            "engine.dtype is float32, and vLLM on a GPU serves adapters in bfloat16 only; "
+            "set engine.dtype to bfloat16, or engine.kind to local"
+        )
 
 
 def _kind_key(config: Config, role: EngineRole) -> str:

@@ -75,6 +75,10 @@ class Policy:
         full = settings.tuning == "full"
         stored = torch.promote_types(dtype, torch.float32) if full else dtype
         model = student_files.load_causal_lm(settings.path, stored).to(device)
+        if device.type == "cuda" and dtype == torch.float32:
+            from rnow import wide_attention
+
+            model.set_attn_implementation(wide_attention.ATTENTION_NAME)
         if not full:
             rank = settings.qlora_rank
             alpha = 2 * rank if settings.qlora_alpha is None else settings.qlora_alpha

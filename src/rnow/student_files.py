@@ -36,6 +36,7 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
     The adapter is in float32 (float64 in a float64 model) and changes nothing yet: its B is 0.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     head = model.get_output_embeddings()
     targets = {
@@ -54,6 +55,11 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
     # Written as the user said it, and in one order: peft has the resolved path and a set.
     config.base_model_name_or_path = path
     config.target_modules = sorted(targets)
+    # Under autocast peft would keep a float32 copy of every input, to be rounded again: the same
+    # bits, for a quarter of a layer's memory.
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
     _draw_lora_weights(model, seed)
     return model
 

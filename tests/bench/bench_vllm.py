@@ -1,10 +1,12 @@
 """Sampled tokens a second through rnow's multi-turn loop, against the same server driven directly.
 
     python tests/bench/bench_vllm.py [--python .venv-vllm/bin/python] [--rollouts 16] [--rounds 3]
+    python tests/bench/bench_vllm.py --cuda --rollouts 128
 
 A model of 100 M parameters with random weights (Qwen3's architecture, the clinic's tokenizer and
-template) on vLLM on the CPU. A rollout has three turns: a prompt of about 200 tokens, 24 sampled
-tokens a turn, which count as a tool call whatever they are, and about 50 of an instant tool's text.
+template) on vLLM on the CPU, or in bfloat16 on the first GPU. A rollout has three turns: a prompt
+of about 200 tokens, 24 sampled tokens a turn, which count as a tool call whatever they are, and
+about 50 of an instant tool's text.
 The direct driver posts the very same prompts and bridges, with the same seeds and lengths, turn by
 turn, all rollouts at the same time, and reads nothing of the answers but the ids.
 
@@ -116,7 +118,9 @@ async def empty_cache(url: str) -> None:
         assert response.status == 200
 
 
-async def measure(folder: Path, python: str, *, num_rollouts: int, rounds: int) -> float:
+async def measure(
+    folder: Path, python: str, *, on_cuda: bool, num_rollouts: int, rounds: int
+) -> float:
     """Print the seconds of each pass; return the ratio of tokens a second, loop to driver."""
     num_parameters = save_model(folder / "model")
     settings = VllmServerSettings(
@@ -125,7 +129,9 @@ async def measure(folder: Path, python: str, *, num_rollouts: int, rounds: int) 
         log_file=folder / "student.log",
         max_model_len=1024,
         python=python,
-        dtype="float32",
+        dtype="bfloat16" if on_cuda else "float32",
+        devices={"CUDA_VISIBLE_DEVICES": "0"} if on_cuda else {},
+        gpu_memory_utilization=0.2,
     )
     server = await VllmServer.start(settings)
     engine = VllmEngine([server.url], why_ended=lambda url: server.why_ended())
@@ -163,12 +169,14 @@ def main() -> int:
     parser.add_argument("--python", default=str(ROOT / ".venv-vllm" / "bin" / "python"))
     parser.add_argument("--rollouts", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cuda", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         ratio = asyncio.run(
             measure(
                 Path(folder),
                 arguments.python,
+                on_cuda=arguments.cuda,
                 num_rollouts=arguments.rollouts,
                 rounds=arguments.rounds,
             )

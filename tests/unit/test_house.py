@@ -23,6 +23,7 @@ TORCH_ROOMS = {
     "saving.py",
     "student_files.py",
     "trainer.py",
+    "wide_attention.py",
 }
 
 

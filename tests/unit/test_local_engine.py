@@ -17,6 +17,7 @@ from rnow.engines.base import Completion
 from rnow.engines.local import LocalEngine
 from rnow.engines.local_sampling import draw_tokens, uniform_stream
 from rnow.errors import DeadlineError, EngineError, ModelError
+from rnow.policy import Policy, PolicySettings
 from rnow.records import StopReason
 
 VOCAB = 128
@@ -346,6 +347,33 @@ async def test_a_merged_adapter_scores_as_peft_does(
     assert np.abs(adapted.logprobs - started.logprobs).max() > 0.01
 
 
+async def test_in_bfloat16_an_adapter_says_what_it_says_to_the_trainer(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = PolicySettings(path=str(folder), dtype="bfloat16", device="cpu", qlora_rank=4)
+    policy = Policy.load(settings)
+    torch.manual_seed(3)
+    for name, tensor in policy.trained_parameters().items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(tensor, std=0.1)
+    policy.save(tmp_path)
+    engine = LocalEngine.load(folder, dtype="bfloat16")
+    await engine.load_policy(tmp_path, 1)
+    ids = some_ids(40)
+    started = await engine.score(ids, start=1)
+    adapted = await engine.score(ids, start=1, policy_version=1)
+    await engine.aclose()
+    with torch.no_grad():
+        expected = policy.action_logprobs(
+            torch.tensor([ids]),
+            position_ids=torch.arange(40)[None],
+            action_index=torch.arange(1, 40),
+        )
+    # Merged into weights of bfloat16 it is 0.008.
+    assert np.abs(adapted.logprobs - expected.numpy()).mean() < 0.001
+    assert np.abs(adapted.logprobs - started.logprobs).mean() > 0.01
+
+
 async def test_a_trajectory_ends_on_the_weights_that_it_began_with(
     engine: LocalEngine, tmp_path: Path
 ) -> None:
@@ -397,12 +425,12 @@ async def test_policies_that_are_not_plain_lora_or_do_not_fit_are_refused(
             await engine.load_policy(bad, 1)
         return str(caught.value).removeprefix(f"{bad}/adapter_config.json: ")
 
-    only = "only plain LoRA is merged"
+    only = "only plain LoRA is applied"
     assert await message(use_dora=True) == f"sets use_dora, {only}"
     assert (
         await message(bias="all", modules_to_save=["norm"]) == f"sets bias, modules_to_save, {only}"
     )
-    assert await message(peft_type="IA3") == "peft_type is IA3, only LORA is merged"
+    assert await message(peft_type="IA3") == "peft_type is IA3, only LORA is applied"
     assert await message(init_lora_weights="pissa") == (
         f"init_lora_weights pissa changes the base weights as well, {only}"
     )

@@ -17,6 +17,7 @@ from rnow.plan.memory import (
     RoleMemory,
     ServerLoad,
     TrainerLoad,
+    local_memory,
     server_memory,
     trainer_memory,
 )
@@ -191,6 +192,19 @@ def test_adapter_slots_have_a_rank_that_vllm_knows() -> None:
     assert slots == 2 * 2 * model.num_lora_parameters(32)
 
 
+def test_a_local_student_holds_adapters_beside_its_weights_or_merged_copies() -> None:
+    model = figures("Qwen3-4B")
+    narrow = local_memory(model, server_load(lora_rank=32), num_policies=2)
+    assert narrow.weights == model.weight_bytes(2, quantization=None)
+    assert narrow.lora == 2 * model.num_lora_parameters(32) * 2
+    wide = local_memory(model, server_load(lora_rank=32, dtype_bytes=4), num_policies=2)
+    assert (wide.weights, wide.lora) == (3 * model.weight_bytes(4, quantization=None), 0)
+    whole = local_memory(model, server_load(lora_rank=None), num_policies=2)
+    assert (whole.weights, whole.lora) == (3 * model.weight_bytes(2, quantization=None), 0)
+    teacher = local_memory(model, server_load(scores=True), num_policies=0)
+    assert (teacher.weights, teacher.lora) == (model.weight_bytes(2, quantization=None), 0)
+
+
 def test_the_smallest_kv_cache_is_one_sequence_in_whole_blocks() -> None:
     assert server_load(max_model_len=32768).min_kv_tokens == 32768 + 16
     assert server_load(max_model_len=32769).min_kv_tokens == 32768 + 32
@@ -210,8 +224,8 @@ def test_an_optimizer_step_on_short_sequences_takes_more_than_their_activations(
 def test_without_checkpoints_every_layer_keeps_its_own() -> None:
     few = trainer_memory(figures("Qwen3-8B"), trainer_load("lora"))
     many = trainer_memory(figures("Qwen3-8B"), trainer_load("lora", checkpointing=False))
-    # 35 further layers of 226,304 bytes a token, in the place of 36 checkpoints of 8,192
-    assert many.activations - few.activations == 32768 * (35 * 226_304 - 36 * 8_192)
+    # 35 further layers of 192,512 bytes a token, in the place of 36 checkpoints of 8,192
+    assert many.activations - few.activations == 32768 * (35 * 192_512 - 36 * 8_192)
 
 
 def test_total_is_the_sum_of_all_parts() -> None:

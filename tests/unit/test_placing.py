@@ -96,6 +96,20 @@ def test_vllm_that_is_asked_for_must_be_there(project: Path) -> None:
         placed(project, "engine.kind=vllm", "engine.python=/no/python")
 
 
+def test_adapters_in_float32_are_refused_where_vllm_has_no_kernel_for_them(project: Path) -> None:
+    words = ("engine.python=with_vllm", "engine.dtype=float32")
+    with pytest.raises(ConfigError) as error:
+        placed(project, *words, devices=TWO_GPUS)
+    assert str(error.value) == (
+        "engine.dtype is float32, and vLLM on a GPU serves adapters in bfloat16 only; "
+        "set engine.dtype to bfloat16, or engine.kind to local"
+    )
+    small = ("model.path=small", "teacher.path=small")
+    assert placed(project, *words, *small, "engine.kind=local", devices=TWO_GPUS)
+    assert placed(project, *words, *small, "model.tuning=full", devices=TWO_GPUS)
+    assert placed(project, *words, *small, "engine.kind=vllm", "engine.python=with_vllm").engines
+
+
 def test_each_role_may_have_an_engine_of_its_own(project: Path) -> None:
     made = placed(project, "engine.kind=vllm", "teacher.engine=local", "engine.python=with_vllm")
     assert made.engines == {"student": "vllm", "teacher": "local"}

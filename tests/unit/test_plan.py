@@ -68,15 +68,15 @@ def test_qwen3_8b_from_32b_on_two_gpus_of_80_gb() -> None:
     assert lines[:4] == table(
         """
 GiB a GPU  GPU  weights  LoRA  optimizer  activations  KV cache  log-probs  overhead  total
-trainer    0       15.3   0.3        1.0         19.5         ·          ·       3.0   39.0
-student    0       15.3   0.3          ·          1.8      19.0          ·       2.0   38.4
+trainer    0       15.3   0.3        1.0         16.6         ·          ·       2.7   35.8
+student    0       15.3   0.3          ·          1.8      22.2          ·       2.0   41.6
 teacher    1       61.0     ·          ·          0.5      11.4        2.3       2.0   77.3
 """
     )
     assert lines[4:] == (
         "GPU 0, NVIDIA H100 80GB HBM3: 77.4 of 79.6 GiB",
         "GPU 1, NVIDIA H100 80GB HBM3: 77.3 of 79.6 GiB",
-        "student: 1 vLLM server with gpu_memory_utilization 0.487; "
+        "student: 1 vLLM server with gpu_memory_utilization 0.527; "
         "room for 4 of 16 rollouts at full length (32,768 tokens)",
         "teacher: 1 vLLM server with gpu_memory_utilization 0.95; "
         "room for 1 of 16 rollouts at full length (32,768 tokens)",
@@ -94,7 +94,7 @@ def test_a_server_is_told_its_numbers() -> None:
     # One token more than the window, since a token is generated beside the scores.
     assert (teacher.server.max_model_len, teacher.server.max_num_batched_tokens) == (32769, 2048)
     assert (student.server.max_num_seqs, teacher.server.max_num_seqs) == (256, 16)
-    assert student.server.num_kv_tokens == 138_260
+    assert student.server.num_kv_tokens == 161_539
 
 
 def test_qwen3_8b_from_32b_on_eight_gpus_of_80_gb() -> None:
@@ -106,7 +106,7 @@ def test_qwen3_8b_from_32b_on_eight_gpus_of_80_gb() -> None:
     }
     assert not made.is_shared
     assert made.lines()[4:] == (
-        "GPU 0, NVIDIA H100 80GB HBM3: 39.0 of 79.6 GiB",
+        "GPU 0, NVIDIA H100 80GB HBM3: 35.8 of 79.6 GiB",
         "GPU 1-4, NVIDIA H100 80GB HBM3: 75.0 of 79.6 GiB",
         "GPU 5-7, NVIDIA H100 80GB HBM3: 77.3 of 79.6 GiB",
         "student: 4 vLLM servers with gpu_memory_utilization 0.95; "
@@ -122,14 +122,14 @@ def test_qwen3_4b_from_8b_in_fp8_on_one_gpu_of_80_gb() -> None:
     assert lines[:4] == table(
         """
 GiB a GPU  GPU  weights  LoRA  optimizer  activations  KV cache  log-probs  overhead  total
-trainer    0        7.5   0.2        0.7         13.7         ·          ·       2.4   24.5
-student    0        7.5   0.2          ·          1.6      19.2          ·       2.0   30.5
+trainer    0        7.5   0.2        0.7         11.6         ·          ·       2.2   22.2
+student    0        7.5   0.2          ·          1.6      21.4          ·       2.0   32.7
 teacher    0        8.8     ·          ·          0.3       9.0        2.3       2.0   22.4
 """
     )
     assert lines[4:] == (
         "GPU 0, NVIDIA H100 80GB HBM3: 77.4 of 79.6 GiB",
-        "student: 1 vLLM server with gpu_memory_utilization 0.387; "
+        "student: 1 vLLM server with gpu_memory_utilization 0.415; "
         "room for 4 of 16 rollouts at full length (32,768 tokens)",
         "teacher: 1 vLLM server with gpu_memory_utilization 0.255; "
         "room for 2 of 16 rollouts at full length (32,768 tokens)",
@@ -142,14 +142,14 @@ def test_qwen3_1_7b_from_8b_in_fp8_on_two_gpus_of_24_gb() -> None:
     assert lines[:4] == table(
         """
 GiB a GPU  GPU  weights  LoRA  optimizer  activations  KV cache  log-probs  overhead  total
-trainer    0        3.2   0.1        0.4          4.5         ·          ·       1.4    9.6
-student    0        3.2   0.1          ·          0.9       4.4          ·       2.0   10.6
+trainer    0        3.2   0.1        0.4          3.7         ·          ·       1.4    8.8
+student    0        3.2   0.1          ·          0.9       5.2          ·       2.0   11.4
 teacher    1        8.8     ·          ·          0.3       6.8        2.3       2.0   20.2
 """
     )
     assert lines[4:] == (
         "GPU 0-1, NVIDIA L4: 20.2 of 22.5 GiB",
-        "student: 1 vLLM server with gpu_memory_utilization 0.489; "
+        "student: 1 vLLM server with gpu_memory_utilization 0.526; "
         "room for 2 of 16 rollouts at full length (16,384 tokens)",
         "teacher: 1 vLLM server with gpu_memory_utilization 0.825; "
         "room for 3 of 16 rollouts at full length (16,384 tokens)",
@@ -160,20 +160,20 @@ def test_what_does_not_fit_says_which_number_to_change() -> None:
     work = workload("Qwen3-1.7B", "Qwen3-8B", teacher_quantization="fp8")
     assert refusal(work, L4, L4) == (
         "Qwen/Qwen3-1.7B and its teacher Qwen/Qwen3-8B do not fit on 2 GPUs: "
-        "GPU 0 can give 20.2 GiB, and needed are 24.2 (trainer 14.5, student 9.7)\n"
+        "GPU 0 can give 20.2 GiB, and needed are 22.6 (trainer 12.9, student 9.7)\n"
         "Any one of these makes it fit:\n"
-        "  rollout.max_context_window: 22528\n"
+        "  rollout.max_context_window: 25600\n"
         "  3 GPUs instead of 2\n"
         "  GPUs with 4 GB more"
     )
-    assert plan(replace(work, max_context_window=22528), L4, L4)
-    assert refusal(replace(work, max_context_window=23552), L4, L4)
+    assert plan(replace(work, max_context_window=25600), L4, L4)
+    assert refusal(replace(work, max_context_window=26624), L4, L4)
 
 
 def test_the_reference_project_wants_more_than_one_gpu_of_80_gb() -> None:
     assert refusal(workload("Qwen3-8B", "Qwen3-32B"), H100) == (
         "Qwen/Qwen3-8B and its teacher Qwen/Qwen3-32B do not fit on 1 GPU: "
-        "GPU 0 can give 77.4 GiB, and needed are 136.8 (trainer 39.0, student 23.9, teacher 73.9)\n"
+        "GPU 0 can give 77.4 GiB, and needed are 133.6 (trainer 35.8, student 23.9, teacher 73.9)\n"
         "Any one of these makes it fit:\n"
         "  2 GPUs instead of 1\n"
         "  a GPU with 60 GB more"
@@ -213,14 +213,14 @@ def test_micro_batches_shrink_to_the_window_and_with_it() -> None:
     )
     assert refusal(work, L4, L4, L4).splitlines()[1:] == [
         "Any one of these makes it fit:",
-        "  rollout.max_context_window: 22528 and trainer.max_tokens_per_micro_batch: 22528",
-        "  GPUs with 8 GB more",
+        "  rollout.max_context_window: 26624 and trainer.max_tokens_per_micro_batch: 26624",
+        "  GPUs with 4 GB more",
     ]
     work = workload("Qwen3-8B", "Qwen3-8B", max_tokens_per_micro_batch=65536)
     assert refusal(work, L40S, L40S, L40S).splitlines()[1:] == [
         "Any one of these makes it fit:",
         "  trainer.max_tokens_per_micro_batch: 32768",
-        "  GPUs with 20 GB more",
+        "  GPUs with 12 GB more",
     ]
 
 
@@ -471,13 +471,16 @@ def test_spare_gpus_become_servers_of_the_one_that_samples() -> None:
     }
 
 
-def test_a_model_in_this_process_is_loaded_once_and_with_an_adapter_twice() -> None:
+def test_a_model_in_this_process_is_loaded_once_and_where_an_adapter_is_merged_twice() -> None:
     local = workload("Qwen3-8B", "Qwen3-32B", student_engine="local")
-    copies = [
-        plan(local.sampling("student", lora_rank=rank), H100).roles[0].memory.weights
-        for rank in (None, 8)
-    ]
-    assert copies[1] == 2 * copies[0] == pytest.approx(2 * 15.3 * GIB, rel=0.01)
+    bare, beside, merged = (
+        plan(replace(local, engine_dtype_bytes=wide).sampling("student", lora_rank=rank), H100)
+        for wide, rank in ((2, None), (2, 8), (4, 8))
+    )
+    weights = [made.roles[0].memory.weights for made in (bare, beside, merged)]
+    assert weights == [weights[0], weights[0], 4 * weights[0]]
+    assert weights[0] == pytest.approx(15.3 * GIB, rel=0.01)
+    assert beside.roles[0].memory.lora == 2 * figures("Qwen3-8B").num_lora_parameters(8)
 
 
 def test_a_single_model_that_does_not_fit_is_named_alone() -> None:

@@ -63,7 +63,7 @@ def specs(serving: Serving, project: Path) -> tuple[EngineSpec, EngineSpec]:
 
 def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) -> None:
     student, teacher = specs(make_serving(project, num_gpus=2), project)
-    assert (student.tolerance, teacher.tolerance) == (0.05, 0.05)
+    assert (student.tolerance, teacher.tolerance) == (0.1, 0.1)
     assert student.servers == (
         VllmServerSettings(
             role="student",
@@ -73,7 +73,7 @@ def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) 
             python=str(project / "python"),
             devices=ORDER | {"CUDA_VISIBLE_DEVICES": "0"},
             dtype="bfloat16",
-            gpu_memory_utilization=0.487,
+            gpu_memory_utilization=0.527,
             max_lora_rank=32,
             max_num_batched_tokens=8192,
             max_num_seqs=256,
@@ -117,7 +117,11 @@ def test_each_replica_has_gpus_and_a_log_of_its_own(project: Path) -> None:
 def test_the_trainer_sees_its_own_gpu_alone(project: Path) -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "4,5"}
     plan = make_serving(project, num_gpus=2, environ=environ).placement.plan
-    assert trainer_environment(plan, environ) == ORDER | {"CUDA_VISIBLE_DEVICES": "4"}
+    devices = ORDER | {"CUDA_VISIBLE_DEVICES": "4"}
+    growing = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert trainer_environment(plan, environ) == devices | growing
+    chosen = {**environ, "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"}
+    assert trainer_environment(plan, chosen) == devices
     assert trainer_environment(None, environ) == {}
     # A server is told its GPUs when it starts; only what is in this process needs to be.
     assert trainer_environment(plan, environ, role="student") == {}
@@ -150,7 +154,7 @@ def test_on_a_cpu_servers_are_as_many_as_asked_for_and_in_float32(project: Path)
     assert [server.dtype for server in student.servers] == ["float32", "float32"]
     assert [server.devices for server in (*student.servers, *teacher.servers)] == [{}, {}, {}]
     assert teacher.servers[0].dtype == "bfloat16"
-    assert (student.tolerance, teacher.tolerance) == (0.001, 0.05)
+    assert (student.tolerance, teacher.tolerance) == (0.001, 0.1)
     assert teacher.servers[0].max_num_batched_tokens == 2048
 
 
@@ -187,10 +191,10 @@ def test_an_adapter_says_its_rank(tmp_path: Path) -> None:
     [
         (("auto", "auto"), "cpu", 0.001),
         (("auto", "float32"), "cpu", 0.001),
-        (("auto", "bfloat16"), "cpu", 0.05),  # the engine in float32, the trainer not
-        (("bfloat16", "auto"), "cpu", 0.05),
-        (("auto", "auto"), "cuda", 0.05),
-        (("float32", "auto"), "cuda", 0.05),
+        (("auto", "bfloat16"), "cpu", 0.1),  # the engine in float32, the trainer not
+        (("bfloat16", "auto"), "cpu", 0.1),
+        (("auto", "auto"), "cuda", 0.1),
+        (("float32", "auto"), "cuda", 0.1),
         (("float32", "float32"), "cuda", 0.001),
     ],
 )

@@ -282,7 +282,7 @@ class EngineSettings(Section):
     probe_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="Allowed mean gap, engine to trainer (nats); null: 0.001, in bfloat16 0.05.",
+        description="Allowed mean gap, engine to trainer (nats); null: 0.001, in bfloat16 0.1.",
     )
 
 

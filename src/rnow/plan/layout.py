@@ -199,10 +199,11 @@ def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part
         min_kv=load.min_kv_tokens * token_bytes,
     )
     if workload.engine(role) == "local":
-        num_copies = 1 if load.scores else 3
+        # A student in training: the policy version in use and the next.
+        num_policies = 0 if load.scores else 2
         if workload.alone is not None:
-            num_copies = 1 if load.lora_rank is None else 2
-        memory = local_memory(figures, load, num_copies=num_copies)
+            num_policies = 0 if load.lora_rank is None else 1
+        memory = local_memory(figures, load, num_policies=num_policies)
         return replace(part, memory=memory, load=None)
     fraction = workload.gpu_memory_utilization
     if fraction is None:

@@ -10,8 +10,9 @@ What a layer keeps per token (`_LAYER_PEAK`, `_LAYER_KEPT`) was not guessed but 
 policy at the real sizes of Qwen3 from 1.7B to 32B, every allocation of a forward and backward
 followed on tensors without storage. The unit tests do so again and hold the formula to 3 % for LoRA
 and between nothing and 12 % too much for full fine-tuning. It is the count of causal attention
-through a fused kernel: a mask [tokens, tokens] has no place in it. What a server adds to its
-tensors (`_SERVER_OVERHEAD`) comes from vLLM's documents and code and was not measured.
+through a fused kernel: a mask [tokens, tokens] has no place in it. On an H100 all of the card that
+the trainer took was 96 to 99.9 % of this estimate (docs/gpu.md). What a server adds to its tensors
+(`_SERVER_OVERHEAD`) comes from vLLM's documents and code; with small models it was half a GiB.
 """
 
 from dataclasses import dataclass
@@ -32,10 +33,16 @@ __all__ = [
 
 GIB = 2**30
 
-# Bytes a token of one layer's forward and backward in bfloat16, LoRA's float32 inputs among them:
-# factors of (intermediate size, hidden size, query size, key-value size).
-_LAYER_PEAK = (14, 30, 10, 9)  # while one layer's backward runs
-_LAYER_KEPT = (8, 19, 10, 9)  # by each further layer, where activations are not recomputed
+# Bytes a token of one layer's forward and backward in bfloat16: factors of (intermediate size,
+# hidden size, query size, key-value size). Weights in float32 make a float32 residual stream.
+_LAYER_PEAK = {  # while one layer's backward runs
+    "lora": (12, 15, 8, 8),
+    "full": (14, 30, 10, 9),
+}
+_LAYER_KEPT = {  # by each further layer, where activations are not recomputed
+    "lora": (8, 13, 8, 8),
+    "full": (8, 19, 10, 9),
+}
 _FORWARD_SHARE = 0.5  # of the peak: what a layer's forward takes
 
 _CUDA_CONTEXT = 1.0  # GiB: the driver's context, cuBLAS, what is cached and not in use
@@ -140,14 +147,19 @@ def server_memory(figures: ModelFigures, load: ServerLoad, *, num_gpus: int = 1)
     )
 
 
-def local_memory(figures: ModelFigures, load: ServerLoad, *, num_copies: int) -> RoleMemory:
+def local_memory(figures: ModelFigures, load: ServerLoad, *, num_policies: int) -> RoleMemory:
     """Estimate a local engine, which is in the trainer's process, without its KV cache.
 
-    `num_copies` of the weights are loaded: a student in training has its first ones, and beside
-    them those of the policy version in use and of the next.
+    `num_policies` are held beside the first weights: as adapters, or as weights of their own where
+    all are trained or an adapter is merged (engines/local_weights.py).
     """
+    copies, lora = 1 + num_policies, 0
+    if load.lora_rank is not None and load.dtype_bytes < 4:
+        copies = 1
+        lora = num_policies * figures.num_lora_parameters(load.lora_rank) * load.dtype_bytes
     return RoleMemory(
-        weights=num_copies * figures.weight_bytes(load.dtype_bytes, quantization=None),
+        weights=copies * figures.weight_bytes(load.dtype_bytes, quantization=None),
+        lora=lora,
         activations=load.max_num_seqs * figures.vocab_size * _SAMPLER_BYTES,
         overhead=0,
     )
@@ -156,11 +168,12 @@ def local_memory(figures: ModelFigures, load: ServerLoad, *, num_copies: int) ->
 def _transient_bytes(figures: ModelFigures, load: TrainerLoad, *, num_trained: int) -> int:
     full = load.tuning == "full"
     width = load.dtype_bytes / 2  # the factors were counted in bfloat16
-    peak = _layer_bytes(figures, _LAYER_PEAK) * width
+    peak = _layer_bytes(figures, _LAYER_PEAK[load.tuning]) * width
     hidden_bytes = 4 if full else load.dtype_bytes  # float32 weights make a float32 residual stream
     further = figures.num_layers * figures.hidden_size * hidden_bytes
     if not load.checkpointing:
-        further = int((figures.num_layers - 1) * _layer_bytes(figures, _LAYER_KEPT) * width)
+        kept_each = _layer_bytes(figures, _LAYER_KEPT[load.tuning]) * width
+        further = int((figures.num_layers - 1) * kept_each)
     kept = load.max_tokens * further
     layer = load.max_tokens * peak
     if not full:
