@@ -56,6 +56,8 @@ def test_defaults_are_those_of_the_design() -> None:
             "max_tool_response": None,
             "max_tool_response_chars": None,
             "rollout_timeout": 3600.0,
+            "reward_timeout": 60.0,
+            "include_thinking": False,
             "concurrency": 256,
             "reasoning_mode": None,
         },
