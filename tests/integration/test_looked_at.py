@@ -123,6 +123,7 @@ def test_rollouts_are_shown_and_kept_each_time_in_a_new_folder(
     assert json.loads(first.read_text())["conversation"] == records(again)[1]["conversation"]
 
 
+@pytest.mark.slow
 def test_without_a_choice_entries_are_drawn_and_the_runs_model_rolls_out(
     project: Path, cli: ForkedCli
 ) -> None:
@@ -137,6 +138,7 @@ def test_without_a_choice_entries_are_drawn_and_the_runs_model_rolls_out(
     )
 
 
+@pytest.mark.slow
 def test_no_tools_and_a_smoke_test_are_short(project: Path, cli: ForkedCli) -> None:
     tried = figures(cli, "test", project, "-e", 1, "--no-tools", "-m", "base")
     (record,) = records(tried)
@@ -146,6 +148,7 @@ def test_no_tools_and_a_smoke_test_are_short(project: Path, cli: ForkedCli) -> N
     assert records(smoke)[0]["turns"] <= 2
 
 
+@pytest.mark.slow
 def test_a_rollout_that_fails_is_kept_counted_and_told(project: Path, cli: ForkedCli) -> None:
     done = cli("test", project, "-e", "0,1", "-m", "base", "--max-context-window", 16)
     assert done.status == 1
@@ -156,6 +159,7 @@ def test_a_rollout_that_fails_is_kept_counted_and_told(project: Path, cli: Forke
     assert (record["completed"], record["success"], record["correct"]) == ("error", False, None)
 
 
+@pytest.mark.slow
 def test_rewards_that_an_entry_names_are_computed(project: Path, cli: ForkedCli) -> None:
     entries = [json.loads(line) for line in (project / "train.jsonl").read_text().splitlines()[:3]]
     for entry, names in zip(entries, (["accuracy"], ["accuracy", "broken"], []), strict=True):
@@ -188,6 +192,7 @@ def test_an_entry_that_is_not_there_is_named(project: Path, cli: ForkedCli) -> N
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_cancels_and_keeps_what_was_finished(project: Path) -> None:
     before = set((project / "rollouts").glob("*")) if (project / "rollouts").exists() else set()
     words = ["--all", "-n", "9", "-m", "base", "rollout.concurrency=4"]

@@ -13,6 +13,7 @@ from rnow.scaffold import init_project
 
 
 @pytest.mark.skipif(os.path.isdir("/Applications"), reason="macOS may have a browser anyway")
+@pytest.mark.slow
 def test_a_run_without_any_chromium_says_so_once_and_reads_by_plain_http(tmp_path: Path) -> None:
     folder = tmp_path / "clinic"
     init_project(folder, template="clinic")
