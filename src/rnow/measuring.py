@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from rnow.config import LoadedConfig, require_distill
 from rnow.evaluation import Evaluation, Figures
@@ -110,7 +111,7 @@ def show_evaluation(evaluation: Evaluation, *, title: str, console: Console) -> 
 
 def _add_row(table: Table, name: str, figures: Figures) -> None:
     table.add_row(
-        name,
+        Text(name),  # a task's, whose brackets are no markup
         str(figures.num),
         _percent(figures.value),
         _interval(figures),

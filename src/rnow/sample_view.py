@@ -1,7 +1,12 @@
-"""Rollouts as a person reads them on a terminal: transcripts, a line each, what the tools did."""
+"""Rollouts as a person reads them on a terminal: transcripts, a line each, what the tools did.
+
+What models, pages and rewards wrote is shown as it is: no markup of theirs colours a line, and no
+control character of theirs reaches the terminal.
+"""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -21,12 +26,12 @@ _CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 _TEAL = "#14B8A6"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cuts:
     """After how many characters texts are cut; None: nowhere."""
 
-    def __init__(self, *, said: int | None, results: int | None) -> None:
-        self.said = said  # of prompts and turns
-        self.results = results  # of tool results
+    said: int | None  # of prompts and turns
+    results: int | None  # of tool results
 
 
 def show_transcript(sample: Sample, chat: ChatTemplate, *, cuts: Cuts, console: Console) -> None:
@@ -47,7 +52,7 @@ def show_line(sample: Sample, *, project: Path, console: Console) -> None:
     text = Text(f"Rollout {sample.number}: ", style=f"bold {_TEAL}")
     rewards, trajectory = sample.rewards, sample.trajectory
     if trajectory is None:
-        text.append(f"✗ {sample.error}", style="red")
+        text.append(_plain(f"✗ {sample.error}"), style="red")
     else:
         text.append("✓", style="green")
         if rewards.total is not None:
@@ -59,7 +64,7 @@ def show_line(sample: Sample, *, project: Path, console: Console) -> None:
     text.append(f"  → {sample.file.relative_to(project)}", style="dim")
     console.print(text, soft_wrap=True)
     for error in rewards.errors:
-        console.print(Text(f"    ⚠ {error}", style="yellow"), soft_wrap=True)
+        console.print(Text(_plain(f"    ⚠ {error}"), style="yellow"), soft_wrap=True)
 
 
 def show_tools(samples: Sequence[Sample], console: Console) -> None:
@@ -74,7 +79,7 @@ def show_tools(samples: Sequence[Sample], console: Console) -> None:
     for tool in statistics:
         errors = ", ".join(f"{code} {count}" for code, count in tool.errors.items())
         table.add_row(
-            tool.name or "(unreadable)",
+            Text(_plain(tool.name or "(unreadable)")),
             str(tool.num_calls),
             errors or "0",
             str(tool.num_truncated),
@@ -107,8 +112,8 @@ def _show_turn(
 
 def _show_call(call: ToolCallRecord, *, cuts: Cuts, console: Console) -> None:
     code = error_code(call)
-    line = Text(f"  → {call.name or 'unreadable call'} ", style=_TEAL)
-    line.append(call.arguments, style="default")
+    line = Text(_plain(f"  → {call.name or 'unreadable call'} "), style=_TEAL)
+    line.append(_plain(call.arguments), style="default")
     line.append(f"  {code or 'ok'}", style="red" if code else "green")
     line.append(f", {call.duration_s:.2f} s", style="dim")
     if call.truncated:
@@ -120,16 +125,20 @@ def _show_call(call: ToolCallRecord, *, cuts: Cuts, console: Console) -> None:
 def _print(
     console: Console, name: str, text: str, *, style: str, limit: int | None, margin: str = "  "
 ) -> None:
-    """Print a text of the model's or a tool's, whose markup and control characters mean nothing."""
+    """Print a text of several lines, up to `limit` characters of it."""
     if name:
         console.print(Text(name, style="bold"))
     shown = text if limit is None else text[:limit]
     for line in shown.splitlines():
-        plain = "".join(char if char.isprintable() else "·" for char in line.expandtabs(4))
-        console.print(Text(margin + plain, style=style), soft_wrap=True)
+        console.print(Text(margin + _plain(line.expandtabs(4)), style=style), soft_wrap=True)
     if len(shown) < len(text):
         more = f"{margin}… {len(text) - len(shown)} more characters; -v shows all"
         console.print(Text(more, style="dim"), soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Return a text in which no character but a new line moves the cursor, or does more."""
+    return "".join(char if char.isprintable() or char == "\n" else "·" for char in text)
 
 
 def _how_it_went(sample: Sample, trajectory: Trajectory) -> str:

@@ -249,6 +249,19 @@ def test_a_transcript_shows_turns_calls_and_results(tmp_path: Path, chat: ChatTe
     ]
 
 
+def test_no_name_argument_or_error_is_markup_or_moves_the_cursor(
+    tmp_path: Path, chat: ChatTemplate
+) -> None:
+    odd = call(
+        "no such tool", outcome=ToolOutcome.MODEL_ERROR, name="[/b]\x1b", arguments="\x1b[2J"
+    )
+    bad = Rewards(values={"judge": "error"}, total=None, errors=("judge: ValueError: \x1b[2J",))
+    lines = shown(sample(tmp_path, trajectory(chat, (CALL, (odd,))), rewards=bad), chat, EVERYTHING)
+    assert "  → [/b]· ·[2J  model_error, 0.50 s" in lines
+    assert "    ⚠ judge: ValueError: ·[2J" in lines
+    assert any(line.startswith("│ [/b]· ") for line in lines)
+
+
 def test_long_texts_are_cut_and_say_by_how_much(tmp_path: Path, chat: ChatTemplate) -> None:
     made = trajectory(chat, (CALL, (call("x" * 300),)))
     assert "    │ … 290 more characters; -v shows all" in shown(
