@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rnow.config import load_config
+from rnow.config import LoadedConfig, load_config
 from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
 from rnow.evaluation import Evaluation
@@ -30,48 +30,22 @@ def run_demo(
     {"before": 0.08, "after": 0.95, "teacher": 0.99, "seconds": 180.3, "run": "clinic/runs/demo"}
     """
     say = _Narrator(console)
-    if (directory / "config.yml").exists():
-        for model in ("student", "teacher"):
-            if not (directory / "models" / model).is_dir():
-                raise UsageError(
-                    f"{directory} holds another project, without models/{model}; "
-                    "name a folder for the demo with --dir"
-                )
-        say(f"The project is in {directory} already; it stays as it is.")
-    else:
-        init_project(directory, template="clinic")
-        say(f"Made the project {directory}: config.yml, tools.py, prompts, a web site, two models.")
+    _make_project(directory, say=say)
     # Models this small gain nothing from a second thread and lose much on a busy machine. torch
     # reads this once, when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     loaded = load_config(directory, overrides=[f"seed={seed}", f"engine.kind={engine}", *overrides])
-    from rnow.evaluating import evaluate_model  # torch is needed from here on
-    from rnow.subject import Subject
-
-    def measure(model: str, *, adapter: Path | None = None) -> Evaluation:
-        # In this process and on the CPU, whatever the run's engine is: one measure for all.
-        spec = EngineSpec(
-            role="student",
-            model=(directory / "models" / model).resolve(),
-            dtype="auto",
-            device="cpu",
-            request_timeout_s=loaded.config.engine.request_timeout_s,
-            tolerance=0.05,
-        )
-        subject = Subject(engine=spec, adapter=adapter)
-        return asyncio.run(evaluate_model(loaded, directory, subject=subject))
-
     started = time.perf_counter()
     say("1/4  Before: the student on held-out questions, browsing the local site.")
-    before = measure("student")
+    before = _measure(loaded, directory, "student")
     say(f"     {_percent(before)} correct of {len(before.answers)}")
     say("2/4  The teacher on the same questions.")
-    teacher = measure("teacher")
+    teacher = _measure(loaded, directory, "teacher")
     say(f"     {_percent(teacher)} correct")
     say("3/4  The run: the student answers, the teacher says how likely it finds each token.")
     run = train_project(loaded, directory, name="demo", fresh=True, console=console)
     say("4/4  After: the trained student on the same questions.")
-    after = measure("student", adapter=run.model)
+    after = _measure(loaded, directory, "student", adapter=run.model)
     say(f"     {_percent(after)} correct")
     seconds = time.perf_counter() - started
     _show_transcripts(after, directory, console)
@@ -97,6 +71,41 @@ class _Narrator:
 
     def __call__(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _make_project(directory: Path, *, say: _Narrator) -> None:
+    """Copy the project, unless it is there; raise UsageError where another one is."""
+    if not (directory / "config.yml").exists():
+        init_project(directory, template="clinic")
+        say(f"Made the project {directory}: config.yml, tools.py, prompts, a web site, two models.")
+        return
+    for model in ("student", "teacher"):
+        if not (directory / "models" / model).is_dir():
+            raise UsageError(
+                f"{directory} holds another project, without models/{model}; "
+                "name a folder for the demo with --dir"
+            )
+    say(f"The project is in {directory} already; it stays as it is.")
+
+
+def _measure(
+    loaded: LoadedConfig, directory: Path, model: str, *, adapter: Path | None = None
+) -> Evaluation:
+    """Evaluate in this process, on the CPU, whatever the run's engine is: one measure for all."""
+    from rnow.evaluating import evaluate_model  # takes torch, and so seconds
+    from rnow.subject import Subject
+
+    spec = EngineSpec(
+        role="student",
+        model=(directory / "models" / model).resolve(),
+        dtype="auto",
+        device="cpu",
+        request_timeout_s=loaded.config.engine.request_timeout_s,
+        tolerance=0.05,
+    )
+    subject = Subject(engine=spec, adapter=adapter)
+    log_file = directory / "runs" / "evaluations.log"
+    return asyncio.run(evaluate_model(loaded, directory, subject=subject, log_file=log_file))
 
 
 def _percent(evaluation: Evaluation) -> str:

@@ -1,7 +1,6 @@
 """A project's held-out prompts: how right a model is on them, before, during and after training."""
 
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ async def evaluate_model(
     project: Path,
     *,
     subject: Subject,
+    log_file: Path,
     passes: Sequence[PassAtK] = GREEDY,
     max_samples: int | None = None,
     say: Callable[[str], None] = _log.info,
@@ -32,23 +32,23 @@ async def evaluate_model(
 ) -> Evaluation:
     """Evaluate `subject` on data.val_file, or on its first `max_samples` prompts.
 
-    `say` is told of servers that start, and start again; `on_answer` is called after each answer.
+    Tools write to `log_file`; `say` is told of servers that start, and start again; `on_answer` is
+    called after each answer.
     """
-    with tempfile.TemporaryDirectory() as logs:
-        async with open_environment(
-            loaded, project, student=subject.engine.model, log_file=Path(logs) / "tools.log"
-        ) as environment:
-            prompts = environment.read_prompts(loaded.config.data.val_file).prompts
-            check_gradable(prompts)
-            async with open_subject(subject, say=say) as (engine, version):
-                return await evaluate(
-                    prompts[:max_samples],
-                    _roll_at(environment, engine, version),
-                    chat=environment.chat,
-                    concurrency=loaded.config.rollout.concurrency,
-                    passes=passes,
-                    on_answer=on_answer,
-                )
+    async with open_environment(
+        loaded, project, student=subject.engine.model, log_file=log_file
+    ) as environment:
+        prompts = environment.read_prompts(loaded.config.data.val_file).prompts
+        check_gradable(prompts)
+        async with open_subject(subject, say=say) as (engine, version):
+            return await evaluate(
+                prompts[:max_samples],
+                _roll_at(environment, engine, version),
+                chat=environment.chat,
+                concurrency=loaded.config.rollout.concurrency,
+                passes=passes,
+                on_answer=on_answer,
+            )
 
 
 def held_out_prompts(environment: Environment) -> tuple[Prompt, ...]:

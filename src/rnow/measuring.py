@@ -1,8 +1,8 @@
 """What `rnow eval` does with a project: find the model, place it, evaluate it, show the figures."""
 
 import asyncio
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rnow.config import LoadedConfig, require_distill
 from rnow.evaluation import Evaluation, Figures
 from rnow.page_stores import require_contact
 from rnow.passes import PassAtK
-from rnow.subject import choose_model, prepare_subject
+from rnow.subject import choose_model, clear_scratch, prepare_subject
 from rnow.training import run_name
 
 __all__ = ["evaluate_project", "show_evaluation"]
@@ -43,8 +43,38 @@ def evaluate_project(
     say(f"Model: {choice.name}")
     from rnow.evaluating import evaluate_model
 
+    keep_logs = True  # messages name them, until it is known that there are none
+    try:
+        with _progress(f"evaluating {choice.name}", console) as on_answer:
+            evaluation = asyncio.run(
+                evaluate_model(
+                    loaded,
+                    project,
+                    subject=subject,
+                    log_file=scratch / "tools.log",
+                    passes=passes,
+                    max_samples=max_samples,
+                    say=say,
+                    on_answer=on_answer,
+                )
+            )
+        keep_logs = evaluation.num_failed > 0
+    except (KeyboardInterrupt, SystemExit):
+        keep_logs = False
+        raise
+    finally:
+        clear_scratch(scratch, keep_logs=keep_logs)
+    show_evaluation(evaluation, title=choice.name, console=console)
+    if keep_logs:
+        say(f"logs of tools and servers: {scratch}")
+    return {"model": choice.name, **evaluation.as_json()}
+
+
+@contextmanager
+def _progress(title: str, console: Console) -> Iterator[Callable[[], None]]:
+    """Show a bar while the block runs; give what moves it on by one."""
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -52,24 +82,8 @@ def evaluate_project(
         transient=True,
         disable=not console.is_terminal,
     ) as progress:
-        bar = progress.add_task(f"evaluating {choice.name}", total=None)
-        evaluation = asyncio.run(
-            evaluate_model(
-                loaded,
-                project,
-                subject=subject,
-                passes=passes,
-                max_samples=max_samples,
-                say=say,
-                on_answer=lambda: progress.advance(bar),
-            )
-        )
-    show_evaluation(evaluation, title=choice.name, console=console)
-    if evaluation.num_failed:
-        say(f"logs of servers: {scratch}")
-    else:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return {"model": choice.name, **evaluation.as_json()}
+        bar = progress.add_task(title, total=None)
+        yield lambda: progress.advance(bar)
 
 
 def show_evaluation(evaluation: Evaluation, *, title: str, console: Console) -> None:

@@ -7,6 +7,7 @@ Only what samples has to fit on this machine: nobody trains or scores.
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,10 +27,18 @@ from rnow.placing import EngineRole, place_sampler
 from rnow.rundir import RunDirectory
 from rnow.serving import Serving, adapter_rank, sampling_spec, trainer_environment
 
-__all__ = ["Choice", "Subject", "choose_model", "open_subject", "prepare_subject"]
+__all__ = [
+    "Choice",
+    "Subject",
+    "choose_model",
+    "clear_scratch",
+    "open_subject",
+    "prepare_subject",
+]
 
 BASE_VERSION = 0
 ADAPTER_VERSION = 1
+_WEIGHTS = "weights"  # the part of the scratch folder that can be as large as the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +96,10 @@ def prepare_subject(
     command: str,
     say: Callable[[str], None],
 ) -> tuple[Subject, Path]:
-    """Place and fetch the model; return it with a new folder for logs, which the caller removes.
+    """Place and fetch the model; return it with a new folder for logs, for `clear_scratch`.
 
-    It stays where something goes wrong, since messages name the logs in it. Raises ModelError or
-    ConfigError where the model does not fit, UsageError where a server of the user's own has
-    another one.
+    Raises ModelError or ConfigError where the model does not fit, UsageError where a server of the
+    user's own has another one.
     """
     role, rank = choice.role, choice.lora_rank
     placement = place_sampler(loaded, project, role=role, model=choice.model, lora_rank=rank)
@@ -106,20 +114,26 @@ def prepare_subject(
         )
     model, adapter = fetch_model(choice.model, weights=not is_elsewhere), choice.adapter
     scratch = Path(tempfile.mkdtemp(prefix=f"rnow-{command}-"))
+    weights = scratch / _WEIGHTS
     serving = Serving.here(
-        loaded, project, placement=placement, logs=scratch, untied=scratch / "untied"
+        loaded, project, placement=placement, logs=scratch, untied=weights / "untied"
     )
-    if choice.checkpoint is not None:
-        from rnow.checkpoint_model import write_checkpoint_model
-
-        run = RunDirectory(choice.checkpoint.parent.parent)
-        made = scratch / "checkpoint"
-        write_checkpoint_model(made, checkpoint=choice.checkpoint, run=run, student=model)
-        model, adapter = (made, None) if rank is None else (model, made)
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, serving.environ, role=role))
-    spec = sampling_spec(serving, role, model, lora_rank=rank)
+    try:
+        if choice.checkpoint is not None:
+            made = _write_checkpoint(choice.checkpoint, weights / "checkpoint", student=model)
+            model, adapter = (made, None) if rank is None else (model, made)
+        spec = sampling_spec(serving, role, model, lora_rank=rank)
+    except BaseException:
+        clear_scratch(scratch, keep_logs=False)  # nobody has written one yet
+        raise
     return Subject(engine=spec, adapter=adapter), scratch
+
+
+def clear_scratch(scratch: Path, *, keep_logs: bool) -> None:
+    """Remove the folder of `prepare_subject`, or where messages name the logs in it, the rest."""
+    shutil.rmtree(scratch / _WEIGHTS if keep_logs else scratch, ignore_errors=True)
 
 
 @asynccontextmanager
@@ -157,6 +171,15 @@ def _find(folder: Path) -> Path | None:
         if all(part.is_file() for part in parts):
             return place
     return None
+
+
+def _write_checkpoint(checkpoint: Path, folder: Path, *, student: Path) -> Path:
+    """Make the adapter or the model of a checkpoint; return `folder`."""
+    from rnow.checkpoint_model import write_checkpoint_model
+
+    run = RunDirectory(checkpoint.parent.parent)
+    write_checkpoint_model(folder, checkpoint=checkpoint, run=run, student=student)
+    return folder
 
 
 def _choice(folder: Path, *, base: ModelFiles) -> Choice:

@@ -7,7 +7,6 @@ not tried again, since a failure is what one looks for here.
 """
 
 import asyncio
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -38,7 +37,7 @@ from rnow.rewards.runner import RewardRunner, RewardSettings
 from rnow.sample_view import Cuts, show_line, show_tools, show_transcript
 from rnow.samples import NO_REWARDS, Sample, make_folder, write_sample
 from rnow.stopping import StopRequest
-from rnow.subject import Subject, choose_model, open_subject, prepare_subject
+from rnow.subject import Subject, choose_model, clear_scratch, open_subject, prepare_subject
 from rnow.tool_statistics import tool_statistics
 from rnow.training import run_name
 
@@ -83,16 +82,18 @@ def try_project(
         loaded, project, choice=choice, command="test", say=trial.say
     )
     trial.say(f"Model: {choice.name}")
+    keep_logs = True  # messages name them, until it is known that there are none
     try:
         asyncio.run(trial.run(subject, log_file=scratch / "tools.log"))
+        keep_logs = not trial.went_well
     except Interrupted as stop:
-        shutil.rmtree(scratch, ignore_errors=True)
+        keep_logs = False
         trial.show_tools()
         raise Interrupted(f"{stop}: {trial.how_many()}", stop.exit_code) from stop
+    finally:
+        clear_scratch(scratch, keep_logs=keep_logs)
     trial.show_tools()
-    if trial.went_well:
-        shutil.rmtree(scratch, ignore_errors=True)
-    else:
+    if keep_logs:
         trial.say(f"logs of tools, rewards and servers: {scratch}")
     trial.show_end()
     return {"model": choice.name, **trial.as_json()}

@@ -36,8 +36,15 @@ def evaluate(project: Path, *overrides: str) -> Evaluation:
         request_timeout_s=600.0,
         tolerance=0.001,
     )
-    subject = Subject(engine=spec)
-    return asyncio.run(evaluate_model(loaded, project, subject=subject, max_samples=NUM_PROMPTS))
+    return asyncio.run(
+        evaluate_model(
+            loaded,
+            project,
+            subject=Subject(engine=spec),
+            log_file=project / "tools.log",
+            max_samples=NUM_PROMPTS,
+        )
+    )
 
 
 @pytest.mark.slow

@@ -156,7 +156,13 @@ def test_96_prompts_answered_greedily_have_the_same_transcripts_from_a_recording
     def answers(*overrides: str) -> list[bytes]:
         loaded = load_config(folder, overrides=overrides)
         evaluated = asyncio.run(
-            evaluate_model(loaded, folder, subject=Subject(engine=spec), max_samples=96)
+            evaluate_model(
+                loaded,
+                folder,
+                subject=Subject(engine=spec),
+                log_file=tmp_path / "tools.log",
+                max_samples=96,
+            )
         )
         return [answer.trajectory.token_ids.tobytes() for answer in evaluated.answers]
 

@@ -1,12 +1,15 @@
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from rnow.config import LoadedConfig, load_config
 from rnow.errors import UsageError
 from rnow.model_files import ModelFiles
-from rnow.subject import Choice, choose_model, prepare_subject
+from rnow.subject import Choice, choose_model, clear_scratch, prepare_subject
 
 CONFIG = """
 data: {batch_size: 4}
@@ -126,3 +129,27 @@ def test_a_server_of_ones_own_does_not_become_another_model(project: Path) -> No
             f"--model {shown} is a whole model, and engine.url names a server that has its own; "
             "take it with engine.url=null"
         )
+
+
+def test_nothing_is_left_of_a_model_that_could_not_be_made(project: Path) -> None:
+    add_checkpoint(project, "first", "latest", step=1)  # of a run whose config.yml lacks data
+    command = f"unmade-{os.getpid()}"
+    with pytest.raises(ValidationError):
+        prepare_subject(
+            loaded_from(project),
+            project,
+            choice=chosen(project, "first"),
+            command=command,
+            say=lambda _: None,
+        )
+    assert not list(Path(tempfile.gettempdir()).glob(f"rnow-{command}-*"))
+
+
+def test_logs_can_outlive_the_weights_that_lay_beside_them(tmp_path: Path) -> None:
+    scratch = tmp_path / "rnow-eval-1"
+    (scratch / "weights" / "checkpoint").mkdir(parents=True)
+    (scratch / "student.log").touch()
+    clear_scratch(scratch, keep_logs=True)
+    assert [path.name for path in scratch.iterdir()] == ["student.log"]
+    clear_scratch(scratch, keep_logs=False)
+    assert not scratch.exists()
