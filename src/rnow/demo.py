@@ -104,7 +104,7 @@ def _measure(
         tolerance=0.05,
     )
     subject = Subject(engine=spec, adapter=adapter)
-    log_file = directory / "runs" / "evaluations.log"
+    log_file = directory / "runs" / "evaluations" / "tools.log"
     return asyncio.run(evaluate_model(loaded, directory, subject=subject, log_file=log_file))
 
 

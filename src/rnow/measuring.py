@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rnow.config import LoadedConfig, require_distill
+from rnow.errors import DataError, UsageError
 from rnow.evaluation import Evaluation, Figures
 from rnow.page_stores import require_contact
 from rnow.passes import PassAtK
@@ -59,7 +60,7 @@ def evaluate_project(
                 )
             )
         keep_logs = evaluation.num_failed > 0
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, UsageError, DataError):  # name none
         keep_logs = False
         raise
     finally:

@@ -21,12 +21,14 @@ from rnow.config import LoadedConfig, require_distill
 from rnow.entries import choose_entries
 from rnow.environment import Environment, Roll, open_environment
 from rnow.errors import (
+    DataError,
     DeadlineError,
     EngineError,
     Interrupted,
     RnowError,
     RolloutError,
     TemplateError,
+    UsageError,
 )
 from rnow.evaluate import answer_text
 from rnow.evaluation import expected_of, task_of
@@ -90,6 +92,9 @@ def try_project(
         keep_logs = False
         trial.show_tools()
         raise Interrupted(f"{stop}: {trial.how_many()}", stop.exit_code) from stop
+    except (UsageError, DataError):  # name none
+        keep_logs = False
+        raise
     finally:
         clear_scratch(scratch, keep_logs=keep_logs)
     trial.show_tools()
