@@ -26,6 +26,8 @@ from rnow.tools.wire import pack, receive_async
 
 __all__ = ["RewardRunner", "RewardSettings"]
 
+_KILL_LIMIT_S = 10.0  # SIGKILL to reaped: more means a process that the kernel cannot end
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSettings:
@@ -169,6 +171,12 @@ class _Worker:
         try:
             async with within(settings.start_timeout_s, "rewards: the import of rewards.py"):
                 await worker._introduce(settings)
+        except DeadlineError as error:
+            await worker.kill()
+            raise DeadlineError(
+                f"{error}; move what takes so long into a reward, where @reward(timeout=) gives it "
+                "time"
+            ) from error
         except BaseException:
             await worker.kill()
             raise
@@ -186,7 +194,8 @@ class _Worker:
     async def kill(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
+        async with within(_KILL_LIMIT_S, "rewards: the end of their process after SIGKILL"):
+            await self._process.wait()
         self._writer.close()
         with suppress(ConnectionError):
             await self._writer.wait_closed()

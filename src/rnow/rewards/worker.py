@@ -13,6 +13,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Awaitable, Mapping
+from numbers import Real
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -22,6 +23,8 @@ from rnow.core.reward import REWARD_REGISTRY, RewardArgs
 from rnow.errors import ToolDefinitionError
 from rnow.tools.loader import import_project_file
 from rnow.tools.wire import pack, receive
+
+__all__ = ["as_number"]
 
 _MAX_SHOWN_CHARS = 100
 
@@ -65,12 +68,24 @@ def _answer(call: Mapping[str, Any], *, secrets: Mapping[str, str]) -> dict[str,
         value = function(args, call["messages"])
         if inspect.isawaitable(value):  # also what a plain function has not awaited
             value = asyncio.run(_awaited(value))
+        number = as_number(value)
+        if number is None:
+            return {
+                "error": f"returned {repr(value)[:_MAX_SHOWN_CHARS]}, which is no finite number"
+            }
     except BaseException as error:  # the user's code: SystemExit, too, is an answer
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return {"error": f"returned {repr(value)[:_MAX_SHOWN_CHARS]}, which is no finite number"}
-    return {"value": float(value)}
+    return {"value": number}
+
+
+def as_number(value: Any) -> float | None:
+    """Return what a reward gave as a float, be it numpy's; None for all but finite numbers."""
+    try:
+        number = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf
+    return number if math.isfinite(number) else None
 
 
 async def _awaited(value: Awaitable[Any]) -> Any:
