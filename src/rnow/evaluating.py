@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from rnow.config import LoadedConfig
@@ -9,6 +10,7 @@ from rnow.engines.base import Engine
 from rnow.environment import Environment, open_environment
 from rnow.evaluate import Roll, check_gradable, evaluate
 from rnow.evaluation import Evaluation
+from rnow.logs import log_to
 from rnow.monitor import Monitor
 from rnow.passes import GREEDY, PassAtK
 from rnow.records import Prompt, RolloutId, Trajectory
@@ -32,23 +34,25 @@ async def evaluate_model(
 ) -> Evaluation:
     """Evaluate `subject` on data.val_file, or on its first `max_samples` prompts.
 
-    Tools write to `log_file`; `say` is told of servers that start, and start again; `on_answer` is
-    called after each answer.
+    Tools write to `log_file`, what rnow logs stands in controller.log beside it. `say` is told of
+    servers that start, and start again; `on_answer` is called after each answer.
     """
-    async with open_environment(
-        loaded, project, student=subject.engine.model, log_file=log_file
-    ) as environment:
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(log_to(log_file.with_name("controller.log")))
+        opening = open_environment(loaded, project, student=subject.engine.model, log_file=log_file)
+        environment = await stack.enter_async_context(opening)
         prompts = environment.read_prompts(loaded.config.data.val_file).prompts
         check_gradable(prompts)
-        async with open_subject(subject, say=say) as (engine, version):
-            return await evaluate(
-                prompts[:max_samples],
-                _roll_at(environment, engine, version),
-                chat=environment.chat,
-                concurrency=loaded.config.rollout.concurrency,
-                passes=passes,
-                on_answer=on_answer,
-            )
+        engine, version = await stack.enter_async_context(open_subject(subject, say=say))
+        return await evaluate(
+            prompts[:max_samples],
+            _roll_at(environment, engine, version),
+            chat=environment.chat,
+            concurrency=loaded.config.rollout.concurrency,
+            passes=passes,
+            on_answer=on_answer,
+        )
 
 
 def held_out_prompts(environment: Environment) -> tuple[Prompt, ...]:

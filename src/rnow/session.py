@@ -113,7 +113,7 @@ async def _run_opened(session: Session, console: Console) -> None:
     if run.has_begun:
         changes = check_resumable(run.read_config(), resolved)
         for change in (*changes, *check_inputs(run.read_inputs(), inputs)):
-            console.print(f"taken over: {change}", highlight=False, soft_wrap=True)
+            console.print(f"taken over: {change}", highlight=False, markup=False, soft_wrap=True)
     run.write_config(resolved)
     run.write_inputs(inputs)
     stop = StopRequest(max_time_s=config.trainer.max_time_s)
@@ -133,7 +133,8 @@ async def _run_opened(session: Session, console: Console) -> None:
             steps = prompts_by_step(config, prompts)
             for notice in (*file.notices, *environment.check(prompts[0]), *_compare(session)):
                 console.print(notice, highlight=False, markup=False, soft_wrap=True)
-            console.print(_headline(session, num_steps=len(steps)), highlight=False, soft_wrap=True)
+            headline = _headline(session, num_steps=len(steps))
+            console.print(headline, highlight=False, markup=False, soft_wrap=True)
             with Monitor(console, run=run, num_steps=len(steps)) as monitor:
                 async with beating(
                     run.status_file, log_file=run.controller_log, describe=monitor.snapshot

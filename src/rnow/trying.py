@@ -33,6 +33,7 @@ from rnow.errors import (
 from rnow.evaluate import answer_text
 from rnow.evaluation import expected_of, task_of
 from rnow.grading import grade
+from rnow.logs import log_to
 from rnow.page_stores import require_contact
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rewards.runner import RewardRunner, RewardSettings
@@ -123,11 +124,15 @@ class _Trial:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     async def run(self, subject: Subject, *, log_file: Path) -> None:
-        """Raises Interrupted where it was asked to stop; what had ended by then is kept."""
+        """Roll out. Tools write to `log_file`, rnow and rewards.py to files beside it.
+
+        Raises Interrupted where it was asked to stop; what had ended by then is kept.
+        """
         stop = StopRequest()
         stop.listen()
         try:
-            await stop.cut(self._run(subject, log_file=log_file))
+            with log_to(log_file.with_name("controller.log")):
+                await stop.cut(self._run(subject, log_file=log_file))
         finally:
             stop.forget()
 
