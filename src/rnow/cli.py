@@ -69,16 +69,16 @@ def main() -> None:
     try:
         app()
     except Interrupted as stop:
-        _error_console().print(f"Stopped by {stop}", markup=False, highlight=False)
+        _error_console().print(f"Stopped by {stop}")
         sys.exit(stop.exit_code)
     except RnowError as error:
-        _error_console().print(f"Error: {error}", style="red", markup=False, highlight=False)
+        _error_console().print(f"Error: {error}", style="red")
         sys.exit(error.exit_code)
     except SystemExit as end:
         # A signal where no run was there to hear it: Ctrl-C ends typer with 130.
         if end.code in _SIGNALS:
             line = f"Stopped by {_SIGNALS[end.code]}"
-            _error_console().print(line, markup=False, highlight=False)
+            _error_console().print(line)
         raise
     except KeyboardInterrupt:
         sys.exit(130)
@@ -86,7 +86,7 @@ def main() -> None:
         # All but what the machine refused is a bug, whose traceback is wanted.
         if (text := _refusal(error)) is None:
             raise
-        _error_console().print(f"Error: {text}", style="red", markup=False, highlight=False)
+        _error_console().print(f"Error: {text}", style="red")
         sys.exit(1)
 
 
@@ -132,8 +132,8 @@ def init(
     console = make_console()
     made = init_project(folder, template=template, on_notice=console.print)
     inside = sorted({path.relative_to(folder).parts[0] for path in made})
-    console.print(f"Made {len(made)} files in {folder}: {', '.join(inside)}", highlight=False)
-    console.print(f"Next: cd {folder} && rnow check && rnow run", highlight=False)
+    console.print(f"Made {len(made)} files in {folder}: {', '.join(inside)}")
+    console.print(f"Next: cd {folder} && rnow check && rnow run")
 
 
 @app.command()
@@ -185,7 +185,7 @@ def export(
     from rnow.exporting import export_run
 
     target = export_run(run_folder, output=output, merge=merge)
-    make_console().print(f"The model is in {target}", highlight=False)
+    make_console().print(f"The model is in {target}")
 
 
 @app.command()
@@ -251,7 +251,7 @@ def _report_check(project: Path, overrides: list[str], console: "Console | None"
         typer.echo(as_json(report))
     else:
         for line in report.lines():
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -259,4 +259,4 @@ def _report_check(project: Path, overrides: list[str], console: "Console | None"
 def _error_console() -> "Console":
     from rich.console import Console
 
-    return Console(stderr=True, soft_wrap=True)
+    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)

@@ -37,7 +37,7 @@ def browse(
 
     look, notices = asyncio.run(look_at(loaded, project, url=url, page=page, source=source))
     for notice in notices:
-        console.print(notice, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(notice, style="yellow", soft_wrap=True)
     typer.echo(json.dumps(look.as_json()) if json_ else look.text)
     if look.code != "ok":
         raise typer.Exit(1)
@@ -84,7 +84,7 @@ def info(args: Args = None, directory: Dir = None, json_: Json = False) -> None:
         shown = value
         if isinstance(value, dict):
             shown = ", ".join(f"{key} {number}" for key, number in value.items())
-        console.print(f"{name:<14} {shown}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name:<14} {shown}", soft_wrap=True)
 
 
 @corpus.command()
@@ -102,6 +102,6 @@ def verify(args: Args = None, directory: Dir = None, json_: Json = False) -> Non
         lines = [f"damaged: {url}" for url in damaged]
         state = f"{len(damaged)} damaged; rnow corpus build gets them again" if damaged else "whole"
         for line in (*lines, f"{number} pages, {state}"):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     if damaged:
         raise typer.Exit(1)

@@ -41,11 +41,12 @@ def load_project(project: Path, overrides: list[str], console: "Console") -> "Lo
 
     loaded = load_config(project, overrides=overrides)
     for line in (*loaded.notices, *loaded.overrides):
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(line, style="yellow", soft_wrap=True)
     return loaded
 
 
 def make_console(*, to_stderr: bool = False) -> "Console":
+    """Return a console that shows brackets as they are: they are in paths, tasks, lists."""
     from rich.console import Console
 
-    return Console(stderr=to_stderr)
+    return Console(stderr=to_stderr, markup=False, highlight=False)

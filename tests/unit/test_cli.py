@@ -186,6 +186,11 @@ def test_a_full_disk_is_told_from_a_bug(error: Exception, text: str | None) -> N
     assert cli._refusal(error) == text
 
 
+def test_brackets_in_a_path_are_shown(tmp_path: Path) -> None:
+    shown = rnow("init", "a[b]", cwd=tmp_path).stdout
+    assert shown.splitlines()[-1] == "Next: cd a[b] && rnow check && rnow run"
+
+
 def test_the_demo_leaves_another_project_alone(project: Path) -> None:
     done = rnow("demo", "--dir", project)
     assert done.returncode == 2
