@@ -47,19 +47,17 @@ def replay(
     replayed = replay_update(file)
     console = make_console()
     console.print(
-        f"the batch of step {replayed.step}, on the weights after {replayed.weights_step} updates",
-        highlight=False,
+        f"the batch of step {replayed.step}, on the weights after {replayed.weights_step} updates"
     )
-    if replayed.num_moves_since:
+    if replayed.num_moves_between:
         console.print(
-            f"  not what it met: {replayed.num_moves_since} updates have moved the weights since, "
-            "and those of that time are not kept",
-            highlight=False,
+            f"  not what it met, which is not kept: {replayed.num_moves_between} updates moved the "
+            "weights in between",
             soft_wrap=True,
         )
     for name, value in sorted(replayed.metrics.items()):
-        console.print(f"  {name} {value:.6g}", highlight=False)
+        console.print(f"  {name} {value:.6g}")
     if replayed.problem is not None:
-        console.print(f"not finite: {replayed.problem}", highlight=False, soft_wrap=True)
+        console.print(f"not finite: {replayed.problem}", soft_wrap=True)
         raise typer.Exit(4)
-    console.print("all numbers are finite", highlight=False)
+    console.print("all numbers are finite")

@@ -1,8 +1,9 @@
 """One update from a batch that was kept because its numbers were not finite: `rnow replay FILE`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from rnow.saving import weights_of
 from rnow.trainer import Trainer
 from rnow.wiring import objective_settings, policy_settings, trainer_settings
 
-__all__ = ["Replayed", "replay_update"]
+__all__ = ["Replayed", "count_moves", "replay_update"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Replayed:
 
     step: int  # of the batch
     weights_step: int  # updates in the weights that it was tried on
-    num_moves_since: int  # of them, those after the batch that moved weights; 0: what it met
+    num_moves_between: int  # updates that moved weights, between batch and weights; 0: what it met
     problem: str | None  # which numbers were not finite; None: all were
     metrics: Mapping[str, float]
 
@@ -35,8 +36,8 @@ class Replayed:
 def replay_update(file: Path) -> Replayed:
     """Make the update of runs/NAME/bad/FILE with that run's config, on the weights that it met.
 
-    Where these were not kept, on the run's newest checkpoint. A skipped update moves nothing, so
-    until the next good one that has the very weights.
+    Where these were not kept, on the run's newest checkpoint, older or newer than the batch. With
+    no update between the two that moved weights, that has the very ones.
     """
     run = RunDirectory(file.absolute().parent.parent)
     scored = read_journal(file)
@@ -67,16 +68,20 @@ def replay_update(file: Path) -> Replayed:
         trainer.load_state(checkpoint.optimizer, {"num_bad_updates": 0})
         weights_step = checkpoint.step
     step = scored[0].trajectory.id.step
-    moved = [
-        line["step"]
-        for line in run.read_metrics()
-        if step <= line["step"] < weights_step and not line["trainer/skipped"]
-    ]
     result = trainer.update(Batch(step=step, scored=scored))
     return Replayed(
         step=step,
         weights_step=weights_step,
-        num_moves_since=len(moved),
+        num_moves_between=count_moves(run.read_metrics(), step, weights_step),
         problem=problems[0] if problems else None,
         metrics=result.metrics,
     )
+
+
+def count_moves(lines: Iterable[Mapping[str, Any]], step: int, weights_step: int) -> int:
+    """Return how many updates lie between two states of the weights and moved them.
+
+    `step`, `weights_step`: updates before each, in either order; `lines`: the run's metrics.
+    """
+    first, end = sorted((step, weights_step))
+    return sum(first <= line["step"] < end and not line["trainer/skipped"] for line in lines)

@@ -137,7 +137,10 @@ def test_three_updates_with_bad_numbers_end_the_run_and_each_can_be_replayed(
         lines.replace('"trainer/skipped": 1.0', '"trainer/skipped": 0.0')
     )
     moved_on = rnow("replay", kept[1])
-    assert "not what it met: 1 updates have moved the weights since" in moved_on.output
+    assert (
+        "not what it met, which is not kept: 1 updates moved the weights in between"
+        in moved_on.output
+    )
     (run / "metrics.jsonl").write_text(lines)
     good = run / "trajectories" / "000000.jsonl.zst"
     assert good.exists()
