@@ -17,6 +17,24 @@ Model = Annotated[
     ),
 ]
 
+NumRollouts = Annotated[
+    int, typer.Option("--num-rollouts", "-n", min=1, help="Rollouts; with -e or --all, of each.")
+]
+Entries = Annotated[
+    list[str] | None,
+    typer.Option("--entry", "-e", help="Entries of the prompts' file, from 0: -e 0,2 -e 5."),
+]
+MaxContextWindow = Annotated[
+    int | None, typer.Option("--max-context-window", min=1, help="rollout.")
+]
+SmokeTest = Annotated[
+    bool, typer.Option("--smoke-test", help="Entry 0, at most 2 turns of 64 tokens each.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All transcripts, nothing cut.")]
+Truncate = Annotated[
+    bool, typer.Option("--truncate", "-t", help="Cut all texts short, not only results.")
+]
+
 
 def eval_(
     args: Args = None,
@@ -71,51 +89,31 @@ def eval_(
 def try_(
     args: Args = None,
     directory: Dir = None,
-    num_rollouts: Annotated[
-        int,
-        typer.Option("--num-rollouts", "-n", min=1, help="Rollouts; with -e or --all, of each."),
-    ] = 1,
-    entries: Annotated[
-        list[str] | None,
-        typer.Option("--entry", "-e", help="Entries of the prompts' file, from 0: -e 0,2 -e 5."),
-    ] = None,
+    num_rollouts: NumRollouts = 1,
+    entries: Entries = None,
     all_: Annotated[bool, typer.Option("--all", help="Every entry.")] = False,
     model: Model = None,
     teacher: Annotated[bool, typer.Option("--teacher", help="As --model teacher.")] = False,
-    max_context_window: Annotated[
-        int | None, typer.Option("--max-context-window", min=1, help="rollout.")
-    ] = None,
+    max_context_window: MaxContextWindow = None,
     no_tools: Annotated[bool, typer.Option("--no-tools", help="Show the model no tools.")] = False,
-    smoke_test: Annotated[
-        bool, typer.Option("--smoke-test", help="Entry 0, at most 2 turns of 64 tokens each.")
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="All transcripts, nothing cut.")
-    ] = False,
-    truncate: Annotated[
-        bool, typer.Option("--truncate", "-t", help="Cut all texts short, not only results.")
-    ] = False,
+    smoke_test: SmokeTest = False,
+    verbose: Verbose = False,
+    truncate: Truncate = False,
     json_: Json = False,
 ) -> None:
     """Roll a few prompts out, with real tools and no training; show and keep them.
 
     Exit code 1 if a rollout failed.
     """
-    for one, other, both in (
-        ("--teacher", "--model", teacher and model is not None),
-        ("--verbose", "--truncate", verbose and truncate),
-        (
-            "--smoke-test",
-            "-e, --all or -n",
-            smoke_test and bool(entries or all_ or num_rollouts > 1),
-        ),
-    ):
-        if both:
-            raise UsageError(f"{one} does not go with {other}; give one of them")
+    chosen = bool(entries) or all_ or num_rollouts > 1
+    _refuse_both("--teacher", teacher, "--model", model is not None)
+    _refuse_both("--verbose", verbose, "--truncate", truncate)
+    _refuse_both("--smoke-test", smoke_test, "-e, --all or -n", chosen)
     project, overrides = find_project(args, directory)
     console = make_console(to_stderr=json_)
     if max_context_window is not None:
-        overrides.append(f"rollout.max_context_window={max_context_window}")
+        # As in `rnow run`, an explicit override wins over its flag, so it comes last.
+        overrides.insert(0, f"rollout.max_context_window={max_context_window}")
     loaded = load_project(project, overrides, console)
     from rnow.trying import Wishes, try_project
 
@@ -135,3 +133,8 @@ def try_(
     if tried["failed"]:
         console.print(f"{tried['failed']} rollout(s) failed. See errors above.", style="red")
         raise typer.Exit(1)
+
+
+def _refuse_both(one: str, has_one: bool, other: str, has_other: bool) -> None:
+    if has_one and has_other:
+        raise UsageError(f"{one} does not go with {other}; give one of them")
