@@ -173,7 +173,11 @@ class ChromiumSource:
             return self._proxy.lend()
         lease, closing = self._idle.popitem()
         closing.cancel()
-        await lease.renew()
+        try:
+            await lease.renew()
+        except BaseException:  # given up just now; nobody else knows of this tab any more
+            self._work(self._close(lease))
+            raise
         return lease
 
     async def _end(

@@ -130,7 +130,7 @@ class Visit:
             self._context.remove_listener("page", self._close_other)
             self._tab.remove_listener("requestfailed", self._see_failure)
             await self._context.clear_cookies()
-            for origin in self._lease.origins:
+            for origin in sorted(self._lease.origins):  # a late request may add to them meanwhile
                 for scheme in ("http", "https"):
                     await self._devtools.send(
                         "Storage.clearDataForOrigin",
