@@ -12,6 +12,7 @@ from rnow.corpus import Built, build_corpus, estimate_s, missing_pages
 from rnow.corpus_urls import Wanted, wanted_pages
 from rnow.errors import ConfigError
 from rnow.page_stores import require_contact
+from rnow.terminal import sayer
 
 __all__ = ["build_project"]
 
@@ -33,7 +34,7 @@ def build_project(
     wanted = wanted_pages(project, loaded.config, urls_file=urls_file, run=folder)
     _say_left_out(wanted, console)
     missing = missing_pages(loaded.config, project, wanted.urls)
-    say = _Sayer(console)
+    say = sayer(console)
     there = len(wanted.urls) - len(missing)
     say(
         f"{len(wanted.urls)} pages, {there} of them in {loaded.config.browser.store} already; "
@@ -66,15 +67,7 @@ def _say_left_out(wanted: Wanted, console: Console) -> None:
         )
     if wanted.left_out:
         hosts = ", ".join(f"{host} ({number})" for host, number in wanted.left_out.items())
-        _Sayer(console)(f"left out, not in browser.allow_hosts: {hosts}")
-
-
-class _Sayer:
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def __call__(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        sayer(console)(f"left out, not in browser.allow_hosts: {hosts}")
 
 
 class _Bar:

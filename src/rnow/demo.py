@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
 from rnow.evaluation import Evaluation
 from rnow.scaffold import init_project
+from rnow.terminal import sayer
 from rnow.training import train_project
 
 __all__ = ["run_demo"]
@@ -29,7 +30,7 @@ def run_demo(
 
     {"before": 0.08, "after": 0.95, "teacher": 0.99, "seconds": 180.3, "run": "clinic/runs/demo"}
     """
-    say = _Narrator(console)
+    say = sayer(console)
     _make_project(directory, say=say)
     # Models this small gain nothing from a second thread and lose much on a busy machine. torch
     # reads this once, when it is imported.
@@ -65,15 +66,7 @@ def run_demo(
     }
 
 
-class _Narrator:
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def __call__(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _make_project(directory: Path, *, say: _Narrator) -> None:
+def _make_project(directory: Path, *, say: Callable[[str], None]) -> None:
     """Copy the project, unless it is there; raise UsageError where another one is."""
     if not (directory / "config.yml").exists():
         init_project(directory, template="clinic")

@@ -3,12 +3,10 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +16,7 @@ from rnow.evaluation import Evaluation, Figures
 from rnow.page_stores import require_contact
 from rnow.passes import PassAtK
 from rnow.subject import choose_model, clear_scratch, prepare_subject
+from rnow.terminal import make_bar, sayer
 from rnow.training import run_name
 
 __all__ = ["evaluate_project", "show_evaluation"]
@@ -39,7 +38,7 @@ def evaluate_project(
     require_distill(loaded.config)
     require_contact(loaded)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = sayer(console)
     subject, scratch = prepare_subject(loaded, project, choice=choice, command="eval", say=say)
     say(f"Model: {choice.name}")
     from rnow.evaluating import evaluate_model
@@ -74,24 +73,14 @@ def evaluate_project(
 @contextmanager
 def _progress(title: str, console: Console) -> Iterator[Callable[[], None]]:
     """Show a bar while the block runs; give what moves it on by one."""
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    with make_bar(console) as progress:
         bar = progress.add_task(title, total=None)
         yield lambda: progress.advance(bar)
 
 
 def show_evaluation(evaluation: Evaluation, *, title: str, console: Console) -> None:
     """Print accuracy by task, without NA and overall, pass@k, and what went wrong."""
-    say: Callable[[str], None] = partial(
-        console.print, highlight=False, markup=False, soft_wrap=True
-    )
+    say = sayer(console)
     overall, first = evaluation.figures(), evaluation.first
     how = "greedy" if first.temperature == 0 else f"temperature {first.temperature:g}"
     # Not the table's own title, which would wrap at the width of the table.

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rnow.alarms import alarms
 from rnow.rundir import RunDirectory
+from rnow.terminal import make_bar, sayer
 
 __all__ = ["Monitor", "StartTeller"]
 
@@ -47,6 +47,7 @@ class Monitor:
 
     def __init__(self, console: Console, *, run: RunDirectory, num_steps: int) -> None:
         self._console = console
+        self._show = sayer(console)
         self._run = run
         self._num_steps = num_steps
         self._history: list[Mapping[str, float]] = list(run.read_metrics())
@@ -57,15 +58,7 @@ class Monitor:
         self._stage = ("starting", self._step_started)
         self._seconds_per_step: list[float] = []
         self._step = len(self._history)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._progress = make_bar(console)
         self._bar = self._progress.add_task("starting", total=None)
 
     def __enter__(self) -> Self:
@@ -78,7 +71,7 @@ class Monitor:
     def say(self, line: str) -> None:
         """Show one line, above the bar where there is one, and keep it in controller.log."""
         _log.info(line)
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._show(line)
 
     def begin_step(self, step: int) -> None:
         self._step = step

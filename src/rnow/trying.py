@@ -41,6 +41,7 @@ from rnow.sample_view import Cuts, show_line, show_tools, show_transcript
 from rnow.samples import NO_REWARDS, Sample, make_folder, write_sample
 from rnow.stopping import StopRequest
 from rnow.subject import Subject, choose_model, clear_scratch, open_subject, prepare_subject
+from rnow.terminal import sayer
 from rnow.tool_statistics import tool_statistics
 from rnow.training import run_name
 
@@ -115,13 +116,11 @@ class _Trial:
         self._project = project
         self._wishes = wishes
         self._console = console
+        self.say = sayer(console)
         self._samples: list[Sample] = []
         self._num_wanted = 0
         self._folder: Path | None = None
         self._rewards: RewardRunner | None = None
-
-    def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     async def run(self, subject: Subject, *, log_file: Path) -> None:
         """Roll out. Tools write to `log_file`, rnow and rewards.py to files beside it.
