@@ -59,14 +59,12 @@ def evaluate_project(
                 )
             )
         keep_logs = evaluation.num_failed > 0
+        show_evaluation(evaluation, title=choice.name, console=console)
     except (KeyboardInterrupt, SystemExit, UsageError, DataError):  # name none
         keep_logs = False
         raise
     finally:
-        clear_scratch(scratch, keep_logs=keep_logs)
-    show_evaluation(evaluation, title=choice.name, console=console)
-    if keep_logs:
-        say(f"logs of tools and servers: {scratch}")
+        clear_scratch(scratch, keep_logs=keep_logs, say=say)
     return {"model": choice.name, **evaluation.as_json()}
 
 

@@ -126,14 +126,16 @@ def prepare_subject(
             model, adapter = (made, None) if rank is None else (model, made)
         spec = sampling_spec(serving, role, model, lora_rank=rank)
     except BaseException:
-        clear_scratch(scratch, keep_logs=False)  # nobody has written one yet
+        clear_scratch(scratch, keep_logs=False, say=say)  # there are none yet
         raise
     return Subject(engine=spec, adapter=adapter), scratch
 
 
-def clear_scratch(scratch: Path, *, keep_logs: bool) -> None:
-    """Remove the folder of `prepare_subject`, or where messages name the logs in it, the rest."""
+def clear_scratch(scratch: Path, *, keep_logs: bool, say: Callable[[str], None]) -> None:
+    """Remove the folder of `prepare_subject`; where logs are to be read, only the rest of it."""
     shutil.rmtree(scratch / _WEIGHTS if keep_logs else scratch, ignore_errors=True)
+    if keep_logs:
+        say(f"logs: {scratch}")
 
 
 @asynccontextmanager

@@ -90,6 +90,7 @@ def try_project(
     try:
         asyncio.run(trial.run(subject, log_file=scratch / "tools.log"))
         keep_logs = not trial.went_well
+        trial.show_tools()
     except Interrupted as stop:
         keep_logs = False
         trial.show_tools()
@@ -98,10 +99,7 @@ def try_project(
         keep_logs = False
         raise
     finally:
-        clear_scratch(scratch, keep_logs=keep_logs)
-    trial.show_tools()
-    if keep_logs:
-        trial.say(f"logs of tools, rewards and servers: {scratch}")
+        clear_scratch(scratch, keep_logs=keep_logs, say=trial.say)
     trial.show_end()
     return {"model": choice.name, **trial.as_json()}
 

@@ -149,7 +149,10 @@ def test_logs_can_outlive_the_weights_that_lay_beside_them(tmp_path: Path) -> No
     scratch = tmp_path / "rnow-eval-1"
     (scratch / "weights" / "checkpoint").mkdir(parents=True)
     (scratch / "student.log").touch()
-    clear_scratch(scratch, keep_logs=True)
+    said: list[str] = []
+    clear_scratch(scratch, keep_logs=True, say=said.append)
+    assert said == [f"logs: {scratch}"]
     assert [path.name for path in scratch.iterdir()] == ["student.log"]
-    clear_scratch(scratch, keep_logs=False)
+    clear_scratch(scratch, keep_logs=False, say=said.append)
+    assert len(said) == 1
     assert not scratch.exists()
