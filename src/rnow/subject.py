@@ -148,7 +148,7 @@ async def open_subject(
     """
     engine = await open_engine(
         subject.engine,
-        deaths=Deaths(),
+        deaths=Deaths(in_run=False),
         say=say,
         on_progress=partial(StartTeller(say), subject.engine.role),
     )
