@@ -15,7 +15,6 @@ from typing import NoReturn
 from rnow.chat import ChatTemplate
 from rnow.chat.conversation import turn_text
 from rnow.errors import (
-    DataError,
     DeadlineError,
     EngineError,
     RnowError,
@@ -28,7 +27,7 @@ from rnow.killpoints import point
 from rnow.passes import GREEDY, PassAtK, attempts_of, temperatures
 from rnow.records import Prompt, RolloutId, Trajectory
 
-__all__ = ["Roll", "answer_text", "check_gradable", "evaluate"]
+__all__ = ["Roll", "answer_text", "evaluate"]
 
 EVAL_STEP = -1
 NUM_ATTEMPTS = 2
@@ -48,10 +47,10 @@ async def evaluate(
 ) -> Evaluation:
     """Roll out every prompt as often as `passes` need, and grade the answers.
 
-    `roll` is given the temperature last. Raises RolloutError when more than MAX_FAILED of the
-    rollouts have failed twice, since an accuracy of the rest would say little.
+    Each has a metadata.expected_answer. `roll` is given the temperature last. Raises RolloutError
+    when more than MAX_FAILED of the rollouts have failed twice, since an accuracy of the rest would
+    say little.
     """
-    check_gradable(prompts)
     attempts = [
         (prompt, RolloutId(EVAL_STEP, prompt.index, attempt), temperature)
         for prompt in prompts
@@ -104,16 +103,6 @@ def _refuse(failures: Counter[str], *, num: int) -> NoReturn:
         f"{failures.total()} of {num} rollouts of held-out prompts have failed, and the others "
         f"would say little; {count} times because: {reason}"
     )
-
-
-def check_gradable(prompts: Sequence[Prompt]) -> None:
-    """Raise DataError for the first prompt whose answer could not be graded."""
-    for prompt in prompts:
-        if "expected_answer" not in prompt.metadata:
-            raise DataError(
-                f"line {prompt.line} of the evaluation file has no metadata.expected_answer; "
-                "without it an answer cannot be graded"
-            )
 
 
 def answer_text(trajectory: Trajectory, chat: ChatTemplate) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from rnow.config import LoadedConfig
 from rnow.engines.base import Engine
 from rnow.environment import Environment, open_environment
-from rnow.evaluate import Roll, check_gradable, evaluate
+from rnow.errors import DataError
+from rnow.evaluate import Roll, evaluate
 from rnow.evaluation import Evaluation
 from rnow.logs import log_to
 from rnow.monitor import Monitor
@@ -42,8 +43,7 @@ async def evaluate_model(
         stack.enter_context(log_to(log_file.with_name("controller.log")))
         opening = open_environment(loaded, project, student=subject.engine.model, log_file=log_file)
         environment = await stack.enter_async_context(opening)
-        prompts = environment.read_prompts(loaded.config.data.val_file).prompts
-        check_gradable(prompts)
+        prompts = _gradable_prompts(environment)
         engine, version = await stack.enter_async_context(open_subject(subject, say=say))
         return await evaluate(
             prompts[:max_samples],
@@ -64,9 +64,7 @@ def held_out_prompts(environment: Environment) -> tuple[Prompt, ...]:
     config = environment.config
     if not config.trainer.eval_step or not (environment.directory / config.data.val_file).exists():
         return ()
-    prompts = environment.read_prompts(config.data.val_file).prompts
-    check_gradable(prompts)
-    return prompts
+    return _gradable_prompts(environment)
 
 
 class HeldOutEvaluator:
@@ -110,6 +108,19 @@ class HeldOutEvaluator:
             "eval/format_ok": evaluation.format_ok,
             "eval/failed": evaluation.num_failed,
         }
+
+
+def _gradable_prompts(environment: Environment) -> tuple[Prompt, ...]:
+    """Read data.val_file; raise DataError for the first prompt whose answer could not be graded."""
+    file = environment.config.data.val_file
+    prompts = environment.read_prompts(file).prompts
+    for prompt in prompts:
+        if "expected_answer" not in prompt.metadata:
+            raise DataError(
+                f"{file}:{prompt.line}: there is no metadata.expected_answer, without which an "
+                "answer cannot be graded; add it, or take the line out"
+            )
+    return prompts
 
 
 def _roll_at(environment: Environment, engine: Engine, policy_version: int) -> Roll:

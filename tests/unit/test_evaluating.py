@@ -52,8 +52,8 @@ def test_a_prompt_that_cannot_be_graded_is_found_before_the_run(tmp_path: Path) 
     with pytest.raises(DataError) as caught:
         held_out_prompts(environment)
     assert str(caught.value) == (
-        "line 2 of the evaluation file has no metadata.expected_answer; "
-        "without it an answer cannot be graded"
+        "val.jsonl:2: there is no metadata.expected_answer, without which an answer cannot be "
+        "graded; add it, or take the line out"
     )
 
 
