@@ -22,6 +22,8 @@ from rnow.browser.crawler import loading_crawl4ai
 from rnow.browser.proxy import ForwardProxy, Lease
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.visit import Visit
+from rnow.deadline import within
+from rnow.errors import DeadlineError
 from rnow.tools.counts import count
 
 with loading_crawl4ai():
@@ -32,6 +34,7 @@ __all__ = ["Chromium", "ChromiumFailedError"]
 
 _LOG = logging.getLogger(__name__)
 _START_TIMEOUT_S = 30.0
+_DRIVER_TIMEOUT_S = 15.0
 _MAX_QUOTED_LINES = 5
 _CLOSE_TIMEOUT_S = 5.0
 _BODY_VISIBILITY_TIMEOUT_MS = 1_000
@@ -251,7 +254,12 @@ class Chromium:
         crawler.browser_manager._build_browser_args = lambda: options
         crawler.set_hook("on_page_context_created", _begin)
         crawler.set_hook("after_goto", _capture)
-        await crawler.start()
+        # Playwright limits the start of the browser; its driver is one more process to wait for.
+        try:
+            async with within(_START_TIMEOUT_S + _DRIVER_TIMEOUT_S, "browser: start of Chromium"):
+                await crawler.start()
+        except DeadlineError as error:
+            raise ChromiumFailedError(str(error)) from error
         return crawler
 
     def _launch_options(self) -> dict[str, Any]:
