@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
+import orjson
 
 from rnow.errors import EngineError
 
@@ -63,7 +64,7 @@ class VllmClient:
 
     async def post(self, route: str, body: Mapping[str, Any]) -> Any:
         """Return the answer's JSON, or its text where it is none."""
-        return await self._ask("POST", route, json.dumps(body).encode())
+        return await self._ask("POST", route, orjson.dumps(body))
 
     async def get(self, route: str) -> Any:
         return await self._ask("GET", route, None)
@@ -128,9 +129,12 @@ class VllmClient:
 
 
 def _parse(content: bytes) -> Any:
-    text = content.decode(errors="replace")
     try:
-        return json.loads(text)
+        return orjson.loads(content)
+    except ValueError:
+        text = content.decode(errors="replace")
+    try:
+        return json.loads(text)  # which knows NaN
     except ValueError:  # some routes answer with a sentence
         return text
 
