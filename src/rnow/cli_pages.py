@@ -1,6 +1,5 @@
 """`rnow browse` and `rnow corpus`: the commands about pages. Parse and print; cli.py adds them."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,6 +32,8 @@ def browse(
     project, _ = find_project(None, directory)
     console = make_console(to_stderr=True)
     loaded = load_project(project, overrides or [], console)
+    import asyncio
+
     from rnow.looking import look_at
 
     look, notices = asyncio.run(look_at(loaded, project, url=url, page=page, source=source))
