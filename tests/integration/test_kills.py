@@ -1,10 +1,9 @@
 """A run that is killed by SIGKILL anywhere, and resumed, gives the bits of one that was not."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from short_runs import ForkedCli, assert_same_run, forked_cli
+from short_runs import ForkedCli, assert_same_run
 
 from rnow.scaffold import init_project
 
@@ -40,12 +39,6 @@ CHAINS = {
     "old journals": ("000000.jsonl.zst/synced", "000001.jsonl.zst/renamed"),
     "model": ("model/weights", "model/written", "model/renamed", "state.json/written:2"),
 }
-
-
-@pytest.fixture(scope="module")
-def rnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCli]:
-    with forked_cli(tmp_path_factory.mktemp("output")) as cli:
-        yield cli
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from short_runs import ForkedCli, forked_cli, metrics
+from short_runs import ForkedCli, metrics
 
 from rnow.scaffold import init_project
 
@@ -30,25 +29,19 @@ SHORT = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=3", "train
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCli]:
-    with forked_cli(tmp_path_factory.mktemp("log")) as cli:
-        yield cli
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, cli: ForkedCli) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, rnow: ForkedCli) -> Path:
     """The demo's project with six held-out questions, and a run of three steps."""
     folder = tmp_path_factory.mktemp("projects") / "clinic"
     init_project(folder, template="clinic")
     val = folder / "val.jsonl"
     val.write_text("".join(val.read_text().splitlines(keepends=True)[:6]))
-    done = cli("run", folder, *SHORT, "trainer.eval_step=2")
+    done = rnow("run", folder, *SHORT, "trainer.eval_step=2")
     assert done.status == 0, done.output
     return folder
 
 
-def figures(cli: ForkedCli, *words: object, status: int = 0) -> dict[str, Any]:
-    done = cli(*words, "--json")
+def figures(rnow: ForkedCli, *words: object, status: int = 0) -> dict[str, Any]:
+    done = rnow(*words, "--json")
     assert done.status == status, done.output
     lines = [line for line in done.output.splitlines() if line.startswith("{")]
     found: dict[str, Any] = json.loads(lines[-1])
@@ -74,29 +67,29 @@ def test_a_run_evaluates_before_its_first_step_every_so_often_and_at_its_end(
 
 
 def test_without_a_name_the_run_is_evaluated_and_its_last_checkpoint_gives_the_same(
-    project: Path, cli: ForkedCli
+    project: Path, rnow: ForkedCli
 ) -> None:
     run = project / "runs" / "clinic"
-    default = figures(cli, "eval", project)
+    default = figures(rnow, "eval", project)
     assert default.pop("model") == str(run / "model")
-    checkpoint = figures(cli, "eval", project, "-m", run / "checkpoints" / "latest")
+    checkpoint = figures(rnow, "eval", project, "-m", run / "checkpoints" / "latest")
     assert checkpoint.pop("model") == f"{run} after step 3"
     assert checkpoint == default
     last = json.loads((run / "evals.jsonl").read_text().splitlines()[-1])
     assert {name: last[name] for name in default} == default
-    kept = figures(cli, "eval", project, "-m", "clinic/checkpoints/000002", "-n", 3)
+    kept = figures(rnow, "eval", project, "-m", "clinic/checkpoints/000002", "-n", 3)
     assert (kept["model"], kept["n"]) == (f"{run} after step 2", 3)
 
 
 def test_pass_at_k_is_estimated_from_attempts_at_its_own_temperature(
-    project: Path, cli: ForkedCli
+    project: Path, rnow: ForkedCli
 ) -> None:
-    found = figures(cli, "eval", project, "-m", "base", "--pass4", "--pass4-temp", 1, "-n", 2)
+    found = figures(rnow, "eval", project, "-m", "base", "--pass4", "--pass4-temp", 1, "-n", 2)
     one, four = found["pass_at"]["1"], found["pass_at"]["4"]
     assert (one["n"], one["temperature"], one["value"]) == (2, 0.0, found["accuracy"])
     assert (four["n"], four["temperature"]) == (2, 1.0)
     assert 0 <= four["value"] <= 1
-    done = cli("eval", project, "--no-pass1")
+    done = rnow("eval", project, "--no-pass1")
     assert (done.status, done.output) == (
         2,
         "Error: At least one pass@k metric must be enabled\n",
@@ -104,9 +97,9 @@ def test_pass_at_k_is_estimated_from_attempts_at_its_own_temperature(
 
 
 def test_rollouts_are_shown_and_kept_each_time_in_a_new_folder(
-    project: Path, cli: ForkedCli
+    project: Path, rnow: ForkedCli
 ) -> None:
-    done = cli("test", project, "-e", "0,2", "--teacher")
+    done = rnow("test", project, "-e", "0,2", "--teacher")
     assert done.status == 0, done.output
     assert "Model: teacher\n" in done.output
     for number, entry in ((1, 0), (2, 2)):
@@ -117,7 +110,7 @@ def test_rollouts_are_shown_and_kept_each_time_in_a_new_folder(
         f"Rollout Complete: 2 of 2 rollouts have ended and are kept in {project}/rollouts/"
         "rollout_1; 2 of 2 are correct"
     )
-    again = figures(cli, "test", project, "-e", "0,2", "--teacher")
+    again = figures(rnow, "test", project, "-e", "0,2", "--teacher")
     assert again["folder"] == str(project / "rollouts" / "rollout_2")
     first = project / "rollouts" / "rollout_1" / "sample_2.json"
     assert json.loads(first.read_text())["conversation"] == records(again)[1]["conversation"]
@@ -125,12 +118,12 @@ def test_rollouts_are_shown_and_kept_each_time_in_a_new_folder(
 
 @pytest.mark.slow
 def test_without_a_choice_entries_are_drawn_and_the_runs_model_rolls_out(
-    project: Path, cli: ForkedCli
+    project: Path, rnow: ForkedCli
 ) -> None:
-    tried = figures(cli, "test", project, "-n", 3)
+    tried = figures(rnow, "test", project, "-n", 3)
     assert tried["model"] == str(project / "runs" / "clinic" / "model")
     assert (tried["rollouts"], tried["failed"], len(set(tried["entries"]))) == (3, 0, 3)
-    assert figures(cli, "test", project, "-n", 3)["entries"] == tried["entries"]
+    assert figures(rnow, "test", project, "-n", 3)["entries"] == tried["entries"]
     assert tried["tools"]["browse"]["calls"] == sum(
         len(message.get("tool_calls", ()))
         for record in records(tried)
@@ -139,18 +132,18 @@ def test_without_a_choice_entries_are_drawn_and_the_runs_model_rolls_out(
 
 
 @pytest.mark.slow
-def test_no_tools_and_a_smoke_test_are_short(project: Path, cli: ForkedCli) -> None:
-    tried = figures(cli, "test", project, "-e", 1, "--no-tools", "-m", "base")
+def test_no_tools_and_a_smoke_test_are_short(project: Path, rnow: ForkedCli) -> None:
+    tried = figures(rnow, "test", project, "-e", 1, "--no-tools", "-m", "base")
     (record,) = records(tried)
     assert (record["turns"], record["tool_errors"], tried["tools"]) == (1, [], {})
-    smoke = figures(cli, "test", project, "--smoke-test", "-m", "base")
+    smoke = figures(rnow, "test", project, "--smoke-test", "-m", "base")
     assert smoke["entries"] == [0]
     assert records(smoke)[0]["turns"] <= 2
 
 
 @pytest.mark.slow
-def test_a_rollout_that_fails_is_kept_counted_and_told(project: Path, cli: ForkedCli) -> None:
-    done = cli("test", project, "-e", "0,1", "-m", "base", "--max-context-window", 16)
+def test_a_rollout_that_fails_is_kept_counted_and_told(project: Path, rnow: ForkedCli) -> None:
+    done = rnow("test", project, "-e", "0,1", "-m", "base", "--max-context-window", 16)
     assert done.status == 1
     assert done.output.count("leaves no room in rollout.max_context_window = 16") == 2
     assert done.output.splitlines()[-1] == "2 rollout(s) failed. See errors above."
@@ -160,14 +153,14 @@ def test_a_rollout_that_fails_is_kept_counted_and_told(project: Path, cli: Forke
 
 
 @pytest.mark.slow
-def test_rewards_that_an_entry_names_are_computed(project: Path, cli: ForkedCli) -> None:
+def test_rewards_that_an_entry_names_are_computed(project: Path, rnow: ForkedCli) -> None:
     entries = [json.loads(line) for line in (project / "train.jsonl").read_text().splitlines()[:3]]
     for entry, names in zip(entries, (["accuracy"], ["accuracy", "broken"], []), strict=True):
         entry["rewards"] = names
     (project / "few.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     (project / "rewards.py").write_text(REWARDS)
     few = ("data.train_file=few.jsonl", "data.batch_size=1")
-    tried = figures(cli, "test", project, "--all", "--teacher", *few)
+    tried = figures(rnow, "test", project, "--all", "--teacher", *few)
     found = [(record["total_reward"], record["rewards"]) for record in records(tried)]
     assert found == [
         (1.0, {"accuracy": 1.0}),
@@ -176,16 +169,16 @@ def test_rewards_that_an_entry_names_are_computed(project: Path, cli: ForkedCli)
     ]
     assert records(tried)[1]["errors"] == ["broken: ValueError: no idea"]
     assert (tried["mean_reward"], tried["failed"]) == (1.0, 0)
-    done = cli("test", project, "-e", 2, "-m", "base", *few)
+    done = rnow("test", project, "-e", 2, "-m", "base", *few)
     assert (
         "there is a rewards.py, but these entries name no rewards: none are computed" in done.output
     )
     (project / "rewards.py").unlink()
 
 
-def test_an_entry_that_is_not_there_is_named(project: Path, cli: ForkedCli) -> None:
+def test_an_entry_that_is_not_there_is_named(project: Path, rnow: ForkedCli) -> None:
     num = len((project / "train.jsonl").read_text().splitlines())
-    done = cli("test", project, "-e", 900, "-m", "base")
+    done = rnow("test", project, "-e", 900, "-m", "base")
     assert done.status == 2
     assert done.output.splitlines()[-1] == (
         f"Error: Entry index 900 out of range. train.jsonl has {num} entries (0-{num - 1})"

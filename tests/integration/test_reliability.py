@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from short_runs import ForkedCli, assert_same_run, forked_cli
+from short_runs import ForkedCli, assert_same_run
 
 from rnow.scaffold import init_project
 
@@ -18,12 +17,6 @@ pytestmark = pytest.mark.slow
 
 SHORT = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=3")
 LONG = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=30")
-
-
-@pytest.fixture(scope="module")
-def rnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCli]:
-    with forked_cli(tmp_path_factory.mktemp("output")) as cli:
-        yield cli
 
 
 @pytest.fixture(scope="module")

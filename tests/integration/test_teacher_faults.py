@@ -2,12 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from short_runs import Done, ForkedCli, forked_cli
+from short_runs import Done, ForkedCli
 from vllm_fake_process import fake_python
 
 from rnow.scaffold import init_project
@@ -16,12 +15,6 @@ pytestmark = pytest.mark.slow
 
 NUM_STEPS = 6
 LIMIT_S = 240
-
-
-@pytest.fixture(scope="module")
-def rnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCli]:
-    with forked_cli(tmp_path_factory.mktemp("output")) as cli:
-        yield cli
 
 
 @pytest.fixture(scope="module")
