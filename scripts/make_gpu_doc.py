@@ -15,10 +15,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError
-from rnow.plan import ModelFigures, Workload, make_plan, read_figures
+from rnow.plan.figures import ModelFigures, read_figures
+from rnow.plan.make import make_plan
+from rnow.plan.records import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "gpu.md"

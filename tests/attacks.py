@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import rnow
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 
 __all__ = ["CONTROL_PAGE", "INNER_HOSTS", "added_ids_of", "reaching", "tells_of_this_machine"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rnow.config import LoadedConfig
+from rnow.config.load import LoadedConfig
 from rnow.corpus import Built, build_corpus, estimate_s, missing_pages
 from rnow.corpus_urls import Wanted, wanted_pages
 from rnow.errors import ConfigError

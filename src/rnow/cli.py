@@ -244,7 +244,7 @@ def download() -> None:
 
 
 def _report_check(project: Path, overrides: list[str], console: "Console | None") -> None:
-    from rnow.check import as_json, check_project
+    from rnow.check.project import as_json, check_project
 
     report = check_project(project, overrides)
     if console is None:

@@ -10,7 +10,7 @@ from rnow.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rnow.config import LoadedConfig
+    from rnow.config.load import LoadedConfig
 
 __all__ = ["Args", "Dir", "Json", "find_project", "load_project", "make_console"]
 
@@ -37,7 +37,7 @@ def find_project(args: list[str] | None, directory: Path | None) -> tuple[Path, 
 
 def load_project(project: Path, overrides: list[str], console: "Console") -> "LoadedConfig":
     """Load config.yml, and show what its writer should know."""
-    from rnow.config import load_config
+    from rnow.config.load import load_config
 
     loaded = load_config(project, overrides=overrides)
     for line in (*loaded.notices, *loaded.overrides):

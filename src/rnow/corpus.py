@@ -18,7 +18,7 @@ from yarl import URL
 
 from rnow.browser.politeness import interval_s
 from rnow.browser.store import PageStore, StoredRow
-from rnow.config import LoadedConfig
+from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
 from rnow.looking import Pages, open_pages
 from rnow.page_stores import require_contact, require_pages, store_folder

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rnow.config import LoadedConfig, load_config
+from rnow.config.load import LoadedConfig, load_config
 from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
 from rnow.evaluation import Evaluation
@@ -107,7 +107,7 @@ def _percent(evaluation: Evaluation) -> str:
 
 def _show_transcripts(evaluation: Evaluation, directory: Path, console: Console) -> None:
     """Show the first answer to each form of question."""
-    from rnow.chat import ChatTemplate
+    from rnow.chat.template import ChatTemplate
     from rnow.chat.transcript import transcript
 
     chat = ChatTemplate.load(directory / "models" / "student", reasoning_mode="none")

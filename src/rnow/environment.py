@@ -8,8 +8,8 @@ from pathlib import Path
 from rnow.browser.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.sites import LocalSites
-from rnow.chat import ChatTemplate
-from rnow.config import LoadedConfig, find_tools_file
+from rnow.chat.template import ChatTemplate
+from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.data import PromptFile, read_prompt_file
 from rnow.engines.base import Engine

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
-from rnow.chat import ChatTemplate
 from rnow.chat.conversation import turn_text
+from rnow.chat.template import ChatTemplate
 from rnow.errors import (
     DeadlineError,
     EngineError,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from rnow.config import LoadedConfig
+from rnow.config.load import LoadedConfig
 from rnow.engines.base import Engine
 from rnow.environment import Environment, open_environment
 from rnow.errors import DataError

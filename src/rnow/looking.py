@@ -11,7 +11,7 @@ from typing import Any
 from rnow.browser.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.sites import LocalSites
-from rnow.config import LoadedConfig
+from rnow.config.load import LoadedConfig
 from rnow.environment import site_folders, worker_settings
 from rnow.errors import UsageError
 from rnow.model_files import find_tokenizer

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnow.config import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, require_distill
 from rnow.errors import DataError, UsageError
 from rnow.evaluation import Evaluation, Figures
 from rnow.page_stores import require_contact

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from rnow.config import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, require_distill
 from rnow.config.settings import Config
 from rnow.devices import Devices, check_models, find_devices, usable_gpus
 from rnow.errors import ConfigError, ModelError
 from rnow.model_files import ModelFiles, fetch_model, find_model
-from rnow.plan import EngineKind, Plan, Workload, load_figures, make_plan
+from rnow.plan.figures import load_figures
+from rnow.plan.make import make_plan
+from rnow.plan.records import EngineKind, Plan, Workload
 
 __all__ = [
     "EngineRole",

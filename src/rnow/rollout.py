@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rnow.chat import ChatTemplate
 from rnow.chat.markup import storable
+from rnow.chat.template import ChatTemplate
 from rnow.engines.base import Completion, Engine
 from rnow.errors import EngineError, RolloutError
 from rnow.killpoints import point

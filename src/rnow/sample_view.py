@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnow.chat import ChatTemplate
 from rnow.chat.conversation import split_thinking, turn_text
+from rnow.chat.template import ChatTemplate
 from rnow.records import ToolCallRecord, Trajectory, Turn
 from rnow.samples import Sample
 from rnow.tool_statistics import error_code, tool_statistics

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnow.chat import ChatTemplate
 from rnow.chat.conversation import conversation, turn_text
+from rnow.chat.template import ChatTemplate
 from rnow.files import replace_file
 from rnow.grading import Grade
 from rnow.records import EndReason, Prompt, Trajectory

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rnow.config import LoadedConfig
+from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.untied import is_tied
 from rnow.engines.vllm_command import VllmServerSettings
 from rnow.placing import EngineRole, Placement, engine_urls, find_python
-from rnow.plan import Plan, Role, device_variables
+from rnow.plan.make import device_variables
+from rnow.plan.records import Plan, Role
 
 __all__ = [
     "GROWING_MEMORY",

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from rnow.chat.compare import template_difference
 from rnow.collect import Collector
-from rnow.config import LoadedConfig
+from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config, TeacherSettings
 from rnow.engines.base import Engine
 from rnow.engines.deaths import Deaths

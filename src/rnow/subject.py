@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rnow.config import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, require_distill
 from rnow.engines.base import Engine
 from rnow.engines.deaths import Deaths
 from rnow.engines.opening import open_engine

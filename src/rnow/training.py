@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rnow.config import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, require_distill
 from rnow.errors import Interrupted, UsageError
 from rnow.model_files import fetch_model
 from rnow.page_stores import require_contact

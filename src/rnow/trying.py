@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from rnow.chat.conversation import conversation
-from rnow.config import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, require_distill
 from rnow.entries import choose_entries
 from rnow.environment import Environment, Roll, open_environment
 from rnow.errors import (

@@ -23,7 +23,7 @@ from typing import Any
 
 from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.engines.vllm import VllmEngine
 from rnow.garbage import rare_collections
 from rnow.records import Batch

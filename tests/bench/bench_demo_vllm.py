@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bench_demo import run_demo
 
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.engines.vllm_command import VllmServerSettings
 from rnow.engines.vllm_server import VllmServer
 from rnow.scaffold import init_project

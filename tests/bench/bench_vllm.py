@@ -27,7 +27,7 @@ from typing import Any
 import aiohttp
 from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.engines.vllm import VllmEngine
 from rnow.engines.vllm_command import VllmServerSettings, served_name
 from rnow.engines.vllm_server import VllmServer

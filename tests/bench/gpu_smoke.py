@@ -27,10 +27,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.devices import find_devices, usable_gpus
 from rnow.errors import ConfigError
-from rnow.plan import Workload, make_plan, read_figures
+from rnow.plan.figures import read_figures
+from rnow.plan.make import make_plan
+from rnow.plan.records import Workload
 from rnow.scaffold import init_project
 from rnow.serving import GROWING_MEMORY
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from rnow.objective import ObjectiveSettings
-from rnow.plan import ModelFigures, read_figures
+from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.memory import GIB, TrainerLoad, trainer_memory
 from rnow.policy import Policy, PolicySettings
 from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, Trajectory

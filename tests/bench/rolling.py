@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rnow.browser.settings import BrowserSettings
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.collect import Collector
 from rnow.engines.base import Engine
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory

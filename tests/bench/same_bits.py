@@ -48,7 +48,9 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         before = Path(temporary) / "before"
-        subprocess.run(["git", "worktree", "add", "--detach", before, given.before], cwd=ROOT, check=True)
+        subprocess.run(
+            ["git", "worktree", "add", "--detach", before, given.before], cwd=ROOT, check=True
+        )
         try:
             results = [
                 train(source, Path(temporary) / name, steps=given.steps, overrides=given.overrides)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from chromium import chromium_executable
 
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.engines.spec import EngineSpec
 from rnow.evaluating import evaluate_model
 from rnow.evaluation import Evaluation

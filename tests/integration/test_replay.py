@@ -16,7 +16,7 @@ from loopback import serve_pub
 from rnow.archive import journals, read_bytes
 from rnow.browser.settings import BrowserSettings, StoreMode
 from rnow.browser.store import INDEX_FILE
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.engines.spec import EngineSpec
 from rnow.evaluating import evaluate_model
 from rnow.records import RolloutId

@@ -6,7 +6,7 @@ import pytest
 from builders import tokenizer_folder
 
 from rnow.browser.settings import BrowserSettings
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.metrics import rollout_metrics
 from rnow.records import EndReason, Prompt, RolloutId, ToolOutcome

@@ -21,7 +21,7 @@ from short_runs import (
     weights,
 )
 
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.records import ToolOutcome
 from rnow.scaffold import init_project
 from rnow.training import train_project

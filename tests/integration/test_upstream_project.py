@@ -7,7 +7,7 @@ import pytest
 from chromium import chromium_executable
 from loopback import serve_pub
 
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.data import read_prompt_file
 from rnow.environment import worker_settings
 from rnow.records import RolloutId, ToolOutcome

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_pair import TOLERANCE, Pair, make_ids, open_pair, save_adapter, save_model
 from vllm_real import alive_in_group
 
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.errors import EngineError
 from rnow.records import (
     EndReason,

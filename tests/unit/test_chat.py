@@ -7,7 +7,7 @@ from builders import FAMILIES, real_template, tokenizer_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.errors import ModelError, TemplateError
 from rnow.tools.base import ToolSchema
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rnow.browser.page import page_text
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.grading import grade
 from rnow.scaffold import init_project
 from rnow.templates.clinic import make_site

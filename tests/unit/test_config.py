@@ -6,14 +6,14 @@ from textwrap import dedent
 
 import pytest
 
-from rnow.config import (
+from rnow.config.keys import settings_by_key
+from rnow.config.load import (
     LoadedConfig,
     config_as_yaml,
     find_tools_file,
     load_config,
     require_distill,
 )
-from rnow.config.keys import settings_by_key
 from rnow.config.old_keys import KEYS_TO_COME
 from rnow.errors import ConfigError, Problem
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.corpus import estimate_s
 from rnow.corpus_urls import Wanted, urls_in, wanted_pages
 from rnow.errors import UsageError

@@ -5,7 +5,7 @@ import pytest
 from builders import tokenizer_folder
 from rich.console import Console
 
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.errors import EngineError, RolloutError
 from rnow.evaluate import answer_text, evaluate
 from rnow.measuring import show_evaluation

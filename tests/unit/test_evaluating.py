@@ -7,7 +7,7 @@ from builders import tokenizer_folder
 from rich.console import Console
 
 from rnow.browser.sites import LocalSites
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.config.settings import Config
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.environment import Environment

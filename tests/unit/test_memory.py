@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rnow.errors import ModelError
-from rnow.plan import ModelFigures, load_figures, read_figures
+from rnow.plan.figures import ModelFigures, load_figures, read_figures
 from rnow.plan.memory import (
     GIB,
     RoleMemory,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rnow.config import LoadedConfig, load_config
+from rnow.config.load import LoadedConfig, load_config
 from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError, ModelError
 from rnow.model_files import find_model

@@ -8,19 +8,13 @@ from typing import Any
 
 import pytest
 
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError, ModelError
-from rnow.plan import (
-    ModelFigures,
-    Plan,
-    Role,
-    Workload,
-    device_variables,
-    make_plan,
-    read_figures,
-)
+from rnow.plan.figures import ModelFigures, read_figures
+from rnow.plan.make import device_variables, make_plan
 from rnow.plan.memory import GIB
+from rnow.plan.records import Plan, Role, Workload
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import rnow.scaffold
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.data import read_prompt_file
 from rnow.grading import grade
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from builders import tokenizer_folder
 
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.chat.transcript import transcript
 from rnow.engines.base import Completion
 from rnow.engines.scripted import SampleRequest, ScriptedEngine

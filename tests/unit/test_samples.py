@@ -8,8 +8,8 @@ import pytest
 from builders import tokenizer_folder
 from rich.console import Console
 
-from rnow.chat import ChatTemplate
 from rnow.chat.conversation import conversation, split_thinking
+from rnow.chat.template import ChatTemplate
 from rnow.grading import Grade
 from rnow.records import (
     EndReason,

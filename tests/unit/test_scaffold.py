@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import rnow.scaffold
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.data import read_prompt_file
 from rnow.errors import UsageError
 from rnow.scaffold import TEMPLATES, init_project

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rnow.config import load_config
+from rnow.config.load import load_config
 from rnow.devices import Devices, Gpu
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm_command import VllmServerSettings

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from rnow.config import LoadedConfig, load_config
+from rnow.config.load import LoadedConfig, load_config
 from rnow.errors import UsageError
 from rnow.model_files import ModelFiles
 from rnow.subject import Choice, choose_model, clear_scratch, prepare_subject

@@ -1,5 +1,1 @@
-"""Messages to ids and back, in one model's own words."""
-
-from rnow.chat.template import ChatTemplate
-
-__all__ = ["ChatTemplate"]
+"""Prompts, messages, ids, transcripts: one model's words."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rnow.chat import ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError, ModelError, TemplateError

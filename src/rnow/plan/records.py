@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rnow.config import Config
+from rnow.config.settings import Config
 from rnow.devices import Gpu
 from rnow.engines.vllm_command import TEACHER_TOKENS_A_STEP
 from rnow.plan.figures import ModelFigures
