@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rnow import __version__
-from rnow.cli_models import eval_, try_
-from rnow.cli_pages import browse, corpus
-from rnow.cli_project import Args, Dir, Json, find_project, load_project, make_console
-from rnow.cli_runs import replay, status, stop
+from rnow.commands.arguments import Args, Dir, Json, find_project, load_project, make_console
+from rnow.commands.cli_models import eval_, try_
+from rnow.commands.cli_pages import browse, corpus
+from rnow.commands.cli_runs import replay, status, stop
 from rnow.errors import Interrupted, RnowError, UsageError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def init(
     ] = "clinic",
 ) -> None:
     """Copy a project template; existing files are never touched."""
-    from rnow.scaffold import init_project
+    from rnow.commands.init import init_project
 
     console = make_console()
     made = init_project(folder, template=template, on_notice=console.print)
@@ -163,7 +163,7 @@ def run(
     if dry_run:
         _report_check(project, [*flags, *overrides], console)
         return
-    from rnow.training import train_project
+    from rnow.commands.run import train_project
 
     train_project(loaded, project, name=name, fresh=fresh, console=console)
 
@@ -182,7 +182,7 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="Add the adapter to the model.")] = False,
 ) -> None:
     """Write the trained model in Hugging Face layout."""
-    from rnow.exporting import export_run
+    from rnow.commands.export import export_run
 
     target = export_run(run_folder, output=output, merge=merge)
     make_console().print(f"The model is in {target}")
@@ -197,7 +197,7 @@ def demo(
     json_: Json = False,
 ) -> None:
     """Show the whole loop, offline, on this machine's CPU: before, training, after."""
-    from rnow.demo import run_demo
+    from rnow.commands.demo import run_demo
 
     result = run_demo(
         directory,
@@ -244,7 +244,7 @@ def download() -> None:
 
 
 def _report_check(project: Path, overrides: list[str], console: "Console | None") -> None:
-    from rnow.check.project import as_json, check_project
+    from rnow.commands.check.project import as_json, check_project
 
     report = check_project(project, overrides)
     if console is None:

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from bench_demo import run_demo
 
+from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.engines.vllm_command import VllmServerSettings
 from rnow.engines.vllm_server import VllmServer
-from rnow.scaffold import init_project
 
 NUM_STEPS = 20  # of the demo
 MAX_POINTS = 0.04

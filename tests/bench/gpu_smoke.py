@@ -27,13 +27,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.devices import find_devices, usable_gpus
 from rnow.errors import ConfigError
 from rnow.plan.figures import read_figures
 from rnow.plan.make import make_plan
 from rnow.plan.records import Workload
-from rnow.scaffold import init_project
 from rnow.serving import GROWING_MEMORY
 
 BENCH = Path(__file__).resolve().parent

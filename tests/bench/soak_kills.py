@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from short_runs import assert_same_run, rnow
 
-from rnow.scaffold import init_project
+from rnow.commands.init import init_project
 
 NUM_STEPS = 12
 RUN = (

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from chromium import chromium_executable
 
+from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.engines.spec import EngineSpec
 from rnow.evaluating import evaluate_model
 from rnow.evaluation import Evaluation
 from rnow.records import Prompt
-from rnow.scaffold import init_project
 from rnow.subject import Subject
 
 NUM_PROMPTS = 96

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from loopback import serve_pub
 
-from rnow.scaffold import init_project
+from rnow.commands.init import init_project
 
 
 def rnow(*words: object) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from short_runs import ForkedCli, metrics
 
-from rnow.scaffold import init_project
+from rnow.commands.init import init_project
 
 REWARDS = """
 from rnow.core import RewardArgs, get_response, reward

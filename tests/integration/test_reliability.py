@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from short_runs import ForkedCli, assert_same_run
 
-from rnow.scaffold import init_project
+from rnow.commands.init import init_project
 
 pytestmark = pytest.mark.slow
 

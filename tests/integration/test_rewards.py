@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from rnow.commands.test.sample import NO_REWARDS, Rewards
 from rnow.errors import DataError, ToolDefinitionError
 from rnow.records import Prompt
 from rnow.rewards.runner import RewardRunner, RewardSettings
-from rnow.samples import NO_REWARDS, Rewards
 
 REWARDS = """
 import asyncio, os, time

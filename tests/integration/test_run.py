@@ -21,10 +21,10 @@ from short_runs import (
     weights,
 )
 
+from rnow.commands.init import init_project
+from rnow.commands.run import train_project
 from rnow.config.load import load_config
 from rnow.records import ToolOutcome
-from rnow.scaffold import init_project
-from rnow.training import train_project
 
 SHORT = ("data.batch_size=4", "data.group_size=2", "trainer.max_steps=3")
 

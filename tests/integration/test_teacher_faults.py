@@ -9,7 +9,7 @@ import pytest
 from short_runs import Done, ForkedCli
 from vllm_fake_process import fake_python
 
-from rnow.scaffold import init_project
+from rnow.commands.init import init_project
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from short_runs import trajectories
 from vllm_real import alive_in_group, vllm_python
 
 from rnow.checkpoint import load_checkpoint
+from rnow.commands.init import init_project
 from rnow.records import Trajectory
-from rnow.scaffold import init_project
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rnow.browser.executable import NO_CHROMIUM
-from rnow.scaffold import init_project
+from rnow.commands.init import init_project
 
 
 @pytest.mark.skipif(os.path.isdir("/Applications"), reason="macOS may have a browser anyway")

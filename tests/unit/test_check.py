@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from builders import tokenizer_folder
 
-from rnow.check.models import window_problem
-from rnow.check.point import Outcome
-from rnow.check.project import CheckReport, as_json, check_project
+from rnow.commands.check.models import window_problem
+from rnow.commands.check.point import Outcome
+from rnow.commands.check.project import CheckReport, as_json, check_project
 
 CONFIG = """\
 data: {batch_size: 1}

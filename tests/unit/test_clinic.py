@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from rnow.browser.page import page_text
+from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.grading import grade
-from rnow.scaffold import init_project
 from rnow.templates.clinic import make_site
 
 TEMPLATE = Path(make_site.__file__).parent

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
+from rnow.commands.corpus.fetch import estimate_s
+from rnow.commands.corpus.wanted import Wanted, urls_in, wanted_pages
 from rnow.config.load import load_config
-from rnow.corpus import estimate_s
-from rnow.corpus_urls import Wanted, urls_in, wanted_pages
 from rnow.errors import UsageError
 
 CONFIG = """\

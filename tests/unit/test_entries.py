@@ -1,6 +1,6 @@
 import pytest
 
-from rnow.entries import choose_entries
+from rnow.commands.test.entries import choose_entries
 from rnow.errors import UsageError
 
 

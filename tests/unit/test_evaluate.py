@@ -6,9 +6,9 @@ from builders import tokenizer_folder
 from rich.console import Console
 
 from rnow.chat.template import ChatTemplate
+from rnow.commands.eval import show_evaluation
 from rnow.errors import EngineError, RolloutError
 from rnow.evaluate import answer_text, evaluate
-from rnow.measuring import show_evaluation
 from rnow.passes import PassAtK
 from rnow.records import (
     EndReason,

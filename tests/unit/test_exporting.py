@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from rnow.commands.export import export_run
 from rnow.errors import CheckpointError
-from rnow.exporting import export_run
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import os
 import time
 from pathlib import Path
 
+from rnow.commands.status import describe_runs
 from rnow.deadline import within
 from rnow.heartbeat import beating
 from rnow.rundir import RunDirectory
-from rnow.runs import describe_runs
 
 SNAPSHOT = {
     "step": 3,

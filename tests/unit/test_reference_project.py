@@ -9,14 +9,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
 import rnow.scaffold
+
 from rnow.config.load import load_config
 from rnow.data import read_prompt_file
 from rnow.grading import grade
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = Path(rnow.scaffold.__file__).parent / "templates" / "medbrowsecomp"
+TEMPLATE = Path(rnow.commands.init.__file__).parent / "templates" / "medbrowsecomp"
 FILES = ["config.yml", "convert_dataset.py", "tools.py", "train.jsonl"]
 
 

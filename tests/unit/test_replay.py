@@ -1,4 +1,4 @@
-from rnow.replay import count_moves
+from rnow.commands.replay import count_moves
 
 
 def test_updates_between_batch_and_weights_are_counted_whichever_came_first() -> None:

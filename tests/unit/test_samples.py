@@ -10,6 +10,9 @@ from rich.console import Console
 
 from rnow.chat.conversation import conversation, split_thinking
 from rnow.chat.template import ChatTemplate
+from rnow.commands.test.sample import NO_REWARDS, Rewards, Sample, make_folder, write_sample
+from rnow.commands.test.tool_statistics import tool_statistics
+from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
 from rnow.grading import Grade
 from rnow.records import (
     EndReason,
@@ -21,9 +24,6 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
-from rnow.sample_view import Cuts, show_line, show_tools, show_transcript
-from rnow.samples import NO_REWARDS, Rewards, Sample, make_folder, write_sample
-from rnow.tool_statistics import tool_statistics
 
 PROMPT = Prompt(
     index=3,

@@ -2,14 +2,14 @@ import re
 from pathlib import Path
 
 import pytest
-
 import rnow.scaffold
+
+from rnow.commands.init import TEMPLATES, init_project
 from rnow.config.load import load_config
 from rnow.data import read_prompt_file
 from rnow.errors import UsageError
-from rnow.scaffold import TEMPLATES, init_project
 
-PACKAGED = Path(rnow.scaffold.__file__).parent / "templates"
+PACKAGED = Path(rnow.commands.init.__file__).parent / "templates"
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rnow.commands.corpus.fetch import Built, build_corpus, estimate_s, missing_pages
+from rnow.commands.corpus.wanted import Wanted, wanted_pages
 from rnow.config.load import LoadedConfig
-from rnow.corpus import Built, build_corpus, estimate_s, missing_pages
-from rnow.corpus_urls import Wanted, wanted_pages
 from rnow.errors import ConfigError
 from rnow.page_stores import require_contact
 from rnow.terminal import sayer

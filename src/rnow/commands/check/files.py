@@ -9,7 +9,7 @@ from typing import Any
 
 from rnow.browser.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.settings import BrowserSettings
-from rnow.check.point import Point, not_checked, place, point
+from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
 from rnow.config.source import ConfigSource, read_source
 from rnow.data import read_prompt_file, steps_per_run

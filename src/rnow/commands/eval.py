@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rnow.commands.run import run_name
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.errors import DataError, UsageError
 from rnow.evaluation import Evaluation, Figures
@@ -17,7 +18,6 @@ from rnow.page_stores import require_contact
 from rnow.passes import PassAtK
 from rnow.subject import choose_model, clear_scratch, prepare_subject
 from rnow.terminal import make_bar, sayer
-from rnow.training import run_name
 
 __all__ = ["evaluate_project", "show_evaluation"]
 

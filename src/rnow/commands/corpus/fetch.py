@@ -18,9 +18,9 @@ from yarl import URL
 
 from rnow.browser.politeness import interval_s
 from rnow.browser.store import PageStore, StoredRow
+from rnow.commands.browse import Pages, open_pages
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
-from rnow.looking import Pages, open_pages
 from rnow.page_stores import require_contact, require_pages, store_folder
 from rnow.tools.base import ToolAnswer
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rnow.cli_project import Args, Dir, Json, find_project, load_project, make_console
+from rnow.commands.arguments import Args, Dir, Json, find_project, load_project, make_console
 
 __all__ = ["browse", "corpus"]
 
@@ -34,7 +34,7 @@ def browse(
     loaded = load_project(project, overrides or [], console)
     import asyncio
 
-    from rnow.looking import look_at
+    from rnow.commands.browse import look_at
 
     look, notices = asyncio.run(look_at(loaded, project, url=url, page=page, source=source))
     for notice in notices:
@@ -60,7 +60,7 @@ def build(
     project, overrides = find_project(args, directory)
     console = make_console(to_stderr=json_)
     loaded = load_project(project, overrides, console)
-    from rnow.building import build_project
+    from rnow.commands.corpus.build import build_project
 
     built = build_project(loaded, project, urls_file=urls, run=from_run, console=console)
     if json_:
@@ -75,7 +75,7 @@ def info(args: Args = None, directory: Dir = None, json_: Json = False) -> None:
     project, overrides = find_project(args, directory)
     console = make_console(to_stderr=json_)
     loaded = load_project(project, overrides, console)
-    from rnow.corpus import describe_corpus
+    from rnow.commands.corpus.fetch import describe_corpus
 
     described = describe_corpus(loaded.config, project)
     if json_:
@@ -94,7 +94,7 @@ def verify(args: Args = None, directory: Dir = None, json_: Json = False) -> Non
     project, overrides = find_project(args, directory)
     console = make_console(to_stderr=json_)
     loaded = load_project(project, overrides, console)
-    from rnow.corpus import verify_corpus
+    from rnow.commands.corpus.fetch import verify_corpus
 
     number, damaged = verify_corpus(loaded.config, project)
     if json_:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rnow.cli_project import Args, Dir, Json, find_project, load_project, make_console
+from rnow.commands.arguments import Args, Dir, Json, find_project, load_project, make_console
 from rnow.errors import UsageError
 
 __all__ = ["eval_", "try_"]
@@ -77,7 +77,7 @@ def eval_(
     project, overrides = find_project(args, directory)
     console = make_console(to_stderr=json_)
     loaded = load_project(project, overrides, console)
-    from rnow.measuring import evaluate_project
+    from rnow.commands.eval import evaluate_project
 
     evaluation = evaluate_project(
         loaded, project, model=model, passes=passes, max_samples=max_samples, console=console
@@ -115,7 +115,7 @@ def try_(
         # As in `rnow run`, an explicit override wins over its flag, so it comes last.
         overrides.insert(0, f"rollout.max_context_window={max_context_window}")
     loaded = load_project(project, overrides, console)
-    from rnow.trying import Wishes, try_project
+    from rnow.commands.test.trial import Wishes, try_project
 
     wishes = Wishes(
         model="teacher" if teacher else model,

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rnow.check.files import check_config, check_data, check_tools
-from rnow.check.models import check_chat, check_devices, check_tokenizers
-from rnow.check.point import Outcome, Point, not_checked
+from rnow.commands.check.files import check_config, check_data, check_tools
+from rnow.commands.check.models import check_chat, check_devices, check_tokenizers
+from rnow.commands.check.point import Outcome, Point, not_checked
 
 __all__ = ["CheckReport", "as_json", "check_project"]
 

@@ -15,9 +15,9 @@ from rich.text import Text
 
 from rnow.chat.conversation import split_thinking, turn_text
 from rnow.chat.template import ChatTemplate
+from rnow.commands.test.sample import Sample
+from rnow.commands.test.tool_statistics import error_code, tool_statistics
 from rnow.records import ToolCallRecord, Trajectory, Turn
-from rnow.samples import Sample
-from rnow.tool_statistics import error_code, tool_statistics
 
 __all__ = ["Cuts", "show_line", "show_tools", "show_transcript"]
 

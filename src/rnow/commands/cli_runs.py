@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rnow.cli_project import Dir, find_project, make_console
+from rnow.commands.arguments import Dir, find_project, make_console
 from rnow.errors import UsageError
 
 __all__ = ["replay", "status", "stop"]
@@ -16,7 +16,7 @@ def status(
     directory: Dir = None,
 ) -> None:
     """Show a project's runs on this machine, and what a live one waits for right now."""
-    from rnow.runs import describe_runs
+    from rnow.commands.status import describe_runs
 
     folder, _ = find_project(None if project is None else [str(project)], directory)
     for line in describe_runs(folder):
@@ -30,8 +30,8 @@ def stop(
     ] = 600.0,
 ) -> None:
     """Ask a run to save and end; say how to go on."""
+    from rnow.commands.status import stop_run
     from rnow.rundir import RunDirectory
-    from rnow.runs import stop_run
 
     if not run_folder.is_dir():
         raise UsageError(f"{run_folder} is not a run's folder; to see them: rnow status")
@@ -42,7 +42,7 @@ def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="runs/NAME/bad/FILE.jsonl")],
 ) -> None:
     """Make one update from a kept batch; exit code 4 if its numbers are not finite again."""
-    from rnow.replay import replay_update
+    from rnow.commands.replay import replay_update
 
     replayed = replay_update(file)
     console = make_console()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rnow.chat.template import ChatTemplate
-from rnow.check.point import Point, not_checked, place, point
+from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError, ModelError, TemplateError
 from rnow.model_files import find_tokenizer

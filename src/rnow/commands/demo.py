@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rnow.commands.init import init_project
+from rnow.commands.run import train_project
 from rnow.config.load import LoadedConfig, load_config
 from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
 from rnow.evaluation import Evaluation
-from rnow.scaffold import init_project
 from rnow.terminal import sayer
-from rnow.training import train_project
 
 __all__ = ["run_demo"]
 

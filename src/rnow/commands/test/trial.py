@@ -17,8 +17,12 @@ from typing import Any
 from rich.console import Console
 
 from rnow.chat.conversation import conversation
+from rnow.commands.run import run_name
+from rnow.commands.test.entries import choose_entries
+from rnow.commands.test.sample import NO_REWARDS, Sample, make_folder, write_sample
+from rnow.commands.test.tool_statistics import tool_statistics
+from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
 from rnow.config.load import LoadedConfig, require_distill
-from rnow.entries import choose_entries
 from rnow.environment import Environment, Roll, open_environment
 from rnow.errors import (
     DataError,
@@ -37,13 +41,9 @@ from rnow.logs import log_to
 from rnow.page_stores import require_contact
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rewards.runner import RewardRunner, RewardSettings
-from rnow.sample_view import Cuts, show_line, show_tools, show_transcript
-from rnow.samples import NO_REWARDS, Sample, make_folder, write_sample
 from rnow.stopping import StopRequest
 from rnow.subject import Subject, choose_model, clear_scratch, open_subject, prepare_subject
 from rnow.terminal import sayer
-from rnow.tool_statistics import tool_statistics
-from rnow.training import run_name
 
 __all__ = ["Wishes", "try_project"]
 
@@ -57,7 +57,7 @@ class Wishes:
     """What the command line asks for."""
 
     model: str | None  # as rnow.subject.choose_model takes it
-    entries: Sequence[str] = ()  # as rnow.entries.choose_entries does
+    entries: Sequence[str] = ()  # as rnow.commands.test.entries.choose_entries does
     all_entries: bool = False
     num_rollouts: int = 1
     is_short: bool = False  # SHORT turns and tokens at most

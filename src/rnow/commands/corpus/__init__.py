@@ -1,0 +1,1 @@
+"""`rnow corpus`: the pages of a project's prompts, fetched once."""

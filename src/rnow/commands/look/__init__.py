@@ -1,0 +1,1 @@
+"""What `rnow browse` brings where a project has no tools.py."""

@@ -1,0 +1,1 @@
+"""`rnow test`: a few rollouts, shown and kept."""
