@@ -9,7 +9,7 @@ from pathlib import Path
 
 import zstandard
 
-from rnow.files import replace_bytes
+from rnow.runtime.atomic_files import replace_bytes
 
 __all__ = ["archived", "compress", "expand", "forget_oldest", "journals", "read_bytes"]
 

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rnow.errors import CheckpointError
-from rnow.files import replace_folder
-from rnow.killpoints import point
+from rnow.runtime.atomic_files import replace_folder
+from rnow.runtime.kill_points import point
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 

@@ -23,9 +23,9 @@ from rnow.errors import (
 )
 from rnow.evaluation import Answer, Evaluation, expected_of, task_of
 from rnow.grading import grade
-from rnow.killpoints import point
 from rnow.passes import GREEDY, PassAtK, attempts_of, temperatures
 from rnow.records import Prompt, RolloutId, Trajectory
+from rnow.runtime.kill_points import point
 
 __all__ = ["Roll", "answer_text", "evaluate"]
 

@@ -11,10 +11,10 @@ from rnow.environment import Environment, open_environment
 from rnow.errors import DataError
 from rnow.evaluate import Roll, evaluate
 from rnow.evaluation import Evaluation
-from rnow.logs import log_to
 from rnow.monitor import Monitor
 from rnow.passes import GREEDY, PassAtK
 from rnow.records import Prompt, RolloutId, Trajectory
+from rnow.runtime.logs import log_to
 from rnow.subject import Subject, open_subject
 
 __all__ = ["HeldOutEvaluator", "evaluate_model", "held_out_prompts"]

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 
 from rnow.archive import read_bytes
-from rnow.files import telling_if_full
-from rnow.killpoints import point
 from rnow.records import (
     BoolArray,
     EndReason,
@@ -30,6 +28,8 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
+from rnow.runtime.atomic_files import telling_if_full
+from rnow.runtime.kill_points import point
 
 __all__ = ["Journal", "read_journal", "scored_from_json", "scored_to_json"]
 

@@ -18,7 +18,7 @@ from rnow.metrics import step_metrics
 from rnow.monitor import Monitor
 from rnow.publish import Publisher
 from rnow.records import Prompt
-from rnow.stopping import StopRequest
+from rnow.runtime.signals import StopRequest
 from rnow.teacher import Teacher
 from rnow.trainer import Trainer
 

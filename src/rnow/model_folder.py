@@ -4,10 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-from rnow.files import replace_folder
-from rnow.killpoints import point
 from rnow.policy import Policy, export_merged
 from rnow.rundir import RunDirectory
+from rnow.runtime.atomic_files import replace_folder
+from rnow.runtime.kill_points import point
 
 __all__ = ["export_model", "write_model_folder"]
 

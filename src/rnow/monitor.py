@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rnow.alarms import alarms
 from rnow.rundir import RunDirectory
-from rnow.terminal import make_bar, sayer
+from rnow.runtime.console import make_bar, sayer
 
 __all__ = ["Monitor", "StartTeller"]
 

@@ -14,9 +14,9 @@ import numpy as np
 from rnow.engines.base import Engine
 from rnow.engines.untied import is_tied
 from rnow.errors import PublicationError
-from rnow.killpoints import point
 from rnow.records import FloatArray
 from rnow.rundir import RunDirectory
+from rnow.runtime.kill_points import point
 
 __all__ = ["Publisher"]
 

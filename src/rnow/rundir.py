@@ -24,8 +24,8 @@ import yaml
 
 from rnow.archive import archived, compress, expand, forget_oldest, journals
 from rnow.errors import CheckpointError
-from rnow.files import recover_folder, replace_file, telling_if_full
-from rnow.killpoints import point
+from rnow.runtime.atomic_files import recover_folder, replace_file, telling_if_full
+from rnow.runtime.kill_points import point
 
 __all__ = ["RunDirectory", "package_versions", "slug"]
 

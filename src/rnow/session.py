@@ -25,10 +25,7 @@ from rnow.engines.spec import EngineSpec
 from rnow.environment import Environment, open_environment
 from rnow.errors import Interrupted, RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
-from rnow.garbage import rare_collections
-from rnow.heartbeat import beating
 from rnow.learner import Learner
-from rnow.logs import log_to
 from rnow.loop import Parts, train
 from rnow.model_folder import write_model_folder
 from rnow.monitor import Monitor
@@ -36,6 +33,10 @@ from rnow.publish import Publisher
 from rnow.records import Prompt
 from rnow.resume import check_inputs, check_resumable, fingerprints
 from rnow.rundir import RunDirectory
+from rnow.runtime.garbage import rare_collections
+from rnow.runtime.heartbeat import beating
+from rnow.runtime.logs import log_to
+from rnow.runtime.signals import StopRequest
 from rnow.serving import (
     Serving,
     dtype_tolerance,
@@ -43,7 +44,6 @@ from rnow.serving import (
     sampling_spec,
     scoring_spec,
 )
-from rnow.stopping import StopRequest
 from rnow.teacher import Teacher
 from rnow.vocabulary import compare_token_maps, token_map
 from rnow.wiring import prompts_by_step

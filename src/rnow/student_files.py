@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rnow.errors import ModelError
-from rnow.quiet import quiet_transformers
 from rnow.records import derive_seed
+from rnow.runtime.quiet import quiet_transformers
 
 __all__ = ["add_lora", "export_merged", "load_causal_lm", "save_adapter", "save_causal_lm"]
 

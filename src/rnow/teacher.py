@@ -15,8 +15,8 @@ import numpy as np
 
 from rnow.engines.base import Engine
 from rnow.errors import DeadlineError, EngineError, TeacherError
-from rnow.killpoints import point
 from rnow.records import FloatArray, ScoredTrajectory, Trajectory
+from rnow.runtime.kill_points import point
 
 __all__ = ["Teacher"]
 

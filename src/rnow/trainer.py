@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from rnow.errors import BadNumbersError, CheckpointError, OutOfMemoryError
-from rnow.killpoints import point
 from rnow.objective import ActionTokens, LossTotals, ObjectiveSettings, compute_objective
 from rnow.packing import MicroBatch, pack
 from rnow.policy import Policy
 from rnow.records import Batch, FloatArray
+from rnow.runtime.kill_points import point
 
 __all__ = [
     "MAX_BAD_UPDATES",

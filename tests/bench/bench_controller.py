@@ -25,8 +25,8 @@ from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 from rnow.chat.template import ChatTemplate
 from rnow.engines.vllm import VllmEngine
-from rnow.garbage import rare_collections
 from rnow.records import Batch
+from rnow.runtime.garbage import rare_collections
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vllm_fake import Json, logprob_of, serve_fake

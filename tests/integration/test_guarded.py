@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from vllm_real import alive_in_group
 
-from rnow.engines.guarded import GuardedProcess, how_it_ended
+from rnow.runtime.child_process import GuardedProcess, how_it_ended
 
 FAMILY = "sleep 1000 & echo started; wait"  # a shell and its child
 STUBBORN = "trap '' TERM; sleep 1000 & echo started; while :; do wait; done"

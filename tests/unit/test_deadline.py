@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from rnow.deadline import stacks, waits, within
 from rnow.errors import DeadlineError
+from rnow.runtime.deadline import stacks, waits, within
 
 
 async def test_a_breach_says_what_waited_and_how_long() -> None:

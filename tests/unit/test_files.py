@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from rnow.files import recover_folder, replace_file, replace_folder
+from rnow.runtime.atomic_files import recover_folder, replace_file, replace_folder
 
 
 def fill(text: str):

@@ -11,11 +11,11 @@ import pytest
 from scored import make_scored
 
 from rnow.errors import SpaceError
-from rnow.files import replace_file, replace_folder
 from rnow.journal import Journal, read_journal
-from rnow.logs import log_to
 from rnow.records import RolloutId
 from rnow.rundir import RunDirectory
+from rnow.runtime.atomic_files import replace_file, replace_folder
+from rnow.runtime.logs import log_to
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
 

@@ -2,7 +2,7 @@ import gc
 
 import pytest
 
-from rnow.garbage import rare_collections
+from rnow.runtime.garbage import rare_collections
 
 
 def test_collections_are_rare_inside_and_as_before_outside() -> None:

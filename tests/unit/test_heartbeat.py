@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from rnow.commands.status import describe_runs
-from rnow.deadline import within
-from rnow.heartbeat import beating
 from rnow.rundir import RunDirectory
+from rnow.runtime.deadline import within
+from rnow.runtime.heartbeat import beating
 
 SNAPSHOT = {
     "step": 3,

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from rnow.errors import Interrupted
-from rnow.stopping import StopRequest
+from rnow.runtime.signals import StopRequest
 
 
 async def forever(cancelled: list[str]) -> None:

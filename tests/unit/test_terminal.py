@@ -2,7 +2,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from rnow.terminal import make_bar, sayer
+from rnow.runtime.console import make_bar, sayer
 
 
 def test_a_line_is_shown_as_it_is() -> None:

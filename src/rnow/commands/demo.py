@@ -16,7 +16,7 @@ from rnow.config.load import LoadedConfig, load_config
 from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
 from rnow.evaluation import Evaluation
-from rnow.terminal import sayer
+from rnow.runtime.console import sayer
 
 __all__ = ["run_demo"]
 

@@ -16,8 +16,8 @@ from rnow.errors import DataError, UsageError
 from rnow.evaluation import Evaluation, Figures
 from rnow.page_stores import require_contact
 from rnow.passes import PassAtK
+from rnow.runtime.console import make_bar, sayer
 from rnow.subject import choose_model, clear_scratch, prepare_subject
-from rnow.terminal import make_bar, sayer
 
 __all__ = ["evaluate_project", "show_evaluation"]
 

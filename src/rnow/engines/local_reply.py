@@ -14,8 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from rnow.deadline import report_breach, waiting
 from rnow.errors import DeadlineError
+from rnow.runtime.deadline import report_breach, waiting
 
 __all__ = ["FORWARD_THREAD", "Reply"]
 

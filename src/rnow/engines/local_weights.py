@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rnow.engines.local_attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
-from rnow.quiet import quiet_transformers
+from rnow.runtime.quiet import quiet_transformers
 
 __all__ = ["load_model", "load_policy_model"]
 

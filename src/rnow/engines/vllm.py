@@ -29,7 +29,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rnow.deadline import within
 from rnow.engines import vllm_wire as wire
 from rnow.engines.base import Completion, Scores
 from rnow.engines.untied import is_tied, untied_folder
@@ -38,6 +37,7 @@ from rnow.engines.vllm_replicas import Replica, Replicas, one_more
 from rnow.engines.vllm_requests import check_length, generate, score_at
 from rnow.engines.vllm_weights import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
+from rnow.runtime.deadline import within
 
 __all__ = ["VllmEngine"]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import aiohttp
 
-from rnow.deadline import within
-from rnow.engines.guarded import GuardedProcess, how_it_ended
 from rnow.engines.vllm_command import VllmServerSettings, command, environment, served_name
 from rnow.engines.vllm_log import last_line, last_words
 from rnow.errors import DeadlineError, EngineError
+from rnow.runtime.child_process import GuardedProcess, how_it_ended
+from rnow.runtime.deadline import within
 
 __all__ = ["VllmServer"]
 

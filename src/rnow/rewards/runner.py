@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from rnow.commands.test.sample import NO_REWARDS, Rewards
-from rnow.deadline import within
 from rnow.errors import DataError, DeadlineError, ToolDefinitionError
 from rnow.records import Prompt
+from rnow.runtime.deadline import within
 from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.wire import pack, receive_async
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from rnow.browser.stand_in import stand_in
-from rnow.deadline import within
 from rnow.errors import DeadlineError, ToolDefinitionError
-from rnow.killpoints import point
+from rnow.runtime.deadline import within
+from rnow.runtime.kill_points import point
 from rnow.tools.settings import WorkerSettings
 from rnow.tools.spec import ToolSpec
 from rnow.tools.wire import pack, receive_async

@@ -12,7 +12,7 @@ from rnow.commands.corpus.wanted import Wanted, wanted_pages
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError
 from rnow.page_stores import require_contact
-from rnow.terminal import sayer
+from rnow.runtime.console import sayer
 
 __all__ = ["build_project"]
 

@@ -14,9 +14,9 @@ from typing import Any
 from rnow.chat.conversation import conversation, turn_text
 from rnow.chat.template import ChatTemplate
 from rnow.commands.test.tool_statistics import error_code
-from rnow.files import replace_file
 from rnow.grading import Grade
 from rnow.records import EndReason, Prompt, Trajectory
+from rnow.runtime.atomic_files import replace_file
 
 __all__ = ["NO_REWARDS", "Rewards", "Sample", "make_folder", "write_sample"]
 

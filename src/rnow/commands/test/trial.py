@@ -37,13 +37,13 @@ from rnow.errors import (
 from rnow.evaluate import answer_text
 from rnow.evaluation import expected_of, task_of
 from rnow.grading import grade
-from rnow.logs import log_to
 from rnow.page_stores import require_contact
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rewards.runner import RewardRunner, RewardSettings
-from rnow.stopping import StopRequest
+from rnow.runtime.console import sayer
+from rnow.runtime.logs import log_to
+from rnow.runtime.signals import StopRequest
 from rnow.subject import Subject, choose_model, clear_scratch, open_subject, prepare_subject
-from rnow.terminal import sayer
 
 __all__ = ["Wishes", "try_project"]
 

@@ -13,7 +13,7 @@ from math import ceil, floor
 from pathlib import Path
 
 from rnow.errors import SpaceError
-from rnow.killpoints import point
+from rnow.runtime.kill_points import point
 
 __all__ = ["recover_folder", "replace_bytes", "replace_file", "replace_folder", "telling_if_full"]
 

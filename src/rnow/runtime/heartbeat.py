@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rnow.deadline import waits
+from rnow.runtime.deadline import waits
 
 __all__ = ["beating"]
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rnow.deadline import within
+from rnow.runtime.deadline import within
 
 __all__ = ["GuardedProcess", "how_it_ended"]
 
