@@ -13,8 +13,8 @@ from rnow import browser
 from rnow.browser import BrowserSettings, shared
 from rnow.browser.browser import Browser
 from rnow.browser.sites import LocalSites
+from rnow.core.counts import collecting
 from rnow.errors import ConfigError
-from rnow.tools.counts import collecting
 
 NOT_ALLOWED = "ERROR host_not_allowed: this host is not on the list of sites that may be read."
 

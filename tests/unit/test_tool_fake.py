@@ -1,7 +1,7 @@
 from rnow.core import ToolArgs
+from rnow.core.counts import count
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolCall, ToolRunner, ToolSchema
-from rnow.tools.counts import count
 from rnow.tools.fake import ScriptedTools
 
 

@@ -61,7 +61,7 @@ async def read(url: str, page: int = 1) -> str:
     Chromium had ended and was started again for this page.
     """
     from rnow.browser import shared
-    from rnow.tools.counts import count
+    from rnow.core.counts import count
 
     answer = await shared.get().read(url, page)
     count(answer.counter)

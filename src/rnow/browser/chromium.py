@@ -22,9 +22,9 @@ from rnow.browser.crawler import loading_crawl4ai
 from rnow.browser.proxy import ForwardProxy, Lease
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.visit import Visit
+from rnow.core.counts import count
 from rnow.errors import DeadlineError
 from rnow.runtime.deadline import within
-from rnow.tools.counts import count
 
 with loading_crawl4ai():
     from crawl4ai.async_configs import BrowserConfig, CrawlerRunConfig, ProxyConfig

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rnow.core.counts import collecting
 from rnow.core.schema import parameters_schema
 from rnow.core.tool import ToolArgs
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema
 from rnow.tools.check import CallRefused, checked_arguments
-from rnow.tools.counts import collecting
 from rnow.tools.texts import error_of, result_of
 
 __all__ = ["ScriptedTools"]

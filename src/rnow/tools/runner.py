@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 from typing import Any
 
+from rnow.core.counts import collecting
 from rnow.records import ToolOutcome
-from rnow.tools.counts import collecting
 from rnow.tools.limit import TokenLimiter
 from rnow.tools.loader import LoadedTool
 from rnow.tools.texts import error_of, result_of, timed_out
