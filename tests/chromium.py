@@ -14,11 +14,11 @@ from loopback import Answers, Inner, Names, Pub, read, serve_inner, serve_pub
 from yarl import URL
 
 from rnow.browser import BrowserSettings
-from rnow.browser.browser import Browser
-from rnow.browser.executable import HOW_TO_INSTALL, find_chromium
+from rnow.browser.chromium.executable import HOW_TO_INSTALL, find_chromium
+from rnow.browser.chromium.source import ChromiumSource
 from rnow.browser.http import HttpSource
+from rnow.browser.reader import Browser
 from rnow.browser.source import PageSource, RawPage
-from rnow.browser.tabs import ChromiumSource
 
 # A machine with other work to do is slow, and no test is about that.
 PATIENT = {"render_timeout_s": 60.0, "tab_timeout_s": 120.0, "fetch_timeout_s": 60.0}

@@ -13,9 +13,9 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from rnow.browser import BrowserSettings
-from rnow.browser.browser import Browser
-from rnow.browser.guard import is_public
 from rnow.browser.http import HttpSource
+from rnow.browser.reader import Browser
+from rnow.browser.rules.guard import is_public
 
 Answers = list[tuple[str, int]]  # (address, port) of a name
 

@@ -23,7 +23,7 @@ import jinja2
 import trl
 
 import rnow.templates.clinic.make_site as site
-from rnow.browser.page import page_text
+from rnow.browser.text.pagination import page_text
 from rnow.templates.clinic.make_site import QUESTIONS, Trial
 from rnow.tools.loader import load_tools
 

@@ -5,9 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnow.browser.executable import NO_CHROMIUM, find_chromium
+from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
+from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
-from rnow.browser.sites import LocalSites
 from rnow.chat.template import ChatTemplate
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config

@@ -5,7 +5,7 @@ Opened here for a moment only, by the controller; tool workers keep it open.
 
 from pathlib import Path
 
-from rnow.browser.store import INDEX_FILE, PageStore
+from rnow.browser.store.store import INDEX_FILE, PageStore
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
 from rnow.errors import ConfigError

@@ -30,9 +30,9 @@ from chromium import browser_processes, chromium_executable
 from loopback import Pub, serve_pub
 
 from rnow.browser import BrowserSettings
-from rnow.browser.browser import Browser
-from rnow.browser.crawler import loading_crawl4ai
-from rnow.browser.tabs import ChromiumSource
+from rnow.browser.chromium.source import ChromiumSource
+from rnow.browser.reader import Browser
+from rnow.browser.text.crawl4ai_import import loading_crawl4ai
 
 CONCURRENCY = 8
 MIN_RATIO = 3.0

@@ -9,7 +9,7 @@ from aiohttp import web
 from loopback import Pub, read, serve_pub
 
 from rnow.browser import BrowserSettings
-from rnow.browser.browser import Browser
+from rnow.browser.reader import Browser
 
 STUDY = (
     '{"protocolSection": {"identificationModule": {"nctId": "NCT90000001", "briefTitle": '

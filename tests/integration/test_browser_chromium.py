@@ -22,9 +22,9 @@ from playwright.async_api import async_playwright
 from yarl import URL
 
 import rnow
-from rnow.browser.browser import Browser
 from rnow.browser.errors import BrowseError
-from rnow.browser.stored import StoredSource
+from rnow.browser.reader import Browser
+from rnow.browser.store.source import StoredSource
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 

@@ -24,8 +24,8 @@ from loopback import (
 
 import rnow
 from rnow.browser import BrowserSettings
-from rnow.browser.browser import Browser
 from rnow.browser.http import HttpSource
+from rnow.browser.reader import Browser
 
 BLOCKED = "ERROR blocked_address: this address is not on the public internet."
 NOT_ALLOWED = "ERROR host_not_allowed: this host is not on the list of sites that may be read."

@@ -11,7 +11,7 @@ from aiohttp import web
 from loopback import Pub, open_browser, read, serve_pub
 
 from rnow.browser import BrowserSettings
-from rnow.browser.browser import Browser
+from rnow.browser.reader import Browser
 
 
 @pytest.fixture

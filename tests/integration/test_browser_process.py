@@ -57,7 +57,7 @@ async def test_the_sandbox_is_tried_first_and_given_up_once(
             assert (await world.read("http://pub.test/")).endswith("filled")
             assert world.source.num_restarts == 1
     assert chromium.starts == [True, False, False]
-    assert said(caplog, "rnow.browser.chromium") == [
+    assert said(caplog, "rnow.browser.chromium.process") == [
         NO_SANDBOX,
         "Chromium has ended and is started again",
     ]
@@ -76,10 +76,10 @@ async def test_the_sandbox_is_not_given_up_for_any_other_reason(
                 "ERROR unreadable: the browser that this page needs does not start."
             )
     assert chromium.starts == [True]
-    (message,) = said(caplog, "rnow.browser.tabs")
+    (message,) = said(caplog, "rnow.browser.chromium.source")
     assert message.startswith(f"{chromium.program} did not start: ")
     assert reason in message
-    assert said(caplog, "rnow.browser.chromium") == []
+    assert said(caplog, "rnow.browser.chromium.process") == []
 
 
 async def test_this_machine_s_chromium_is_asked_for_its_sandbox(
@@ -91,7 +91,7 @@ async def test_this_machine_s_chromium_is_asked_for_its_sandbox(
         assert (await world.read("http://pub.test/")).endswith("filled")
     was_refused = chromium.starts != [True]
     assert chromium.starts == ([True, False] if was_refused else [True])
-    assert said(caplog, "rnow.browser.chromium") == ([NO_SANDBOX] if was_refused else [])
+    assert said(caplog, "rnow.browser.chromium.process") == ([NO_SANDBOX] if was_refused else [])
     assert was_refused or os.geteuid() != 0  # Chromium itself never gives root one
 
 

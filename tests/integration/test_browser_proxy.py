@@ -9,8 +9,8 @@ import pytest
 from loopback import Answers, Inner, Names, Pub, serve_inner, serve_pub
 
 from rnow.browser import BrowserSettings
-from rnow.browser.guard import is_public
-from rnow.browser.proxy import ForwardProxy, Lease
+from rnow.browser.chromium.proxy import ForwardProxy, Lease
+from rnow.browser.rules.guard import is_public
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from loopback import Pub, read, serve_pub
 
 from rnow import browser
 from rnow.browser import BrowserSettings, shared
-from rnow.browser.browser import Browser
-from rnow.browser.sites import LocalSites
+from rnow.browser.local_sites import LocalSites
+from rnow.browser.reader import Browser
 from rnow.core.counts import collecting
 from rnow.errors import ConfigError
 

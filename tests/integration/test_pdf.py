@@ -12,7 +12,7 @@ from aiohttp import web
 from loopback import open_browser, read, serve_pub
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.pdf import MAX_PAGES, pdf_to_text
+from rnow.browser.text.pdf import MAX_PAGES, pdf_to_text
 
 UNREADABLE = "ERROR unreadable: this PDF could not be turned into text."
 
@@ -85,7 +85,7 @@ def test_a_bomb_is_unreadable_and_does_not_grow_in_memory() -> None:
     code = (
         "import resource, sys\n"
         "from rnow.browser.errors import BrowseError\n"
-        "from rnow.browser.pdf import pdf_to_text\n"
+        "from rnow.browser.text.pdf import pdf_to_text\n"
         "try: print(len(pdf_to_text(sys.stdin.buffer.read())), end=' ')\n"
         "except BrowseError as error: print(error.code, end=' ')\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -100,11 +100,11 @@ def test_the_child_knows_no_secret(tmp_path: Path) -> None:
     # Python runs this file when it starts, in the child as well.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, pathlib, sys\n"
-        "if 'rnow.browser.pdf' in sys.orig_argv:\n"
+        "if 'rnow.browser.text.pdf' in sys.orig_argv:\n"
         f"    pathlib.Path({str(tmp_path / 'seen')!r}).write_text(' '.join(os.environ))\n"
     )
     code = (
-        "import sys; from rnow.browser.pdf import pdf_to_text\n"
+        "import sys; from rnow.browser.text.pdf import pdf_to_text\n"
         "print(pdf_to_text(sys.stdin.buffer.read()))"
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])

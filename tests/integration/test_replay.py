@@ -15,7 +15,7 @@ from loopback import serve_pub
 
 from rnow.archive import journals, read_bytes
 from rnow.browser.settings import BrowserSettings, StoreMode
-from rnow.browser.store import INDEX_FILE
+from rnow.browser.store.store import INDEX_FILE
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.engines.spec import EngineSpec

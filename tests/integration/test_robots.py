@@ -11,9 +11,9 @@ from loopback import Inner, Names, Pub, open_browser, read, serve_inner, serve_p
 from yarl import URL
 
 from rnow.browser import BrowserSettings
+from rnow.browser.chromium.source import ChromiumSource
 from rnow.browser.errors import BrowseError
 from rnow.browser.http import HttpSource
-from rnow.browser.tabs import ChromiumSource
 
 DISALLOWED = "ERROR blocked_by_site: the site asks programs not to read this page."
 UNKNOWN = "ERROR unreachable: what this site allows programs cannot be read."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rnow.browser.executable import NO_CHROMIUM
+from rnow.browser.chromium.executable import NO_CHROMIUM
 from rnow.commands.init import init_project
 
 

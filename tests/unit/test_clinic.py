@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rnow.browser.page import page_text
+from rnow.browser.text.pagination import page_text
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.grading import grade

@@ -6,7 +6,7 @@ import pytest
 from builders import tokenizer_folder
 from rich.console import Console
 
-from rnow.browser.sites import LocalSites
+from rnow.browser.local_sites import LocalSites
 from rnow.chat.template import ChatTemplate
 from rnow.config.settings import Config
 from rnow.engines.scripted import SampleRequest, ScriptedEngine

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rnow.browser.executable import find_chromium
+from rnow.browser.chromium.executable import find_chromium
 from rnow.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.guard import (
+from rnow.browser.rules.guard import (
     BlockedAddressError,
     GuardedResolver,
     check_host,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnow.browser.markdown import html_to_markdown, visible_text
-from rnow.browser.page import page_text, paginate, show_page
+from rnow.browser.text.markdown import html_to_markdown, visible_text
+from rnow.browser.text.pagination import page_text, paginate, show_page
 
 URL = "https://clinic.test/study/NCT1"
 STUDY = """<!doctype html>
@@ -284,7 +284,7 @@ def test_crawl4ai_neither_touches_the_home_directory_nor_reads_env_files(tmp_pat
     (tmp_path / ".env").write_text("SECRET=1")
     code = (
         "import os; before = set(os.environ)\n"
-        "from rnow.browser.markdown import html_to_markdown as convert\n"
+        "from rnow.browser.text.markdown import html_to_markdown as convert\n"
         "import sys; assert 'crawl4ai' not in sys.modules\n"
         "print(convert('<h1>A', url='https://a.test/'), sorted(set(os.environ) - before))"
     )

@@ -3,8 +3,8 @@ import asyncio
 import pytest
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.page import Document
-from rnow.browser.pages import PageCache
+from rnow.browser.memory import PageCache
+from rnow.browser.text.pagination import Document
 
 
 class Reader:

@@ -4,7 +4,7 @@ from email.utils import format_datetime
 import pytest
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.politeness import Pacer, interval_s
+from rnow.browser.rules.politeness import Pacer, interval_s
 
 
 class Clock:

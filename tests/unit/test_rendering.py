@@ -6,10 +6,10 @@ import pytest
 from yarl import URL
 
 from rnow.browser.errors import BrowseError, NotRenderedError
-from rnow.browser.markdown import num_visible_chars
 from rnow.browser.rendering import RenderingSource
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
+from rnow.browser.text.markdown import num_visible_chars
 
 SHELL = "<div id=app></div><script src=app.js></script>"
 TEXT = "<p>" + "word " * 50

@@ -13,7 +13,7 @@ from yarl import URL
 
 from rnow.browser.errors import BrowseError
 from rnow.browser.source import RawPage
-from rnow.browser.store import INDEX_FILE, PageStore
+from rnow.browser.store.store import INDEX_FILE, PageStore
 from rnow.errors import StoreError
 
 URL_1 = URL("https://a.test/study/NCT1?x=1")
@@ -143,7 +143,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
 def test_a_reader_writes_nothing_also_where_nothing_can_be_written() -> None:
     code = (
         "import os, sys; from pathlib import Path; from yarl import URL\n"
-        "from rnow.browser.store import PageStore\n"
+        "from rnow.browser.store.store import PageStore\n"
         "os.getuid() or os.setuid(65534)  # root may write anywhere\n"
         "store = PageStore(Path(sys.argv[1]), read_only=True)\n"
         f"print(len(store.get(URL({str(URL_1)!r})).answer.body))\n"
@@ -189,7 +189,7 @@ def test_one_process_has_a_claim_until_it_lets_go_or_dies(tmp_path: Path) -> Non
     store = PageStore(tmp_path)
     code = (
         "import sys; from pathlib import Path; from yarl import URL\n"
-        "from rnow.browser.store import PageStore\n"
+        "from rnow.browser.store.store import PageStore\n"
         f"store = PageStore(Path({str(tmp_path)!r}))\n"
         f"print(store.try_claim(URL({str(URL_1)!r})), flush=True); sys.stdin.read()\n"
     )

@@ -10,8 +10,8 @@ from yarl import URL
 from rnow.browser.errors import BrowseError
 from rnow.browser.settings import BrowserSettings, StoreMode
 from rnow.browser.source import RawPage
-from rnow.browser.store import PageStore
-from rnow.browser.stored import StoredSource
+from rnow.browser.store.source import StoredSource
+from rnow.browser.store.store import PageStore
 
 SITE = URL("https://a.test/")
 MISS = "ERROR not_in_corpus: this page was not recorded; only pages of the corpus can be read here."
@@ -155,7 +155,7 @@ async def test_a_page_is_fetched_once_for_two_that_want_it_at_the_same_time(tmp_
     # The claim of another process, as the other worker would hold it.
     code = (
         "import sys, time; from pathlib import Path; from yarl import URL\n"
-        "from rnow.browser.source import RawPage; from rnow.browser.store import PageStore\n"
+        "from rnow.browser.source import RawPage; from rnow.browser.store.store import PageStore\n"
         f"store, url = PageStore(Path({str(tmp_path)!r})), URL({str(SITE)!r})\n"
         "print(store.try_claim(url), flush=True); time.sleep(0.5)\n"
         "store.put(url, RawPage(url=url, status=200, content_type='text/plain', charset=None,\n"
@@ -178,7 +178,7 @@ async def test_who_waits_for_another_does_not_wait_for_ever(tmp_path: Path) -> N
     store, net = PageStore(tmp_path), Net()
     code = (
         "import sys; from pathlib import Path; from yarl import URL\n"
-        "from rnow.browser.store import PageStore\n"
+        "from rnow.browser.store.store import PageStore\n"
         f"store = PageStore(Path({str(tmp_path)!r}))\n"
         f"print(store.try_claim(URL({str(SITE)!r})), flush=True); sys.stdin.read()\n"
     )

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from rnow.browser.settings import BrowserSettings
 
 if TYPE_CHECKING:
-    from rnow.browser.page import Limiter
+    from rnow.browser.text.pagination import Limiter
 
 __all__ = ["BrowserSettings", "configure", "read"]
 

@@ -13,10 +13,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from rnow.browser.blocked import is_block_page
 from rnow.browser.body import ACCEPTED_ENCODING, read_body
 from rnow.browser.errors import BrowseError
-from rnow.browser.guard import (
+from rnow.browser.rules.blocked import is_block_page
+from rnow.browser.rules.guard import (
     BlockedAddressError,
     GuardedResolver,
     MayDial,
@@ -24,16 +24,16 @@ from rnow.browser.guard import (
     guarded_socket,
     is_public,
 )
-from rnow.browser.hosts import HostRules
-from rnow.browser.politeness import Pacer
-from rnow.browser.refusals import (
+from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.politeness import Pacer
+from rnow.browser.rules.refusals import (
     REDIRECTS,
     blocked_by_site,
     refusal_of_status,
     status_error,
     unreachable,
 )
-from rnow.browser.robots import MAX_ROBOTS_BYTES, Robots
+from rnow.browser.rules.robots import MAX_ROBOTS_BYTES, Robots
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 

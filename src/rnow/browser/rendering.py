@@ -12,10 +12,10 @@ import re
 from yarl import URL
 
 from rnow.browser.errors import BrowseError, NotRenderedError
-from rnow.browser.guard import covers, normalize_host
-from rnow.browser.markdown import num_visible_chars
+from rnow.browser.rules.guard import covers, normalize_host
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
+from rnow.browser.text.markdown import num_visible_chars
 
 __all__ = ["RenderingSource"]
 

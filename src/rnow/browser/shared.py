@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from rnow.browser.settings import BrowserSettings
 
 if TYPE_CHECKING:
-    from rnow.browser.browser import Answer, Browser
-    from rnow.browser.page import Limiter
+    from rnow.browser.reader import Answer, Browser
+    from rnow.browser.text.pagination import Limiter
 
 __all__ = ["SharedBrowser", "close", "configure", "get"]
 
@@ -45,7 +45,7 @@ class SharedBrowser:
 
     async def _read(self, url: str, page: int) -> "Answer":
         if self._browser is None:
-            from rnow.browser.browser import Browser
+            from rnow.browser.reader import Browser
 
             self._browser = Browser(self._settings, self._limiter)
         return await self._browser.read(url, page)

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rnow.browser.executable import NO_CHROMIUM, find_chromium
+from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
+from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
-from rnow.browser.sites import LocalSites
 from rnow.config.load import LoadedConfig
 from rnow.environment import site_folders, worker_settings
 from rnow.errors import UsageError

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rnow.browser.stand_in import stand_in
+from rnow.browser.chromium.stand_in import stand_in
 from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.runtime.deadline import within
 from rnow.runtime.kill_points import point

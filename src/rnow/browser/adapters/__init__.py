@@ -25,8 +25,8 @@ from yarl import URL
 from rnow.browser.adapters import clinicaltrials, drugs_at_fda, orange_book
 from rnow.browser.adapters.adapter import Adapter
 from rnow.browser.errors import BrowseError
-from rnow.browser.hosts import HostRules
 from rnow.browser.http import HttpSource
+from rnow.browser.rules.hosts import HostRules
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rnow.browser.executable import NO_CHROMIUM, find_chromium
+from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.settings import BrowserSettings
 from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill

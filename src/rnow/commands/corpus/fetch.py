@@ -16,8 +16,8 @@ from typing import Any
 
 from yarl import URL
 
-from rnow.browser.politeness import interval_s
-from rnow.browser.store import PageStore, StoredRow
+from rnow.browser.rules.politeness import interval_s
+from rnow.browser.store.store import PageStore, StoredRow
 from rnow.commands.browse import Pages, open_pages
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config

@@ -20,8 +20,8 @@ from yarl import URL
 
 from rnow.archive import journals
 from rnow.browser.errors import BrowseError
-from rnow.browser.guard import check_url
-from rnow.browser.hosts import HostRules
+from rnow.browser.rules.guard import check_url
+from rnow.browser.rules.hosts import HostRules
 from rnow.browser.settings import BrowserSettings
 from rnow.config.settings import Config
 from rnow.data import read_prompt_file

@@ -5,7 +5,7 @@ what stands beside a tools.py can be imported by it.
 """
 
 from rnow.browser import shared
-from rnow.browser.browser import Answer
+from rnow.browser.reader import Answer
 from rnow.core import tool
 from rnow.core.counts import count
 

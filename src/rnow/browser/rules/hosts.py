@@ -2,7 +2,7 @@
 
 from yarl import URL
 
-from rnow.browser.guard import check_host, normalize_host
+from rnow.browser.rules.guard import check_host, normalize_host
 from rnow.browser.settings import BrowserSettings
 
 __all__ = ["HostRules"]

@@ -5,13 +5,13 @@ scripts make the page.
 from dataclasses import replace
 
 from rnow.browser.adapters import AdapterSource
+from rnow.browser.chromium.source import ChromiumSource
 from rnow.browser.http import HttpSource
-from rnow.browser.politeness import Pacer
 from rnow.browser.rendering import RenderingSource
+from rnow.browser.rules.politeness import Pacer
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource
-from rnow.browser.stored import StoredSource
-from rnow.browser.tabs import ChromiumSource
+from rnow.browser.store.source import StoredSource
 
 __all__ = ["page_source"]
 

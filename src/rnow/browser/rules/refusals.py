@@ -1,7 +1,7 @@
 """What a site's refusal is, in the words that the model gets."""
 
-from rnow.browser.blocked import is_block_page
 from rnow.browser.errors import BrowseError
+from rnow.browser.rules.blocked import is_block_page
 from rnow.browser.source import RawPage
 
 __all__ = [

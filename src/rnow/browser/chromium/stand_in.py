@@ -10,7 +10,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from rnow.browser.executable import playwright_folder
+from rnow.browser.chromium.executable import playwright_folder
 
 __all__ = ["stand_in"]
 

@@ -1,4 +1,4 @@
-"""PDF -> text, by pypdf, in a process of its own: `python -m rnow.browser.pdf`, bytes in, text out.
+"""PDF -> text, by pypdf, in a process of its own: `python -m rnow.browser.text.pdf`, bytes in, text out.
 
 A PDF is a program that a stranger wrote for a large interpreter. So it runs where nothing is lost:
 in a child without the environment's secrets, with limits on memory, processor time, pages and text,
@@ -33,7 +33,7 @@ def pdf_to_text(body: bytes, *, timeout_s: float = _TIMEOUT_S) -> str:
     """Return the text of a PDF, page by page under headings; blocks. Raises BrowseError."""
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "rnow.browser.pdf"],
+            [sys.executable, "-P", "-m", "rnow.browser.text.pdf"],
             input=body,
             capture_output=True,
             timeout=timeout_s,

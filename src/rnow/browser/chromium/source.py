@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from rnow.browser.chromium.proxy import ForwardProxy, Lease
 from rnow.browser.errors import BrowseError, NotRenderedError
-from rnow.browser.guard import MayDial, is_public
-from rnow.browser.hosts import HostRules
-from rnow.browser.politeness import Pacer
-from rnow.browser.proxy import ForwardProxy, Lease
-from rnow.browser.refusals import too_large, unreachable
+from rnow.browser.rules.guard import MayDial, is_public
+from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.politeness import Pacer
+from rnow.browser.rules.refusals import too_large, unreachable
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
 if TYPE_CHECKING:
-    from rnow.browser.chromium import Chromium
-    from rnow.browser.visit import Visit
+    from rnow.browser.chromium.process import Chromium
+    from rnow.browser.chromium.visit import Visit
 
 __all__ = ["ChromiumSource"]
 
@@ -116,7 +116,7 @@ class ChromiumSource:
 
     async def _started(self) -> "Chromium":
         """Return the browser, running; raise NotRenderedError where it does not start."""
-        from rnow.browser.chromium import Chromium, ChromiumFailedError
+        from rnow.browser.chromium.process import Chromium, ChromiumFailedError
 
         if time.monotonic() >= self._no_start_before:
             async with self._opening:
@@ -133,7 +133,7 @@ class ChromiumSource:
 
     async def _read(self, url: URL, chromium: "Chromium") -> RawPage | None:
         """Visit a page; None where the browser died of it."""
-        from rnow.browser.visit import Visit
+        from rnow.browser.chromium.visit import Visit
 
         lease = await self._lease()
         visit = Visit(

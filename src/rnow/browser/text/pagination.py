@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from rnow.browser.markdown import html_to_markdown
+from rnow.browser.text.markdown import html_to_markdown
 
 __all__ = ["Document", "Limiter", "page_text", "paginate", "show_page"]
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from playwright.async_api import BrowserContext, Error, Page
 
-from rnow.browser.crawler import loading_crawl4ai
-from rnow.browser.proxy import ForwardProxy, Lease
+from rnow.browser.chromium.proxy import ForwardProxy, Lease
+from rnow.browser.chromium.visit import Visit
 from rnow.browser.settings import BrowserSettings
-from rnow.browser.visit import Visit
+from rnow.browser.text.crawl4ai_import import loading_crawl4ai
 from rnow.core.counts import count
 from rnow.errors import DeadlineError
 from rnow.runtime.deadline import within

@@ -1,9 +1,9 @@
 """What a source got -> the text of the page."""
 
 from rnow.browser.adapters import render
-from rnow.browser.markdown import html_to_markdown, visible_text
-from rnow.browser.pdf import pdf_to_text
 from rnow.browser.source import RawPage
+from rnow.browser.text.markdown import html_to_markdown, visible_text
+from rnow.browser.text.pdf import pdf_to_text
 
 __all__ = ["extract_text"]
 

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from rnow.browser.page import Document
+from rnow.browser.text.pagination import Document
 
 __all__ = ["PageCache"]
 

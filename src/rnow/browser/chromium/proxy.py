@@ -25,7 +25,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.guard import (
+from rnow.browser.rules.guard import (
     BlockedAddressError,
     GuardedResolver,
     MayDial,
@@ -35,7 +35,7 @@ from rnow.browser.guard import (
     is_public,
     normalize_host,
 )
-from rnow.browser.refusals import unreachable
+from rnow.browser.rules.refusals import unreachable
 from rnow.browser.settings import BrowserSettings
 
 __all__ = ["ForwardProxy", "Lease"]

@@ -16,7 +16,7 @@ from html import unescape
 from typing import Any
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
-from rnow.browser.crawler import loading_crawl4ai
+from rnow.browser.text.crawl4ai_import import loading_crawl4ai
 
 __all__ = ["UnreadablePageError", "html_to_markdown", "num_visible_chars", "visible_text"]
 

@@ -20,13 +20,13 @@ from typing import Any
 from playwright.async_api import BrowserContext, CDPSession, Error, Page, Request
 from yarl import URL
 
-from rnow.browser.blocked import is_block_page
+from rnow.browser.chromium.proxy import Lease
 from rnow.browser.errors import BrowseError, NotRenderedError
-from rnow.browser.guard import check_url
-from rnow.browser.hosts import HostRules
-from rnow.browser.politeness import Pacer
-from rnow.browser.proxy import Lease
-from rnow.browser.refusals import (
+from rnow.browser.rules.blocked import is_block_page
+from rnow.browser.rules.guard import check_url
+from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.politeness import Pacer
+from rnow.browser.rules.refusals import (
     REDIRECTS,
     blocked_by_site,
     refusal_of_status,

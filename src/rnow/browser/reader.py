@@ -15,14 +15,14 @@ from typing import Literal
 
 from yarl import URL
 
+from rnow.browser.chain import page_source
 from rnow.browser.errors import BrowseError
-from rnow.browser.extract import extract_text
-from rnow.browser.guard import check_url
-from rnow.browser.page import Document, Limiter, paginate, show_page
-from rnow.browser.pages import PageCache
+from rnow.browser.memory import PageCache
+from rnow.browser.rules.guard import check_url
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
-from rnow.browser.sources import page_source
+from rnow.browser.text.extract import extract_text
+from rnow.browser.text.pagination import Document, Limiter, paginate, show_page
 
 __all__ = ["Answer", "Browser"]
 

@@ -24,10 +24,10 @@ from typing import ParamSpec, TypeVar
 from yarl import URL
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.hosts import HostRules
+from rnow.browser.rules.hosts import HostRules
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
-from rnow.browser.store import PageStore
+from rnow.browser.store.store import PageStore
 
 __all__ = ["NOT_IN_CORPUS", "StoredSource"]
 

@@ -1,0 +1,1 @@
+"""What sites answered, on disk: record and replay."""
