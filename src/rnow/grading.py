@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
-from rnow.answer_values import (
+from rnow.medbrowse.answer_values import (
     normalize_company,
     normalize_ingredient,
     normalize_text,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from rnow.browser.adapters import ADAPTERS, clinicaltrials, drugs_at_fda, orange_book, render
+from rnow.browser.adapters import ADAPTERS, render
 from rnow.browser.source import RawPage
+from rnow.medbrowse import clinicaltrials, drugs_at_fda, orange_book
 
 DAF = "https://www.accessdata.fda.gov/scripts/cder/daf/index.cfm"
 OB = "https://www.accessdata.fda.gov/scripts/cder/ob"

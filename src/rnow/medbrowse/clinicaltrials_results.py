@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rnow.browser.adapters.layout import at, facts, many, section, table, word
+from rnow.medbrowse.layout import at, facts, many, section, table, word
 
 __all__ = ["results"]
 

@@ -12,8 +12,8 @@ from typing import Any
 from yarl import URL
 
 from rnow.browser.adapters.adapter import Adapter
-from rnow.browser.adapters.layout import facts, many, section, table
 from rnow.browser.source import RawPage
+from rnow.medbrowse.layout import facts, many, section, table
 
 __all__ = ["ADAPTER", "render"]
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from yarl import URL
 
 from rnow.browser.adapters.adapter import Adapter
-from rnow.browser.adapters.layout import facts, section, table
 from rnow.browser.source import RawPage
+from rnow.medbrowse.layout import facts, section, table
 
 __all__ = ["ADAPTER", "render"]
 

@@ -12,9 +12,9 @@ from typing import Any
 from yarl import URL
 
 from rnow.browser.adapters.adapter import Adapter
-from rnow.browser.adapters.clinicaltrials_results import results
-from rnow.browser.adapters.layout import at, facts, many, section, table, word, words
 from rnow.browser.source import RawPage
+from rnow.medbrowse.clinicaltrials_results import results
+from rnow.medbrowse.layout import at, facts, many, section, table, word, words
 
 __all__ = ["ADAPTER", "render"]
 

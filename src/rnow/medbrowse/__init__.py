@@ -1,0 +1,1 @@
+"""The medicine: site adapters, answer values, grading rules, paces of the sites."""
