@@ -11,7 +11,7 @@ from rnow.config.settings import Config
 from rnow.model_folder import copy_tokenizer
 from rnow.policy import Policy
 from rnow.rundir import RunDirectory
-from rnow.wiring import policy_settings
+from rnow.training.wiring import policy_settings
 
 __all__ = ["write_checkpoint_model"]
 

@@ -11,11 +11,11 @@ from rnow.environment import Environment, open_environment
 from rnow.errors import DataError
 from rnow.evaluate import Roll, evaluate
 from rnow.evaluation import Evaluation
-from rnow.monitor import Monitor
 from rnow.passes import GREEDY, PassAtK
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.runtime.logs import log_to
 from rnow.subject import Subject, open_subject
+from rnow.training.monitor import Monitor
 
 __all__ = ["HeldOutEvaluator", "evaluate_model", "held_out_prompts"]
 

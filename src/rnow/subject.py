@@ -22,10 +22,10 @@ from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
 from rnow.model_files import ModelFiles, fetch_model, find_model
-from rnow.monitor import StartTeller
 from rnow.placing import EngineRole, place_sampler
 from rnow.rundir import RunDirectory
 from rnow.serving import Serving, adapter_rank, sampling_spec, trainer_environment
+from rnow.training.monitor import StartTeller
 
 __all__ = [
     "Choice",

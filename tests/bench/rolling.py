@@ -12,13 +12,13 @@ import numpy as np
 
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.template import ChatTemplate
-from rnow.collect import Collector
 from rnow.engines.base import Engine
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rollout import RolloutLimits, run_rollout
 from rnow.rundir import RunDirectory
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
+from rnow.training.collect import Collector
 
 NUM_TURNS = 3
 TOOL_NAME = "look"

@@ -1,4 +1,4 @@
-from rnow.alarms import alarms
+from rnow.training.alarms import alarms
 
 HEALTHY = {
     "tokens/drift": 0,

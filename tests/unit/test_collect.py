@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnow.collect import Collected, Collector
 from rnow.errors import EngineError, RolloutError, TeacherError, ToolDefinitionError
 from rnow.journal import read_journal
-from rnow.metrics import step_metrics
 from rnow.records import (
     EndReason,
     Prompt,
@@ -21,6 +19,8 @@ from rnow.records import (
     Turn,
 )
 from rnow.rundir import RunDirectory
+from rnow.training.collect import Collected, Collector
+from rnow.training.metrics import step_metrics
 
 PROMPTS = [Prompt(index=index, line=index + 1, messages=(), tools=None) for index in (4, 2)]
 

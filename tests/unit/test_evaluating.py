@@ -13,9 +13,9 @@ from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.environment import Environment
 from rnow.errors import DataError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
-from rnow.monitor import Monitor
 from rnow.rollout import RolloutLimits
 from rnow.rundir import RunDirectory
+from rnow.training.monitor import Monitor
 
 QUESTION = {"role": "user", "content": "Which company?"}
 

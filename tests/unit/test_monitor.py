@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rnow.monitor import Monitor
 from rnow.rundir import RunDirectory
+from rnow.training.monitor import Monitor
 
 METRICS = {
     "reverse_kl": 0.5,

@@ -8,7 +8,7 @@ from rnow.engines.base import Scores
 from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import DeadlineError, EngineError, TeacherError
 from rnow.records import EndReason, RolloutId, StopReason, Trajectory, Turn
-from rnow.teacher import Teacher
+from rnow.training.teacher import Teacher
 
 
 def logprob(ids: Sequence[int]) -> float:

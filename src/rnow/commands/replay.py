@@ -17,7 +17,7 @@ from rnow.records import Batch
 from rnow.rundir import RunDirectory
 from rnow.saving import weights_of
 from rnow.trainer import Trainer
-from rnow.wiring import objective_settings, policy_settings, trainer_settings
+from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
 __all__ = ["Replayed", "count_moves", "replay_update"]
 

@@ -41,7 +41,7 @@ def train_project(
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, serving.environ))
     # Models can run here, so what takes seconds to import is needed.
-    from rnow.session import ModelFolders, Session, run_session
+    from rnow.training.session import ModelFolders, Session, run_session
 
     session = Session(
         loaded=loaded,

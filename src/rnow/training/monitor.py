@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from rnow.alarms import alarms
 from rnow.rundir import RunDirectory
 from rnow.runtime.console import make_bar, sayer
+from rnow.training.alarms import alarms
 
 __all__ = ["Monitor", "StartTeller"]
 

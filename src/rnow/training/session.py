@@ -15,7 +15,6 @@ from pathlib import Path
 from rich.console import Console
 
 from rnow.chat.compare import template_difference
-from rnow.collect import Collector
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config, TeacherSettings
 from rnow.engines.base import Engine
@@ -25,11 +24,7 @@ from rnow.engines.spec import EngineSpec
 from rnow.environment import Environment, open_environment
 from rnow.errors import Interrupted, RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
-from rnow.learner import Learner
-from rnow.loop import Parts, train
 from rnow.model_folder import write_model_folder
-from rnow.monitor import Monitor
-from rnow.publish import Publisher
 from rnow.records import Prompt
 from rnow.resume import check_inputs, check_resumable, fingerprints
 from rnow.rundir import RunDirectory
@@ -44,9 +39,14 @@ from rnow.serving import (
     sampling_spec,
     scoring_spec,
 )
-from rnow.teacher import Teacher
+from rnow.training.collect import Collector
+from rnow.training.loop import Parts, train
+from rnow.training.monitor import Monitor
+from rnow.training.parts import Learner
+from rnow.training.publish import Publisher
+from rnow.training.teacher import Teacher
+from rnow.training.wiring import prompts_by_step
 from rnow.vocabulary import compare_token_maps, token_map
-from rnow.wiring import prompts_by_step
 
 __all__ = ["ModelFolders", "Session", "run_session"]
 

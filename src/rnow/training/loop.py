@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rnow.collect import Collector
 from rnow.engines.deaths import Deaths
-from rnow.metrics import step_metrics
-from rnow.monitor import Monitor
-from rnow.publish import Publisher
 from rnow.records import Prompt
 from rnow.runtime.signals import StopRequest
-from rnow.teacher import Teacher
 from rnow.trainer import Trainer
+from rnow.training.collect import Collector
+from rnow.training.metrics import step_metrics
+from rnow.training.monitor import Monitor
+from rnow.training.publish import Publisher
+from rnow.training.teacher import Teacher
 
 __all__ = ["Evaluator", "Parts", "Saver", "train"]
 

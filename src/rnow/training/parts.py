@@ -8,7 +8,7 @@ from rnow.policy import Policy
 from rnow.rundir import RunDirectory
 from rnow.saving import Saver
 from rnow.trainer import Trainer
-from rnow.wiring import objective_settings, policy_settings, trainer_settings
+from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
 __all__ = ["Learner"]
 

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from rnow.collect import Collected
 from rnow.records import EndReason, ToolOutcome, Trajectory
+from rnow.training.collect import Collected
 
 __all__ = ["rollout_metrics", "step_metrics"]
 
