@@ -1,7 +1,7 @@
 """`VllmEngine` on a real server and `LocalEngine`, on the same weights; other weights for both.
 
 The server has the clinic's student in untied form, so that whole models can follow
-(rnow.engines.untied).
+(rnow.engines.vllm.untied).
 """
 
 import random
@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM
 from vllm_real import copy_model, server_settings
 
 from rnow.engines.base import Completion
-from rnow.engines.local import LocalEngine
-from rnow.engines.untied import untied_folder
-from rnow.engines.vllm import VllmEngine
-from rnow.engines.vllm_server import VllmServer
+from rnow.engines.local.engine import LocalEngine
+from rnow.engines.vllm.engine import VllmEngine
+from rnow.engines.vllm.server import VllmServer
+from rnow.engines.vllm.untied import untied_folder
 from rnow.records import BoolArray, FloatArray
 
 TOLERANCE = 1e-4  # nats, float32

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rnow.engines.vllm_server import VllmServerSettings
+from rnow.engines.vllm.server import VllmServerSettings
 
 _DEFAULT = Path(__file__).parent.parent / ".venv-vllm" / "bin" / "python"
 

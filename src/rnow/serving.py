@@ -13,8 +13,8 @@ from typing import Any
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
-from rnow.engines.untied import is_tied
-from rnow.engines.vllm_command import VllmServerSettings
+from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.vllm.untied import is_tied
 from rnow.placing import EngineRole, Placement, engine_urls, find_python
 from rnow.plan.make import device_variables
 from rnow.plan.records import Plan, Role

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.engines.base import Engine
-from rnow.engines.deaths import Deaths
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
+from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import UsageError
 from rnow.model_files import ModelFiles, fetch_model, find_model
 from rnow.placing import EngineRole, place_sampler

@@ -24,7 +24,7 @@ from typing import Any
 from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 from rnow.chat.template import ChatTemplate
-from rnow.engines.vllm import VllmEngine
+from rnow.engines.vllm.engine import VllmEngine
 from rnow.records import Batch
 from rnow.runtime.garbage import rare_collections
 

@@ -23,8 +23,8 @@ from bench_demo import run_demo
 
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
-from rnow.engines.vllm_command import VllmServerSettings
-from rnow.engines.vllm_server import VllmServer
+from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.vllm.server import VllmServer
 
 NUM_STEPS = 20  # of the demo
 MAX_POINTS = 0.04

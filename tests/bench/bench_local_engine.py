@@ -15,9 +15,9 @@ import time
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from rnow.engines.local import LocalEngine
-from rnow.engines.local_batch import DecodingBatch, DecodingRow, read
-from rnow.engines.local_sampling import uniform_stream
+from rnow.engines.local.batch import DecodingBatch, DecodingRow, read
+from rnow.engines.local.engine import LocalEngine
+from rnow.engines.local.sampling import uniform_stream
 
 NUM_TURNS, PROMPT_TOKENS, TOOL_TOKENS, SAMPLED_TOKENS = 3, 150, 50, 33
 

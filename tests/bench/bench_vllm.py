@@ -28,9 +28,9 @@ import aiohttp
 from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 from rnow.chat.template import ChatTemplate
-from rnow.engines.vllm import VllmEngine
-from rnow.engines.vllm_command import VllmServerSettings, served_name
-from rnow.engines.vllm_server import VllmServer
+from rnow.engines.vllm.command import VllmServerSettings, served_name
+from rnow.engines.vllm.engine import VllmEngine
+from rnow.engines.vllm.server import VllmServer
 from rnow.records import Batch, Trajectory, derive_seed
 from rnow.tools.base import ToolCall
 

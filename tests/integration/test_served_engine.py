@@ -18,9 +18,9 @@ from vllm_fake_process import fake_python, requests_of
 from vllm_real import alive_in_group
 
 from rnow.engines.base import Completion
-from rnow.engines.deaths import Deaths
-from rnow.engines.served import ServedEngine
-from rnow.engines.vllm_command import VllmServerSettings
+from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.vllm.deaths import Deaths
+from rnow.engines.vllm.served import ServedEngine
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError, ServerError
 
 ROUTE = "/inference/v1/generate"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from vllm_real import alive_in_group, copy_model, server_settings, vllm_python
 
-from rnow.engines.vllm_server import VllmServer
+from rnow.engines.vllm.server import VllmServer
 from rnow.errors import DeadlineError, EngineError
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]

@@ -1,6 +1,6 @@
 import pytest
 
-from rnow.engines.deaths import Deaths
+from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import ServerError
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from rnow.engines.base import Completion
-from rnow.engines.local import LocalEngine
-from rnow.engines.local_sampling import draw_tokens, uniform_stream
+from rnow.engines.local.engine import LocalEngine
+from rnow.engines.local.sampling import draw_tokens, uniform_stream
 from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.policy import Policy, PolicySettings
 from rnow.records import StopReason

@@ -9,7 +9,7 @@ import pytest
 from rnow.config.load import load_config
 from rnow.devices import Devices, Gpu
 from rnow.engines.spec import EngineSpec
-from rnow.engines.vllm_command import VllmServerSettings
+from rnow.engines.vllm.command import VllmServerSettings
 from rnow.placing import place_roles
 from rnow.serving import (
     Serving,

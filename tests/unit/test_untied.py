@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rnow.engines.untied import is_tied, untied_folder
+from rnow.engines.vllm.untied import is_tied, untied_folder
 from rnow.errors import ModelError
 
 EMBEDDING = torch.arange(6).reshape(3, 2).to(torch.bfloat16)

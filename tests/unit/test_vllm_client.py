@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from vllm_fake import FakeVllm, Json, error, logprob_of, serve_fake
 
 from rnow.engines.base import Completion
-from rnow.engines.vllm import VllmEngine
+from rnow.engines.vllm.engine import VllmEngine
 from rnow.errors import DeadlineError, EngineError
 from rnow.records import StopReason
 

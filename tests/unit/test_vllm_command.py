@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from rnow.engines.vllm_command import VllmServerSettings, command, environment
+from rnow.engines.vllm.command import VllmServerSettings, command, environment
 from rnow.errors import ConfigError
 
 

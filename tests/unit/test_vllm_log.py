@@ -1,4 +1,4 @@
-from rnow.engines.vllm_log import last_line, last_words
+from rnow.engines.vllm.log import last_line, last_words
 
 # Cut from what vLLM 0.32 printed about a model file that ends too early.
 BROKEN_MODEL = """\

@@ -5,12 +5,12 @@ import shutil
 from collections.abc import Callable
 
 from rnow.engines.base import Engine
-from rnow.engines.deaths import Deaths
-from rnow.engines.served import ServedEngine
 from rnow.engines.spec import EngineSpec
-from rnow.engines.untied import untied_folder
-from rnow.engines.vllm import VllmEngine
-from rnow.engines.vllm_server import Progress
+from rnow.engines.vllm.deaths import Deaths
+from rnow.engines.vllm.engine import VllmEngine
+from rnow.engines.vllm.served import ServedEngine
+from rnow.engines.vllm.server import Progress
+from rnow.engines.vllm.untied import untied_folder
 
 __all__ = ["open_engine"]
 
@@ -39,7 +39,7 @@ async def open_engine(
             request_timeout_s=spec.request_timeout_s,
             tolerance=spec.tolerance,
         )
-    from rnow.engines.local import LocalEngine
+    from rnow.engines.local.engine import LocalEngine
 
     return await asyncio.to_thread(
         LocalEngine.load,

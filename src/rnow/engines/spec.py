@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rnow.engines.vllm_command import VllmServerSettings
+from rnow.engines.vllm.command import VllmServerSettings
 
 __all__ = ["EngineSpec"]
 

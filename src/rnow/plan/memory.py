@@ -18,7 +18,7 @@ the trainer took was 96 to 99.9 % of this estimate (docs/gpu.md). What a server 
 from dataclasses import dataclass
 from typing import Literal
 
-from rnow.engines.vllm_command import ADAPTER_RANKS, NUM_ADAPTERS_AT_ONCE
+from rnow.engines.vllm.command import ADAPTER_RANKS, NUM_ADAPTERS_AT_ONCE
 from rnow.plan.figures import ModelFigures
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Literal
 
 from rnow.config.settings import Config
 from rnow.devices import Gpu
-from rnow.engines.vllm_command import TEACHER_TOKENS_A_STEP
+from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP
 from rnow.plan.figures import ModelFigures
 from rnow.plan.memory import GIB, RoleMemory, ServerLoad, TrainerLoad
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rnow.engines.deaths import Deaths
+from rnow.engines.vllm.deaths import Deaths
 from rnow.records import Prompt
 from rnow.runtime.signals import StopRequest
 from rnow.trainer import Trainer

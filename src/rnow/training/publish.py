@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rnow.engines.base import Engine
-from rnow.engines.untied import is_tied
+from rnow.engines.vllm.untied import is_tied
 from rnow.errors import PublicationError
 from rnow.records import FloatArray
 from rnow.rundir import RunDirectory

@@ -18,9 +18,9 @@ from rnow.chat.compare import template_difference
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config, TeacherSettings
 from rnow.engines.base import Engine
-from rnow.engines.deaths import Deaths
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
+from rnow.engines.vllm.deaths import Deaths
 from rnow.environment import Environment, open_environment
 from rnow.errors import Interrupted, RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts

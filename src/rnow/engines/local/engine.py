@@ -30,10 +30,10 @@ import torch
 from transformers import PreTrainedModel
 
 from rnow.engines.base import Completion, Scores
-from rnow.engines.local_batch import is_batch_invariant, read, score
-from rnow.engines.local_reply import FORWARD_THREAD, Reply
-from rnow.engines.local_weights import load_model, load_policy_model
-from rnow.engines.local_worker import Generation, LoadedPolicy, Worker
+from rnow.engines.local.batch import is_batch_invariant, read, score
+from rnow.engines.local.reply import FORWARD_THREAD, Reply
+from rnow.engines.local.weights import load_model, load_policy_model
+from rnow.engines.local.worker import Generation, LoadedPolicy, Worker
 from rnow.errors import DeadlineError, EngineError, ModelError
 
 __all__ = ["LocalEngine"]

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rnow.engines.base import Scores
-from rnow.engines.local_cache import KeyValues, PieceCache, RowCache
-from rnow.engines.local_sampling import draw_tokens, uniform_stream
+from rnow.engines.local.cache import KeyValues, PieceCache, RowCache
+from rnow.engines.local.sampling import draw_tokens, uniform_stream
 
 __all__ = ["DecodingBatch", "DecodingRow", "PromptCache", "is_batch_invariant", "read", "score"]
 

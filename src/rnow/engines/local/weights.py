@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rnow.engines.local_attention import ATTENTION_NAME
+from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
 from rnow.runtime.quiet import quiet_transformers
 

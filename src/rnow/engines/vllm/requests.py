@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from rnow.engines import vllm_wire as wire
 from rnow.engines.base import Scores
-from rnow.engines.vllm_http import HttpError
-from rnow.engines.vllm_replicas import Replica, one_more
+from rnow.engines.vllm import wire
+from rnow.engines.vllm.http import HttpError
+from rnow.engines.vllm.replicas import Replica, one_more
 from rnow.errors import EngineError
 
 __all__ = ["check_length", "generate", "score_at"]

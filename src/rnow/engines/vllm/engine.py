@@ -29,13 +29,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rnow.engines import vllm_wire as wire
 from rnow.engines.base import Completion, Scores
-from rnow.engines.untied import is_tied, untied_folder
-from rnow.engines.vllm_http import VllmClient
-from rnow.engines.vllm_replicas import Replica, Replicas, one_more
-from rnow.engines.vllm_requests import check_length, generate, score_at
-from rnow.engines.vllm_weights import load_adapter, reload_weights, unload_adapter
+from rnow.engines.vllm import wire
+from rnow.engines.vllm.http import VllmClient
+from rnow.engines.vllm.replicas import Replica, Replicas, one_more
+from rnow.engines.vllm.requests import check_length, generate, score_at
+from rnow.engines.vllm.untied import is_tied, untied_folder
+from rnow.engines.vllm.weight_routes import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.runtime.deadline import within
 
@@ -78,7 +78,7 @@ class VllmEngine:
     ) -> None:
         """`why_ended(url)`: a sentence once the server there is known to have ended.
 
-        `untied`: the servers were started on an untied folder (rnow.engines.untied), and tied
+        `untied`: the servers were started on an untied folder (rnow.engines.vllm.untied), and tied
         models are given to them in that form, through folders under this one.
         """
         if not urls:

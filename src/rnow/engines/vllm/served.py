@@ -19,11 +19,11 @@ from typing import TypeVar
 import numpy as np
 
 from rnow.engines.base import Completion, Scores
-from rnow.engines.deaths import Deaths
-from rnow.engines.vllm import VllmEngine
-from rnow.engines.vllm_command import VllmServerSettings
-from rnow.engines.vllm_http import HttpError, UnreachableError
-from rnow.engines.vllm_server import Progress, VllmServer
+from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.vllm.deaths import Deaths
+from rnow.engines.vllm.engine import VllmEngine
+from rnow.engines.vllm.http import HttpError, UnreachableError
+from rnow.engines.vllm.server import Progress, VllmServer
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
 
 __all__ = ["ServedEngine"]

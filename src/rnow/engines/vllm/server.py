@@ -13,8 +13,8 @@ from pathlib import Path
 
 import aiohttp
 
-from rnow.engines.vllm_command import VllmServerSettings, command, environment, served_name
-from rnow.engines.vllm_log import last_line, last_words
+from rnow.engines.vllm.command import VllmServerSettings, command, environment, served_name
+from rnow.engines.vllm.log import last_line, last_words
 from rnow.errors import DeadlineError, EngineError
 from rnow.runtime.child_process import GuardedProcess, how_it_ended
 from rnow.runtime.deadline import within

@@ -24,10 +24,10 @@ import torch
 from transformers import PreTrainedModel
 
 from rnow.engines.base import Completion
-from rnow.engines.local_batch import DecodingBatch, DecodingRow, PromptCache, read
-from rnow.engines.local_cache import KeyValues
-from rnow.engines.local_reply import FORWARD_THREAD, Reply
-from rnow.engines.local_sampling import uniform_stream
+from rnow.engines.local.batch import DecodingBatch, DecodingRow, PromptCache, read
+from rnow.engines.local.cache import KeyValues
+from rnow.engines.local.reply import FORWARD_THREAD, Reply
+from rnow.engines.local.sampling import uniform_stream
 from rnow.errors import EngineError
 from rnow.records import StopReason
 

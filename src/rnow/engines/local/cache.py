@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from rnow.engines.local_attention import KEY_BLOCK
+from rnow.engines.local.attention import KEY_BLOCK
 
 __all__ = ["KeyValues", "PieceCache", "RowCache"]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rnow.engines.vllm_http import VllmClient
+from rnow.engines.vllm.http import VllmClient
 from rnow.errors import EngineError
 
 __all__ = ["Replica", "Replicas", "one_more"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rnow.engines.vllm_http import HttpError, VllmClient
+from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
 
 __all__ = ["load_adapter", "reload_weights", "unload_adapter"]

@@ -1,0 +1,1 @@
+"""vLLM servers, in processes of their own or somebody else's, spoken to over HTTP."""
