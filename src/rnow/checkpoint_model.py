@@ -6,10 +6,10 @@ is built once more from the student and the run's own settings, and saves itself
 
 from pathlib import Path
 
-from rnow.checkpoint import load_checkpoint
 from rnow.config.settings import Config
+from rnow.learner.checkpoint import load_checkpoint
+from rnow.learner.policy import Policy
 from rnow.model_folder import copy_tokenizer
-from rnow.policy import Policy
 from rnow.rundir import RunDirectory
 from rnow.training.wiring import policy_settings
 

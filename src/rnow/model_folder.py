@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from rnow.policy import Policy, export_merged
+from rnow.learner.policy import Policy, export_merged
 from rnow.rundir import RunDirectory
 from rnow.runtime.atomic_files import replace_folder
 from rnow.runtime.kill_points import point

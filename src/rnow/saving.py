@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from rnow.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rnow.config.settings import TrainerSettings
 from rnow.errors import CheckpointError
 from rnow.journal import Journal
-from rnow.policy import Policy
+from rnow.learner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rnow.learner.policy import Policy
+from rnow.learner.trainer import Trainer
 from rnow.records import Batch
 from rnow.rundir import RunDirectory, package_versions
-from rnow.trainer import Trainer
 
 __all__ = ["Saver", "weights_of"]
 

@@ -25,12 +25,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from rnow.lm_head import default_chunk_tokens, token_logprobs
-from rnow.objective import ObjectiveSettings
-from rnow.packing import MicroBatch, pack
-from rnow.policy import Policy, PolicySettings
+from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
+from rnow.learner.objective import ObjectiveSettings
+from rnow.learner.packing import MicroBatch, pack
+from rnow.learner.policy import Policy, PolicySettings
+from rnow.learner.trainer import Trainer, TrainerSettings
 from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, Trajectory
-from rnow.trainer import Trainer, TrainerSettings
 
 MAX_TOKENS = 8192
 

@@ -94,10 +94,10 @@ def gradient(claims: Claims, folder: Path, models: list[str]) -> None:
     import torch
     from bench_update import random_batch, write_model
 
-    from rnow.objective import ObjectiveSettings
-    from rnow.packing import pack
-    from rnow.policy import Policy, PolicySettings
-    from rnow.trainer import accumulate_gradients
+    from rnow.learner.objective import ObjectiveSettings
+    from rnow.learner.packing import pack
+    from rnow.learner.policy import Policy, PolicySettings
+    from rnow.learner.trainer import accumulate_gradients
 
     write_model(folder / "model")
     batch = random_batch()

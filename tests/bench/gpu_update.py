@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnow.objective import ObjectiveSettings
+from rnow.learner.objective import ObjectiveSettings
+from rnow.learner.policy import Policy, PolicySettings
+from rnow.learner.trainer import Trainer, TrainerSettings
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.memory import GIB, TrainerLoad, trainer_memory
-from rnow.policy import Policy, PolicySettings
 from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, Trajectory
-from rnow.trainer import Trainer, TrainerSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "fixtures" / "configs"
 NUM_TURNS = 4

@@ -16,8 +16,8 @@ import pytest
 from short_runs import trajectories
 from vllm_real import alive_in_group, vllm_python
 
-from rnow.checkpoint import load_checkpoint
 from rnow.commands.init import init_project
+from rnow.learner.checkpoint import load_checkpoint
 from rnow.records import Trajectory
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnow.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rnow.errors import CheckpointError
+from rnow.learner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 def make_checkpoint(step: int) -> Checkpoint:

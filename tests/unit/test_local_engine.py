@@ -17,7 +17,7 @@ from rnow.engines.base import Completion
 from rnow.engines.local.engine import LocalEngine
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
 from rnow.errors import DeadlineError, EngineError, ModelError
-from rnow.policy import Policy, PolicySettings
+from rnow.learner.policy import Policy, PolicySettings
 from rnow.records import StopReason
 
 VOCAB = 128

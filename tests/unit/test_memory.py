@@ -279,7 +279,7 @@ def count_allocations(
     import transformers.masking_utils
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from rnow.policy import Policy, PolicySettings
+    from rnow.learner.policy import Policy, PolicySettings
 
     # A network of fake tensors is taken for one that is being exported, and gets a mask for packed
     # sequences that a real one does not.
@@ -364,7 +364,7 @@ def plain_model(model: ModelFigures, dtype: torch.dtype) -> Any:
 
 
 def lora_model(model: ModelFigures, *, rank: int) -> Any:
-    from rnow.student_files import add_lora
+    from rnow.learner.weights import add_lora
 
     with torch.device("meta"):
         return add_lora(

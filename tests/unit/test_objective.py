@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 
-from rnow.objective import ActionTokens, Objective, ObjectiveSettings, compute_objective
+from rnow.learner.objective import ActionTokens, Objective, ObjectiveSettings, compute_objective
 
 LN2 = log(2.0)
 

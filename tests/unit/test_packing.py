@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnow.packing import MicroBatch, pack, plan_micro_batches
+from rnow.learner.packing import MicroBatch, pack, plan_micro_batches
 from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, Trajectory
 
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from rnow.errors import CheckpointError, ModelError
-from rnow.lm_head import default_chunk_tokens, token_logprobs
-from rnow.policy import Policy, PolicySettings, export_merged
+from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
+from rnow.learner.policy import Policy, PolicySettings, export_merged
 
 VOCAB = 128
 LINEAR_LAYERS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]

@@ -12,11 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rnow.errors import BadNumbersError, CheckpointError, OutOfMemoryError
-from rnow.objective import ActionTokens, ObjectiveSettings, compute_objective
-from rnow.packing import pack
-from rnow.policy import Policy, PolicySettings
-from rnow.records import Batch, EndReason, FloatArray, RolloutId, ScoredTrajectory, Trajectory
-from rnow.trainer import (
+from rnow.learner.objective import ActionTokens, ObjectiveSettings, compute_objective
+from rnow.learner.packing import pack
+from rnow.learner.policy import Policy, PolicySettings
+from rnow.learner.trainer import (
     Schedule,
     Trainer,
     TrainerSettings,
@@ -24,6 +23,7 @@ from rnow.trainer import (
     accumulate_gradients,
     learning_rate_factor,
 )
+from rnow.records import Batch, EndReason, FloatArray, RolloutId, ScoredTrajectory, Trajectory
 
 VOCAB = 128
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from rnow.wide_attention import ATTENTION_NAME
+from rnow.learner.float32_attention import ATTENTION_NAME
 
 
 @pytest.mark.parametrize(

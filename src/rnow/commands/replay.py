@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from rnow.checkpoint import load_checkpoint
 from rnow.config.settings import Config
 from rnow.errors import UsageError
 from rnow.journal import read_journal
+from rnow.learner.checkpoint import load_checkpoint
+from rnow.learner.policy import Policy
+from rnow.learner.trainer import Trainer
 from rnow.model_files import fetch_model, find_model
-from rnow.policy import Policy
 from rnow.records import Batch
 from rnow.rundir import RunDirectory
 from rnow.saving import weights_of
-from rnow.trainer import Trainer
 from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
 __all__ = ["Replayed", "count_moves", "replay_update"]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rnow.engines.vllm.deaths import Deaths
+from rnow.learner.trainer import Trainer
 from rnow.records import Prompt
 from rnow.runtime.signals import StopRequest
-from rnow.trainer import Trainer
 from rnow.training.collect import Collector
 from rnow.training.metrics import step_metrics
 from rnow.training.monitor import Monitor

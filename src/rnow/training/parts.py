@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnow.config.settings import Config
-from rnow.policy import Policy
+from rnow.learner.policy import Policy
+from rnow.learner.trainer import Trainer
 from rnow.rundir import RunDirectory
 from rnow.saving import Saver
-from rnow.trainer import Trainer
 from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
 __all__ = ["Learner"]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rnow.config.settings import Config
 from rnow.data import prompt_order
-from rnow.objective import ObjectiveSettings
-from rnow.policy import PolicySettings
+from rnow.learner.objective import ObjectiveSettings
+from rnow.learner.policy import PolicySettings
+from rnow.learner.trainer import TrainerSettings
 from rnow.records import Prompt
-from rnow.trainer import TrainerSettings
 
 __all__ = [
     "objective_settings",

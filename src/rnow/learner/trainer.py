@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from rnow.errors import BadNumbersError, CheckpointError, OutOfMemoryError
-from rnow.objective import ActionTokens, LossTotals, ObjectiveSettings, compute_objective
-from rnow.packing import MicroBatch, pack
-from rnow.policy import Policy
+from rnow.learner.objective import ActionTokens, LossTotals, ObjectiveSettings, compute_objective
+from rnow.learner.packing import MicroBatch, pack
+from rnow.learner.policy import Policy
 from rnow.records import Batch, FloatArray
 from rnow.runtime.kill_points import point
 

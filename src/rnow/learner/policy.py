@@ -20,10 +20,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from rnow import student_files
 from rnow.errors import CheckpointError, ModelError
-from rnow.lm_head import default_chunk_tokens, token_logprobs
-from rnow.student_files import export_merged
+from rnow.learner import weights as student_files
+from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
+from rnow.learner.weights import export_merged
 
 __all__ = ["Policy", "PolicySettings", "export_merged"]
 
@@ -76,7 +76,7 @@ class Policy:
         stored = torch.promote_types(dtype, torch.float32) if full else dtype
         model = student_files.load_causal_lm(settings.path, stored).to(device)
         if device.type == "cuda" and dtype == torch.float32:
-            from rnow import wide_attention
+            from rnow.learner import float32_attention as wide_attention
 
             model.set_attn_implementation(wide_attention.ATTENTION_NAME)
         if not full:

@@ -1,0 +1,1 @@
+"""The student's network and one update; with engines/local the only room with torch."""
