@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnow.config.load import load_config
-from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError
+from rnow.plan.devices import Devices, Gpu
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.make import make_plan
 from rnow.plan.records import Workload

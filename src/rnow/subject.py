@@ -21,10 +21,10 @@ from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import UsageError
-from rnow.model_files import ModelFiles, fetch_model, find_model
-from rnow.placing import EngineRole, place_sampler
+from rnow.plan.engine_specs import Serving, adapter_rank, sampling_spec, trainer_environment
+from rnow.plan.model_files import ModelFiles, fetch_model, find_model
+from rnow.plan.placing import EngineRole, place_sampler
 from rnow.rundir import RunDirectory
-from rnow.serving import Serving, adapter_rank, sampling_spec, trainer_environment
 from rnow.training.monitor import StartTeller
 
 __all__ = [

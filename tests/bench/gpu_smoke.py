@@ -29,12 +29,12 @@ from typing import Any
 
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
-from rnow.devices import find_devices, usable_gpus
 from rnow.errors import ConfigError
+from rnow.plan.devices import find_devices, usable_gpus
+from rnow.plan.engine_specs import GROWING_MEMORY
 from rnow.plan.figures import read_figures
 from rnow.plan.make import make_plan
 from rnow.plan.records import Workload
-from rnow.serving import GROWING_MEMORY
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent.parent

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gpu_smoke import Claims, metrics, rnow
 from vllm_pair import open_pair, save_adapter, save_model
 
-from rnow.devices import find_devices, usable_gpus
+from rnow.plan.devices import find_devices, usable_gpus
 
 MEAN_TOLERANCE = {"bfloat16": 0.02, "float32": 1e-3}  # nats a token
 MAX_MISMATCH_KL = 0.01

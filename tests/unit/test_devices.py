@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rnow.devices import Devices, Gpu, check_models, find_devices, usable_gpus
 from rnow.errors import ModelError
-from rnow.model_files import ModelFiles, find_model
+from rnow.plan.devices import Devices, Gpu, check_models, find_devices, usable_gpus
+from rnow.plan.model_files import ModelFiles, find_model
 
 H200 = Gpu(kind="cuda", name="NVIDIA H200", memory_mib=143771)
 L4 = Gpu(kind="cuda", name="NVIDIA L4", memory_mib=23034)

@@ -6,10 +6,17 @@ from pathlib import Path
 import pytest
 
 from rnow.config.load import LoadedConfig, load_config
-from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError, ModelError
-from rnow.model_files import find_model
-from rnow.placing import EngineRole, Placement, engine_urls, find_python, place_roles, place_sampler
+from rnow.plan.devices import Devices, Gpu
+from rnow.plan.model_files import find_model
+from rnow.plan.placing import (
+    EngineRole,
+    Placement,
+    engine_urls,
+    find_python,
+    place_roles,
+    place_sampler,
+)
 
 CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
 H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rnow.config.load import load_config
-from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError, ModelError
+from rnow.plan.devices import Devices, Gpu
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.make import device_variables, make_plan
 from rnow.plan.memory import GIB

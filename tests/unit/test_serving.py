@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from rnow.config.load import load_config
-from rnow.devices import Devices, Gpu
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import VllmServerSettings
-from rnow.placing import place_roles
-from rnow.serving import (
+from rnow.plan.devices import Devices, Gpu
+from rnow.plan.engine_specs import (
     Serving,
     adapter_rank,
     dtype_tolerance,
@@ -19,6 +18,7 @@ from rnow.serving import (
     scoring_spec,
     trainer_environment,
 )
+from rnow.plan.placing import place_roles
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"

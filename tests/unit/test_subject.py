@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from rnow.config.load import LoadedConfig, load_config
 from rnow.errors import UsageError
-from rnow.model_files import ModelFiles
+from rnow.plan.model_files import ModelFiles
 from rnow.subject import Choice, choose_model, clear_scratch, prepare_subject
 
 CONFIG = """

@@ -14,8 +14,8 @@ from rnow.browser.settings import BrowserSettings
 from rnow.config.load import LoadedConfig
 from rnow.environment import site_folders, worker_settings
 from rnow.errors import UsageError
-from rnow.model_files import find_tokenizer
 from rnow.page_stores import check_store
+from rnow.plan.model_files import find_tokenizer
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool

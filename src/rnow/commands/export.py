@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 
 from rnow.errors import CheckpointError
-from rnow.model_files import find_model
 from rnow.model_folder import export_model
+from rnow.plan.model_files import find_model
 from rnow.rundir import RunDirectory
 
 __all__ = ["export_run"]

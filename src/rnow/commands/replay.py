@@ -13,7 +13,7 @@ from rnow.journal import read_journal
 from rnow.learner.checkpoint import load_checkpoint
 from rnow.learner.policy import Policy
 from rnow.learner.trainer import Trainer
-from rnow.model_files import fetch_model, find_model
+from rnow.plan.model_files import fetch_model, find_model
 from rnow.records import Batch
 from rnow.rundir import RunDirectory
 from rnow.saving import weights_of

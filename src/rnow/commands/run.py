@@ -8,11 +8,11 @@ from rich.console import Console
 
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.errors import Interrupted, UsageError
-from rnow.model_files import fetch_model
 from rnow.page_stores import require_contact
-from rnow.placing import place_roles
+from rnow.plan.engine_specs import Serving, trainer_environment
+from rnow.plan.model_files import fetch_model
+from rnow.plan.placing import place_roles
 from rnow.rundir import RunDirectory, slug
-from rnow.serving import Serving, trainer_environment
 
 __all__ = ["run_name", "train_project"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rnow.devices import Gpu
+from rnow.plan.devices import Gpu
 from rnow.plan.layout import find_plan
 from rnow.plan.records import Plan, Workload
 

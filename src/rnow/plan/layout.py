@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
 
-from rnow.devices import Gpu
+from rnow.plan.devices import Gpu
 from rnow.plan.memory import (
     GIB,
     RoleMemory,

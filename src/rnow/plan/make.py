@@ -16,9 +16,9 @@ help is found by planning again with it (advice.py).
 
 from collections.abc import Mapping, Sequence
 
-from rnow.devices import Devices, Gpu
 from rnow.errors import ConfigError, ModelError
 from rnow.plan.advice import advise
+from rnow.plan.devices import Devices, Gpu
 from rnow.plan.layout import Shortage, find_plan
 from rnow.plan.memory import GIB
 from rnow.plan.records import Plan, Role, Workload

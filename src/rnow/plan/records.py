@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rnow.config.settings import Config
-from rnow.devices import Gpu
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP
+from rnow.plan.devices import Gpu
 from rnow.plan.figures import ModelFigures
 from rnow.plan.memory import GIB, RoleMemory, ServerLoad, TrainerLoad
 

@@ -25,6 +25,13 @@ from rnow.environment import Environment, open_environment
 from rnow.errors import Interrupted, RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
 from rnow.model_folder import write_model_folder
+from rnow.plan.engine_specs import (
+    Serving,
+    dtype_tolerance,
+    role_tolerance,
+    sampling_spec,
+    scoring_spec,
+)
 from rnow.records import Prompt
 from rnow.resume import check_inputs, check_resumable, fingerprints
 from rnow.rundir import RunDirectory
@@ -32,13 +39,6 @@ from rnow.runtime.garbage import rare_collections
 from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
-from rnow.serving import (
-    Serving,
-    dtype_tolerance,
-    role_tolerance,
-    sampling_spec,
-    scoring_spec,
-)
 from rnow.training.collect import Collector
 from rnow.training.loop import Parts, train
 from rnow.training.monitor import Monitor

@@ -7,8 +7,8 @@ from rnow.chat.template import ChatTemplate
 from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError, ModelError, TemplateError
-from rnow.model_files import find_tokenizer
-from rnow.placing import place_roles
+from rnow.plan.model_files import find_tokenizer
+from rnow.plan.placing import place_roles
 from rnow.records import Prompt
 from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.vocabulary import compare_token_maps, token_map

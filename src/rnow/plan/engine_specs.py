@@ -15,8 +15,8 @@ from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.untied import is_tied
-from rnow.placing import EngineRole, Placement, engine_urls, find_python
 from rnow.plan.make import device_variables
+from rnow.plan.placing import EngineRole, Placement, engine_urls, find_python
 from rnow.plan.records import Plan, Role
 
 __all__ = [

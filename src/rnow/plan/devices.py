@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from rnow.errors import ModelError
-from rnow.model_files import ModelFiles, hub_cache
+from rnow.plan.model_files import ModelFiles, hub_cache
 
 __all__ = ["Devices", "Gpu", "check_models", "find_devices", "usable_gpus"]
 

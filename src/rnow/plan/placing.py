@@ -15,11 +15,11 @@ from typing import Literal
 
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.config.settings import Config
-from rnow.devices import Devices, check_models, find_devices, usable_gpus
 from rnow.errors import ConfigError, ModelError
-from rnow.model_files import ModelFiles, fetch_model, find_model
+from rnow.plan.devices import Devices, check_models, find_devices, usable_gpus
 from rnow.plan.figures import load_figures
 from rnow.plan.make import make_plan
+from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.records import EngineKind, Plan, Workload
 
 __all__ = [
