@@ -7,7 +7,7 @@ import pytest
 from rnow.commands.test.sample import NO_REWARDS, Rewards
 from rnow.errors import DataError, ToolDefinitionError
 from rnow.records import Prompt
-from rnow.rewards.runner import RewardRunner, RewardSettings
+from rnow.tools.rewards import RewardRunner, RewardSettings
 
 REWARDS = """
 import asyncio, os, time

@@ -3,7 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rnow.rewards.worker import as_number
+from rnow.tools.reward_worker import as_number
 
 
 @pytest.mark.parametrize(

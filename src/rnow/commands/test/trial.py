@@ -39,11 +39,11 @@ from rnow.evaluation import expected_of, task_of
 from rnow.grading import grade
 from rnow.page_stores import require_contact
 from rnow.records import Prompt, RolloutId, Trajectory
-from rnow.rewards.runner import RewardRunner, RewardSettings
 from rnow.runtime.console import sayer
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.subject import Subject, choose_model, clear_scratch, open_subject, prepare_subject
+from rnow.tools.rewards import RewardRunner, RewardSettings
 
 __all__ = ["Wishes", "try_project"]
 

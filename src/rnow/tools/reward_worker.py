@@ -1,4 +1,4 @@
-"""The reward worker: `python -m rnow.rewards.worker SOCKET`, started by rnow.rewards.runner.
+"""The reward worker: `python -m rnow.tools.reward_worker SOCKET`, started by rnow.tools.rewards.
 
 It imports rewards.py, which is the user's code and may do anything, and computes one value at a
 time. What hangs is ended from outside, with the process; where the controller is gone the thread

@@ -155,7 +155,7 @@ class _Worker:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     # -P: the project's own files must not stand before the standard library's.
-                    *("-P", "-u", "-m", "rnow.rewards.worker", str(theirs.fileno())),
+                    *("-P", "-u", "-m", "rnow.tools.reward_worker", str(theirs.fileno())),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
