@@ -8,10 +8,10 @@ from pathlib import Path
 from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
+from rnow.chat.prompts import PromptFile, read_prompt_file
 from rnow.chat.template import ChatTemplate
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
-from rnow.data import PromptFile, read_prompt_file
 from rnow.engines.base import Engine
 from rnow.page_stores import check_store, store_folder
 from rnow.records import Prompt, RolloutId, Trajectory

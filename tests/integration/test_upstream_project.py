@@ -7,8 +7,8 @@ import pytest
 from chromium import chromium_executable
 from loopback import serve_pub
 
+from rnow.chat.prompts import read_prompt_file
 from rnow.config.load import load_config
-from rnow.data import read_prompt_file
 from rnow.environment import worker_settings
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolCall

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnow.chat.prompt_line import fill_in
+from rnow.chat.prompts import prompt_order, read_prompt_file, steps_per_run
 from rnow.config.types import DatasetType
-from rnow.data import prompt_order, read_prompt_file, steps_per_run
-from rnow.data_entries import fill_in
 from rnow.errors import DataError, Problem
 from rnow.records import Prompt
 

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 import rnow.scaffold
 
+from rnow.chat.prompts import read_prompt_file
 from rnow.config.load import load_config
-from rnow.data import read_prompt_file
 from rnow.grading import grade
 
 ROOT = Path(__file__).parents[2]

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import rnow.scaffold
 
+from rnow.chat.prompts import read_prompt_file
 from rnow.commands.init import TEMPLATES, init_project
 from rnow.config.load import load_config
-from rnow.data import read_prompt_file
 from rnow.errors import UsageError
 
 PACKAGED = Path(rnow.commands.init.__file__).parent / "templates"

@@ -4,8 +4,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 
+from rnow.chat.vocabulary import compare_token_maps, token_map
 from rnow.errors import ModelError
-from rnow.vocabulary import compare_token_maps, token_map
 
 
 def save_tokenizer(folder: Path, vocabulary: dict[str, int], added: list[str]) -> Path:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnow.chat.check import check_template
+from rnow.chat.bridge_check import check_template
 from rnow.chat.markup import Markup
 from rnow.chat.toolcalls import parse_tool_calls
 from rnow.errors import ModelError, TemplateError

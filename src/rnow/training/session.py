@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rnow.chat.compare import template_difference
+from rnow.chat.vocabulary import compare_token_maps, token_map
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config, TeacherSettings
 from rnow.engines.base import Engine
@@ -46,7 +47,6 @@ from rnow.training.parts import Learner
 from rnow.training.publish import Publisher
 from rnow.training.teacher import Teacher
 from rnow.training.wiring import prompts_by_step
-from rnow.vocabulary import compare_token_maps, token_map
 
 __all__ = ["ModelFolders", "Session", "run_session"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rnow.chat.prompts import prompt_order
 from rnow.config.settings import Config
-from rnow.data import prompt_order
 from rnow.learner.objective import ObjectiveSettings
 from rnow.learner.policy import PolicySettings
 from rnow.learner.trainer import TrainerSettings

@@ -9,10 +9,10 @@ from typing import Any
 
 from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.settings import BrowserSettings
+from rnow.chat.prompts import read_prompt_file, steps_per_run
 from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
 from rnow.config.source import ConfigSource, read_source
-from rnow.data import read_prompt_file, steps_per_run
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
 from rnow.page_stores import require_pages
 from rnow.records import Prompt

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rnow.chat.template import ChatTemplate
+from rnow.chat.vocabulary import compare_token_maps, token_map
 from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError, ModelError, TemplateError
@@ -11,7 +12,6 @@ from rnow.plan.model_files import find_tokenizer
 from rnow.plan.placing import place_roles
 from rnow.records import Prompt
 from rnow.tools.base import ToolSchema, allowed_schemas
-from rnow.vocabulary import compare_token_maps, token_map
 
 __all__ = ["check_chat", "check_devices", "check_tokenizers", "window_problem"]
 

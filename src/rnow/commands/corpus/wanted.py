@@ -23,8 +23,8 @@ from rnow.browser.errors import BrowseError
 from rnow.browser.rules.guard import check_url
 from rnow.browser.rules.hosts import HostRules
 from rnow.browser.settings import BrowserSettings
+from rnow.chat.prompts import read_prompt_file
 from rnow.config.settings import Config
-from rnow.data import read_prompt_file
 from rnow.errors import UsageError
 from rnow.journal import read_journal
 from rnow.records import Prompt, ToolOutcome

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rnow.chat.prompt_line import EntryReader
 from rnow.config.types import DatasetType
-from rnow.data_entries import EntryReader
 from rnow.errors import DataError, Problem
 from rnow.records import Prompt, derive_seed
 
