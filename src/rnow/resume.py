@@ -12,7 +12,7 @@ from typing import Any
 
 from rnow.config.settings import Config
 from rnow.errors import CheckpointError
-from rnow.page_stores import store_fingerprint
+from rnow.rollout.project_pages import store_fingerprint
 
 __all__ = ["check_inputs", "check_resumable", "fingerprints"]
 

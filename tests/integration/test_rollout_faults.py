@@ -9,7 +9,7 @@ from rnow.browser.settings import BrowserSettings
 from rnow.chat.template import ChatTemplate
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.records import EndReason, Prompt, RolloutId, ToolOutcome
-from rnow.rollout import RolloutLimits, run_rollout
+from rnow.rollout.attempt import RolloutLimits, run_rollout
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 from rnow.training.metrics import rollout_metrics

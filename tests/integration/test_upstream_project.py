@@ -9,8 +9,8 @@ from loopback import serve_pub
 
 from rnow.chat.prompts import read_prompt_file
 from rnow.config.load import load_config
-from rnow.environment import worker_settings
 from rnow.records import RolloutId, ToolOutcome
+from rnow.rollout.environment import worker_settings
 from rnow.tools.base import ToolCall
 from rnow.tools.pool import ToolPool
 

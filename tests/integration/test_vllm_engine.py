@@ -27,7 +27,7 @@ from rnow.records import (
     RolloutId,
     StopReason,
 )
-from rnow.rollout import RolloutLimits, run_rollout
+from rnow.rollout.attempt import RolloutLimits, run_rollout
 from rnow.tools.fake import ScriptedTools
 
 pytestmark = [

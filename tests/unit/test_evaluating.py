@@ -10,10 +10,10 @@ from rnow.browser.local_sites import LocalSites
 from rnow.chat.template import ChatTemplate
 from rnow.config.settings import Config
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
-from rnow.environment import Environment
 from rnow.errors import DataError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
-from rnow.rollout import RolloutLimits
+from rnow.rollout.attempt import RolloutLimits
+from rnow.rollout.environment import Environment
 from rnow.rundir import RunDirectory
 from rnow.training.monitor import Monitor
 

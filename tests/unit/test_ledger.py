@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from rnow.engines.base import Completion
 from rnow.errors import EngineError
-from rnow.ledger import Ledger
 from rnow.records import EndReason, RolloutId, StopReason, ToolCallRecord, ToolOutcome, Trajectory
+from rnow.rollout.ledger import Ledger
 
 EOT = 2  # the id that every bridge here begins with
 OTHER_STOP = 3

@@ -22,7 +22,7 @@ from rnow.records import (
     Trajectory,
     derive_seed,
 )
-from rnow.rollout import RolloutLimits, run_rollout
+from rnow.rollout.attempt import RolloutLimits, run_rollout
 from rnow.tools.base import ToolAnswer, ToolCall, ToolRunner, ToolSchema
 
 ID = RolloutId(3, 17, 1)

@@ -12,11 +12,11 @@ from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
 from rnow.config.load import LoadedConfig
-from rnow.environment import site_folders, worker_settings
 from rnow.errors import UsageError
-from rnow.page_stores import check_store
 from rnow.plan.model_files import find_tokenizer
 from rnow.records import RolloutId, ToolOutcome
+from rnow.rollout.environment import site_folders, worker_settings
+from rnow.rollout.project_pages import check_store
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool
 

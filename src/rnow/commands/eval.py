@@ -14,8 +14,8 @@ from rnow.commands.run import run_name
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.errors import DataError, UsageError
 from rnow.evaluation import Evaluation, Figures
-from rnow.page_stores import require_contact
 from rnow.passes import PassAtK
+from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import make_bar, sayer
 from rnow.subject import choose_model, clear_scratch, prepare_subject
 

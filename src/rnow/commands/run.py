@@ -8,10 +8,10 @@ from rich.console import Console
 
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.errors import Interrupted, UsageError
-from rnow.page_stores import require_contact
 from rnow.plan.engine_specs import Serving, trainer_environment
 from rnow.plan.model_files import fetch_model
 from rnow.plan.placing import place_roles
+from rnow.rollout.project_pages import require_contact
 from rnow.rundir import RunDirectory, slug
 
 __all__ = ["run_name", "train_project"]

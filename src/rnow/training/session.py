@@ -22,7 +22,6 @@ from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
-from rnow.environment import Environment, open_environment
 from rnow.errors import Interrupted, RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
 from rnow.model_folder import write_model_folder
@@ -35,6 +34,7 @@ from rnow.plan.engine_specs import (
 )
 from rnow.records import Prompt
 from rnow.resume import check_inputs, check_resumable, fingerprints
+from rnow.rollout.environment import Environment, open_environment
 from rnow.rundir import RunDirectory
 from rnow.runtime.garbage import rare_collections
 from rnow.runtime.heartbeat import beating

@@ -14,8 +14,8 @@ from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
-from rnow.page_stores import require_pages
 from rnow.records import Prompt
+from rnow.rollout.project_pages import require_pages
 from rnow.tools.base import ToolSchema
 from rnow.tools.pool import describe_tools
 from rnow.tools.settings import WorkerSettings

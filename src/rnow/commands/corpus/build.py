@@ -11,7 +11,7 @@ from rnow.commands.corpus.fetch import Built, build_corpus, estimate_s, missing_
 from rnow.commands.corpus.wanted import Wanted, wanted_pages
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError
-from rnow.page_stores import require_contact
+from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import sayer
 
 __all__ = ["build_project"]

@@ -21,7 +21,7 @@ from rnow.browser.store.store import PageStore, StoredRow
 from rnow.commands.browse import Pages, open_pages
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
-from rnow.page_stores import require_contact, require_pages, store_folder
+from rnow.rollout.project_pages import require_contact, require_pages, store_folder
 from rnow.tools.base import ToolAnswer
 
 __all__ = [

@@ -23,7 +23,6 @@ from rnow.commands.test.sample import NO_REWARDS, Sample, make_folder, write_sam
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
 from rnow.config.load import LoadedConfig, require_distill
-from rnow.environment import Environment, Roll, open_environment
 from rnow.errors import (
     DataError,
     DeadlineError,
@@ -37,8 +36,9 @@ from rnow.errors import (
 from rnow.evaluate import answer_text
 from rnow.evaluation import expected_of, task_of
 from rnow.grading import grade
-from rnow.page_stores import require_contact
 from rnow.records import Prompt, RolloutId, Trajectory
+from rnow.rollout.environment import Environment, Roll, open_environment
+from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import sayer
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest

@@ -13,9 +13,9 @@ from rnow.chat.template import ChatTemplate
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
-from rnow.page_stores import check_store, store_folder
 from rnow.records import Prompt, RolloutId, Trajectory
-from rnow.rollout import RolloutLimits, run_rollout
+from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.rollout.project_pages import check_store, store_folder
 from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings

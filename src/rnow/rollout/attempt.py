@@ -25,7 +25,6 @@ from rnow.chat.markup import storable
 from rnow.chat.template import ChatTemplate
 from rnow.engines.base import Completion, Engine
 from rnow.errors import EngineError, RolloutError
-from rnow.ledger import Ledger
 from rnow.records import (
     EndReason,
     Prompt,
@@ -35,6 +34,7 @@ from rnow.records import (
     Trajectory,
     derive_seed,
 )
+from rnow.rollout.ledger import Ledger
 from rnow.runtime.kill_points import point
 from rnow.tools.base import ToolCall, ToolRunner, allowed_schemas
 

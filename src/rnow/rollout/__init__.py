@@ -1,0 +1,1 @@
+"""One attempt at a prompt, and what it happens in."""
