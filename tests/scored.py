@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from rnow.journal import scored_to_json
 from rnow.records import (
     EndReason,
     RolloutId,
@@ -13,6 +12,7 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
+from rnow.runs.journal import scored_to_json
 
 
 def make_scored(id: RolloutId, *, policy_version: int = 0) -> ScoredTrajectory:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from rnow.journal import read_journal
 from rnow.records import ScoredTrajectory
+from rnow.runs.journal import read_journal
 
 
 def rnow(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -24,7 +24,7 @@ from rnow.errors import UsageError
 from rnow.plan.engine_specs import Serving, adapter_rank, sampling_spec, trainer_environment
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.placing import EngineRole, place_sampler
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 from rnow.training.monitor import StartTeller
 
 __all__ = [
@@ -177,7 +177,7 @@ def _find(folder: Path) -> Path | None:
 
 def _write_checkpoint(checkpoint: Path, folder: Path, *, student: Path) -> Path:
     """Make the adapter or the model of a checkpoint; return `folder`."""
-    from rnow.checkpoint_model import write_checkpoint_model
+    from rnow.runs.checkpoint_model import write_checkpoint_model
 
     run = RunDirectory(checkpoint.parent.parent)
     write_checkpoint_model(folder, checkpoint=checkpoint, run=run, student=student)

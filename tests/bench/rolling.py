@@ -15,7 +15,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.engines.base import Engine
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rollout.attempt import RolloutLimits, run_rollout
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 from rnow.training.collect import Collector

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from loopback import serve_pub
 
-from rnow.archive import journals, read_bytes
 from rnow.browser.settings import BrowserSettings, StoreMode
 from rnow.browser.store.store import INDEX_FILE
 from rnow.commands.init import init_project
@@ -21,6 +20,7 @@ from rnow.config.load import load_config
 from rnow.engines.spec import EngineSpec
 from rnow.evaluating import evaluate_model
 from rnow.records import RolloutId
+from rnow.runs.archive import journals, read_bytes
 from rnow.subject import Subject
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 from scored import assert_same, make_scored
 
-from rnow.archive import compress, expand, forget_oldest, journals
-from rnow.journal import Journal, read_journal
 from rnow.records import RolloutId
-from rnow.rundir import RunDirectory
+from rnow.runs.archive import compress, expand, forget_oldest, journals
+from rnow.runs.folder import RunDirectory
+from rnow.runs.journal import Journal, read_journal
 
 
 def write_journal(path: Path, step: int) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from rnow.errors import EngineError, RolloutError, TeacherError, ToolDefinitionError
-from rnow.journal import read_journal
 from rnow.records import (
     EndReason,
     Prompt,
@@ -18,7 +17,8 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
+from rnow.runs.journal import read_journal
 from rnow.training.collect import Collected, Collector
 from rnow.training.metrics import step_metrics
 

@@ -14,7 +14,7 @@ from rnow.errors import DataError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
 from rnow.rollout.attempt import RolloutLimits
 from rnow.rollout.environment import Environment
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 from rnow.training.monitor import Monitor
 
 QUESTION = {"role": "user", "content": "Which company?"}

@@ -11,9 +11,9 @@ import pytest
 from scored import make_scored
 
 from rnow.errors import SpaceError
-from rnow.journal import Journal, read_journal
 from rnow.records import RolloutId
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
+from rnow.runs.journal import Journal, read_journal
 from rnow.runtime.atomic_files import replace_file, replace_folder
 from rnow.runtime.logs import log_to
 

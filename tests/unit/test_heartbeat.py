@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from rnow.commands.status import describe_runs
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 from rnow.runtime.deadline import within
 from rnow.runtime.heartbeat import beating
 

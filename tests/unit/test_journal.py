@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 from scored import assert_same, make_scored
 
-from rnow.journal import Journal, read_journal, scored_from_json, scored_to_json
 from rnow.records import RolloutId, ScoredTrajectory
+from rnow.runs.journal import Journal, read_journal, scored_from_json, scored_to_json
 
 
 def test_a_scored_trajectory_survives_json_bit_for_bit() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 from rnow.training.monitor import Monitor
 
 METRICS = {

@@ -8,7 +8,7 @@ import pytest
 from rnow.engines.base import Scores
 from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import PublicationError
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 from rnow.training.publish import Publisher
 
 PROBE = [3, 1, 4, 1, 5]

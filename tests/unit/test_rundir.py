@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from rnow.errors import CheckpointError
-from rnow.resume import check_inputs, check_resumable
-from rnow.rundir import RunDirectory, slug
+from rnow.runs.folder import RunDirectory, slug
+from rnow.runs.resume import check_inputs, check_resumable
 
 
 def make_run(folder: Path) -> RunDirectory:

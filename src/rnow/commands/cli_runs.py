@@ -31,7 +31,7 @@ def stop(
 ) -> None:
     """Ask a run to save and end; say how to go on."""
     from rnow.commands.status import stop_run
-    from rnow.rundir import RunDirectory
+    from rnow.runs.folder import RunDirectory
 
     if not run_folder.is_dir():
         raise UsageError(f"{run_folder} is not a run's folder; to see them: rnow status")

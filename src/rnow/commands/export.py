@@ -6,9 +6,9 @@ from pathlib import Path
 import yaml
 
 from rnow.errors import CheckpointError
-from rnow.model_folder import export_model
 from rnow.plan.model_files import find_model
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
+from rnow.runs.model_folder import export_model
 
 __all__ = ["export_run"]
 

@@ -9,14 +9,14 @@ import torch
 
 from rnow.config.settings import Config
 from rnow.errors import UsageError
-from rnow.journal import read_journal
 from rnow.learner.checkpoint import load_checkpoint
 from rnow.learner.policy import Policy
 from rnow.learner.trainer import Trainer
 from rnow.plan.model_files import fetch_model, find_model
 from rnow.records import Batch
-from rnow.rundir import RunDirectory
-from rnow.saving import weights_of
+from rnow.runs.folder import RunDirectory
+from rnow.runs.journal import read_journal
+from rnow.runs.saving import weights_of
 from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
 __all__ = ["Replayed", "count_moves", "replay_update"]

@@ -12,7 +12,7 @@ from rnow.plan.engine_specs import Serving, trainer_environment
 from rnow.plan.model_files import fetch_model
 from rnow.plan.placing import place_roles
 from rnow.rollout.project_pages import require_contact
-from rnow.rundir import RunDirectory, slug
+from rnow.runs.folder import RunDirectory, slug
 
 __all__ = ["run_name", "train_project"]
 

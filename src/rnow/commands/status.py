@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rnow.errors import DeadlineError, UsageError
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 
 __all__ = ["describe_runs", "stop_run"]
 

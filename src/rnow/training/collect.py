@@ -21,9 +21,9 @@ from rnow.errors import (
     TeacherError,
     TemplateError,
 )
-from rnow.journal import Journal, read_journal
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
+from rnow.runs.journal import Journal, read_journal
 
 __all__ = ["Collected", "Collector"]
 

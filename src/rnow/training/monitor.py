@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 from rnow.runtime.console import make_bar, sayer
 from rnow.training.alarms import alarms
 

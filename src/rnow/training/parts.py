@@ -6,8 +6,8 @@ from pathlib import Path
 from rnow.config.settings import Config
 from rnow.learner.policy import Policy
 from rnow.learner.trainer import Trainer
-from rnow.rundir import RunDirectory
-from rnow.saving import Saver
+from rnow.runs.folder import RunDirectory
+from rnow.runs.saving import Saver
 from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
 __all__ = ["Learner"]

@@ -15,7 +15,7 @@ from rnow.engines.base import Engine
 from rnow.engines.vllm.untied import is_tied
 from rnow.errors import PublicationError
 from rnow.records import FloatArray
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 from rnow.runtime.kill_points import point
 
 __all__ = ["Publisher"]

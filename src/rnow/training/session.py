@@ -24,7 +24,6 @@ from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import Interrupted, RnowError, TeacherError
 from rnow.evaluating import HeldOutEvaluator, held_out_prompts
-from rnow.model_folder import write_model_folder
 from rnow.plan.engine_specs import (
     Serving,
     dtype_tolerance,
@@ -33,9 +32,10 @@ from rnow.plan.engine_specs import (
     scoring_spec,
 )
 from rnow.records import Prompt
-from rnow.resume import check_inputs, check_resumable, fingerprints
 from rnow.rollout.environment import Environment, open_environment
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
+from rnow.runs.model_folder import write_model_folder
+from rnow.runs.resume import check_inputs, check_resumable, fingerprints
 from rnow.runtime.garbage import rare_collections
 from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to

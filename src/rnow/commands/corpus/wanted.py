@@ -18,7 +18,6 @@ from typing import Any
 
 from yarl import URL
 
-from rnow.archive import journals
 from rnow.browser.errors import BrowseError
 from rnow.browser.rules.guard import check_url
 from rnow.browser.rules.hosts import HostRules
@@ -26,8 +25,9 @@ from rnow.browser.settings import BrowserSettings
 from rnow.chat.prompts import read_prompt_file
 from rnow.config.settings import Config
 from rnow.errors import UsageError
-from rnow.journal import read_journal
 from rnow.records import Prompt, ToolOutcome
+from rnow.runs.archive import journals
+from rnow.runs.journal import read_journal
 
 __all__ = ["Wanted", "wanted_pages"]
 

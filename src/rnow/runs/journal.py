@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rnow.archive import read_bytes
+from rnow.runs.archive import read_bytes
 from rnow.records import (
     BoolArray,
     EndReason,

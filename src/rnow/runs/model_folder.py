@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from rnow.learner.policy import Policy, export_merged
-from rnow.rundir import RunDirectory
+from rnow.runs.folder import RunDirectory
 from rnow.runtime.atomic_files import replace_folder
 from rnow.runtime.kill_points import point
 
