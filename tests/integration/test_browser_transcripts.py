@@ -10,10 +10,10 @@ from chromium import chromium_executable
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.engines.spec import EngineSpec
-from rnow.evaluating import evaluate_model
-from rnow.evaluation import Evaluation
+from rnow.evaluation.figures import Evaluation
+from rnow.evaluation.held_out import evaluate_model
+from rnow.evaluation.subject import Subject
 from rnow.records import Prompt
-from rnow.subject import Subject
 
 NUM_PROMPTS = 96
 

@@ -18,10 +18,10 @@ from rnow.browser.store.store import INDEX_FILE
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.engines.spec import EngineSpec
-from rnow.evaluating import evaluate_model
+from rnow.evaluation.held_out import evaluate_model
+from rnow.evaluation.subject import Subject
 from rnow.records import RolloutId
 from rnow.runs.archive import journals, read_bytes
-from rnow.subject import Subject
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings

@@ -8,7 +8,7 @@ import pytest
 from rnow.browser.text.pagination import page_text
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
-from rnow.grading import grade
+from rnow.evaluation.grading import grade
 from rnow.templates.clinic import make_site
 
 TEMPLATE = Path(make_site.__file__).parent

@@ -8,8 +8,8 @@ from rich.console import Console
 from rnow.chat.template import ChatTemplate
 from rnow.commands.eval import show_evaluation
 from rnow.errors import EngineError, RolloutError
-from rnow.evaluate import answer_text, evaluate
-from rnow.passes import PassAtK
+from rnow.evaluation.attempts import answer_text, evaluate
+from rnow.evaluation.pass_at_k import PassAtK
 from rnow.records import (
     EndReason,
     Prompt,

@@ -11,7 +11,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.config.settings import Config
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.errors import DataError
-from rnow.evaluating import HeldOutEvaluator, held_out_prompts
+from rnow.evaluation.held_out import HeldOutEvaluator, held_out_prompts
 from rnow.rollout.attempt import RolloutLimits
 from rnow.rollout.environment import Environment
 from rnow.runs.folder import RunDirectory

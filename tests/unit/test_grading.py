@@ -1,6 +1,6 @@
 import pytest
 
-from rnow.grading import (
+from rnow.evaluation.grading import (
     ConstantAnswer,
     Grade,
     best_constants,

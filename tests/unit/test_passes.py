@@ -3,7 +3,7 @@ from itertools import combinations
 import pytest
 
 from rnow.errors import UsageError
-from rnow.passes import PassAtK, attempts_of, choose_passes, pass_at_k, temperatures
+from rnow.evaluation.pass_at_k import PassAtK, attempts_of, choose_passes, pass_at_k, temperatures
 
 
 def test_pass_at_k_is_the_share_of_draws_that_hold_a_right_attempt() -> None:

@@ -13,7 +13,7 @@ import rnow.scaffold
 
 from rnow.chat.prompts import read_prompt_file
 from rnow.config.load import load_config
-from rnow.grading import grade
+from rnow.evaluation.grading import grade
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = Path(rnow.commands.init.__file__).parent / "templates" / "medbrowsecomp"

@@ -13,7 +13,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.commands.test.sample import NO_REWARDS, Rewards, Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
-from rnow.grading import Grade
+from rnow.evaluation.grading import Grade
 from rnow.records import (
     EndReason,
     Prompt,

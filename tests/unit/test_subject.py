@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from rnow.config.load import LoadedConfig, load_config
 from rnow.errors import UsageError
+from rnow.evaluation.subject import Choice, choose_model, clear_scratch, prepare_subject
 from rnow.plan.model_files import ModelFiles
-from rnow.subject import Choice, choose_model, clear_scratch, prepare_subject
 
 CONFIG = """
 data: {batch_size: 4}

@@ -65,7 +65,7 @@ def eval_(
     json_: Json = False,
 ) -> None:
     """Measure accuracy on the held-out prompts."""
-    from rnow.passes import PassAtK, choose_passes
+    from rnow.evaluation.pass_at_k import PassAtK, choose_passes
 
     passes = choose_passes(
         [

@@ -15,7 +15,7 @@ from rnow.commands.run import train_project
 from rnow.config.load import LoadedConfig, load_config
 from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
-from rnow.evaluation import Evaluation
+from rnow.evaluation.figures import Evaluation
 from rnow.runtime.console import sayer
 
 __all__ = ["run_demo"]
@@ -85,8 +85,8 @@ def _measure(
     loaded: LoadedConfig, directory: Path, model: str, *, adapter: Path | None = None
 ) -> Evaluation:
     """Evaluate in this process, on the CPU, whatever the run's engine is: one measure for all."""
-    from rnow.evaluating import evaluate_model  # takes torch, and so seconds
-    from rnow.subject import Subject
+    from rnow.evaluation.held_out import evaluate_model
+    from rnow.evaluation.subject import Subject
 
     spec = EngineSpec(
         role="student",

@@ -13,11 +13,11 @@ from rich.text import Text
 from rnow.commands.run import run_name
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.errors import DataError, UsageError
-from rnow.evaluation import Evaluation, Figures
-from rnow.passes import PassAtK
+from rnow.evaluation.figures import Evaluation, Figures
+from rnow.evaluation.pass_at_k import PassAtK
+from rnow.evaluation.subject import choose_model, clear_scratch, prepare_subject
 from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import make_bar, sayer
-from rnow.subject import choose_model, clear_scratch, prepare_subject
 
 __all__ = ["evaluate_project", "show_evaluation"]
 
@@ -33,7 +33,7 @@ def evaluate_project(
 ) -> dict[str, Any]:
     """Return the figures of one model on data.val_file, and show them as a table.
 
-    `model`: as rnow.subject.choose_model takes it.
+    `model`: as rnow.evaluation.subject.choose_model takes it.
     """
     require_distill(loaded.config)
     require_contact(loaded)
@@ -41,7 +41,7 @@ def evaluate_project(
     say = sayer(console)
     subject, scratch = prepare_subject(loaded, project, choice=choice, command="eval", say=say)
     say(f"Model: {choice.name}")
-    from rnow.evaluating import evaluate_model
+    from rnow.evaluation.held_out import evaluate_model
 
     keep_logs = True  # messages name them, until it is known that there are none
     try:

@@ -23,7 +23,7 @@ from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import Interrupted, RnowError, TeacherError
-from rnow.evaluating import HeldOutEvaluator, held_out_prompts
+from rnow.evaluation.held_out import HeldOutEvaluator, held_out_prompts
 from rnow.plan.engine_specs import (
     Serving,
     dtype_tolerance,

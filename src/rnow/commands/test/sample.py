@@ -14,7 +14,7 @@ from typing import Any
 from rnow.chat.conversation import conversation, turn_text
 from rnow.chat.template import ChatTemplate
 from rnow.commands.test.tool_statistics import error_code
-from rnow.grading import Grade
+from rnow.evaluation.grading import Grade
 from rnow.records import EndReason, Prompt, Trajectory
 from rnow.runtime.atomic_files import replace_file
 

@@ -33,16 +33,22 @@ from rnow.errors import (
     TemplateError,
     UsageError,
 )
-from rnow.evaluate import answer_text
-from rnow.evaluation import expected_of, task_of
-from rnow.grading import grade
+from rnow.evaluation.attempts import answer_text
+from rnow.evaluation.figures import expected_of, task_of
+from rnow.evaluation.grading import grade
+from rnow.evaluation.subject import (
+    Subject,
+    choose_model,
+    clear_scratch,
+    open_subject,
+    prepare_subject,
+)
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout.environment import Environment, Roll, open_environment
 from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import sayer
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
-from rnow.subject import Subject, choose_model, clear_scratch, open_subject, prepare_subject
 from rnow.tools.rewards import RewardRunner, RewardSettings
 
 __all__ = ["Wishes", "try_project"]
@@ -56,7 +62,7 @@ MAX_TRANSCRIPTS = 5  # of more rollouts only a line each is shown
 class Wishes:
     """What the command line asks for."""
 
-    model: str | None  # as rnow.subject.choose_model takes it
+    model: str | None  # as rnow.evaluation.subject.choose_model takes it
     entries: Sequence[str] = ()  # as rnow.commands.test.entries.choose_entries does
     all_entries: bool = False
     num_rollouts: int = 1

@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from rnow.grading import normalize_task_name
+from rnow.evaluation.grading import normalize_task_name
 from rnow.medbrowse.answer_values import normalize_ingredient
 
 DATASET = "AIM-Harvard/MedBrowseComp"

@@ -21,9 +21,9 @@ from rnow.errors import (
     RolloutError,
     TemplateError,
 )
-from rnow.evaluation import Answer, Evaluation, expected_of, task_of
-from rnow.grading import grade
-from rnow.passes import GREEDY, PassAtK, attempts_of, temperatures
+from rnow.evaluation.figures import Answer, Evaluation, expected_of, task_of
+from rnow.evaluation.grading import grade
+from rnow.evaluation.pass_at_k import GREEDY, PassAtK, attempts_of, temperatures
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.runtime.kill_points import point
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from rnow.config.load import LoadedConfig
 from rnow.engines.base import Engine
 from rnow.errors import DataError
-from rnow.evaluate import Roll, evaluate
-from rnow.evaluation import Evaluation
-from rnow.passes import GREEDY, PassAtK
+from rnow.evaluation.attempts import Roll, evaluate
+from rnow.evaluation.figures import Evaluation
+from rnow.evaluation.pass_at_k import GREEDY, PassAtK
+from rnow.evaluation.subject import Subject, open_subject
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout.environment import Environment, open_environment
 from rnow.runtime.logs import log_to
-from rnow.subject import Subject, open_subject
 from rnow.training.monitor import Monitor
 
 __all__ = ["HeldOutEvaluator", "evaluate_model", "held_out_prompts"]

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from rnow.grading import (
+from rnow.evaluation.grading import (
     Grade,
     constant_answer_accuracy,
     is_not_available,
     wilson_interval,
 )
-from rnow.passes import GREEDY, PassAtK, attempts_of, pass_at_k
+from rnow.evaluation.pass_at_k import GREEDY, PassAtK, attempts_of, pass_at_k
 from rnow.records import EndReason, Prompt, ToolOutcome, Trajectory
 
 __all__ = ["Answer", "Evaluation", "Figures", "expected_of", "task_of"]
