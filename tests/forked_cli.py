@@ -13,7 +13,7 @@ import sys
 import peft  # noqa: F401
 import transformers  # noqa: F401
 
-import rnow.session  # noqa: F401
+import rnow.training.session  # noqa: F401
 from rnow.cli import main
 
 LIMIT_S = 240

@@ -24,9 +24,6 @@ from rnow.errors import Interrupted, RnowError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-
-__all__ = ["app", "main"]
-
 EPILOG = (
     "This product includes software developed by UncleCode (https://x.com/unclecode) as part of "
     "the Crawl4AI project (https://github.com/unclecode/crawl4ai)."

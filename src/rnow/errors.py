@@ -30,29 +30,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = [
-    "BadNumbersError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DeadlineError",
-    "EngineError",
-    "Interrupted",
-    "ModelError",
-    "OutOfMemoryError",
-    "Problem",
-    "PublicationError",
-    "RnowError",
-    "RolloutError",
-    "ServerError",
-    "SpaceError",
-    "StoreError",
-    "TeacherError",
-    "TemplateError",
-    "ToolDefinitionError",
-    "UsageError",
-]
-
 
 class RnowError(Exception):
     """Base of everything that rnow raises on purpose; `exit_code` is what the process ends with."""

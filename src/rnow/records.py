@@ -16,24 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Batch",
-    "BoolArray",
-    "EndReason",
-    "FloatArray",
-    "IntArray",
-    "Message",
-    "Prompt",
-    "RolloutId",
-    "ScoredTrajectory",
-    "StopReason",
-    "ToolCallRecord",
-    "ToolOutcome",
-    "Trajectory",
-    "Turn",
-    "derive_seed",
-]
-
 IntArray = NDArray[np.int32]
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]

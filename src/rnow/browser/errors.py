@@ -1,7 +1,5 @@
 """What the model is told where there is no page."""
 
-__all__ = ["BrowseError", "NotRenderedError"]
-
 
 class BrowseError(Exception):
     """A page that could not be read, as one of a few codes and one sentence.

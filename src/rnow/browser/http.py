@@ -37,8 +37,6 @@ from rnow.browser.rules.robots import MAX_ROBOTS_BYTES, Robots
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
-__all__ = ["HttpSource"]
-
 _READABLE = (
     *("text/", "application/xhtml+xml", "application/json", "application/xml"),
     "application/pdf",

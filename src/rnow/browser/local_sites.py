@@ -17,8 +17,6 @@ from aiohttp import web
 
 from rnow.errors import ConfigError
 
-__all__ = ["LocalSites", "find_file"]
-
 _OWN_SERVER = re.compile(r"127\.0\.0\.1:(\d{1,5})")
 
 

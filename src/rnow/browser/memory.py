@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from rnow.browser.text.pagination import Document
 
-__all__ = ["PageCache"]
-
 ReadDocument = Callable[[], Awaitable[Document]]
 
 

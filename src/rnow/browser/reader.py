@@ -24,8 +24,6 @@ from rnow.browser.source import PageSource, RawPage
 from rnow.browser.text.extract import extract_text
 from rnow.browser.text.pagination import Document, Limiter, paginate, show_page
 
-__all__ = ["Answer", "Browser"]
-
 _LOG = logging.getLogger(__name__)
 _NUM_CONVERTERS = 2  # threads; one page that takes long leaves the other to the rest
 

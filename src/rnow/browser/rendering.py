@@ -17,8 +17,6 @@ from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.text.markdown import num_visible_chars
 
-__all__ = ["RenderingSource"]
-
 _LOG = logging.getLogger(__name__)
 _DOES_SOMETHING = re.compile(rb"<script|http-equiv\s*=\s*[\"']?refresh", re.IGNORECASE)
 

@@ -9,8 +9,6 @@ from typing import Literal
 
 from rnow import __version__
 
-__all__ = ["BrowserSettings", "StoreMode"]
-
 StoreMode = Literal["live", "record", "replay", "replay_then_live"]
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rnow.browser.reader import Answer, Browser
     from rnow.browser.text.pagination import Limiter
 
-__all__ = ["SharedBrowser", "close", "configure", "get"]
-
 _CLOSE_TIMEOUT_S = 5.0
 
 

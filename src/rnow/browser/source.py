@@ -7,8 +7,6 @@ from typing import Protocol
 
 from yarl import URL
 
-__all__ = ["PageSource", "RawPage"]
-
 # The web's encodings. Python knows others, which are no encodings of text (zlib) or slow (idna).
 _CHARSET = re.compile(
     r"utf-?(8|16|16le|16be)|us-ascii|ascii|iso-?8859-?\d+|latin-?1|windows-?125\d|cp125\d|koi8-[ru]"

@@ -26,8 +26,6 @@ from rnow.tools.base import ToolSchema
 if TYPE_CHECKING:  # chat.py imports this module
     from rnow.chat.template import ChatTemplate
 
-__all__ = ["check_template"]
-
 _CALL = '<tool_call>\n{"name": "look_up", "arguments": {"query": "rnow"}}\n</tool_call>'
 _CONTENTS = {
     "a short answer": "Yes.",

@@ -9,8 +9,6 @@ import json
 from itertools import zip_longest
 from pathlib import Path
 
-__all__ = ["template_difference"]
-
 
 def template_difference(student: Path, teacher: Path) -> str | None:
     """Return a sentence with the first line that differs; None if there is none to tell of."""

@@ -7,8 +7,6 @@ from typing import Any
 from rnow.chat.template import ChatTemplate
 from rnow.records import Prompt, ToolCallRecord, Trajectory, Turn
 
-__all__ = ["conversation", "split_thinking", "turn_text"]
-
 Message = dict[str, Any]
 
 _THINKING_END = "</think>"

@@ -27,8 +27,6 @@ from tokenizers import Tokenizer
 
 from rnow.errors import TemplateError
 
-__all__ = ["Markup", "storable"]
-
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 _CANNOT_HIDE = re.compile(r"[\s\"\\]")
 # What a vocabulary without a byte fallback may lack: controls, accents, Han, emoji, private use.

@@ -15,8 +15,6 @@ from rnow.config.types import DatasetType
 from rnow.errors import Problem
 from rnow.records import Message, Prompt
 
-__all__ = ["EntryReader", "fill_in"]
-
 _ROLES = ("system", "user", "assistant", "tool")
 _CONTAINER_KEYS = ("docker", "docker_env", "docker_cmd", "sandbox")
 _IMAGE_PARTS = ("image", "image_url", "input_image")

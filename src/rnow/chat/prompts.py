@@ -1,4 +1,4 @@
-"""train.jsonl -> prompts, and the order in which a run takes them.
+"""train.jsonl -> prompts.
 
 One JSON object a line; lines are counted as an editor counts them. Every line is checked before the
 first error is shown. Content that comes as a list of text parts is joined into one text here, since
@@ -12,14 +12,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from rnow.chat.prompt_line import EntryReader
 from rnow.config.types import DatasetType
 from rnow.errors import DataError, Problem
-from rnow.records import Prompt, derive_seed
-
-__all__ = ["PromptFile", "prompt_order", "read_prompt_file", "steps_per_run"]
+from rnow.records import Prompt
 
 _MAX_PROBLEMS_SHOWN = 20
 
@@ -66,33 +62,6 @@ def read_prompt_file(
         raise _error(reader.problems)
     _check_number(file, len(prompts), batch_size)
     return PromptFile(prompts=tuple(prompts), warnings=_container_warning(file, container_keys))
-
-
-def steps_per_run(
-    num_prompts: int, *, batch_size: int, num_epochs: int, max_steps: int | None = None
-) -> int:
-    """Return the number of optimizer steps: ceil(num_prompts / batch_size) an epoch."""
-    num_steps = -(-num_prompts // batch_size) * num_epochs
-    return num_steps if max_steps is None else min(num_steps, max_steps)
-
-
-def prompt_order(
-    num_prompts: int, *, batch_size: int, num_epochs: int, seed: int
-) -> tuple[tuple[int, ...], ...]:
-    """Return the prompt indices of every step: each epoch shuffled anew, its last batch short.
-
-    An epoch's order depends on (seed, epoch) and on nothing else. It is the order of raw numbers of
-    a Philox stream, which numpy keeps the same for ever; of its shuffles it does not promise that.
-
-    >>> [len(batch) for batch in prompt_order(5, batch_size=2, num_epochs=1, seed=0)]
-    [2, 2, 1]
-    """
-    steps: list[tuple[int, ...]] = []
-    for epoch in range(num_epochs):
-        stream = np.random.Philox(key=derive_seed(seed, "prompt order", epoch))
-        order = np.argsort(stream.random_raw(num_prompts)).tolist()
-        steps += [tuple(order[at : at + batch_size]) for at in range(0, num_prompts, batch_size)]
-    return tuple(steps)
 
 
 def _read_bytes(file: Path) -> bytes:

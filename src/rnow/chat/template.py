@@ -24,8 +24,6 @@ from rnow.errors import ModelError, TemplateError
 from rnow.records import Message
 from rnow.tools.base import ToolCall, ToolSchema
 
-__all__ = ["ChatTemplate"]
-
 # Stands for what the student sampled; letters only, so that no template trims or escapes it.
 _CONTENT = "rnowassistantcontent"
 

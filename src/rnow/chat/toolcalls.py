@@ -15,8 +15,6 @@ from typing import Any
 
 from rnow.tools.base import ToolCall
 
-__all__ = ["parse_tool_calls"]
-
 # Read from the left: a tag inside thinking, or a <think> inside a call's JSON, stays what it is.
 _THINKING_OR_CALL = re.compile(
     r"<think>.*?(?:</think>|\Z)|<tool_call>(?P<call>.*?)(?P<end></tool_call>|\Z)", re.DOTALL

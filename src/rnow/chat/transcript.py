@@ -3,8 +3,6 @@
 from rnow.chat.template import ChatTemplate
 from rnow.records import ToolCallRecord, Trajectory
 
-__all__ = ["transcript"]
-
 
 def transcript(trajectory: Trajectory, chat: ChatTemplate) -> str:
     """Return prompt, turns and tool results as text, each under a line that says what it is.

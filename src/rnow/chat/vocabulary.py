@@ -11,8 +11,6 @@ from pathlib import Path
 
 from rnow.errors import ModelError
 
-__all__ = ["compare_token_maps", "token_map"]
-
 NUM_DIFFERENCES_SHOWN = 3
 
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from rnow.config.load import LoadedConfig
 
-__all__ = ["Args", "Dir", "Json", "find_project", "load_project", "make_console"]
-
 Args = Annotated[
     list[str] | None,
     typer.Argument(metavar="[DIR] [KEY=VALUE]...", help="Project folder (.) and config overrides."),

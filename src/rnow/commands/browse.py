@@ -20,9 +20,7 @@ from rnow.rollout.project_pages import check_store
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool
 
-__all__ = ["Look", "Pages", "look_at", "open_pages"]
-
-_TOOLS = Path(__file__).parent / "browser" / "look"
+_TOOLS = Path(__file__).parent / "look"
 _CHARS_PER_TOKEN = 4
 
 

@@ -8,8 +8,6 @@ import typer
 from rnow.commands.arguments import Args, Dir, Json, find_project, load_project, make_console
 from rnow.errors import UsageError
 
-__all__ = ["eval_", "try_"]
-
 Model = Annotated[
     str | None,
     typer.Option(

@@ -8,8 +8,6 @@ import typer
 
 from rnow.commands.arguments import Args, Dir, Json, find_project, load_project, make_console
 
-__all__ = ["browse", "corpus"]
-
 corpus = typer.Typer(help="The page store: fill it, look at it, check it.", no_args_is_help=True)
 
 

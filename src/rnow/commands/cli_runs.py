@@ -8,8 +8,6 @@ import typer
 from rnow.commands.arguments import Dir, find_project, make_console
 from rnow.errors import UsageError
 
-__all__ = ["replay", "status", "stop"]
-
 
 def status(
     project: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Project (.).")] = None,

@@ -18,8 +18,6 @@ from rnow.errors import UsageError
 from rnow.evaluation.figures import Evaluation
 from rnow.runtime.console import sayer
 
-__all__ = ["run_demo"]
-
 NUM_TRANSCRIPTS = 3
 
 

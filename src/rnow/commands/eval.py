@@ -19,8 +19,6 @@ from rnow.evaluation.subject import choose_model, clear_scratch, prepare_subject
 from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import make_bar, sayer
 
-__all__ = ["evaluate_project", "show_evaluation"]
-
 
 def evaluate_project(
     loaded: LoadedConfig,

@@ -10,8 +10,6 @@ from rnow.plan.model_files import find_model
 from rnow.runs.folder import RunDirectory
 from rnow.runs.model_folder import export_model
 
-__all__ = ["export_run"]
-
 
 def export_run(run_folder: Path, *, output: Path | None, merge: bool) -> Path:
     """Write the run's model to `output` (default: exported/ in the run's folder); return it."""

@@ -14,11 +14,9 @@ from pathlib import Path
 
 from rnow.errors import UsageError
 
-__all__ = ["TEMPLATES", "init_project"]
-
 TEMPLATES = ("clinic", "medbrowsecomp")
 
-_TEMPLATES_FOLDER = Path(__file__).parent / "templates"
+_TEMPLATES_FOLDER = Path(__file__).parents[1] / "templates"
 _NUM_NAMES_SHOWN = 5
 
 

@@ -19,8 +19,6 @@ from rnow.runs.journal import read_journal
 from rnow.runs.saving import weights_of
 from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
-__all__ = ["Replayed", "count_moves", "replay_update"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:

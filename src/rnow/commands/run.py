@@ -14,8 +14,6 @@ from rnow.plan.placing import place_roles
 from rnow.rollout.project_pages import require_contact
 from rnow.runs.folder import RunDirectory, slug
 
-__all__ = ["run_name", "train_project"]
-
 
 def train_project(
     loaded: LoadedConfig, project: Path, *, name: str | None, fresh: bool, console: Console

@@ -12,8 +12,6 @@ from typing import Any
 from rnow.errors import DeadlineError, UsageError
 from rnow.runs.folder import RunDirectory
 
-__all__ = ["describe_runs", "stop_run"]
-
 SILENT_AFTER_S = 10.0
 LOOK_EVERY_S = 0.1
 

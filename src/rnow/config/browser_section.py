@@ -4,10 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rnow.config.section import Section
-from rnow.config.types import Hosts, Sites
-
-__all__ = ["BrowserSection"]
+from rnow.config.types import Hosts, Section, Sites
 
 
 class BrowserSection(Section):

@@ -5,8 +5,6 @@ from pathlib import Path
 from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource
 
-__all__ = ["report_cautions"]
-
 
 def report_cautions(source: ConfigSource, config: Config, directory: Path) -> None:
     """Report what loads, but does not do what its writer may think."""

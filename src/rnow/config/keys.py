@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
-from rnow.config.settings import Config, Section
-
-__all__ = ["section_keys", "settings_by_key", "type_in_words"]
+from rnow.config.settings import Config
+from rnow.config.types import Section
 
 _WORDS = {
     bool: "true or false",

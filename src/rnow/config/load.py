@@ -22,16 +22,6 @@ from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource, read_source, show
 from rnow.errors import ConfigError, Problem
 
-__all__ = [
-    "Config",
-    "LoadedConfig",
-    "config_as_yaml",
-    "find_tools_file",
-    "load_config",
-    "require_distill",
-]
-
-
 # A local site that somebody else serves, in the place of a folder.
 _OWN_SERVER = re.compile(r"127\.0\.0\.1:\d{1,5}")
 

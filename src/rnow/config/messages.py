@@ -9,8 +9,6 @@ from rnow.config.keys import section_keys, settings_by_key, type_in_words
 from rnow.config.settings import Config
 from rnow.config.source import ConfigSource, show
 
-__all__ = ["validate"]
-
 # Short names that people try, too far from ours for difflib.
 _NICKNAMES = {
     "lr": "trainer.learning_rate",

@@ -9,15 +9,6 @@ from rnow.config.keys import settings_by_key
 from rnow.config.source import ConfigSource, show
 from rnow.errors import ConfigError, Problem
 
-__all__ = [
-    "IGNORED_KEYS",
-    "KEYS_TO_COME",
-    "TRANSLATED_KEYS",
-    "refuse_flat_form",
-    "take_project_name",
-    "translate_old_keys",
-]
-
 _RUNS_ARE_LOCAL = "runs are local"
 _NO_DATASET_IDS = "the prompts are the file data.train_file"
 

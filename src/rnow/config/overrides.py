@@ -7,8 +7,6 @@ import yaml
 from rnow.config.source import ConfigSource, read_yaml_text, show
 from rnow.errors import Problem
 
-__all__ = ["apply_override"]
-
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 _INT = re.compile(r"[+-]?\d+(_\d+)*")
 _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")

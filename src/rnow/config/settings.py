@@ -11,7 +11,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from rnow.config.browser_section import BrowserSection
-from rnow.config.section import Section
 from rnow.config.types import (
     DEFAULT_ROLLOUT_TIMEOUT_S,
     DatasetType,
@@ -21,26 +20,10 @@ from rnow.config.types import (
     ReasoningMode,
     RolloutTimeout,
     SaveStep,
+    Section,
     TrainerGpus,
     Urls,
 )
-
-__all__ = [
-    "AlgorithmSettings",
-    "BrowserSection",
-    "Config",
-    "DataSettings",
-    "EngineResources",
-    "EngineSettings",
-    "ModelSettings",
-    "ResourcesSettings",
-    "RolloutSettings",
-    "Section",
-    "TeacherSettings",
-    "ToolsSettings",
-    "TrainerResources",
-    "TrainerSettings",
-]
 
 
 class DataSettings(Section):

@@ -12,8 +12,6 @@ import yaml
 
 from rnow.errors import ConfigError, Problem
 
-__all__ = ["ConfigSource", "read_source", "read_yaml_text", "show"]
-
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _MAX_VALUES = 100_000  # a few lines of anchors within anchors would fill the memory
 _CONTAINER_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")

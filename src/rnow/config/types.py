@@ -1,24 +1,16 @@
-"""Types of settings that have a rule of their own."""
+"""What every section of config.yml is, and the types of settings that have a rule of their own."""
 
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-__all__ = [
-    "DEFAULT_ROLLOUT_TIMEOUT_S",
-    "DatasetType",
-    "Dtype",
-    "EngineKind",
-    "EnvironmentNames",
-    "Hosts",
-    "ReasoningMode",
-    "RolloutTimeout",
-    "SaveStep",
-    "Sites",
-    "TrainerGpus",
-    "Urls",
-]
+
+class Section(BaseModel):
+    """A part of config.yml: unknown keys, NaN, infinity are errors; it does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
 
 DatasetType = Literal["distill", "rl", "sft", "midtrain"]
 Dtype = Literal["auto", "bfloat16", "float32"]

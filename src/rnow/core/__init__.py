@@ -3,7 +3,6 @@
 Importing it is cheap and has no side effects: neither aiohttp nor torch comes with it.
 """
 
-from rnow.core.judge import llm_judge
 from rnow.core.messages import get_response
 from rnow.core.reward import (
     REWARD_REGISTRY,
@@ -12,6 +11,7 @@ from rnow.core.reward import (
     compute_total_reward,
     is_precondition,
     is_sandbox_reward,
+    llm_judge,
     reward,
 )
 from rnow.core.tool import (

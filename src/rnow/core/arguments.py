@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ArgumentError", "check_arguments"]
-
 _NOT_MENDED = object()
 _TRUTH_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 

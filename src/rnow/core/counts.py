@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["collecting", "count"]
-
 _counts: ContextVar[dict[str, int] | None] = ContextVar("counts of a tool call", default=None)
 
 

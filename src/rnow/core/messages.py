@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["get_response"]
-
 
 def get_response(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return the text of the last assistant message, or "" where there is none.

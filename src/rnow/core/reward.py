@@ -11,16 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast, get_origin, get_type_hints, overload
 
-__all__ = [
-    "REWARD_REGISTRY",
-    "RewardArgs",
-    "RewardFunction",
-    "clear_reward_registry",
-    "compute_total_reward",
-    "is_precondition",
-    "is_sandbox_reward",
-    "reward",
-]
+from rnow.errors import RnowError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -166,3 +157,10 @@ def _unknown_option(name: str) -> str:
             "get_response(messages) gives the answer without its reasoning."
         )
     return f"@reward has no option '{name}'; it has precondition, sandbox and timeout."
+
+
+async def llm_judge(prompt: str, *args: Any, **kwargs: Any) -> float:
+    """Refuse: judging by a hosted model is not built."""
+    raise RnowError(
+        "llm_judge is not built: no other model is asked; grade with a function of your own"
+    )

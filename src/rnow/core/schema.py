@@ -19,8 +19,6 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["is_json_type", "parameters_schema"]
-
 _SCALARS = {
     str: "string",
     int: "integer",

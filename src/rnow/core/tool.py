@@ -13,15 +13,6 @@ from typing import Any, Protocol, TypeVar, cast, get_type_hints, overload
 
 from rnow.core.schema import is_json_type, parameters_schema
 
-__all__ = [
-    "TOOL_REGISTRY",
-    "ToolArgs",
-    "ToolFunction",
-    "clear_tool_registry",
-    "is_sandbox_tool",
-    "tool",
-]
-
 # Running such a tool twice does no harm, so a call that its worker's death interrupted is made once
 # more.
 _READ_ONLY_NAMES = frozenset({"browse"})

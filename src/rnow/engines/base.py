@@ -11,8 +11,6 @@ from typing import Protocol
 
 from rnow.records import FloatArray, IntArray, StopReason
 
-__all__ = ["Completion", "Engine", "Scores"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:

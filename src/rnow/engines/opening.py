@@ -12,8 +12,6 @@ from rnow.engines.vllm.served import ServedEngine
 from rnow.engines.vllm.server import Progress
 from rnow.engines.vllm.untied import untied_folder
 
-__all__ = ["open_engine"]
-
 
 async def open_engine(
     spec: EngineSpec,

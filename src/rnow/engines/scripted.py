@@ -17,8 +17,6 @@ from rnow.engines.base import Completion, Engine, Scores
 from rnow.errors import EngineError
 from rnow.records import FloatArray, StopReason
 
-__all__ = ["SampleRequest", "ScoreRequest", "ScriptedEngine"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:

@@ -6,8 +6,6 @@ from typing import Literal
 
 from rnow.engines.vllm.command import VllmServerSettings
 
-__all__ = ["EngineSpec"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:

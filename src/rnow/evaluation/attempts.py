@@ -27,8 +27,6 @@ from rnow.evaluation.pass_at_k import GREEDY, PassAtK, attempts_of, temperatures
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.runtime.kill_points import point
 
-__all__ = ["Roll", "answer_text", "evaluate"]
-
 EVAL_STEP = -1
 NUM_ATTEMPTS = 2
 MAX_FAILED = 0.2

@@ -19,8 +19,6 @@ from rnow.evaluation.grading import (
 from rnow.evaluation.pass_at_k import GREEDY, PassAtK, attempts_of, pass_at_k
 from rnow.records import EndReason, Prompt, ToolOutcome, Trajectory
 
-__all__ = ["Answer", "Evaluation", "Figures", "expected_of", "task_of"]
-
 _MAX_REASONS = 3
 
 Key = TypeVar("Key", str, bool)

@@ -30,17 +30,6 @@ from rnow.medbrowse.answer_values import (
     parse_year,
 )
 
-__all__ = [
-    "ConstantAnswer",
-    "Grade",
-    "best_constants",
-    "constant_answer_accuracy",
-    "grade",
-    "is_not_available",
-    "normalize_task_name",
-    "wilson_interval",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grade:

@@ -15,9 +15,6 @@ from rnow.evaluation.subject import Subject, open_subject
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout.environment import Environment, open_environment
 from rnow.runtime.logs import log_to
-from rnow.training.monitor import Monitor
-
-__all__ = ["HeldOutEvaluator", "evaluate_model", "held_out_prompts"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,11 +40,11 @@ async def evaluate_model(
         stack.enter_context(log_to(log_file.with_name("controller.log")))
         opening = open_environment(loaded, project, student=subject.engine.model, log_file=log_file)
         environment = await stack.enter_async_context(opening)
-        prompts = _gradable_prompts(environment)
+        prompts = gradable_prompts(environment)
         engine, version = await stack.enter_async_context(open_subject(subject, say=say))
         return await evaluate(
             prompts[:max_samples],
-            _roll_at(environment, engine, version),
+            roll_at(environment, engine, version),
             chat=environment.chat,
             concurrency=loaded.config.rollout.concurrency,
             passes=passes,
@@ -55,62 +52,7 @@ async def evaluate_model(
         )
 
 
-def held_out_prompts(environment: Environment) -> tuple[Prompt, ...]:
-    """Return the prompts to evaluate on during a run; none where none is asked for.
-
-    Raises DataError for a data.val_file that cannot be used. That there is none is no error: the
-    config's loader has said that nothing is evaluated then.
-    """
-    config = environment.config
-    if not config.trainer.eval_step or not (environment.directory / config.data.val_file).exists():
-        return ()
-    return _gradable_prompts(environment)
-
-
-class HeldOutEvaluator:
-    """Evaluates a student in training on held-out prompts, greedily.
-
-    It does so before step 0, every trainer.eval_step steps, and when the run has ended; without
-    prompts never.
-    """
-
-    def __init__(
-        self,
-        environment: Environment,
-        engine: Engine,
-        monitor: Monitor,
-        *,
-        prompts: tuple[Prompt, ...],
-        num_steps: int,
-    ) -> None:
-        config = environment.config
-        self._every = config.trainer.eval_step
-        self._prompts = prompts
-        self._num_steps = num_steps
-        self._environment = environment
-        self._monitor = monitor
-        self._engine = engine
-
-    async def __call__(self, step: int) -> dict[str, float]:
-        """Return the figures for the step's line of metrics; empty where nothing is due."""
-        if not self._prompts or (step % self._every and step != self._num_steps):
-            return {}
-
-        evaluation = await evaluate(
-            self._prompts,
-            _roll_at(self._environment, self._engine, step),
-            chat=self._environment.chat,
-            concurrency=self._environment.config.rollout.concurrency,
-        )
-        self._monitor.record_evaluation(step, evaluation.as_json())
-        return {
-            "eval/accuracy": evaluation.accuracy,
-            "eval/format_ok": evaluation.format_ok,
-            "eval/failed": evaluation.num_failed,
-        }
-
-
-def _gradable_prompts(environment: Environment) -> tuple[Prompt, ...]:
+def gradable_prompts(environment: Environment) -> tuple[Prompt, ...]:
     """Read data.val_file; raise DataError for the first prompt whose answer could not be graded."""
     file = environment.config.data.val_file
     prompts = environment.read_prompts(file).prompts
@@ -123,7 +65,7 @@ def _gradable_prompts(environment: Environment) -> tuple[Prompt, ...]:
     return prompts
 
 
-def _roll_at(environment: Environment, engine: Engine, policy_version: int) -> Roll:
+def roll_at(environment: Environment, engine: Engine, policy_version: int) -> Roll:
     """Return what rolls out one prompt, at a temperature, with one version of the weights."""
 
     async def roll(prompt: Prompt, id: RolloutId, temperature: float) -> Trajectory:

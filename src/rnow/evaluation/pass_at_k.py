@@ -13,8 +13,6 @@ from math import comb
 
 from rnow.errors import UsageError
 
-__all__ = ["GREEDY", "PassAtK", "attempts_of", "choose_passes", "pass_at_k", "temperatures"]
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class PassAtK:

@@ -25,16 +25,7 @@ from rnow.plan.engine_specs import Serving, adapter_rank, sampling_spec, trainer
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.placing import EngineRole, place_sampler
 from rnow.runs.folder import RunDirectory
-from rnow.training.monitor import StartTeller
-
-__all__ = [
-    "Choice",
-    "Subject",
-    "choose_model",
-    "clear_scratch",
-    "open_subject",
-    "prepare_subject",
-]
+from rnow.runtime.console import StartTeller
 
 BASE_VERSION = 0
 ADAPTER_VERSION = 1

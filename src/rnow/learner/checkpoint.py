@@ -24,8 +24,6 @@ from rnow.errors import CheckpointError
 from rnow.runtime.atomic_files import replace_folder
 from rnow.runtime.kill_points import point
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
-
 STATE = "state.json"
 
 

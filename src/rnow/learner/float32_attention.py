@@ -13,8 +13,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-__all__ = ["ATTENTION_NAME", "attend"]
-
 ATTENTION_NAME = "rnow_wide"
 
 

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-__all__ = ["default_chunk_tokens", "token_logprobs"]
-
 # Entries of one chunk of logits: 128 MiB in float32. Below that matrix products get slower, above
 # it nothing gets faster.
 _CHUNK_ENTRIES = 1 << 25

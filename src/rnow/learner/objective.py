@@ -23,15 +23,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = [
-    "ActionTokens",
-    "LossFn",
-    "LossTotals",
-    "Objective",
-    "ObjectiveSettings",
-    "compute_objective",
-]
-
 LossFn = Literal["ppo", "importance_sampling"]
 
 

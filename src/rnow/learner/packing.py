@@ -23,8 +23,6 @@ from torch import Tensor
 
 from rnow.records import Batch, ScoredTrajectory
 
-__all__ = ["MicroBatch", "pack", "plan_micro_batches"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:

@@ -23,9 +23,6 @@ from torch import Tensor, nn
 from rnow.errors import CheckpointError, ModelError
 from rnow.learner import weights as student_files
 from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
-from rnow.learner.weights import export_merged
-
-__all__ = ["Policy", "PolicySettings", "export_merged"]
 
 # From this size on, what checkpointing saves in memory is worth a second forward on a CPU too.
 _LARGE_MODEL_PARAMETERS = 200_000_000

@@ -22,16 +22,6 @@ from rnow.learner.policy import Policy
 from rnow.records import Batch, FloatArray
 from rnow.runtime.kill_points import point
 
-__all__ = [
-    "MAX_BAD_UPDATES",
-    "Schedule",
-    "Trainer",
-    "TrainerSettings",
-    "UpdateResult",
-    "accumulate_gradients",
-    "learning_rate_factor",
-]
-
 Schedule = Literal["constant", "linear", "cosine"]
 
 MAX_BAD_UPDATES = 3

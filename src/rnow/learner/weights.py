@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from rnow.errors import ModelError
 from rnow.records import derive_seed
-from rnow.runtime.quiet import quiet_transformers
-
-__all__ = ["add_lora", "export_merged", "load_causal_lm", "save_adapter", "save_causal_lm"]
+from rnow.runtime.logs import quiet_transformers
 
 
 def load_causal_lm(path: str, dtype: torch.dtype) -> Any:

@@ -8,15 +8,6 @@ import re
 import unicodedata
 from datetime import date
 
-__all__ = [
-    "normalize_company",
-    "normalize_ingredient",
-    "normalize_text",
-    "parse_day",
-    "parse_price",
-    "parse_year",
-]
-
 
 def normalize_ingredient(text: str) -> tuple[str, ...]:
     """Return the ingredients in `text`, sorted, without salts, case and bracketed remarks.

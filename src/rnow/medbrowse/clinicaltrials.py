@@ -11,12 +11,10 @@ from typing import Any
 
 from yarl import URL
 
-from rnow.browser.adapters.adapter import Adapter
+from rnow.browser.adapter import Adapter
 from rnow.browser.source import RawPage
 from rnow.medbrowse.clinicaltrials_results import results
 from rnow.medbrowse.layout import at, facts, many, section, table, word, words
-
-__all__ = ["ADAPTER", "render"]
 
 _API = URL("https://clinicaltrials.gov/api/v2/studies/")
 _HOSTS = ("clinicaltrials.gov", "www.clinicaltrials.gov")

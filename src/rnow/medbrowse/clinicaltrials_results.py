@@ -5,8 +5,6 @@ from typing import Any
 
 from rnow.medbrowse.layout import at, facts, many, section, table, word
 
-__all__ = ["results"]
-
 Module = Mapping[str, Any]
 
 

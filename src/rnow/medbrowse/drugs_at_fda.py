@@ -11,11 +11,9 @@ from typing import Any
 
 from yarl import URL
 
-from rnow.browser.adapters.adapter import Adapter
+from rnow.browser.adapter import Adapter
 from rnow.browser.source import RawPage
 from rnow.medbrowse.layout import facts, many, section, table
-
-__all__ = ["ADAPTER", "render"]
 
 _API = URL("https://api.fda.gov/drug/drugsfda.json")
 _HOSTS = ("www.accessdata.fda.gov", "accessdata.fda.gov")

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["at", "facts", "many", "section", "table", "word", "words"]
-
 
 def at(value: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
     """Return the object under these keys, {} where there is none.

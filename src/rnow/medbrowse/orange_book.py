@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from yarl import URL
 
-from rnow.browser.adapters.adapter import Adapter
+from rnow.browser.adapter import Adapter
 from rnow.browser.source import RawPage
 from rnow.medbrowse.layout import facts, section, table
-
-__all__ = ["ADAPTER", "render"]
 
 _DATA = URL("https://www.fda.gov/media/76860/download")
 _HOSTS = ("www.accessdata.fda.gov", "accessdata.fda.gov")

@@ -7,8 +7,6 @@ from rnow.plan.devices import Gpu
 from rnow.plan.layout import find_plan
 from rnow.plan.records import Plan, Workload
 
-__all__ = ["advise"]
-
 _WINDOW_STEP = 1024
 _MIN_WINDOW_SHARE = 4  # a window below a quarter of what was asked for is another project
 _MEMORY_STEPS_GB = range(4, 132, 4)

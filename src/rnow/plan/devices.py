@@ -18,8 +18,6 @@ from typing import Literal
 from rnow.errors import ModelError
 from rnow.plan.model_files import ModelFiles, hub_cache
 
-__all__ = ["Devices", "Gpu", "check_models", "find_devices", "usable_gpus"]
-
 NVIDIA_SMI_DEADLINE_S = 10.0
 MAX_CPU_WEIGHT_BYTES = 4 * 10**9  # above it, one step takes hours on a CPU
 

@@ -19,17 +19,6 @@ from rnow.plan.make import device_variables
 from rnow.plan.placing import EngineRole, Placement, engine_urls, find_python
 from rnow.plan.records import Plan, Role
 
-__all__ = [
-    "GROWING_MEMORY",
-    "Serving",
-    "adapter_rank",
-    "dtype_tolerance",
-    "role_tolerance",
-    "sampling_spec",
-    "scoring_spec",
-    "trainer_environment",
-]
-
 GROWING_MEMORY = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 _ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")

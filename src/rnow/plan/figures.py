@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 from rnow.errors import ModelError
 
-__all__ = ["ModelFigures", "load_figures", "read_figures"]
-
 # model_type -> whether q, k, v have a bias; whether each head's q and k are normalized. None: the
 # file says it, as attention_bias.
 _FAMILIES: dict[str, tuple[bool | None, bool]] = {

@@ -25,8 +25,6 @@ from rnow.plan.memory import (
 )
 from rnow.plan.records import Plan, Role, RolePlan, ServerPlan, Workload
 
-__all__ = ["Shortage", "find_plan"]
-
 Groups = tuple[tuple[Role, ...], ...]
 
 # In the order in which they are tried.

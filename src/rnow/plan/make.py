@@ -23,8 +23,6 @@ from rnow.plan.layout import Shortage, find_plan
 from rnow.plan.memory import GIB
 from rnow.plan.records import Plan, Role, Workload
 
-__all__ = ["Plan", "Workload", "device_variables", "make_plan"]
-
 
 def make_plan(workload: Workload, devices: Devices) -> Plan:
     """Return a plan that this version can run.

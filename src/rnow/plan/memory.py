@@ -21,16 +21,6 @@ from typing import Literal
 from rnow.engines.vllm.command import ADAPTER_RANKS, NUM_ADAPTERS_AT_ONCE
 from rnow.plan.figures import ModelFigures
 
-__all__ = [
-    "GIB",
-    "RoleMemory",
-    "ServerLoad",
-    "TrainerLoad",
-    "local_memory",
-    "server_memory",
-    "trainer_memory",
-]
-
 GIB = 2**30
 
 # Bytes a token of one layer's forward and backward in bfloat16: factors of (intermediate size,

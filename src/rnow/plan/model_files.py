@@ -14,8 +14,6 @@ from pathlib import Path
 
 from rnow.errors import ModelError
 
-__all__ = ["ModelFiles", "fetch_model", "find_model", "find_tokenizer", "hub_cache"]
-
 # What reading and writing a model's ids takes, and its size: everything but weights.
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt"]
 

@@ -22,15 +22,6 @@ from rnow.plan.make import make_plan
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.records import EngineKind, Plan, Workload
 
-__all__ = [
-    "EngineRole",
-    "Placement",
-    "engine_urls",
-    "find_python",
-    "place_roles",
-    "place_sampler",
-]
-
 EngineRole = Literal["student", "teacher"]
 
 _LOOK_DEADLINE_S = 30.0

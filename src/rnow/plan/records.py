@@ -13,8 +13,6 @@ from rnow.plan.devices import Gpu
 from rnow.plan.figures import ModelFigures
 from rnow.plan.memory import GIB, RoleMemory, ServerLoad, TrainerLoad
 
-__all__ = ["EngineKind", "Plan", "Role", "RolePlan", "ServerPlan", "Workload"]
-
 Role = Literal["trainer", "student", "teacher"]
 EngineKind = Literal["vllm", "local", "url"]  # url: a server that somebody else runs
 

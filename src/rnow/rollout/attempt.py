@@ -38,8 +38,6 @@ from rnow.rollout.ledger import Ledger
 from rnow.runtime.kill_points import point
 from rnow.tools.base import ToolCall, ToolRunner, allowed_schemas
 
-__all__ = ["RolloutLimits", "run_rollout"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutLimits:

@@ -20,8 +20,6 @@ from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
-__all__ = ["Environment", "Roll", "open_environment", "site_folders", "worker_settings"]
-
 Roll = Callable[[Prompt, RolloutId, int], Awaitable[Trajectory]]  # with a policy version
 
 

@@ -24,8 +24,6 @@ from rnow.engines.base import Completion
 from rnow.errors import EngineError
 from rnow.records import EndReason, IntArray, RolloutId, ToolCallRecord, Trajectory, Turn
 
-__all__ = ["Ledger"]
-
 
 class Ledger:
     """Builds one Trajectory: the prompt, completions with bridges between them, `close`."""

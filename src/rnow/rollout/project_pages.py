@@ -10,8 +10,6 @@ from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
 from rnow.errors import ConfigError
 
-__all__ = ["check_store", "require_contact", "require_pages", "store_fingerprint", "store_folder"]
-
 
 def store_folder(config: Config, directory: Path) -> Path:
     """Return the absolute folder of browser.store."""

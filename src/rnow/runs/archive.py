@@ -11,8 +11,6 @@ import zstandard
 
 from rnow.runtime.atomic_files import replace_bytes
 
-__all__ = ["archived", "compress", "expand", "forget_oldest", "journals", "read_bytes"]
-
 
 def archived(path: Path) -> Path:
     """archived(Path("000041.jsonl")) == Path("000041.jsonl.zst")."""

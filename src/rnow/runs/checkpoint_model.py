@@ -13,8 +13,6 @@ from rnow.runs.model_folder import copy_tokenizer
 from rnow.runs.folder import RunDirectory
 from rnow.training.wiring import policy_settings
 
-__all__ = ["write_checkpoint_model"]
-
 
 def write_checkpoint_model(
     folder: Path, *, checkpoint: Path, run: RunDirectory, student: Path

@@ -27,8 +27,6 @@ from rnow.errors import CheckpointError
 from rnow.runtime.atomic_files import recover_folder, replace_file, telling_if_full
 from rnow.runtime.kill_points import point
 
-__all__ = ["RunDirectory", "package_versions", "slug"]
-
 NUM_TRIES = 3  # to take the lock
 PACKAGES = ("rnow", "torch", "transformers", "peft", "tokenizers", "crawl4ai", "numpy")
 

@@ -31,8 +31,6 @@ from rnow.records import (
 from rnow.runtime.atomic_files import telling_if_full
 from rnow.runtime.kill_points import point
 
-__all__ = ["Journal", "read_journal", "scored_from_json", "scored_to_json"]
-
 
 class Journal:
     """Appends to one step's file. Made anew for each step; what is there already stays."""

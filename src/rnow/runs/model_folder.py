@@ -4,12 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-from rnow.learner.policy import Policy, export_merged
+from rnow.learner.policy import Policy
+from rnow.learner.weights import export_merged
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.atomic_files import replace_folder
 from rnow.runtime.kill_points import point
-
-__all__ = ["export_model", "write_model_folder"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -14,8 +14,6 @@ from rnow.config.settings import Config
 from rnow.errors import CheckpointError
 from rnow.rollout.project_pages import store_fingerprint
 
-__all__ = ["check_inputs", "check_resumable", "fingerprints"]
-
 FREE = frozenset(
     {
         "trainer.save_step",

@@ -17,8 +17,6 @@ from rnow.learner.trainer import Trainer
 from rnow.records import Batch
 from rnow.runs.folder import (RunDirectory, package_versions)
 
-__all__ = ["Saver", "weights_of"]
-
 # A run stops at three bad updates in a row; those between good ones must not fill the disk.
 KEPT_WEIGHTS = 3
 

@@ -1,1 +1,1 @@
-"""What keeps one process honest: deadlines, signals, logs, whole writes, children that end with us."""
+"""What keeps one process honest: deadlines, signals, logs, whole writes, child processes."""

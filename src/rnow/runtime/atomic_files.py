@@ -15,8 +15,6 @@ from pathlib import Path
 from rnow.errors import SpaceError
 from rnow.runtime.kill_points import point
 
-__all__ = ["recover_folder", "replace_bytes", "replace_file", "replace_folder", "telling_if_full"]
-
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

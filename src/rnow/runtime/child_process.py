@@ -19,8 +19,6 @@ from pathlib import Path
 
 from rnow.runtime.deadline import within
 
-__all__ = ["GuardedProcess", "how_it_ended"]
-
 _BECOME_GUARDED = 'exec 3<&0 </dev/null; { read -r _ <&3; kill -KILL 0; } & exec 3<&-; exec "$@"'
 _KILL_LIMIT_S = 10.0  # SIGKILL to reaped: more means a process that the kernel cannot end
 

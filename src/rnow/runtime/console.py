@@ -5,7 +5,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-__all__ = ["make_bar", "sayer"]
+_WAITING_EVERY_S = 15.0  # where there is no bar
+_WAITING_WIDTH = 160
 
 
 def sayer(console: Console) -> Callable[[str], None]:
@@ -28,3 +29,34 @@ def make_bar(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+class StartTeller:
+    """Tells of servers that still start, a line every so often where there is no bar."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._told_at: dict[str, float] = {}
+
+    def __call__(self, what: str, waited_s: float, line: str) -> None:
+        """`what` is "student" or "teacher", `line` what its server has said last."""
+        last = self._told_at.get(what, 0.0)
+        # It may be a second start, from 0 again.
+        if waited_s < last or waited_s - last >= _WAITING_EVERY_S:
+            self._told_at[what] = waited_s
+            if waited_s >= _WAITING_EVERY_S:
+                self._say(start_text(what, waited_s, line)[:_WAITING_WIDTH])
+
+
+def start_text(what: str, waited_s: float, line: str) -> str:
+    """Say which server is starting, for how long, and what it has said last."""
+    return f"the {what}'s server is starting, {duration(waited_s)}: {line}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: `1 h 05 min`, `2 min 30 s`, `7 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

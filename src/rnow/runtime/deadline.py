@@ -24,8 +24,6 @@ from dataclasses import dataclass
 
 from rnow.errors import DeadlineError
 
-__all__ = ["Wait", "report_breach", "stacks", "waiting", "waits", "within"]
-
 _log = logging.getLogger(__name__)
 
 _STACKS_EVERY_S = 60.0

@@ -9,8 +9,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["rare_collections"]
-
 # New objects before a young collection, and how many of these before one of the next generation.
 THRESHOLDS = (50_000, 20, 20)
 

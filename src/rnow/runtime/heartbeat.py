@@ -21,8 +21,6 @@ from typing import Any
 
 from rnow.runtime.deadline import waits
 
-__all__ = ["beating"]
-
 EVERY_S = 2.0
 STANDSTILL_S = 60.0
 MAX_WAITS = 5

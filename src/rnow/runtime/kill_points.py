@@ -12,8 +12,6 @@ import os
 import signal
 from collections import Counter
 
-__all__ = ["point"]
-
 VARIABLE = "RNOW_KILL_AT"
 
 _passed: Counter[str] = Counter()

@@ -1,12 +1,10 @@
-"""logs/controller.log: what a run said and what its parts had to say, with the time of each."""
+"""What is told where: logs/controller.log with the time of each line, and libraries kept quiet."""
 
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-__all__ = ["log_to"]
 
 
 class _Handler(logging.FileHandler):
@@ -38,3 +36,19 @@ def log_to(file: Path) -> Iterator[None]:
         logger.setLevel(level)
         logger.propagate = propagate
         handler.close()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers within the block, and leave its settings as they were."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 
 from rnow.errors import Interrupted
 
-__all__ = ["StopRequest"]
-
 Result = TypeVar("Result")
 
 

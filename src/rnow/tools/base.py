@@ -6,8 +6,6 @@ from typing import Any, Protocol
 
 from rnow.records import RolloutId, ToolOutcome
 
-__all__ = ["ToolAnswer", "ToolCall", "ToolRunner", "ToolSchema", "allowed_schemas"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSchema:

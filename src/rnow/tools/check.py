@@ -7,8 +7,6 @@ from rnow.core.arguments import ArgumentError, check_arguments
 from rnow.tools.base import ToolCall, ToolSchema
 from rnow.tools.texts import tool_error
 
-__all__ = ["CallRefused", "checked_arguments"]
-
 _MAX_NAME_CHARS = 200
 
 

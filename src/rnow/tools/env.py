@@ -13,8 +13,6 @@ from pathlib import Path
 
 from rnow.errors import ConfigError
 
-__all__ = ["load_dotenv", "worker_environment"]
-
 _PLUMBING = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR|TEMP|TMP|DISPLAY|VIRTUAL_ENV"
     r"|PYTHONPATH|PYTHONHOME|LD_LIBRARY_PATH|DYLD_[A-Z_]*LIBRARY_PATH|SSL_CERT_(FILE|DIR)"

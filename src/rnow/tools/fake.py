@@ -16,8 +16,6 @@ from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema
 from rnow.tools.check import CallRefused, checked_arguments
 from rnow.tools.texts import error_of, result_of
 
-__all__ = ["ScriptedTools"]
-
 
 class ScriptedTools:
     """Runs functions by name, sync and async, with annotated parameters; `args: ToolArgs` is

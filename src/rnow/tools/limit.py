@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-__all__ = ["MAX_TEXT_BYTES", "CharacterLimiter", "TokenLimiter"]
-
 MAX_TEXT_BYTES = 1_000_000  # before anything is tokenized
 _NOTE = "\n[The rest of this result was cut.]"
 

@@ -17,8 +17,6 @@ from rnow.errors import ToolDefinitionError
 from rnow.tools.base import ToolSchema
 from rnow.tools.spec import ToolSpec
 
-__all__ = ["LoadedTool", "import_project_file", "load_tools", "sandbox_notices"]
-
 # What `@tool` and `@reward` themselves find wrong is a whole sentence.
 _SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ")
 

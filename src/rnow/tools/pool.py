@@ -30,8 +30,6 @@ from rnow.tools.settings import WorkerSettings
 from rnow.tools.spec import ToolSpec
 from rnow.tools.texts import timed_out, worker_died
 
-__all__ = ["ToolDescription", "ToolPool", "WorkerSettings", "describe_tools"]
-
 _log = logging.getLogger(__name__)
 _MAX_STARTS = 3  # of one replacement in a row
 

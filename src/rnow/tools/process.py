@@ -25,8 +25,6 @@ from rnow.tools.settings import WorkerSettings
 from rnow.tools.spec import ToolSpec
 from rnow.tools.wire import pack, receive_async
 
-__all__ = ["WorkerGone", "WorkerProcess"]
-
 _log = logging.getLogger(__name__)
 _MAX_QUOTED_CHARS = 500
 _KILL_LIMIT_S = 10.0  # SIGKILL to reaped: more means a process that the kernel cannot end

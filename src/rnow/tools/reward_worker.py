@@ -24,8 +24,6 @@ from rnow.errors import ToolDefinitionError
 from rnow.tools.loader import import_project_file
 from rnow.tools.wire import pack, receive
 
-__all__ = ["as_number"]
-
 _MAX_SHOWN_CHARS = 100
 
 

@@ -24,8 +24,6 @@ from rnow.runtime.deadline import within
 from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.wire import pack, receive_async
 
-__all__ = ["RewardRunner", "RewardSettings"]
-
 _KILL_LIMIT_S = 10.0  # SIGKILL to reaped: more means a process that the kernel cannot end
 
 

@@ -21,8 +21,6 @@ from rnow.tools.limit import TokenLimiter
 from rnow.tools.loader import LoadedTool
 from rnow.tools.texts import error_of, result_of, timed_out
 
-__all__ = ["CallRunner"]
-
 Message = Mapping[str, Any]
 
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from rnow.browser.settings import BrowserSettings
 
-__all__ = ["WorkerSettings"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:

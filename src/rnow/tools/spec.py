@@ -6,8 +6,6 @@ from typing import Any
 
 from rnow.tools.base import ToolSchema
 
-__all__ = ["ToolSpec"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:

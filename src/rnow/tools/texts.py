@@ -7,8 +7,6 @@ a path for one, it must not put there.
 import json
 from typing import Any
 
-__all__ = ["error_of", "result_of", "timed_out", "tool_error", "worker_died"]
-
 _MAX_ERROR_CHARS = 2_000  # an exception's text can hold the whole page that it is about
 
 

@@ -19,8 +19,6 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["pack", "receive", "receive_async"]
-
 Message = dict[str, Any]
 _HEADER_BYTES = 4
 _MAX_FRAME_BYTES = 64_000_000  # above anything that is ever sent: a broken stream, not a message

@@ -6,8 +6,6 @@ their length, calls stop parsing, the gap to the teacher stops falling.
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["alarms"]
-
 Line = Mapping[str, float]
 
 WINDOW = 3  # steps averaged at each end

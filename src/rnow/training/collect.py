@@ -25,8 +25,6 @@ from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal, read_journal
 
-__all__ = ["Collected", "Collector"]
-
 NUM_ATTEMPTS = 2
 
 Roll = Callable[[Prompt, RolloutId, int], Awaitable[Trajectory]]

@@ -22,8 +22,6 @@ from rnow.training.monitor import Monitor
 from rnow.training.publish import Publisher
 from rnow.training.teacher import Teacher
 
-__all__ = ["Evaluator", "Parts", "Saver", "train"]
-
 
 class Evaluator(Protocol):
     """Evaluates the policy version that the student engine holds, if that is due."""

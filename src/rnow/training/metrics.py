@@ -5,8 +5,6 @@ from collections import Counter
 from rnow.records import EndReason, ToolOutcome, Trajectory
 from rnow.training.collect import Collected
 
-__all__ = ["rollout_metrics", "step_metrics"]
-
 
 def step_metrics(collected: Collected) -> dict[str, float]:
     """Return every count and mean that the rollouts and the teacher of one step give."""

@@ -2,39 +2,17 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console
 
 from rnow.runs.folder import RunDirectory
-from rnow.runtime.console import make_bar, sayer
+from rnow.runtime.console import StartTeller, duration, make_bar, sayer, start_text
 from rnow.training.alarms import alarms
 
-__all__ = ["Monitor", "StartTeller"]
-
 _log = logging.getLogger(__name__)
-
-_WAITING_EVERY_S = 15.0  # where there is no bar
-_WAITING_WIDTH = 160
-
-
-class StartTeller:
-    """Tells of servers that still start, a line every so often where there is no bar."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._told_at: dict[str, float] = {}
-
-    def __call__(self, what: str, waited_s: float, line: str) -> None:
-        """`what` is "student" or "teacher", `line` what its server has said last."""
-        last = self._told_at.get(what, 0.0)
-        # It may be a second start, from 0 again.
-        if waited_s < last or waited_s - last >= _WAITING_EVERY_S:
-            self._told_at[what] = waited_s
-            if waited_s >= _WAITING_EVERY_S:
-                self._say(_start_text(what, waited_s, line)[:_WAITING_WIDTH])
 
 
 class Monitor:
@@ -96,7 +74,7 @@ class Monitor:
     def waiting(self, what: str, waited_s: float, line: str) -> None:
         """Show that something still starts, and what it said last: `what` is "student" or so."""
         if self._console.is_terminal:
-            text = _start_text(what, waited_s, line)
+            text = start_text(what, waited_s, line)
             self._progress.update(self._bar, description=text[: self._console.width - 50])
         else:
             self._tell_of_start(what, waited_s, line)
@@ -156,17 +134,5 @@ class Monitor:
             f"  turns {line['rollout/turns']:.2f}"
             f"  {line['time/step']:.1f} s (rollout {line['time/rollout']:.1f},"
             f" teacher +{line['time/teacher']:.1f}, update {line['time/update']:.1f})"
-            f"  ETA {_duration(eta)}"
+            f"  ETA {duration(eta)}"
         )
-
-
-def _start_text(what: str, waited_s: float, line: str) -> str:
-    return f"the {what}'s server is starting, {_duration(waited_s)}: {line}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -10,8 +10,6 @@ from rnow.runs.folder import RunDirectory
 from rnow.runs.saving import Saver
 from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
-__all__ = ["Learner"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:

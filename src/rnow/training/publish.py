@@ -18,8 +18,6 @@ from rnow.records import FloatArray
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.kill_points import point
 
-__all__ = ["Publisher"]
-
 
 class Publisher:
     """Publishes one version after another; the engine keeps the newest only."""

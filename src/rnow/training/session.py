@@ -23,7 +23,6 @@ from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import Interrupted, RnowError, TeacherError
-from rnow.evaluation.held_out import HeldOutEvaluator, held_out_prompts
 from rnow.plan.engine_specs import (
     Serving,
     dtype_tolerance,
@@ -41,14 +40,13 @@ from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
+from rnow.training.held_out import HeldOutEvaluator, held_out_prompts
 from rnow.training.loop import Parts, train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner
 from rnow.training.publish import Publisher
+from rnow.training.steps import prompts_by_step
 from rnow.training.teacher import Teacher
-from rnow.training.wiring import prompts_by_step
-
-__all__ = ["ModelFolders", "Session", "run_session"]
 
 MAX_PROBE_TOKENS = 256
 

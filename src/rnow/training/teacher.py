@@ -18,8 +18,6 @@ from rnow.errors import DeadlineError, EngineError, TeacherError
 from rnow.records import FloatArray, ScoredTrajectory, Trajectory
 from rnow.runtime.kill_points import point
 
-__all__ = ["Teacher"]
-
 NUM_REPEATS = 4  # the same sequence, at once, in preflight
 
 

@@ -1,32 +1,11 @@
 """Sections of config.yml -> the narrow records that the parts read, under the same names."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from rnow.chat.prompts import prompt_order
 from rnow.config.settings import Config
 from rnow.learner.objective import ObjectiveSettings
 from rnow.learner.policy import PolicySettings
 from rnow.learner.trainer import TrainerSettings
-from rnow.records import Prompt
-
-__all__ = [
-    "objective_settings",
-    "policy_settings",
-    "prompts_by_step",
-    "trainer_settings",
-]
-
-
-def prompts_by_step(config: Config, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
-    """Return the prompts of every step of the run."""
-    order = prompt_order(
-        len(prompts),
-        batch_size=config.data.batch_size,
-        num_epochs=config.trainer.num_epochs,
-        seed=config.seed,
-    )
-    return [[prompts[index] for index in indices] for indices in order][: config.trainer.max_steps]
 
 
 def policy_settings(config: Config, *, student: Path, device: str) -> PolicySettings:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from rnow.errors import ConfigError
 
-__all__ = ["HOW_TO_INSTALL", "NO_CHROMIUM", "find_chromium", "playwright_folder"]
-
 HOW_TO_INSTALL = (
     "install one (Debian: apt-get install chromium; elsewhere: playwright install chromium) or "
     "name one in browser.executable"

@@ -30,8 +30,6 @@ with loading_crawl4ai():
     from crawl4ai.async_configs import BrowserConfig, CrawlerRunConfig, ProxyConfig
     from crawl4ai.async_crawler_strategy import AsyncPlaywrightCrawlerStrategy
 
-__all__ = ["Chromium", "ChromiumFailedError"]
-
 _LOG = logging.getLogger(__name__)
 _START_TIMEOUT_S = 30.0
 _DRIVER_TIMEOUT_S = 15.0

@@ -38,8 +38,6 @@ from rnow.browser.rules.guard import (
 from rnow.browser.rules.refusals import unreachable
 from rnow.browser.settings import BrowserSettings
 
-__all__ = ["ForwardProxy", "Lease"]
-
 _MAX_HEAD_BYTES = 65_536
 _CHUNK_BYTES = 65_536
 _HEAD_TIMEOUT_S = 10.0

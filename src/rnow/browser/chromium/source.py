@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rnow.browser.chromium.process import Chromium
     from rnow.browser.chromium.visit import Visit
 
-__all__ = ["ChromiumSource"]
-
 _LOG = logging.getLogger(__name__)
 _END_TIMEOUT_S = 5.0  # for a visit whose tab is closed; a browser that takes longer is stuck
 _OPEN_TIMEOUT_S = 30.0  # for a tab that is still being made; a busy machine takes long

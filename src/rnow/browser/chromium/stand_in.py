@@ -12,8 +12,6 @@ from pathlib import Path
 
 from rnow.browser.chromium.executable import playwright_folder
 
-__all__ = ["stand_in"]
-
 _MACHINES = {"x86_64": "linux64", "aarch64": "linux-arm64"}
 
 

@@ -36,8 +36,6 @@ from rnow.browser.rules.refusals import (
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
-__all__ = ["Visit"]
-
 _CLOSE_TIMEOUT_S = 5.0
 _NUM_CAPTURES = 5  # a page that goes on to another takes the first attempts with it
 _HTML = ("text/html", "application/xhtml+xml")

@@ -4,8 +4,6 @@ import re
 
 from rnow.browser.source import RawPage
 
-__all__ = ["is_block_page"]
-
 _TITLE = re.compile(r"<title[^>]*>([^<]{0,200})", re.IGNORECASE)
 _TITLES = (
     "just a moment",  # Cloudflare, waiting

@@ -23,18 +23,6 @@ from yarl import URL
 
 from rnow.browser.errors import BrowseError
 
-__all__ = [
-    "BlockedAddressError",
-    "GuardedResolver",
-    "MayDial",
-    "check_host",
-    "check_url",
-    "covers",
-    "guarded_socket",
-    "is_public",
-    "normalize_host",
-]
-
 MayDial = Callable[[str, int], bool]  # (address, port): may a connection be made?
 AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]  # as getaddrinfo gives it
 

@@ -5,8 +5,6 @@ from yarl import URL
 from rnow.browser.rules.guard import check_host, normalize_host
 from rnow.browser.settings import BrowserSettings
 
-__all__ = ["HostRules"]
-
 
 class HostRules:
     """The list of one browser, in the guard's spelling of hosts. Takes checked URLs."""

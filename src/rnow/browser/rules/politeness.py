@@ -12,8 +12,6 @@ from email.utils import parsedate_to_datetime
 
 from rnow.browser.errors import BrowseError
 
-__all__ = ["Pacer", "interval_s"]
-
 _DEFAULT_INTERVAL_S = 1.0
 _INTERVALS_S = {
     "eutils.ncbi.nlm.nih.gov": 0.5,

@@ -4,15 +4,6 @@ from rnow.browser.errors import BrowseError
 from rnow.browser.rules.blocked import is_block_page
 from rnow.browser.source import RawPage
 
-__all__ = [
-    "REDIRECTS",
-    "blocked_by_site",
-    "refusal_of_status",
-    "status_error",
-    "too_large",
-    "unreachable",
-]
-
 REDIRECTS = (301, 302, 303, 307, 308)
 _LASTING = (400, 404, 410)  # a site would say so of the same URL again
 

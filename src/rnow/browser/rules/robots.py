@@ -17,8 +17,6 @@ from yarl import URL
 
 from rnow.browser.errors import BrowseError
 
-__all__ = ["MAX_ROBOTS_BYTES", "Robots"]
-
 MAX_ROBOTS_BYTES = 500_000  # RFC 9309 wants as much to be read; what is behind it is ignored
 _AGENT = "rnow"
 _KEPT_S = 86_400.0

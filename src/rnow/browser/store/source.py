@@ -29,8 +29,6 @@ from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.store.store import PageStore
 
-__all__ = ["NOT_IN_CORPUS", "StoredSource"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

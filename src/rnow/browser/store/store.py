@@ -38,8 +38,6 @@ from rnow.browser.errors import BrowseError
 from rnow.browser.source import RawPage
 from rnow.errors import StoreError
 
-__all__ = ["INDEX_FILE", "PageStore", "StoredAnswer", "StoredRow", "page_key"]
-
 INDEX_FILE = "index.sqlite"
 _BUSY_TIMEOUT_S = 10.0
 _MAX_BODY_BYTES = 64_000_000  # of a store that somebody else made

@@ -6,8 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["loading_crawl4ai"]
-
 
 @contextmanager
 def loading_crawl4ai() -> Iterator[None]:

@@ -5,8 +5,6 @@ from rnow.browser.source import RawPage
 from rnow.browser.text.markdown import html_to_markdown, visible_text
 from rnow.browser.text.pdf import pdf_to_text
 
-__all__ = ["extract_text"]
-
 
 def extract_text(page: RawPage) -> str:
     """Return the page as markdown; blocks for as long as it is large (about a second for 1 MB).

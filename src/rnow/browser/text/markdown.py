@@ -18,8 +18,6 @@ from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from rnow.browser.text.crawl4ai_import import loading_crawl4ai
 
-__all__ = ["UnreadablePageError", "html_to_markdown", "num_visible_chars", "visible_text"]
-
 _MAX_LINK_CHARS = 200  # longer ones are sessions and trackers; the link's text stays
 
 _DROPPED_TAGS = (

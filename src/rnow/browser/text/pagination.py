@@ -17,8 +17,6 @@ from typing import Protocol
 
 from rnow.browser.text.markdown import html_to_markdown
 
-__all__ = ["Document", "Limiter", "page_text", "paginate", "show_page"]
-
 _MAX_TEXT_BYTES = 900_000  # of one document; the last page says where the rest was left out
 _MAX_HEADER_URL_CHARS = 200
 _EMPTY = "(no text on this page)"

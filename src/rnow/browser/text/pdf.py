@@ -1,4 +1,4 @@
-"""PDF -> text, by pypdf, in a process of its own: `python -m rnow.browser.text.pdf`, bytes in, text out.
+"""PDF -> text, by pypdf, in a process of its own (`python -m rnow.browser.text.pdf`).
 
 A PDF is a program that a stranger wrote for a large interpreter. So it runs where nothing is lost:
 in a child without the environment's secrets, with limits on memory, processor time, pages and text,
@@ -17,8 +17,6 @@ from rnow.browser.errors import BrowseError
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
-
-__all__ = ["pdf_to_text"]
 
 MAX_PAGES = 200
 _MAX_MEMORY_BYTES = 1_000_000_000  # of address space; pypdf itself maps 100 MB

@@ -9,7 +9,7 @@ from typing import Any
 
 from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.settings import BrowserSettings
-from rnow.chat.prompts import read_prompt_file, steps_per_run
+from rnow.chat.prompts import read_prompt_file
 from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
 from rnow.config.source import ConfigSource, read_source
@@ -19,8 +19,7 @@ from rnow.rollout.project_pages import require_pages
 from rnow.tools.base import ToolSchema
 from rnow.tools.pool import describe_tools
 from rnow.tools.settings import WorkerSettings
-
-__all__ = ["check_config", "check_data", "check_tools"]
+from rnow.training.steps import steps_per_run
 
 
 def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, LoadedConfig | None]:

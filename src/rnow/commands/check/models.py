@@ -13,8 +13,6 @@ from rnow.plan.placing import place_roles
 from rnow.records import Prompt
 from rnow.tools.base import ToolSchema, allowed_schemas
 
-__all__ = ["check_chat", "check_devices", "check_tokenizers", "window_problem"]
-
 MIN_TOKENS_LEFT = 2000  # for the student's turns and the pages that it reads
 SMALL_WINDOW = 8000  # below it a share of the window is asked for instead
 _NUM_PROMPTS_MEASURED = 64

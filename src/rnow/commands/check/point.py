@@ -7,8 +7,6 @@ from enum import StrEnum
 from rnow.config.load import LoadedConfig
 from rnow.errors import Problem
 
-__all__ = ["Outcome", "Point", "not_checked", "place", "point"]
-
 
 class Outcome(StrEnum):
     OK = "ok"

@@ -19,8 +19,6 @@ from rnow.commands.check.files import check_config, check_data, check_tools
 from rnow.commands.check.models import check_chat, check_devices, check_tokenizers
 from rnow.commands.check.point import Outcome, Point, not_checked
 
-__all__ = ["CheckReport", "as_json", "check_project"]
-
 _MARKS = {Outcome.OK: "✓", Outcome.PROBLEM: "✗", Outcome.NOT_CHECKED: "–"}
 
 

@@ -14,8 +14,6 @@ from rnow.errors import ConfigError
 from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import sayer
 
-__all__ = ["build_project"]
-
 _MAX_SHOWN = 10
 _LINE_EVERY_S = 10.0
 

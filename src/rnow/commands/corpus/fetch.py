@@ -24,16 +24,6 @@ from rnow.config.settings import Config
 from rnow.rollout.project_pages import require_contact, require_pages, store_folder
 from rnow.tools.base import ToolAnswer
 
-__all__ = [
-    "Built",
-    "build_corpus",
-    "describe_corpus",
-    "estimate_s",
-    "missing_pages",
-    "outcome_of",
-    "verify_corpus",
-]
-
 _PER_HOST = 2
 _MAX_WAIT_S = 3_700.0  # for a slot: a site may say "in an hour"
 _NUM_ROUNDS = 3

@@ -29,8 +29,6 @@ from rnow.records import Prompt, ToolOutcome
 from rnow.runs.archive import journals
 from rnow.runs.journal import read_journal
 
-__all__ = ["Wanted", "wanted_pages"]
-
 _URL = re.compile(r"""https?://[^\s<>"'`|\\^{}]+""", re.IGNORECASE)
 _SENTENCE_END = ".,;:!?"
 _OPENING = {")": "(", "]": "["}

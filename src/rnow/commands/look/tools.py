@@ -9,8 +9,6 @@ from rnow.browser.reader import Answer
 from rnow.core import tool
 from rnow.core.counts import count
 
-__all__ = ["browse", "describe"]
-
 _last: list[Answer] = []
 
 

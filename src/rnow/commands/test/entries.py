@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from rnow.errors import UsageError
 from rnow.records import derive_seed
 
-__all__ = ["choose_entries"]
-
 
 def choose_entries(
     wanted: Sequence[str], *, all_: bool, num_rollouts: int, num_entries: int, seed: int, file: str

@@ -18,8 +18,6 @@ from rnow.evaluation.grading import Grade
 from rnow.records import EndReason, Prompt, Trajectory
 from rnow.runtime.atomic_files import replace_file
 
-__all__ = ["NO_REWARDS", "Rewards", "Sample", "make_folder", "write_sample"]
-
 # A conversation that the window, or the cap on a generation, cut off.
 _CUT = (EndReason.CONTEXT_FULL, EndReason.MAX_TOKENS)
 

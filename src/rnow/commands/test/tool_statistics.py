@@ -8,8 +8,6 @@ from typing import Any
 
 from rnow.records import ToolCallRecord, ToolOutcome, Trajectory
 
-__all__ = ["ToolStatistics", "error_code", "tool_statistics"]
-
 # How rnow.browser, and tools that follow it, tell the model that there is no page.
 _ERROR = re.compile(r"ERROR ([a-z0-9_]+):")
 

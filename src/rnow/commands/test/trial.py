@@ -51,8 +51,6 @@ from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.tools.rewards import RewardRunner, RewardSettings
 
-__all__ = ["Wishes", "try_project"]
-
 TEST_STEP = -2  # training's steps begin at 0, evaluation's is -1
 SHORT = {"max_turns": 2, "max_tokens": 64}
 MAX_TRANSCRIPTS = 5  # of more rollouts only a line each is shown

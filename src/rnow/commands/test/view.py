@@ -19,8 +19,6 @@ from rnow.commands.test.sample import Sample
 from rnow.commands.test.tool_statistics import error_code, tool_statistics
 from rnow.records import ToolCallRecord, Trajectory, Turn
 
-__all__ = ["Cuts", "show_line", "show_tools", "show_transcript"]
-
 # A call is shown with what came of it, so not a second time in the turn's text.
 _CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 _TEAL = "#14B8A6"

@@ -24,8 +24,6 @@ from transformers import AttentionInterface
 
 from rnow.errors import ModelError
 
-__all__ = ["ATTENTION_NAME", "KEY_BLOCK", "attend"]
-
 ATTENTION_NAME = "rnow_blocks"
 KEY_BLOCK = 128
 # What some models hand to their attention and this one does not do.

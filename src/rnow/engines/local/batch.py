@@ -22,8 +22,6 @@ from rnow.engines.base import Scores
 from rnow.engines.local.cache import KeyValues, PieceCache, RowCache
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
 
-__all__ = ["DecodingBatch", "DecodingRow", "PromptCache", "is_batch_invariant", "read", "score"]
-
 _MAX_LOGITS = 2**26  # of one forward: 256 MB in fp32
 _PROMPT_CACHE_BYTES = 2**28
 # What transformers' configurations call the number of experts.

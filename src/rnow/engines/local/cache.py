@@ -17,8 +17,6 @@ from transformers.cache_utils import Cache
 
 from rnow.engines.local.attention import KEY_BLOCK
 
-__all__ = ["KeyValues", "PieceCache", "RowCache"]
-
 KeyValues = tuple[tuple[Tensor, Tensor], ...]  # per layer, each [1, kv heads, tokens, head]
 
 

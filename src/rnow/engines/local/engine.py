@@ -36,8 +36,6 @@ from rnow.engines.local.weights import load_model, load_policy_model
 from rnow.engines.local.worker import Generation, LoadedPolicy, Worker
 from rnow.errors import DeadlineError, EngineError, ModelError
 
-__all__ = ["LocalEngine"]
-
 _MIN_ROWS = 16  # below, matrix kernels change with the place of a row
 _CLOSE_TIMEOUT_S = 60.0
 

@@ -17,8 +17,6 @@ from typing import Generic, TypeVar
 from rnow.errors import DeadlineError
 from rnow.runtime.deadline import report_breach, waiting
 
-__all__ = ["FORWARD_THREAD", "Reply"]
-
 FORWARD_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rnow-forward")
 
 Value = TypeVar("Value")

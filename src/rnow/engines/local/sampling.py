@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["draw_tokens", "uniform_stream"]
-
 
 def uniform_stream(seed: int) -> np.random.Generator:
     """Return the uniform numbers of one request, one a token: counter-based, keyed by `seed`."""

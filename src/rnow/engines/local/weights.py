@@ -26,9 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
-from rnow.runtime.quiet import quiet_transformers
-
-__all__ = ["load_model", "load_policy_model"]
+from rnow.runtime.logs import quiet_transformers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What an adapter may say without changing what W + scale · B·A means; anything else must be absent

@@ -31,8 +31,6 @@ from rnow.engines.local.sampling import uniform_stream
 from rnow.errors import EngineError
 from rnow.records import StopReason
 
-__all__ = ["Generation", "LoadedPolicy", "Worker"]
-
 Value = TypeVar("Value")
 
 

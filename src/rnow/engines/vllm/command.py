@@ -14,16 +14,6 @@ from typing import Any
 
 from rnow.errors import ConfigError
 
-__all__ = [
-    "ADAPTER_RANKS",
-    "NUM_ADAPTERS_AT_ONCE",
-    "TEACHER_TOKENS_A_STEP",
-    "VllmServerSettings",
-    "command",
-    "environment",
-    "served_name",
-]
-
 # vLLM computes prompt log-probabilities over [tokens of one scheduler step, vocabulary], outside of
 # what it counts as its memory: 7.5 GiB at 8192 × 152k, 1.9 GiB at 2048.
 TEACHER_TOKENS_A_STEP = 2048

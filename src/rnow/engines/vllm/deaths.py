@@ -4,8 +4,6 @@ import asyncio
 
 from rnow.errors import ServerError
 
-__all__ = ["MAX_DEATHS", "Deaths"]
-
 MAX_DEATHS = 3
 _RUN = (
     f"vLLM servers ended {MAX_DEATHS} times without a finished step in between. The last time, "

@@ -39,8 +39,6 @@ from rnow.engines.vllm.weight_routes import load_adapter, reload_weights, unload
 from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.runtime.deadline import within
 
-__all__ = ["VllmEngine"]
-
 _HEALTH_TIMEOUT_S = 60.0
 _PAUSES_S = (0.5, 2.0)  # before the second and the third attempt
 

@@ -16,9 +16,6 @@ import orjson
 
 from rnow.errors import EngineError
 
-__all__ = ["HttpError", "UnreachableError", "VllmClient", "WhyEnded"]
-
-
 WhyEnded = Callable[[], str | None]  # a sentence once the server is known to have ended
 
 _PAUSES_S = (0.5, 2.0)

@@ -6,8 +6,6 @@ initialization failed. See root cause above." Between the two are hundreds of li
 
 import re
 
-__all__ = ["last_line", "last_words"]
-
 _NUM_LINES = 6
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PREFIX = re.compile(

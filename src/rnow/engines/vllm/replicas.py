@@ -13,8 +13,6 @@ from typing import Any
 from rnow.engines.vllm.http import VllmClient
 from rnow.errors import EngineError
 
-__all__ = ["Replica", "Replicas", "one_more"]
-
 
 @dataclass(slots=True, eq=False)
 class Replica:

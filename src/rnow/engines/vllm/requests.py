@@ -9,8 +9,6 @@ from rnow.engines.vllm.http import HttpError
 from rnow.engines.vllm.replicas import Replica, one_more
 from rnow.errors import EngineError
 
-__all__ = ["check_length", "generate", "score_at"]
-
 Value = TypeVar("Value")
 
 

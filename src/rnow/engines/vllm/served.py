@@ -26,8 +26,6 @@ from rnow.engines.vllm.http import HttpError, UnreachableError
 from rnow.engines.vllm.server import Progress, VllmServer
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
 
-__all__ = ["ServedEngine"]
-
 _ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
 
 Value = TypeVar("Value")

@@ -19,8 +19,6 @@ from rnow.errors import DeadlineError, EngineError
 from rnow.runtime.child_process import GuardedProcess, how_it_ended
 from rnow.runtime.deadline import within
 
-__all__ = ["VllmServer"]
-
 _POLL_S = 0.5
 _POLL_TIMEOUT_S = 5.0
 _LOG_LINE_BYTES = 20_000

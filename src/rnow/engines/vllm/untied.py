@@ -15,8 +15,6 @@ from typing import Any, BinaryIO
 
 from rnow.errors import ModelError
 
-__all__ = ["is_tied", "untied_folder"]
-
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _HEAD_FILE = "lm_head.safetensors"

@@ -5,8 +5,6 @@ from pathlib import Path
 from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
 
-__all__ = ["load_adapter", "reload_weights", "unload_adapter"]
-
 
 async def load_adapter(client: VllmClient, adapter: str, path: Path) -> None:
     body = {"lora_name": adapter, "lora_path": str(path)}

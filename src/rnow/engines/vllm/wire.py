@@ -16,16 +16,6 @@ from rnow.engines.base import Completion, Scores
 from rnow.errors import EngineError
 from rnow.records import FloatArray, StopReason
 
-__all__ = [
-    "ROUTE",
-    "compact_score_body",
-    "read_compact_scores",
-    "read_completion",
-    "read_scores",
-    "sample_body",
-    "score_body",
-]
-
 ROUTE = "/inference/v1/generate"
 _NOT_A_LOGPROB = -9000.0  # at or below: the server's stand-in for NaN and -inf
 

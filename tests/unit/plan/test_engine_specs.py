@@ -20,7 +20,7 @@ from rnow.plan.engine_specs import (
 )
 from rnow.plan.placing import place_roles
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"
 H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)
 ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

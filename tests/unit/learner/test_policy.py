@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_iter
 
 from rnow.errors import CheckpointError, ModelError
 from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
-from rnow.learner.policy import Policy, PolicySettings, export_merged
+from rnow.learner.policy import Policy, PolicySettings
+from rnow.learner.weights import export_merged
 
 VOCAB = 128
 LINEAR_LAYERS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]

@@ -22,7 +22,7 @@ from rnow.plan.memory import (
     trainer_memory,
 )
 
-CONFIGS = Path(__file__).resolve().parent.parent / "fixtures" / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "fixtures" / "configs"
 
 
 def config(name: str, **changes: Any) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_null_rollout_timeout_is_the_hour_that_always_applies() -> None:
 
 
 def test_the_reference_project_loads() -> None:
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     assert load_config(root).config.dataset_type == "distill"
 
 

@@ -16,7 +16,7 @@ from rnow.plan.make import device_variables, make_plan
 from rnow.plan.memory import GIB
 from rnow.plan.records import Plan, Role, Workload
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"
 
 H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)

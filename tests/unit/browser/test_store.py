@@ -165,7 +165,7 @@ import sys
 from pathlib import Path
 from yarl import URL
 from rnow.browser.source import RawPage
-from rnow.browser.store import PageStore
+from rnow.browser.store.store import PageStore
 
 store, number = PageStore(Path(sys.argv[1])), sys.argv[2]
 for i in range(50):

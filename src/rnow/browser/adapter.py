@@ -7,8 +7,6 @@ from yarl import URL
 
 from rnow.browser.source import RawPage
 
-__all__ = ["Adapter"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:

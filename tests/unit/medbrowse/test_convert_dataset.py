@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INGREDIENTS = ["VELORA", "DUXIMA", "KORELA", "MORO", "SANOVA"]
 TASKS = ["Ingredient", "Applicant_Full_Name_prompt", "Exclusivity_Date"]
 

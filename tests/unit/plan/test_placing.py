@@ -18,7 +18,7 @@ from rnow.plan.placing import (
     place_sampler,
 )
 
-CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
+CONFIGS = Path(__file__).parents[2] / "fixtures" / "configs"
 H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)
 NO_GPU = Devices(gpus=(), reason="no nvidia-smi, no NVIDIA driver, no ROCm")
 TWO_GPUS = Devices(gpus=(H100, H100), reason="")

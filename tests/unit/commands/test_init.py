@@ -2,14 +2,14 @@ import re
 from pathlib import Path
 
 import pytest
-import rnow.scaffold
 
+import rnow
 from rnow.chat.prompts import read_prompt_file
 from rnow.commands.init import TEMPLATES, init_project
 from rnow.config.load import load_config
 from rnow.errors import UsageError
 
-PACKAGED = Path(rnow.commands.init.__file__).parent / "templates"
+PACKAGED = Path(rnow.__file__).parent / "templates"
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -22,15 +22,13 @@ import time
 
 from yarl import URL
 
-from rnow.browser.adapters.adapter import Adapter
+from rnow.browser.adapter import Adapter
 from rnow.browser.errors import BrowseError
 from rnow.browser.http import HttpSource
 from rnow.browser.rules.hosts import HostRules
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.medbrowse import clinicaltrials, drugs_at_fda, orange_book
-
-__all__ = ["ADAPTERS", "AdapterSource", "render"]
 
 ADAPTERS = (clinicaltrials.ADAPTER, drugs_at_fda.ADAPTER, orange_book.ADAPTER)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rnow.config.keys import settings_by_key
 
-SOURCE = Path(__file__).resolve().parents[2] / "src" / "rnow"
+SOURCE = Path(__file__).resolve().parents[3] / "src" / "rnow"
 # Where settings are defined, nothing is read.
 DEFINITIONS = SOURCE / "config"
 

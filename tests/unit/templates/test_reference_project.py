@@ -9,14 +9,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import rnow.scaffold
 
+import rnow
 from rnow.chat.prompts import read_prompt_file
 from rnow.config.load import load_config
 from rnow.evaluation.grading import grade
 
-ROOT = Path(__file__).parents[2]
-TEMPLATE = Path(rnow.commands.init.__file__).parent / "templates" / "medbrowsecomp"
+ROOT = Path(__file__).parents[3]
+TEMPLATE = Path(rnow.__file__).parent / "templates" / "medbrowsecomp"
 FILES = ["config.yml", "convert_dataset.py", "tools.py", "train.jsonl"]
 
 

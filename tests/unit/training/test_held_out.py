@@ -11,10 +11,10 @@ from rnow.chat.template import ChatTemplate
 from rnow.config.settings import Config
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.errors import DataError
-from rnow.evaluation.held_out import HeldOutEvaluator, held_out_prompts
 from rnow.rollout.attempt import RolloutLimits
 from rnow.rollout.environment import Environment
 from rnow.runs.folder import RunDirectory
+from rnow.training.held_out import HeldOutEvaluator, held_out_prompts
 from rnow.training.monitor import Monitor
 
 QUESTION = {"role": "user", "content": "Which company?"}

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnow.chat.prompt_line import fill_in
-from rnow.chat.prompts import prompt_order, read_prompt_file, steps_per_run
+from rnow.chat.prompts import read_prompt_file
 from rnow.config.types import DatasetType
 from rnow.errors import DataError, Problem
 from rnow.records import Prompt
+from rnow.training.steps import prompt_order, steps_per_run
 
 FILE = Path("train.jsonl")
 USER = {"role": "user", "content": "Which drug?"}

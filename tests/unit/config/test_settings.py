@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rnow.config.keys import section_keys, settings_by_key, type_in_words
 from rnow.config.settings import Config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "configuration.md"
 MINIMAL = {
     "data": {"batch_size": 4},

@@ -1,1 +1,0 @@
-"""The project's rewards.py: functions that `rnow test` shows values of. Training takes none."""
