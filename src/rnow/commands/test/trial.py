@@ -19,7 +19,7 @@ from rich.console import Console
 from rnow.chat.conversation import conversation
 from rnow.commands.run import run_name
 from rnow.commands.test.entries import choose_entries
-from rnow.commands.test.sample import NO_REWARDS, Sample, make_folder, write_sample
+from rnow.commands.test.sample import Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
 from rnow.config.load import LoadedConfig, require_distill
@@ -49,7 +49,7 @@ from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import sayer
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
-from rnow.tools.rewards import RewardRunner, RewardSettings
+from rnow.tools.rewards import NO_REWARDS, RewardRunner, RewardSettings
 
 TEST_STEP = -2  # training's steps begin at 0, evaluation's is -1
 SHORT = {"max_turns": 2, "max_tokens": 64}
