@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from loopback import serve_pub
+from short_runs import rnow
 
 from rnow.browser.settings import BrowserSettings, StoreMode
 from rnow.browser.store.store import INDEX_FILE
@@ -35,14 +36,6 @@ BROWSE = (
     "    'Read a page.'\n"
     "    return await browser.read(url, page)\n"
 )
-
-
-def rnow(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rnow", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def without_network() -> list[str]:
