@@ -2,7 +2,7 @@
 # make test    everything that runs in minutes, in random order: unit tests, real processes, short runs
 # make check   ruff, types, generated docs
 # make test-full   the rest: the slow tests, vLLM for real, a kill at random, the demo here and on vLLM
-# make ci      test and test-full, two parts at a time: what every change must pass, besides make check
+# make ci      check, test and test-full, two parts at a time: what every change must pass
 # make test-vllm   what of test-full runs on a real vLLM server
 # make bench   measurements with bounds on times; for a machine with nothing else to do
 # make gpu     rnow on an NVIDIA GPU of 80 GB, by hand: plan, gradient, demo, updates at real size
@@ -39,17 +39,15 @@ test: setup
 # Two parts at a time, since most of a part is waiting or one thread; what others wait for comes first.
 # On a busy machine the demo takes longer than the 240 s that it is promised on two free cores: here
 # its accuracy is what must hold, its time in `make bench`.
-FULL := full-vllm full-demo full-slow full-vllm-demo full-kill
-
-test-full: setup .venv-vllm/.ready
+test-full: setup
 	$(BIN)/python tests/bench/bench_cli.py
-	$(MAKE) -j2 $(FULL)
+	$(MAKE) -j2 full-vllm full-demo full-slow full-vllm-demo full-kill
 
-ci: setup .venv-vllm/.ready
+ci: setup
 	$(BIN)/python tests/bench/bench_cli.py
-	$(MAKE) -j2 WORKERS=0 $(firstword $(FULL)) test $(wordlist 2,9,$(FULL))
+	$(MAKE) -j2 WORKERS=0 .venv-vllm/.ready check test full-vllm full-demo full-slow full-vllm-demo full-kill
 
-full-vllm:
+full-vllm: .venv-vllm/.ready
 	$(BIN)/pytest -m vllm
 
 full-demo:
@@ -65,10 +63,9 @@ full-vllm-demo: full-vllm full-demo
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 --kill --local .demo.json
 
 # Engine, runs and recovery on real vLLM servers, which have an environment of several GB of their own.
-test-vllm: setup .venv-vllm/.ready
-	$(BIN)/pytest -m vllm
+test-vllm: setup full-vllm
 
-.venv-vllm/.ready: scripts/setup_vllm.sh
+.venv-vllm/.ready: scripts/setup_vllm.sh | .venv/.ready
 	@bash scripts/setup_vllm.sh
 
 check: setup
