@@ -314,4 +314,6 @@ async def test_closing_ends_every_server_within_seconds(lab: Lab) -> None:
     groups = [os.getpgid(pid) for pid in lab.pids()]
     async with asyncio.timeout(10):
         await engine.aclose()
-    assert [alive_in_group(group) for group in groups] == [[], []]
+        # A server has ended; its guardian, which was told to, may still have its last instant.
+        while any(alive_in_group(group) for group in groups):
+            await asyncio.sleep(0.05)
