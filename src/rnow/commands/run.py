@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from rnow.runs.folder import RunDirectory
 
 _SETTINGS = "Settings that are changed often; KEY=VALUE changes any"
+_Student = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="The student, which learns: a Hugging Face id or a folder. The same as "
+        "model.path=MODEL; without it, what config.yml says.",
+        rich_help_panel=_SETTINGS,
+    ),
+]
 _Epochs = Annotated[
     int | None,
     typer.Option(
@@ -75,17 +86,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the project as rnow check does; train nothing.")
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="The student, which learns: a Hugging Face id or a folder. The same as "
-            "model.path=MODEL; without it, what config.yml says.",
-            rich_help_panel=_SETTINGS,
-        ),
-    ] = None,
+    model: _Student = None,
     epochs: _Epochs = None,
     batch_size: _BatchSize = None,
     lr: _LearningRate = None,
