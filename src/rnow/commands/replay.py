@@ -61,8 +61,6 @@ def replay_update(file: Path) -> Replayed:
     Where these were not kept, on the run's newest checkpoint, older or newer than the batch. With
     no update between the two that moved weights, that has the very ones.
     """
-    import torch
-
     from rnow.config.settings import Config
     from rnow.learner.checkpoint import load_checkpoint
     from rnow.learner.policy import Policy
@@ -72,7 +70,6 @@ def replay_update(file: Path) -> Replayed:
     from rnow.runs.folder import RunDirectory
     from rnow.runs.journal import read_journal
     from rnow.runs.saving import weights_of
-    from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
     run = RunDirectory(file.absolute().parent.parent)
     scored = read_journal(file)
@@ -81,17 +78,17 @@ def replay_update(file: Path) -> Replayed:
     config = Config.model_validate(run.read_config())
     project = run.path.parent.parent
     policy = Policy.load(
-        policy_settings(
-            config,
-            student=fetch_model(find_model("model.path", config.model.path, project=project)),
-            device="cuda" if torch.cuda.is_available() else "cpu",
-        )
+        fetch_model(find_model("model.path", config.model.path, project=project)),
+        config.model,
+        seed=config.seed,
+        activation_checkpointing=config.trainer.activation_checkpointing,
     )
     problems: list[str] = []
     trainer = Trainer(
         policy,
-        settings=trainer_settings(config, total_steps=run.state().get("num_steps", 1)),
-        objective=objective_settings(config),
+        settings=config.trainer,
+        algorithm=config.algorithm,
+        num_steps=run.state().get("num_steps", 1),
         on_bad_numbers=lambda _, reason: problems.append(reason),
     )
     weights_step = 0
