@@ -13,8 +13,8 @@ import numpy as np
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.template import ChatTemplate
 from rnow.engines.base import Engine
-from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.records import Batch, Prompt, ScoredTrajectory, Trajectory
+from rnow.rollout.attempt import Attempt, RolloutLimits, run_rollout
 from rnow.runs.folder import RunDirectory
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
@@ -102,16 +102,14 @@ class Rolling:
         assert len(collected.batch.scored) == num_rollouts
         return collected.batch
 
-    async def _roll(self, prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+    async def _roll(self, attempt: Attempt) -> Trajectory:
         return await run_rollout(
-            prompt,
-            id=id,
+            attempt,
             engine=self._engine,
             chat=self._chat,
             tools=self._tools,
             limits=self._limits,
             run_seed=0,
-            policy_version=policy_version,
         )
 
 

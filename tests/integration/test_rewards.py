@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rnow.commands.test.sample import NO_REWARDS, Rewards
 from rnow.errors import DataError, ToolDefinitionError
 from rnow.records import Prompt
-from rnow.tools.rewards import RewardRunner, RewardSettings
+from rnow.tools.rewards import NO_REWARDS, RewardRunner, Rewards, RewardSettings
 
 REWARDS = """
 import asyncio, os, time

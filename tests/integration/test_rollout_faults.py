@@ -9,7 +9,7 @@ from rnow.browser.settings import BrowserSettings
 from rnow.chat.template import ChatTemplate
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.records import EndReason, Prompt, RolloutId, ToolOutcome
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.rollout.attempt import Attempt, RolloutLimits, run_rollout
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 from rnow.training.metrics import rollout_metrics
@@ -93,10 +93,11 @@ async def test_a_rollout_survives_every_kind_of_tool_and_counts_it(project: Path
         log_file=project / "tools.log",
         grace_s=0.5,
     )
+    question = {"role": "user", "content": "2 + 3?"}
+    prompt = Prompt(index=0, line=1, messages=(question,), tools=None)
     async with ToolPool(settings) as pool:
         trajectory = await run_rollout(
-            Prompt(index=0, line=1, messages=({"role": "user", "content": "2 + 3?"},), tools=None),
-            id=RolloutId(0, 0, 0),
+            Attempt(prompt=prompt, id=RolloutId(0, 0, 0), policy_version=0),
             engine=ScriptedEngine(speak),
             chat=chat,
             tools=pool,
@@ -108,7 +109,6 @@ async def test_a_rollout_survives_every_kind_of_tool_and_counts_it(project: Path
                 rollout_timeout_s=60.0,
             ),
             run_seed=0,
-            policy_version=0,
         )
         assert pool.num_replaced == 2  # the one that hung and the one that left
     assert trajectory.end_reason is EndReason.ANSWER

@@ -27,7 +27,7 @@ from rnow.records import (
     RolloutId,
     StopReason,
 )
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.rollout.attempt import Attempt, RolloutLimits, run_rollout
 from rnow.tools.fake import ScriptedTools
 
 pytestmark = [
@@ -216,8 +216,12 @@ async def test_two_tools_in_four_turns_give_the_very_ids_of_the_templates_own_re
     await pair.load(save_overfitted(pair.model, tmp_path / "6", own), 6)
     chat = ChatTemplate.load(pair.model)
     trajectory = await run_rollout(
-        Prompt(index=0, line=1, messages=CONVERSATION[:2], tools=None),
-        id=RolloutId(0, 0, 0),
+        Attempt(
+            prompt=Prompt(index=0, line=1, messages=CONVERSATION[:2], tools=None),
+            id=RolloutId(0, 0, 0),
+            policy_version=6,
+            temperature=0.0,
+        ),
         engine=pair.vllm,
         chat=chat,
         tools=tools,
@@ -229,8 +233,6 @@ async def test_two_tools_in_four_turns_give_the_very_ids_of_the_templates_own_re
             rollout_timeout_s=60,
         ),
         run_seed=0,
-        policy_version=6,
-        temperature=0.0,
     )
     ids = trajectory.token_ids.tolist()
     assert chat.decode(ids) == chat.decode(own)

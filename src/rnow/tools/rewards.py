@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnow.commands.test.sample import NO_REWARDS, Rewards
 from rnow.errors import DataError, DeadlineError, ToolDefinitionError
 from rnow.records import Prompt
 from rnow.runtime.deadline import within
@@ -36,6 +35,18 @@ class RewardSettings:
     env_names: tuple[str, ...]  # tools.env: variables of the shell that rewards may see
     log_file: Path  # what rewards print, and the tracebacks of what they raise
     start_timeout_s: float = 120.0  # import of rewards.py
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewards:
+    """What the reward functions of an entry gave; Rewards(values={"accuracy": 1.0}, total=1.0)"""
+
+    values: Mapping[str, float | str]  # "error" or "timeout" where there is no number
+    total: float | None  # None: no rewards, or one without a number
+    errors: tuple[str, ...] = ()  # one sentence each
+
+
+NO_REWARDS = Rewards(values={}, total=None)
 
 
 class RewardRunner:

@@ -1,33 +1,24 @@
 """All rollouts of one step, each scored by the teacher the moment it ends.
 
-    prompt ─▶ rollout ─▶ score ─▶ journal     × batch_size × group_size, side by side
-                 │         │
-                 └─ fails twice ─▶ dropped and counted; too many ─▶ the run stops
-
-A bad rollout is data about the run, not a crash: but it never becomes a number in the batch.
+prompt ─▶ rollout ─▶ score ─▶ journal     × batch_size × group_size, side by side
+             │         │
+             └─ fails twice ─▶ dropped and counted; too many ─▶ the run stops
 """
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from rnow.errors import (
-    DeadlineError,
-    EngineError,
-    RnowError,
-    RolloutError,
-    TeacherError,
-    TemplateError,
-)
+from rnow.errors import RolloutError, TeacherError
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
+from rnow.rollout.attempt import Attempt
+from rnow.rollout.many import Losses, Roll, roll_many
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal, read_journal
 
-NUM_ATTEMPTS = 2
+NUM_SHOWN_REASONS = 3
 
-Roll = Callable[[Prompt, RolloutId, int], Awaitable[Trajectory]]
 Score = Callable[[Trajectory], Awaitable[ScoredTrajectory]]
 
 
@@ -43,23 +34,6 @@ class Collected:
     teacher_wait_s: float  # from then until the last score came
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What happened while a step was collected; lives for one step."""
-
-    step: int
-    total: int  # trajectories of a whole step
-    scored: list[ScoredTrajectory] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
-    dropped_rollouts: int = 0
-    dropped_scores: int = 0
-    last_rollout_at: float = 0.0
-
-    @property
-    def lost(self) -> int:
-        return self.dropped_rollouts + self.dropped_scores
-
-
 class Collector:
     """Runs `roll` and `score` for every trajectory of a step, at most `concurrency` at a time."""
 
@@ -69,7 +43,7 @@ class Collector:
         self._roll = roll
         self._score = score
         self._run = run
-        self._slots = asyncio.Semaphore(concurrency)
+        self._concurrency = concurrency
         self._max_dropped = max_dropped
 
     async def collect(
@@ -85,89 +59,69 @@ class Collector:
         What is wrong with more than a trajectory (a tools.py that changed during the run) goes up
         as it is.
         """
-        started = time.perf_counter()
+        started = rolled_at = time.perf_counter()
         path = self._run.trajectories(step)
-        prompt_of = {
-            RolloutId(step, prompt.index, rollout): prompt
+        wanted = [
+            Attempt(prompt=prompt, id=RolloutId(step, prompt.index, rollout), policy_version=step)
             for prompt in prompts
             for rollout in range(group_size)
-        }
-        tally = _Tally(step=step, total=len(prompt_of), last_rollout_at=started)
+        ]
         # Prompts may have moved in their file since the step was interrupted.
+        ids = {attempt.id for attempt in wanted}
         journaled = read_journal(path, policy_version=step)
-        tally.scored.extend(item for item in journaled if item.trajectory.id in prompt_of)
-        reused = {item.trajectory.id for item in tally.scored}
-        for _ in reused:
+        reused = [item for item in journaled if item.trajectory.id in ids]
+        for item in reused:
+            ids.remove(item.trajectory.id)
             on_scored()
         journal = Journal(path)
+
+        async def roll(attempt: Attempt) -> Trajectory:
+            nonlocal rolled_at
+            try:
+                return await self._roll(attempt)
+            finally:
+                rolled_at = time.perf_counter()
+
+        async def score(attempt: Attempt, trajectory: Trajectory) -> ScoredTrajectory:
+            scored = await self._score(trajectory)
+            journal.append(scored)
+            on_scored()
+            return scored
+
+        def refuse(losses: Losses) -> RolloutError:
+            return self._too_many_lost(step, losses)
+
+        losses = Losses(num_wanted=len(wanted), max_share=self._max_dropped, refuse=refuse)
         try:
-            async with asyncio.TaskGroup() as group:
-                for id, prompt in prompt_of.items():
-                    if id not in reused:
-                        group.create_task(self._one(prompt, id, tally, journal, on_scored))
-        except* (RnowError, OSError) as errors:
-            raise errors.exceptions[0] from errors
+            new = await roll_many(
+                [attempt for attempt in wanted if attempt.id in ids],
+                roll,
+                score,
+                lose=losses.add,
+                concurrency=self._concurrency,
+            )
         finally:
             await asyncio.to_thread(journal.close)  # it syncs, which may take a while
         finished = time.perf_counter()
-        if not tally.scored:
-            raise self._too_many_lost(tally)
-        batch = Batch(
-            step=step, scored=tuple(sorted(tally.scored, key=lambda item: item.trajectory.id))
-        )
+        if not reused and not new:
+            raise refuse(losses)
+        scored = sorted((*reused, *new), key=lambda item: item.trajectory.id)
+        num_dropped_scores = losses.by_type[TeacherError]
         return Collected(
-            batch=batch,
+            batch=Batch(step=step, scored=tuple(scored)),
             num_reused=len(reused),
-            num_dropped_rollouts=tally.dropped_rollouts,
-            num_dropped_scores=tally.dropped_scores,
-            rollout_s=tally.last_rollout_at - started,
-            teacher_wait_s=finished - tally.last_rollout_at,
+            num_dropped_rollouts=losses.num - num_dropped_scores,
+            num_dropped_scores=num_dropped_scores,
+            rollout_s=rolled_at - started,
+            teacher_wait_s=finished - rolled_at,
         )
 
-    async def _one(
-        self,
-        prompt: Prompt,
-        id: RolloutId,
-        tally: _Tally,
-        journal: Journal,
-        on_scored: Callable[[], None],
-    ) -> None:
-        async with self._slots:
-            trajectory = await self._rolled(prompt, id, tally)
-        tally.last_rollout_at = time.perf_counter()
-        if trajectory is None:
-            return
-        try:
-            scored = await self._score(trajectory)
-        except TeacherError as error:
-            tally.dropped_scores += 1
-            self._count_reason(tally, error)
-            return
-        journal.append(scored)
-        tally.scored.append(scored)
-        on_scored()
-
-    async def _rolled(self, prompt: Prompt, id: RolloutId, tally: _Tally) -> Trajectory | None:
-        for attempt in range(NUM_ATTEMPTS):
-            try:
-                return await self._roll(prompt, id, id.step)
-            except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
-                if attempt == NUM_ATTEMPTS - 1:
-                    tally.dropped_rollouts += 1
-                    self._count_reason(tally, error)
-        return None
-
-    def _count_reason(self, tally: _Tally, error: RnowError) -> None:
-        tally.reasons[str(error)] += 1
-        if tally.lost > self._max_dropped * tally.total:
-            # At once: behind a teacher that is gone the others would each wait out their retries.
-            raise self._too_many_lost(tally)
-
-    def _too_many_lost(self, tally: _Tally) -> RolloutError:
+    def _too_many_lost(self, step: int, losses: Losses) -> RolloutError:
         reasons = "".join(
-            f"\n  {count} ×  {reason}" for reason, count in tally.reasons.most_common(3)
+            f"\n  {count} ×  {reason}"
+            for reason, count in list(losses.reasons.items())[:NUM_SHOWN_REASONS]
         )
         return RolloutError(
-            f"step {tally.step} lost {tally.lost} of {tally.total} trajectories, more than "
+            f"step {step} lost {losses.num} of {losses.num_wanted} trajectories, more than "
             f"trainer.max_dropped ({self._max_dropped:g}) allows. Most common reasons:{reasons}"
         )

@@ -2,7 +2,7 @@
 
 from rnow.engines.base import Engine
 from rnow.evaluation.attempts import evaluate
-from rnow.evaluation.held_out import gradable_prompts, roll_at
+from rnow.evaluation.held_out import gradable_prompts
 from rnow.records import Prompt
 from rnow.rollout.environment import Environment
 from rnow.training.monitor import Monitor
@@ -51,7 +51,8 @@ class HeldOutEvaluator:
 
         evaluation = await evaluate(
             self._prompts,
-            roll_at(self._environment, self._engine, step),
+            self._environment.roll(self._engine),
+            policy_version=step,
             chat=self._environment.chat,
             concurrency=self._environment.config.rollout.concurrency,
         )

@@ -187,7 +187,7 @@ async def _train(
             group_size=config.data.group_size,
             publisher=_publisher(session, student, learner=learner, probe_ids=probe_ids),
             collector=Collector(
-                environment.roll(student, seed=config.seed),
+                environment.roll(student),
                 teacher.score,
                 run=run,
                 concurrency=config.rollout.concurrency,

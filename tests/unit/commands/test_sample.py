@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rnow.chat.conversation import conversation, split_thinking
 from rnow.chat.template import ChatTemplate
-from rnow.commands.test.sample import NO_REWARDS, Rewards, Sample, make_folder, write_sample
+from rnow.commands.test.sample import Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
 from rnow.evaluation.grading import Grade
@@ -24,6 +24,7 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
+from rnow.tools.rewards import NO_REWARDS, Rewards
 
 PROMPT = Prompt(
     index=3,

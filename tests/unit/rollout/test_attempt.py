@@ -22,7 +22,7 @@ from rnow.records import (
     Trajectory,
     derive_seed,
 )
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.rollout.attempt import Attempt, RolloutLimits, run_rollout
 from rnow.tools.base import ToolAnswer, ToolCall, ToolRunner, ToolSchema
 
 ID = RolloutId(3, 17, 1)
@@ -107,14 +107,12 @@ async def roll(
     **limits: Any,
 ) -> Trajectory:
     return await run_rollout(
-        prompt,
-        id=ID,
+        Attempt(prompt=prompt, id=ID, policy_version=2),
         engine=engine,
         chat=chat,
         tools=tools,
         limits=RolloutLimits(**{**LIMITS, **limits}),
         run_seed=5,
-        policy_version=2,
     )
 
 

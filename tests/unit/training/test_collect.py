@@ -17,6 +17,7 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
+from rnow.rollout.attempt import Attempt
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import read_journal
 from rnow.training.collect import Collected, Collector
@@ -48,14 +49,15 @@ class World:
         self.roll_faults: dict[RolloutId, int] = {}
         self.score_faults: set[RolloutId] = set()
 
-    async def roll(self, prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+    async def roll(self, attempt: Attempt) -> Trajectory:
+        id = attempt.id
         self.rolled.append(id)
         # Later ids end earlier, so that arrival is not the order of the ids.
-        await asyncio.sleep(0.001 * (10 - 4 * id.rollout - prompt.index))
+        await asyncio.sleep(0.001 * (10 - 4 * id.rollout - attempt.prompt.index))
         if self.roll_faults.get(id, 0) > 0:
             self.roll_faults[id] -= 1
             raise EngineError("server gone")
-        return make_trajectory(id, policy_version=policy_version)
+        return make_trajectory(attempt.id, policy_version=attempt.policy_version)
 
     async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
         if trajectory.id in self.score_faults:
@@ -95,11 +97,11 @@ async def test_a_trajectory_is_scored_while_others_still_roll_out(tmp_path: Path
     first_is_scored = asyncio.Event()
 
     class Streaming(World):
-        async def roll(self, prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
-            if id != RolloutId(3, 2, 0):
+        async def roll(self, attempt: Attempt) -> Trajectory:
+            if attempt.id != RolloutId(3, 2, 0):
                 # Ends only once another trajectory has been scored.
                 await asyncio.wait_for(first_is_scored.wait(), timeout=5)
-            return make_trajectory(id, policy_version=policy_version)
+            return make_trajectory(attempt.id, policy_version=attempt.policy_version)
 
         async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
             first_is_scored.set()
@@ -185,7 +187,7 @@ async def test_a_step_ends_as_soon_as_too_much_of_it_is_lost(tmp_path: Path) -> 
 
 
 async def test_what_concerns_every_rollout_goes_up_as_it_is(tmp_path: Path) -> None:
-    async def roll(prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+    async def roll(attempt: Attempt) -> Trajectory:
         raise ToolDefinitionError("tools.py: its tools are no longer those of this run")
 
     collector = Collector(

@@ -17,21 +17,10 @@ from rnow.commands.test.tool_statistics import error_code
 from rnow.evaluation.grading import Grade
 from rnow.records import EndReason, Prompt, Trajectory
 from rnow.runtime.atomic_files import replace_file
+from rnow.tools.rewards import Rewards
 
 # A conversation that the window, or the cap on a generation, cut off.
 _CUT = (EndReason.CONTEXT_FULL, EndReason.MAX_TOKENS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewards:
-    """What the reward functions of an entry gave; Rewards(values={"accuracy": 1.0}, total=1.0)"""
-
-    values: Mapping[str, float | str]  # "error" or "timeout" where there is no number
-    total: float | None  # None: no rewards, or one without a number
-    errors: tuple[str, ...] = ()  # one sentence each
-
-
-NO_REWARDS = Rewards(values={}, total=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,31 +11,24 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rnow.chat.conversation import conversation
+from rnow.chat.template import ChatTemplate
 from rnow.commands.run import run_name
 from rnow.commands.test.entries import choose_entries
-from rnow.commands.test.sample import NO_REWARDS, Sample, make_folder, write_sample
+from rnow.commands.test.sample import Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
 from rnow.config.load import LoadedConfig, require_distill
-from rnow.errors import (
-    DataError,
-    DeadlineError,
-    EngineError,
-    Interrupted,
-    RnowError,
-    RolloutError,
-    TemplateError,
-    UsageError,
-)
-from rnow.evaluation.attempts import answer_text
-from rnow.evaluation.figures import expected_of, task_of
-from rnow.evaluation.grading import grade
+from rnow.engines.base import Engine
+from rnow.errors import DataError, Interrupted, RnowError, UsageError
+from rnow.evaluation.attempts import grade_answer
+from rnow.evaluation.grading import Grade
 from rnow.evaluation.subject import (
     Subject,
     choose_model,
@@ -44,12 +37,14 @@ from rnow.evaluation.subject import (
     prepare_subject,
 )
 from rnow.records import Prompt, RolloutId, Trajectory
-from rnow.rollout.environment import Environment, Roll, open_environment
+from rnow.rollout.attempt import Attempt
+from rnow.rollout.environment import Environment, open_environment
+from rnow.rollout.many import roll_many
 from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import sayer
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
-from rnow.tools.rewards import RewardRunner, RewardSettings
+from rnow.tools.rewards import NO_REWARDS, RewardRunner, Rewards, RewardSettings
 
 TEST_STEP = -2  # training's steps begin at 0, evaluation's is -1
 SHORT = {"max_turns": 2, "max_tokens": 64}
@@ -120,6 +115,7 @@ class _Trial:
         self._console = console
         self.say = sayer(console)
         self._samples: list[Sample] = []
+        self._number_of: dict[RolloutId, int] = {}
         self._num_wanted = 0
         self._folder: Path | None = None
         self._rewards: RewardRunner | None = None
@@ -207,8 +203,7 @@ class _Trial:
             opened = open_subject(subject, say=self.say)
             engine, version = await stack.enter_async_context(opened)
             self._folder = make_folder(self._project)
-            roll = environment.roll(engine, seed=config.seed)
-            await self._roll_all(environment, roll, prompts, version)
+            await self._roll_all(environment, engine, prompts, version)
 
     async def _open_rewards(
         self, stack: AsyncExitStack, prompts: Sequence[Prompt], *, log_file: Path
@@ -236,60 +231,64 @@ class _Trial:
         return runner
 
     async def _roll_all(
-        self, environment: Environment, roll: Roll, prompts: Sequence[Prompt], version: int
+        self, environment: Environment, engine: Engine, prompts: Sequence[Prompt], version: int
     ) -> None:
-        slots = asyncio.Semaphore(self._loaded.config.rollout.concurrency)
         seen: Counter[int] = Counter()
-
-        async def one(number: int, prompt: Prompt, id: RolloutId) -> None:
-            trajectory, failure = None, None
-            async with slots:
-                try:
-                    trajectory = await roll(prompt, id, version)
-                except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
-                    failure = str(error)
-            await self._finish(environment, number, prompt, trajectory, failure)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number, prompt in enumerate(prompts, start=1):
-                    id = RolloutId(TEST_STEP, prompt.index, seen[prompt.index])
-                    seen[prompt.index] += 1
-                    group.create_task(one(number, prompt, id))
-        except* (RnowError, OSError) as errors:
-            raise errors.exceptions[0] from errors
+        attempts: list[Attempt] = []
+        for number, prompt in enumerate(prompts, start=1):
+            id = RolloutId(TEST_STEP, prompt.index, seen[prompt.index])
+            seen[prompt.index] += 1
+            self._number_of[id] = number
+            attempts.append(Attempt(prompt=prompt, id=id, policy_version=version))
+        await roll_many(
+            attempts,
+            environment.roll(engine),
+            partial(self._keep_answer, environment),
+            lose=partial(self._keep, environment.chat),
+            concurrency=self._loaded.config.rollout.concurrency,
+            num_tries=1,
+        )
         self._samples.sort(key=lambda sample: sample.number)
 
-    async def _finish(
-        self,
-        environment: Environment,
-        number: int,
-        prompt: Prompt,
-        trajectory: Trajectory | None,
-        failure: str | None,
+    async def _keep_answer(
+        self, environment: Environment, attempt: Attempt, trajectory: Trajectory
     ) -> None:
-        assert self._folder is not None, "made before the first rollout"
+        prompt, chat = attempt.prompt, environment.chat
         verdict, rewards = None, NO_REWARDS
-        if trajectory is not None and "expected_answer" in prompt.metadata:
-            text = answer_text(trajectory, environment.chat)
-            verdict = grade(task_of(prompt), expected_of(prompt), text)
-        if trajectory is not None and self._rewards is not None:
+        if "expected_answer" in prompt.metadata:
+            verdict = grade_answer(prompt, trajectory, chat)
+        if self._rewards is not None:
             include = environment.config.rollout.include_thinking
-            said = conversation(prompt, trajectory, environment.chat, include_thinking=include)
+            said = conversation(prompt, trajectory, chat, include_thinking=include)
             rewards = await self._rewards.reward(prompt, said)
+        self._keep(chat, attempt, trajectory=trajectory, grade=verdict, rewards=rewards)
+
+    def _keep(
+        self,
+        chat: ChatTemplate,
+        attempt: Attempt,
+        error: RnowError | None = None,
+        *,
+        trajectory: Trajectory | None = None,
+        grade: Grade | None = None,
+        rewards: Rewards = NO_REWARDS,
+    ) -> None:
+        """Write and show a rollout that has ended, with a trajectory or with an error."""
+        assert self._folder is not None, "made before the first rollout"
+        number = self._number_of[attempt.id]
         sample = Sample(
             number=number,
-            prompt=prompt,
+            prompt=attempt.prompt,
             trajectory=trajectory,
-            error=failure,
-            grade=verdict,
+            error=None if error is None else str(error),
+            grade=grade,
             rewards=rewards,
             file=self._folder / f"sample_{number}.json",
         )
-        write_sample(sample, environment.chat)
+        write_sample(sample, chat)
         self._samples.append(sample)
         if self._wishes.verbose or self._num_wanted <= MAX_TRANSCRIPTS:
-            show_transcript(sample, environment.chat, cuts=self._wishes.cuts, console=self._console)
+            show_transcript(sample, chat, cuts=self._wishes.cuts, console=self._console)
         show_line(sample, project=self._project, console=self._console)
 
 
