@@ -37,7 +37,7 @@ async def browse(url: str, page: int = 1) -> str:
 @tool
 def usage() -> list:
     """The worker's process, its open files and its Chromium's tabs."""
-    from rnow.browser.tabs import ChromiumSource
+    from rnow.browser.chromium.source import ChromiumSource
     tabs = sum(each.num_tabs for each in gc.get_objects() if isinstance(each, ChromiumSource))
     return [os.getpid(), len(os.listdir("/proc/self/fd")), tabs]
 '''

@@ -59,7 +59,7 @@ def test_the_group_ends_with_whoever_started_it(tmp_path: Path, how: signal.Sign
     script = f"""
         import asyncio, os, sys
         from pathlib import Path
-        from rnow.engines.guarded import GuardedProcess
+        from rnow.runtime.child_process import GuardedProcess
 
         async def main():
             process = await GuardedProcess.start(

@@ -27,7 +27,7 @@ from rnow.tools.settings import WorkerSettings
 TOOLS = '''
 import asyncio, ctypes, os, signal, subprocess, sys, threading, time
 from rnow.core import tool, ToolArgs
-from rnow.tools.counts import count
+from rnow.core.counts import count
 
 print("imported")
 
@@ -499,7 +499,7 @@ async def test_plain_asyncio_run_in_a_sync_tool_works_and_an_awaitable_is_awaite
     plain = '''
         import asyncio
         from rnow.core import tool
-        from rnow.tools.counts import count
+        from rnow.core.counts import count
 
         async def fetch(n):
             count("fetched")

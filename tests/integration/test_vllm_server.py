@@ -68,7 +68,7 @@ def test_a_killed_controller_takes_the_server_and_its_workers_along(tmp_path: Pa
     script = f"""
         import asyncio, sys
         from pathlib import Path
-        from rnow.engines.vllm_server import VllmServer, VllmServerSettings
+        from rnow.engines.vllm.server import VllmServer, VllmServerSettings
 
         settings = VllmServerSettings(
             role="student", model=Path({str(copy_model("student", tmp_path))!r}),

@@ -1,4 +1,4 @@
-"""A safe, polite browser for tools: `await rnow.browser.read(url)`.
+"""A URL in, text for a model out, safely and politely.
 
     __init__.py    read, configure: what tools.py and the tool worker call
     shared.py      the one browser of a process, in a thread of its own

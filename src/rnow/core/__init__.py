@@ -1,4 +1,4 @@
-"""What a project's own files import: `from rnow.core import tool, ToolArgs`, and so on.
+"""What a project's tools.py and rewards.py import.
 
 Importing it is cheap and has no side effects: neither aiohttp nor torch comes with it.
 """

@@ -1,1 +1,1 @@
-"""Engines sample from a model and score token ids: one interface, two roles (student, teacher)."""
+"""Token ids in, ids and log-probabilities out."""

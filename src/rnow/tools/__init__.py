@@ -1,1 +1,1 @@
-"""Tools of the user's tools.py: described and run in child processes, never in the controller."""
+"""The user's code in child processes: tools.py and rewards.py."""
