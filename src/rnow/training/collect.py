@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rnow.errors import RolloutError, TeacherError
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
@@ -59,21 +60,51 @@ class Collector:
         What is wrong with more than a trajectory (a tools.py that changed during the run) goes up
         as it is.
         """
-        started = rolled_at = time.perf_counter()
+        started = time.perf_counter()
         path = self._run.trajectories(step)
-        wanted = [
-            Attempt(prompt=prompt, id=RolloutId(step, prompt.index, rollout), policy_version=step)
+        wanted = {
+            id: Attempt(prompt=prompt, id=id, policy_version=step)
             for prompt in prompts
-            for rollout in range(group_size)
-        ]
+            for id in (RolloutId(step, prompt.index, rollout) for rollout in range(group_size))
+        }
+        refuse = partial(self._too_many_lost, step)
+        losses = Losses(num_wanted=len(wanted), max_share=self._max_dropped, refuse=refuse)
         # Prompts may have moved in their file since the step was interrupted.
-        ids = {attempt.id for attempt in wanted}
         journaled = read_journal(path, policy_version=step)
-        reused = [item for item in journaled if item.trajectory.id in ids]
-        for item in reused:
-            ids.remove(item.trajectory.id)
+        reused = [item for item in journaled if wanted.pop(item.trajectory.id, None) is not None]
+        for _ in reused:
             on_scored()
         journal = Journal(path)
+        try:
+            new, rolled_at = await self._roll_and_score(
+                list(wanted.values()), journal, losses=losses, on_scored=on_scored
+            )
+        finally:
+            await asyncio.to_thread(journal.close)  # it syncs, which may take a while
+        finished = time.perf_counter()
+        scored = sorted((*reused, *new), key=lambda item: item.trajectory.id)
+        if not scored:
+            raise refuse(losses)
+        num_dropped_scores = losses.by_type[TeacherError]
+        return Collected(
+            batch=Batch(step=step, scored=tuple(scored)),
+            num_reused=len(reused),
+            num_dropped_rollouts=losses.num - num_dropped_scores,
+            num_dropped_scores=num_dropped_scores,
+            rollout_s=rolled_at - started,
+            teacher_wait_s=finished - rolled_at,
+        )
+
+    async def _roll_and_score(
+        self,
+        attempts: Sequence[Attempt],
+        journal: Journal,
+        *,
+        losses: Losses,
+        on_scored: Callable[[], None],
+    ) -> tuple[list[ScoredTrajectory], float]:
+        """Return what was scored and written down, and when the last rollout ended."""
+        rolled_at = time.perf_counter()
 
         async def roll(attempt: Attempt) -> Trajectory:
             nonlocal rolled_at
@@ -88,33 +119,10 @@ class Collector:
             on_scored()
             return scored
 
-        def refuse(losses: Losses) -> RolloutError:
-            return self._too_many_lost(step, losses)
-
-        losses = Losses(num_wanted=len(wanted), max_share=self._max_dropped, refuse=refuse)
-        try:
-            new = await roll_many(
-                [attempt for attempt in wanted if attempt.id in ids],
-                roll,
-                score,
-                lose=losses.add,
-                concurrency=self._concurrency,
-            )
-        finally:
-            await asyncio.to_thread(journal.close)  # it syncs, which may take a while
-        finished = time.perf_counter()
-        if not reused and not new:
-            raise refuse(losses)
-        scored = sorted((*reused, *new), key=lambda item: item.trajectory.id)
-        num_dropped_scores = losses.by_type[TeacherError]
-        return Collected(
-            batch=Batch(step=step, scored=tuple(scored)),
-            num_reused=len(reused),
-            num_dropped_rollouts=losses.num - num_dropped_scores,
-            num_dropped_scores=num_dropped_scores,
-            rollout_s=rolled_at - started,
-            teacher_wait_s=finished - rolled_at,
+        scored = await roll_many(
+            attempts, roll, score, lose=losses.add, concurrency=self._concurrency
         )
+        return scored, rolled_at
 
     def _too_many_lost(self, step: int, losses: Losses) -> RolloutError:
         reasons = "".join(

@@ -32,12 +32,11 @@ class HeldOutEvaluator:
         environment: Environment,
         engine: Engine,
         monitor: Monitor,
-        *,
         prompts: tuple[Prompt, ...],
+        *,
         num_steps: int,
     ) -> None:
-        config = environment.config
-        self._every = config.trainer.eval_step
+        self._every = environment.config.trainer.eval_step
         self._prompts = prompts
         self._num_steps = num_steps
         self._environment = environment
@@ -48,7 +47,6 @@ class HeldOutEvaluator:
         """Return the figures for the step's line of metrics; empty where nothing is due."""
         if not self._prompts or (step % self._every and step != self._num_steps):
             return {}
-
         evaluation = await evaluate(
             self._prompts,
             self._environment.roll(self._engine),

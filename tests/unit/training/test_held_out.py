@@ -80,7 +80,7 @@ async def test_a_student_is_evaluated_first_every_so_often_and_last(tmp_path: Pa
         environment,
         engine,
         Monitor(Console(quiet=True), run=run, num_steps=5),
-        prompts=held_out_prompts(environment),
+        held_out_prompts(environment),
         num_steps=5,
     )
     figures = [await evaluator(step) for step in range(6)]
