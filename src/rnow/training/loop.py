@@ -29,7 +29,8 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
             evaluated = await stop.cut(parts.evaluate(step))
         with monitor.stage("health"):
             await stop.cut(parts.teacher.check_health())
-        with monitor.stage("rollout", total=len(prompts) * parts.group_size):
+        # Its seconds are those of `collected`: until the last rollout, and from there on.
+        with monitor.stage("rollout", total=len(prompts) * parts.group_size, is_timed=False):
             rollouts = parts.collector.collect(
                 step, prompts, group_size=parts.group_size, on_scored=monitor.advance
             )
@@ -38,13 +39,11 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
             # In a thread, so that a signal is heard; awaited to its end, so that it is saved.
             updated = await asyncio.to_thread(parts.trainer.update, collected.batch)
         monitor.finish_step(
-            {
-                **step_metrics(collected),
-                **parts.gauges(),
-                **updated.metrics,
-                **evaluated,
-                "publish/probe": probe,
-            }
+            step_metrics(collected),
+            parts.gauges(),
+            updated.metrics,
+            evaluated,
+            {"publish/probe": probe},
         )
         await asyncio.to_thread(parts.save, step + 1)
         parts.deaths.forget()

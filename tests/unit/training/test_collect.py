@@ -153,7 +153,7 @@ async def test_what_keeps_failing_is_dropped_and_counted(tmp_path: Path) -> None
     metrics = step_metrics(collected)
     assert metrics["teacher/dropped"] == 1
     assert metrics["rollout/dropped"] == 0
-    assert metrics["tokens/action"] == 3
+    assert metrics["rollout/trajectories"] == metrics["teacher/scored"] == 3
 
 
 async def test_too_many_drops_stop_the_run_with_the_reasons(tmp_path: Path) -> None:
