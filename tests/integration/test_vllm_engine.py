@@ -19,6 +19,7 @@ from vllm_pair import TOLERANCE, Pair, make_ids, open_pair, save_adapter, save_m
 from vllm_real import alive_in_group
 
 from rnow.chat.template import ChatTemplate
+from rnow.config.settings import RolloutSettings
 from rnow.errors import EngineError
 from rnow.records import (
     EndReason,
@@ -27,7 +28,7 @@ from rnow.records import (
     RolloutId,
     StopReason,
 )
-from rnow.rollout.attempt import Attempt, RolloutLimits, run_rollout
+from rnow.rollout.attempt import Attempt, run_rollout
 from rnow.tools.fake import ScriptedTools
 
 pytestmark = [
@@ -225,12 +226,12 @@ async def test_two_tools_in_four_turns_give_the_very_ids_of_the_templates_own_re
         engine=pair.vllm,
         chat=chat,
         tools=tools,
-        limits=RolloutLimits(
+        limits=RolloutSettings(
             max_turns=8,
             max_tokens=120,
             max_context_window=512,
             termination_policy="last_tool",
-            rollout_timeout_s=60,
+            rollout_timeout=60,
         ),
         run_seed=0,
     )

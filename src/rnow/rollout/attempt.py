@@ -19,10 +19,10 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from rnow.chat.markup import storable
 from rnow.chat.template import ChatTemplate
+from rnow.config.settings import RolloutSettings
 from rnow.engines.base import Completion, Engine
 from rnow.errors import EngineError, RolloutError
 from rnow.records import (
@@ -37,17 +37,6 @@ from rnow.records import (
 from rnow.rollout.ledger import Ledger
 from rnow.runtime.kill_points import point
 from rnow.tools.base import ToolCall, ToolRunner, allowed_schemas
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutLimits:
-    """When a rollout ends."""
-
-    max_turns: int  # generations
-    max_tokens: int | None  # of one generation; None: what the window leaves
-    max_context_window: int  # tokens, prompt and all turns together
-    termination_policy: Literal["last_tool", "max_turns"]
-    rollout_timeout_s: float  # wall clock, waiting for engine and tools included
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +55,7 @@ async def run_rollout(
     engine: Engine,
     chat: ChatTemplate,
     tools: ToolRunner | None,
-    limits: RolloutLimits,
+    limits: RolloutSettings,
     run_seed: int,
 ) -> Trajectory:
     """Roll a prompt out once; raise RolloutError if no generation ended.
@@ -84,7 +73,7 @@ async def run_rollout(
         ledger=Ledger(_prompt_ids(attempt.prompt, chat, tools)),
     )
     try:
-        async with asyncio.timeout(limits.rollout_timeout_s) as deadline:
+        async with asyncio.timeout(limits.rollout_timeout) as deadline:
             end_reason = await rollout.take_turns()
     except TimeoutError:
         if not deadline.expired():
@@ -106,7 +95,7 @@ class _Rollout:
     engine: Engine
     chat: ChatTemplate
     tools: ToolRunner | None
-    limits: RolloutLimits
+    limits: RolloutSettings
     run_seed: int
     ledger: Ledger
 
@@ -222,7 +211,7 @@ class _Rollout:
             )
         return (
             f"{where}: no generation ended within rollout.rollout_timeout = "
-            f"{self.limits.rollout_timeout_s:g} s"
+            f"{self.limits.rollout_timeout:g} s"
         )
 
 

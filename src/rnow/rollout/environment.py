@@ -15,7 +15,7 @@ from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
 from rnow.records import Prompt
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.rollout.attempt import run_rollout
 from rnow.rollout.many import Roll
 from rnow.rollout.project_pages import check_store, store_folder
 from rnow.tools.base import ToolSchema, allowed_schemas
@@ -33,7 +33,6 @@ class Environment:
     tools: ToolPool | None  # None: no tools.py, or none wanted; one turn
     checks_tool_names: bool = True  # that prompts name
     sites: LocalSites
-    limits: RolloutLimits
 
     @property
     def schemas(self) -> tuple[ToolSchema, ...]:
@@ -77,7 +76,7 @@ class Environment:
             engine=engine,
             chat=self.chat,
             tools=self.tools,
-            limits=self.limits,
+            limits=self.config.rollout,
             run_seed=self.config.seed,
         )
 
@@ -118,13 +117,6 @@ async def open_environment(
             tools=tools,
             checks_tool_names=with_tools,
             sites=sites,
-            limits=RolloutLimits(
-                max_turns=config.rollout.max_turns if tools else 1,
-                max_tokens=config.rollout.max_tokens,
-                max_context_window=config.rollout.max_context_window,
-                termination_policy=config.rollout.termination_policy,
-                rollout_timeout_s=config.rollout.rollout_timeout,
-            ),
         )
 
 

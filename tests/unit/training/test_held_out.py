@@ -11,7 +11,6 @@ from rnow.chat.template import ChatTemplate
 from rnow.config.settings import Config
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.errors import DataError
-from rnow.rollout.attempt import RolloutLimits
 from rnow.rollout.environment import Environment
 from rnow.runs.folder import RunDirectory
 from rnow.training.held_out import HeldOutEvaluator, held_out_prompts
@@ -37,13 +36,6 @@ def make_environment(folder: Path, *metadata: dict[str, Any], eval_step: int) ->
         chat=ChatTemplate.load(tokenizer_folder(folder / "student", "qwen3")),
         tools=None,
         sites=LocalSites({}),
-        limits=RolloutLimits(
-            max_turns=1,
-            max_tokens=None,
-            max_context_window=512,
-            termination_policy="last_tool",
-            rollout_timeout_s=20.0,
-        ),
     )
 
 

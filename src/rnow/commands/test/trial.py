@@ -48,6 +48,7 @@ from rnow.tools.rewards import NO_REWARDS, RewardRunner, Rewards, RewardSettings
 
 TEST_STEP = -2  # training's steps begin at 0, evaluation's is -1
 SHORT = {"max_turns": 2, "max_tokens": 64}
+NO_TOOLS = {"max_turns": 1}
 MAX_TRANSCRIPTS = 5  # of more rollouts only a line each is shown
 
 
@@ -78,8 +79,7 @@ def try_project(
     require_distill(loaded.config)
     require_contact(loaded)
     choice = choose_model(loaded, project, name=wishes.model, run=run_name(loaded, project))
-    if wishes.is_short:
-        loaded = _shortened(loaded)
+    loaded = _capped(loaded, wishes)
     trial = _Trial(loaded, project, wishes=wishes, console=console)
     subject, scratch = prepare_subject(
         loaded, project, choice=choice, command="test", say=trial.say
@@ -292,8 +292,10 @@ class _Trial:
         show_line(sample, project=self._project, console=self._console)
 
 
-def _shortened(loaded: LoadedConfig) -> LoadedConfig:
+def _capped(loaded: LoadedConfig, wishes: Wishes) -> LoadedConfig:
+    """Return the config with rollouts as short as they are wished for; without tools, one turn."""
     rollout = loaded.config.rollout
-    caps = {key: min(rollout.model_dump()[key] or cap, cap) for key, cap in SHORT.items()}
+    wanted = {**(SHORT if wishes.is_short else {}), **({} if wishes.with_tools else NO_TOOLS)}
+    caps = {key: min(rollout.model_dump()[key] or cap, cap) for key, cap in wanted.items()}
     shorter = rollout.model_copy(update=caps)
     return replace(loaded, config=loaded.config.model_copy(update={"rollout": shorter}))
