@@ -35,17 +35,15 @@ class Collected:
     teacher_wait_s: float  # from then until the last score came
 
 
+@dataclass(frozen=True, slots=True)
 class Collector:
-    """Runs `roll` and `score` for every trajectory of a step, at most `concurrency` at a time."""
+    """Makes batches: every trajectory of a step is rolled out and scored."""
 
-    def __init__(
-        self, roll: Roll, score: Score, *, run: RunDirectory, concurrency: int, max_dropped: float
-    ) -> None:
-        self._roll = roll
-        self._score = score
-        self._run = run
-        self._concurrency = concurrency
-        self._max_dropped = max_dropped
+    roll: Roll
+    score: Score
+    run: RunDirectory
+    concurrency: int  # rollouts at a time
+    max_dropped: float  # share of a step
 
     async def collect(
         self,
@@ -61,14 +59,14 @@ class Collector:
         as it is.
         """
         started = time.perf_counter()
-        path = self._run.trajectories(step)
+        path = self.run.trajectories(step)
         wanted = {
             id: Attempt(prompt=prompt, id=id, policy_version=step)
             for prompt in prompts
             for id in (RolloutId(step, prompt.index, rollout) for rollout in range(group_size))
         }
         refuse = partial(self._too_many_lost, step)
-        losses = Losses(num_wanted=len(wanted), max_share=self._max_dropped, refuse=refuse)
+        losses = Losses(num_wanted=len(wanted), max_share=self.max_dropped, refuse=refuse)
         # Prompts may have moved in their file since the step was interrupted.
         journaled = read_journal(path, policy_version=step)
         reused = [item for item in journaled if wanted.pop(item.trajectory.id, None) is not None]
@@ -109,18 +107,18 @@ class Collector:
         async def roll(attempt: Attempt) -> Trajectory:
             nonlocal rolled_at
             try:
-                return await self._roll(attempt)
+                return await self.roll(attempt)
             finally:
                 rolled_at = time.perf_counter()
 
         async def score(attempt: Attempt, trajectory: Trajectory) -> ScoredTrajectory:
-            scored = await self._score(trajectory)
+            scored = await self.score(trajectory)
             journal.append(scored)
             on_scored()
             return scored
 
         scored = await roll_many(
-            attempts, roll, score, lose=losses.add, concurrency=self._concurrency
+            attempts, roll, score, lose=losses.add, concurrency=self.concurrency
         )
         return scored, rolled_at
 
@@ -131,5 +129,5 @@ class Collector:
         )
         return RolloutError(
             f"step {step} lost {losses.num} of {losses.num_wanted} trajectories, more than "
-            f"trainer.max_dropped ({self._max_dropped:g}) allows. Most common reasons:{reasons}"
+            f"trainer.max_dropped ({self.max_dropped:g}) allows. Most common reasons:{reasons}"
         )

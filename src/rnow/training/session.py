@@ -33,7 +33,7 @@ from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
-from rnow.training.held_out import HeldOutEvaluator, held_out_prompts
+from rnow.training.held_out import held_out_evaluation, held_out_prompts
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -191,7 +191,9 @@ async def _train(
             ),
             teacher=teacher,
             trainer=learner.trainer,
-            evaluate=HeldOutEvaluator(environment, student, monitor, held_out, num_steps=num_steps),
+            evaluate=held_out_evaluation(
+                environment, student, monitor, held_out, num_steps=num_steps
+            ),
             save=learner.saver,
             gauges=environment.gauges,
             deaths=deaths,

@@ -13,7 +13,7 @@ from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.errors import DataError
 from rnow.rollout.environment import Environment
 from rnow.runs.folder import RunDirectory
-from rnow.training.held_out import HeldOutEvaluator, held_out_prompts
+from rnow.training.held_out import held_out_evaluation, held_out_prompts
 from rnow.training.monitor import Monitor
 
 QUESTION = {"role": "user", "content": "Which company?"}
@@ -68,14 +68,14 @@ async def test_a_student_is_evaluated_first_every_so_often_and_last(tmp_path: Pa
     engine = ScriptedEngine(say_acme)
     run = RunDirectory(tmp_path / "run")
     run.open()
-    evaluator = HeldOutEvaluator(
+    evaluate = held_out_evaluation(
         environment,
         engine,
         Monitor(Console(quiet=True), run=run, num_steps=5),
         held_out_prompts(environment),
         num_steps=5,
     )
-    figures = [await evaluator(step) for step in range(6)]
+    figures = [await evaluate(step) for step in range(6)]
     run.close()
     half = {"eval/accuracy": 0.5, "eval/format_ok": 1.0, "eval/failed": 0}
     assert figures == [half, {}, half, {}, half, half]
