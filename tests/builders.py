@@ -12,9 +12,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
+
+from rnow.config.settings import ModelSettings
 
 # How Qwen cuts text into words before BPE.
 _WORDS = (
@@ -134,3 +137,8 @@ def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) 
         real_template(kind.template) if template is None else template
     )
     return folder
+
+
+def model_settings(**settings: Any) -> ModelSettings:
+    """Settings of a student; of float64 too, which tests compare in and no user may ask for."""
+    return ModelSettings(path="student").model_copy(update=settings)

@@ -25,11 +25,11 @@ from statistics import median
 import numpy as np
 import torch
 
+from rnow.config.settings import AlgorithmSettings, ModelSettings, TrainerSettings
 from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
-from rnow.learner.objective import ObjectiveSettings
 from rnow.learner.packing import MicroBatch, pack
-from rnow.learner.policy import Policy, PolicySettings
-from rnow.learner.trainer import Trainer, TrainerSettings
+from rnow.learner.policy import Policy
+from rnow.learner.trainer import Trainer
 from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, Trajectory
 
 MAX_TOKENS = 8192
@@ -107,11 +107,12 @@ def seconds(function: Callable[[], object]) -> float:
 def measure_time(tuning: str, *, rounds: int) -> dict[str, float | str]:
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
-        policy = Policy.load(PolicySettings(path=folder, tuning=tuning))  # type: ignore[arg-type]
+        policy = Policy.load(folder, ModelSettings(path="student", tuning=tuning))  # type: ignore[arg-type]
         trainer = Trainer(
             policy,
-            settings=TrainerSettings(total_steps=100, max_tokens_per_micro_batch=MAX_TOKENS),
-            objective=ObjectiveSettings(),
+            settings=TrainerSettings(num_epochs=1, max_tokens_per_micro_batch=MAX_TOKENS),
+            algorithm=AlgorithmSettings(),
+            num_steps=100,
             on_bad_numbers=lambda batch, reason: print(reason, file=sys.stderr),
         )
         batch = random_batch()

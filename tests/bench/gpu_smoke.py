@@ -94,16 +94,16 @@ def gradient(claims: Claims, folder: Path, models: list[str]) -> None:
     import torch
     from bench_update import random_batch, write_model
 
-    from rnow.learner.objective import ObjectiveSettings
+    from rnow.config.settings import AlgorithmSettings, ModelSettings
     from rnow.learner.packing import pack
-    from rnow.learner.policy import Policy, PolicySettings
+    from rnow.learner.policy import Policy
     from rnow.learner.trainer import accumulate_gradients
 
     write_model(folder / "model")
     batch = random_batch()
     for dtype, bound in MAX_GRADIENT_ERROR.items():
-        settings = PolicySettings(path=str(folder / "model"), dtype=dtype, device="cuda")  # type: ignore[arg-type]
-        policy = Policy.load(settings)
+        settings = ModelSettings(path="student", dtype=dtype)  # type: ignore[arg-type]
+        policy = Policy.load(folder / "model", settings, device="cuda")
         trained = policy.trained_parameters()
         torch.manual_seed(0)
         for name, parameter in trained.items():
@@ -117,7 +117,7 @@ def gradient(claims: Claims, folder: Path, models: list[str]) -> None:
             accumulate_gradients(
                 policy,
                 pack(batch, max_tokens=max_tokens),
-                objective=ObjectiveSettings(),
+                algorithm=AlgorithmSettings(),
                 num_actions=batch.num_actions,
             )
             return torch.cat([p.grad.double().flatten() for p in parameters if p.grad is not None])

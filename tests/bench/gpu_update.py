@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnow.learner.objective import ObjectiveSettings
-from rnow.learner.policy import Policy, PolicySettings
-from rnow.learner.trainer import Trainer, TrainerSettings
+from rnow.config.settings import AlgorithmSettings, ModelSettings, TrainerSettings
+from rnow.learner.policy import Policy
+from rnow.learner.trainer import Trainer
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.memory import GIB, TrainerLoad, trainer_memory
 from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, Trajectory
@@ -97,12 +97,13 @@ def load_trainer(config: dict[str, Any], *, rank: int, dtype: str) -> Trainer:
     with tempfile.TemporaryDirectory(dir=in_memory) as folder:
         write_model(config, Path(folder))
         torch.cuda.empty_cache()
-        settings = PolicySettings(path=folder, qlora_rank=rank, dtype=dtype, device="cuda")  # type: ignore[arg-type]
-        policy = Policy.load(settings)
+        settings = ModelSettings(path="student", qlora_rank=rank, dtype=dtype)  # type: ignore[arg-type]
+        policy = Policy.load(folder, settings, device="cuda")
     return Trainer(
         policy,
-        settings=TrainerSettings(total_steps=100),
-        objective=ObjectiveSettings(),
+        settings=TrainerSettings(num_epochs=1),
+        algorithm=AlgorithmSettings(),
+        num_steps=100,
         on_bad_numbers=lambda batch, reason: print(reason, file=sys.stderr),
     )
 
@@ -162,7 +163,7 @@ def main() -> int:
             tuning="lora",
             lora_rank=arguments.rank,
             dtype_bytes=4 if arguments.dtype == "float32" else 2,
-            max_tokens=max(tokens, TrainerSettings(total_steps=1).max_tokens_per_micro_batch),
+            max_tokens=max(tokens, TrainerSettings(num_epochs=1).max_tokens_per_micro_batch),
             checkpointing=True,
         )
         result = measure(trainer, figures, load, rows=rows, tokens=tokens)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rnow.config.settings import Config
 from rnow.errors import UsageError
 from rnow.learner.checkpoint import load_checkpoint
@@ -17,7 +15,6 @@ from rnow.records import Batch
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import read_journal
 from rnow.runs.saving import weights_of
-from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +41,17 @@ def replay_update(file: Path) -> Replayed:
     config = Config.model_validate(run.read_config())
     project = run.path.parent.parent
     policy = Policy.load(
-        policy_settings(
-            config,
-            student=fetch_model(find_model("model.path", config.model.path, project=project)),
-            device="cuda" if torch.cuda.is_available() else "cpu",
-        )
+        fetch_model(find_model("model.path", config.model.path, project=project)),
+        config.model,
+        seed=config.seed,
+        activation_checkpointing=config.trainer.activation_checkpointing,
     )
     problems: list[str] = []
     trainer = Trainer(
         policy,
-        settings=trainer_settings(config, total_steps=run.state().get("num_steps", 1)),
-        objective=objective_settings(config),
+        settings=config.trainer,
+        algorithm=config.algorithm,
+        num_steps=run.state().get("num_steps", 1),
         on_bad_numbers=lambda _, reason: problems.append(reason),
     )
     weights_step = 0

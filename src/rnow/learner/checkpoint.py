@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from rnow.errors import CheckpointError
 from rnow.runtime.atomic_files import replace_folder
@@ -70,3 +70,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{folder} is not a whole checkpoint: {error}") from error
+
+
+def num_threads() -> int:
+    """Return how many threads torch computes with: the order of its sums depends on them."""
+    return int(get_num_threads())

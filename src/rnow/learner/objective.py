@@ -1,4 +1,4 @@
-"""What one update minimizes: pure tensor maths over action tokens, no network, no settings file.
+"""What one update minimizes: pure tensor maths over action tokens, no network.
 
 The student pays for what it likes more than the teacher does. Over the N action tokens t of the
 whole batch:
@@ -16,59 +16,40 @@ in it, so a discount cannot count it, and neither loss nor metric depends on how
 beyond the network's own rounding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import log
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-LossFn = Literal["ppo", "importance_sampling"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectiveSettings:
-    """The keys of `algorithm` that the maths reads, under their own names."""
-
-    loss_fn: LossFn = "ppo"
-    kl_penalty_coef: float = 1.0
-    kl_clip: float = 10.0  # nats
-    kl_discount: float = (
-        0.0  # 0: a token pays for itself alone; 1: for the whole rest of its trajectory
-    )
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    ratio_max: float = 10.0
+from rnow.config.settings import AlgorithmSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionTokens:
     """Action tokens of one micro-batch; those of one trajectory stand together, in their order.
 
-    ActionTokens(policy_logprobs=[-0.3, -0.1], sampler_logprobs=[-0.3, -0.1],
-                 teacher_logprobs=[-0.2, -2.0], trajectory_index=[0, 0], turn_index=[0, 1])
+    ActionTokens(sampler_logprobs=[-0.3, -0.1], teacher_logprobs=[-0.2, -2.0],
+                 trajectory_index=[0, 0], turn_index=[0, 1])
     """
 
-    policy_logprobs: (
-        Tensor  # [actions] nats, from the network that is trained; carries the gradient
-    )
     sampler_logprobs: Tensor  # [actions] nats
     teacher_logprobs: Tensor  # [actions] nats
     trajectory_index: Tensor  # [actions] int64, any number that tells trajectories apart
     turn_index: Tensor  # [actions] int64, from 0
 
     def __post_init__(self) -> None:
-        shapes = {
-            tuple(vector.shape)
-            for vector in (
-                self.policy_logprobs,
-                self.sampler_logprobs,
-                self.teacher_logprobs,
-                self.trajectory_index,
-                self.turn_index,
-            )
-        }
+        shapes = {tuple(vector.shape) for vector in self._vectors().values()}
         assert len(shapes) == 1, f"action tokens in several shapes: {sorted(shapes)}"
+
+    def __len__(self) -> int:
+        return len(self.turn_index)
+
+    def to(self, device: torch.device) -> "ActionTokens":
+        return ActionTokens(**{name: each.to(device) for name, each in self._vectors().items()})
+
+    def _vectors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,18 +68,10 @@ class LossTotals:
     turn_actions: Tensor  # [turns] number of action tokens
 
     def __add__(self, other: "LossTotals") -> "LossTotals":
-        return LossTotals(
-            loss=self.loss + other.loss,
-            reverse_kl=self.reverse_kl + other.reverse_kl,
-            mismatch_kl=self.mismatch_kl + other.mismatch_kl,
-            ratio=self.ratio + other.ratio,
-            num_clipped=self.num_clipped + other.num_clipped,
-            num_kl_clipped=self.num_kl_clipped + other.num_kl_clipped,
-            num_ratio_capped=self.num_ratio_capped + other.num_ratio_capped,
-            max_advantage=torch.maximum(self.max_advantage, other.max_advantage),
-            turn_reverse_kl=self.turn_reverse_kl + other.turn_reverse_kl,
-            turn_actions=self.turn_actions + other.turn_actions,
-        )
+        names = [field.name for field in fields(self)]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        sums["max_advantage"] = torch.maximum(self.max_advantage, other.max_advantage)
+        return LossTotals(**sums)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +85,23 @@ class Objective:
 
 
 def compute_objective(
-    tokens: ActionTokens, *, settings: ObjectiveSettings, num_actions: int, num_turns: int
+    policy_logprobs: Tensor,
+    tokens: ActionTokens,
+    *,
+    settings: AlgorithmSettings,
+    num_actions: int,
+    num_turns: int,
 ) -> Objective:
     """Return loss and totals of one micro-batch.
+
+    `policy_logprobs` [actions] are in nats, from the network that is trained; they carry the
+    gradient.
 
     `num_actions` is N, counted over the whole batch, and `num_turns` its greatest number of turns:
     given from outside, because a micro-batch does not know what it is a part of.
     """
-    policy_logprobs = tokens.policy_logprobs.double()
+    assert policy_logprobs.shape == tokens.turn_index.shape, "one log-probability a token"
+    policy_logprobs = policy_logprobs.double()
     log_ratio = policy_logprobs - tokens.sampler_logprobs.double()
     reverse_kl = policy_logprobs.detach() - tokens.teacher_logprobs.double()
     gap = _discounted_sum(

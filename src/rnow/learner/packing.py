@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnow.learner.objective import ActionTokens
 from rnow.records import Batch, ScoredTrajectory
 
 
@@ -29,8 +30,7 @@ class MicroBatch:
     """What goes through the network at once.
 
     MicroBatch(token_ids=[[7, 8, 9, 2]], position_ids=[[0, 1, 2, 3]], action_index=[2, 3],
-               trajectory_index=[5, 5], turn_index=[0, 0], sampler_logprobs=[-0.3, -0.1],
-               teacher_logprobs=[-0.2, -2.0])
+               actions=ActionTokens(…))
     """
 
     token_ids: Tensor  # [rows, width] int64, padded with 0
@@ -38,20 +38,14 @@ class MicroBatch:
     action_index: (
         Tensor  # [actions] int64, in token_ids.flatten(); never a trajectory's first token
     )
-    trajectory_index: Tensor  # [actions] int64, index in the batch
-    turn_index: Tensor  # [actions] int64
-    sampler_logprobs: Tensor  # [actions] float32, nats
-    teacher_logprobs: Tensor  # [actions] float32, nats
+    actions: ActionTokens  # trajectory_index counts in the batch
 
     def to(self, device: torch.device) -> "MicroBatch":
         return MicroBatch(
             token_ids=self.token_ids.to(device),
             position_ids=self.position_ids.to(device),
             action_index=self.action_index.to(device),
-            trajectory_index=self.trajectory_index.to(device),
-            turn_index=self.turn_index.to(device),
-            sampler_logprobs=self.sampler_logprobs.to(device),
-            teacher_logprobs=self.teacher_logprobs.to(device),
+            actions=self.actions.to(device),
         )
 
 
@@ -127,8 +121,10 @@ def _micro_batch(batch: Batch, rows: Sequence[int], *, lengths: Sequence[int]) -
         token_ids=torch.from_numpy(token_ids),
         position_ids=torch.arange(width).expand(len(rows), width),
         action_index=action_index.long(),
-        trajectory_index=trajectory_index.long(),
-        turn_index=turn_index.long(),
-        sampler_logprobs=sampler_logprobs,
-        teacher_logprobs=teacher_logprobs,
+        actions=ActionTokens(
+            trajectory_index=trajectory_index.long(),
+            turn_index=turn_index.long(),
+            sampler_logprobs=sampler_logprobs,
+            teacher_logprobs=teacher_logprobs,
+        ),
     )

@@ -13,45 +13,38 @@ No dropout and no other draw: the same tokens give the same numbers.
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from rnow.config.settings import ModelSettings
 from rnow.errors import CheckpointError, ModelError
-from rnow.learner import weights as student_files
 from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
+from rnow.learner.weights import add_lora, load_causal_lm, save_adapter, save_causal_lm
 
 # From this size on, what checkpointing saves in memory is worth a second forward on a CPU too.
 _LARGE_MODEL_PARAMETERS = 200_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicySettings:
-    """The keys of `model` and `trainer` that the network reads, under their own names."""
-
-    path: str  # folder or hub name, as the user wrote it
-    tuning: Literal["lora", "full"] = "lora"
-    qlora_rank: int = 32
-    qlora_alpha: int | None = None  # None: 2 × rank
-    dtype: Literal["auto", "bfloat16", "float32", "float64"] = "auto"
-    activation_checkpointing: Literal["auto"] | bool = "auto"
-    seed: int = 0  # of LoRA's first weights
-    device: str = "auto"  # "cuda" where there is one, else "cpu"
 
 
 class Policy:
     """Network and trained weights. Made by `Policy.load`."""
 
     def __init__(
-        self, model: Any, *, settings: PolicySettings, dtype: torch.dtype, chunk_tokens: int | None
+        self,
+        model: Any,
+        *,
+        settings: ModelSettings,
+        dtype: torch.dtype,
+        activation_checkpointing: Literal["auto"] | bool = "auto",
+        chunk_tokens: int | None = None,
     ) -> None:
         """`model` is a causal LM of transformers, in peft's wrapper if LoRA is trained."""
         self._model = model
         self._causal_lm: Any = model.get_base_model() if settings.tuning == "lora" else model
         self._settings = settings
+        self._activation_checkpointing = activation_checkpointing
         self._dtype = dtype
         self._head: nn.Linear = self._causal_lm.get_output_embeddings()
         self._chunk_tokens = chunk_tokens or default_chunk_tokens(self._head.weight.shape[0])
@@ -62,27 +55,42 @@ class Policy:
         return self._settings.tuning
 
     @classmethod
-    def load(cls, settings: PolicySettings, *, chunk_tokens: int | None = None) -> "Policy":
+    def load(
+        cls,
+        folder: str | Path,
+        settings: ModelSettings,
+        *,
+        device: str = "auto",
+        seed: int = 0,
+        activation_checkpointing: Literal["auto"] | bool = "auto",
+        chunk_tokens: int | None = None,
+    ) -> "Policy":
         """Load the student. Raises ModelError if it cannot be loaded, or not be trained here.
 
-        `chunk_tokens` go through the LM head at once; None: as many as the vocabulary allows.
+        `folder` is where the model that settings.path names lies. `device`: "auto" is "cuda" where
+        there is one, else "cpu". `seed` is that of LoRA's first weights. `chunk_tokens` go through
+        the LM head at once; None: as many as the vocabulary allows.
         """
-        device = _resolve_device(settings.device)
-        dtype = _resolve_dtype(settings.dtype, device)
+        on = _resolve_device(device)
+        dtype = _resolve_dtype(settings.dtype, on)
         full = settings.tuning == "full"
         stored = torch.promote_types(dtype, torch.float32) if full else dtype
-        model = student_files.load_causal_lm(settings.path, stored).to(device)
-        if device.type == "cuda" and dtype == torch.float32:
-            from rnow.learner import float32_attention as wide_attention
+        model = load_causal_lm(str(folder), stored).to(on)
+        if on.type == "cuda" and dtype == torch.float32:
+            from rnow.learner import float32_attention
 
-            model.set_attn_implementation(wide_attention.ATTENTION_NAME)
+            model.set_attn_implementation(float32_attention.ATTENTION_NAME)
         if not full:
             rank = settings.qlora_rank
             alpha = 2 * rank if settings.qlora_alpha is None else settings.qlora_alpha
-            model = student_files.add_lora(
-                model, path=settings.path, rank=rank, alpha=alpha, seed=settings.seed
-            )
-        policy = cls(model, settings=settings, dtype=dtype, chunk_tokens=chunk_tokens)
+            model = add_lora(model, path=str(folder), rank=rank, alpha=alpha, seed=seed)
+        policy = cls(
+            model,
+            settings=settings,
+            dtype=dtype,
+            activation_checkpointing=activation_checkpointing,
+            chunk_tokens=chunk_tokens,
+        )
         policy._set_modes()
         policy._check_head()
         return policy
@@ -152,9 +160,9 @@ class Policy:
     def save(self, directory: Path) -> None:
         """Write what an engine loads: an adapter, or a whole model with weights in `dtype`."""
         if self._settings.tuning == "lora":
-            student_files.save_adapter(self._model, directory)
+            save_adapter(self._model, directory)
         else:
-            student_files.save_causal_lm(self._causal_lm, directory, self._dtype)
+            save_causal_lm(self._causal_lm, directory, self._dtype)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._dtype in (torch.float32, torch.float64):
@@ -165,7 +173,7 @@ class Policy:
         from transformers.modeling_layers import GradientCheckpointingLayer
 
         self._model.eval()
-        wanted = self._settings.activation_checkpointing
+        wanted = self._activation_checkpointing
         if wanted == "auto":
             num_parameters = sum(p.numel() for p in self._causal_lm.parameters())
             wanted = self.device.type != "cpu" or num_parameters >= _LARGE_MODEL_PARAMETERS

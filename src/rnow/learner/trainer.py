@@ -10,34 +10,19 @@ them in a thread.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, isfinite, pi
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from rnow.config.settings import AlgorithmSettings, TrainerSettings
 from rnow.errors import BadNumbersError, CheckpointError, OutOfMemoryError
-from rnow.learner.objective import ActionTokens, LossTotals, ObjectiveSettings, compute_objective
+from rnow.learner.objective import LossTotals, compute_objective
 from rnow.learner.packing import MicroBatch, pack
 from rnow.learner.policy import Policy
 from rnow.records import Batch, FloatArray
 from rnow.runtime.kill_points import point
 
-Schedule = Literal["constant", "linear", "cosine"]
-
 MAX_BAD_UPDATES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerSettings:
-    """The keys of `trainer` that an update reads, under their own names."""
-
-    total_steps: int  # of the whole run, for the schedule
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
-    schedule: Schedule = "constant"
-    max_grad_norm: float = 1.0
-    max_tokens_per_micro_batch: int = 16384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +45,18 @@ class Trainer:
         policy: Policy,
         *,
         settings: TrainerSettings,
-        objective: ObjectiveSettings,
+        algorithm: AlgorithmSettings,
+        num_steps: int,
         on_bad_numbers: Callable[[Batch, str], None],
     ) -> None:
-        """`on_bad_numbers(batch, reason)` keeps the batch of a skipped update for inspection."""
+        """`num_steps` are those of the whole run, for the schedule.
+
+        `on_bad_numbers(batch, reason)` keeps the batch of a skipped update for inspection.
+        """
         self._policy = policy
         self._settings = settings
-        self._objective = objective
+        self._algorithm = algorithm
+        self._num_steps = num_steps
         self._on_bad_numbers = on_bad_numbers
         self._parameters = policy.trained_parameters()
         self._num_bad_updates = 0  # in a row
@@ -83,7 +73,7 @@ class Trainer:
             totals = accumulate_gradients(
                 self._policy,
                 micro_batches,
-                objective=self._objective,
+                algorithm=self._algorithm,
                 num_actions=batch.num_actions,
             )
         except torch.OutOfMemoryError as error:
@@ -98,7 +88,7 @@ class Trainer:
             self._parameters.values(), self._settings.max_grad_norm
         )
         learning_rate = self._settings.learning_rate * learning_rate_factor(
-            batch.step, settings=self._settings
+            batch.step, settings=self._settings, num_steps=self._num_steps
         )
         metrics = _totals_to_metrics(totals, num_actions=batch.num_actions)
         metrics["trainer/grad_norm"] = float(grad_norm)
@@ -187,29 +177,25 @@ def accumulate_gradients(
     policy: Policy,
     micro_batches: tuple[MicroBatch, ...],
     *,
-    objective: ObjectiveSettings,
+    algorithm: AlgorithmSettings,
     num_actions: int,
 ) -> LossTotals:
     """Add the gradient of the batch's loss to the trained weights; return the batch's totals."""
     if not micro_batches:
         raise ValueError("a batch without an action token cannot be trained on")
-    num_turns = 1 + max(int(micro_batch.turn_index.max()) for micro_batch in micro_batches)
+    num_turns = 1 + max(int(micro_batch.actions.turn_index.max()) for micro_batch in micro_batches)
     totals: LossTotals | None = None
     for micro_batch in micro_batches:
         on_device = micro_batch.to(policy.device)
+        policy_logprobs = policy.action_logprobs(
+            on_device.token_ids,
+            position_ids=on_device.position_ids,
+            action_index=on_device.action_index,
+        )
         result = compute_objective(
-            ActionTokens(
-                policy_logprobs=policy.action_logprobs(
-                    on_device.token_ids,
-                    position_ids=on_device.position_ids,
-                    action_index=on_device.action_index,
-                ),
-                sampler_logprobs=on_device.sampler_logprobs,
-                teacher_logprobs=on_device.teacher_logprobs,
-                trajectory_index=on_device.trajectory_index,
-                turn_index=on_device.turn_index,
-            ),
-            settings=objective,
+            policy_logprobs,
+            on_device.actions,
+            settings=algorithm,
             num_actions=num_actions,
             num_turns=num_turns,
         )
@@ -220,7 +206,7 @@ def accumulate_gradients(
     return totals
 
 
-def learning_rate_factor(step: int, *, settings: TrainerSettings) -> float:
+def learning_rate_factor(step: int, *, settings: TrainerSettings, num_steps: int) -> float:
     """Return what the learning rate of `step` (from 0) is multiplied by.
 
     It climbs in `warmup_steps` equal parts, so that no step has 0, and then stays, or falls towards
@@ -230,7 +216,7 @@ def learning_rate_factor(step: int, *, settings: TrainerSettings) -> float:
         return (step + 1) / settings.warmup_steps
     if settings.schedule == "constant":
         return 1.0
-    length = max(1, settings.total_steps - settings.warmup_steps)
+    length = max(1, num_steps - settings.warmup_steps)
     done = min(1.0, (step - settings.warmup_steps) / length)
     return 1.0 - done if settings.schedule == "linear" else (1.0 + cos(pi * done)) / 2
 

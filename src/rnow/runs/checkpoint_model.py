@@ -9,9 +9,8 @@ from pathlib import Path
 from rnow.config.settings import Config
 from rnow.learner.checkpoint import load_checkpoint
 from rnow.learner.policy import Policy
-from rnow.runs.model_folder import copy_tokenizer
 from rnow.runs.folder import RunDirectory
-from rnow.training.wiring import policy_settings
+from rnow.runs.model_folder import copy_tokenizer
 
 
 def write_checkpoint_model(
@@ -22,7 +21,7 @@ def write_checkpoint_model(
     Raises CheckpointError where it is not whole, or of another student.
     """
     config = Config.model_validate(run.read_config())
-    policy = Policy.load(policy_settings(config, student=student, device="cpu"))
+    policy = Policy.load(student, config.model, device="cpu")
     policy.load_trainable_state(load_checkpoint(checkpoint).weights)
     folder.mkdir(parents=True, exist_ok=True)
     policy.save(folder)

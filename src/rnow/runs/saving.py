@@ -6,16 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from rnow.config.settings import TrainerSettings
 from rnow.errors import CheckpointError
-from rnow.runs.journal import Journal
-from rnow.learner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rnow.learner.checkpoint import Checkpoint, load_checkpoint, num_threads, save_checkpoint
 from rnow.learner.policy import Policy
 from rnow.learner.trainer import Trainer
 from rnow.records import Batch
-from rnow.runs.folder import (RunDirectory, package_versions)
+from rnow.runs.folder import RunDirectory, package_versions
+from rnow.runs.journal import Journal
 
 # A run stops at three bad updates in a row; those between good ones must not fill the disk.
 KEPT_WEIGHTS = 3
@@ -135,5 +133,5 @@ def _made_with() -> dict[str, str]:
     return {
         "torch": versions["torch"],
         "transformers": versions["transformers"],
-        "threads": str(torch.get_num_threads()),
+        "threads": str(num_threads()),
     }

@@ -31,7 +31,6 @@ from rnow.training.collect import Collector
 from rnow.training.monitor import Monitor
 from rnow.training.publish import Publisher
 from rnow.training.teacher import Teacher
-from rnow.training.wiring import objective_settings, policy_settings, trainer_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +46,19 @@ class Learner:
         cls, config: Config, *, student: Path, device: str, run: RunDirectory, num_steps: int
     ) -> "Learner":
         """Load the network from the folder `student`; takes seconds to minutes."""
-        policy = Policy.load(policy_settings(config, student=student, device=device))
+        policy = Policy.load(
+            student,
+            config.model,
+            device=device,
+            seed=config.seed,
+            activation_checkpointing=config.trainer.activation_checkpointing,
+        )
         saver = Saver(run, policy=policy, settings=config.trainer, num_steps=num_steps)
         trainer = Trainer(
             policy,
-            settings=trainer_settings(config, total_steps=num_steps),
-            objective=objective_settings(config),
+            settings=config.trainer,
+            algorithm=config.algorithm,
+            num_steps=num_steps,
             on_bad_numbers=saver.keep_bad_batch,
         )
         return cls(policy=policy, trainer=trainer, saver=saver)

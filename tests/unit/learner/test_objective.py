@@ -5,9 +5,12 @@ from math import exp, log
 import pytest
 import torch
 
-from rnow.learner.objective import ActionTokens, Objective, ObjectiveSettings, compute_objective
+from rnow.config.settings import AlgorithmSettings
+from rnow.learner.objective import ActionTokens, Objective, compute_objective
 
 LN2 = log(2.0)
+
+Actions = tuple[torch.Tensor, ActionTokens]  # the policy's log-probabilities, and the rest
 
 
 def tokens(
@@ -17,10 +20,10 @@ def tokens(
     sampler: list[float] | None = None,
     trajectories: list[int] | None = None,
     turns: list[int] | None = None,
-) -> ActionTokens:
+) -> Actions:
     """Action tokens of one trajectory in one turn, sampled by the policy unless said otherwise."""
-    return ActionTokens(
-        policy_logprobs=torch.tensor(policy, dtype=torch.float64, requires_grad=True),
+    policy_logprobs = torch.tensor(policy, dtype=torch.float64, requires_grad=True)
+    return policy_logprobs, ActionTokens(
         sampler_logprobs=torch.tensor(policy if sampler is None else sampler, dtype=torch.float64),
         teacher_logprobs=torch.tensor(teacher, dtype=torch.float64),
         trajectory_index=torch.tensor(trajectories or [0] * len(policy)),
@@ -28,23 +31,25 @@ def tokens(
     )
 
 
-def objective_of(actions: ActionTokens, **settings: object) -> Objective:
+def objective_of(actions: Actions, **settings: object) -> Objective:
+    policy_logprobs, rest = actions
     return compute_objective(
-        actions,
-        settings=ObjectiveSettings(**settings),  # type: ignore[arg-type]
-        num_actions=len(actions.policy_logprobs),
-        num_turns=1 + int(actions.turn_index.max()),
+        policy_logprobs,
+        rest,
+        settings=AlgorithmSettings(**settings),  # type: ignore[arg-type]
+        num_actions=len(rest),
+        num_turns=1 + int(rest.turn_index.max()),
     )
 
 
-def gradient_of(actions: ActionTokens, **settings: object) -> list[float]:
+def gradient_of(actions: Actions, **settings: object) -> list[float]:
     objective_of(actions, **settings).loss.backward()
-    grad = actions.policy_logprobs.grad
+    grad = actions[0].grad
     assert grad is not None
     return grad.tolist()
 
 
-def five_tokens() -> ActionTokens:
+def five_tokens() -> Actions:
     # One trajectory. Turn 0 sampled three tokens, a tool answered, turn 1 sampled two.
     #
     #   token                 0        1        2      | 3        4
@@ -87,7 +92,7 @@ def test_loss_and_gradient_of_five_tokens_in_two_turns_are_those_worked_out_by_h
 
     assert result.loss.item() == pytest.approx(0.4088, abs=1e-12)
     assert result.advantages.tolist() == pytest.approx([-0.15, -0.2, -0.52, -1.04, -0.08])
-    grad = actions.policy_logprobs.grad
+    grad = actions[0].grad
     assert grad is not None
     assert grad.tolist() == pytest.approx([0.06, 0.04, 0.0, 0.208, 0.0176], abs=1e-12)
     assert grad[2] == 0.0
@@ -114,7 +119,7 @@ def test_importance_sampling_is_the_same_without_the_clip() -> None:
     )
     result.loss.backward()
     assert result.loss.item() == pytest.approx(1.888 / 5, abs=1e-12)
-    grad = actions.policy_logprobs.grad
+    grad = actions[0].grad
     assert grad is not None
     assert grad.tolist() == pytest.approx([0.06, 0.04, 0.052, 0.208, 0.0176], abs=1e-12)
     assert result.totals.num_clipped.item() == 0.0
@@ -131,13 +136,12 @@ def test_one_descent_step_lowers_the_probability_of_a_token_that_the_teacher_dis
     logits = torch.tensor([1.0, 0.0, 0.0], requires_grad=True)
     before = logits.log_softmax(0)[0]
     actions = ActionTokens(
-        policy_logprobs=before[None],
         sampler_logprobs=before.detach()[None],
         teacher_logprobs=torch.tensor([-5.0]),
         trajectory_index=torch.tensor([0]),
         turn_index=torch.tensor([0]),
     )
-    objective_of(actions).loss.backward()
+    objective_of((before[None], actions)).loss.backward()
     assert logits.grad is not None
     assert (logits - 0.1 * logits.grad).log_softmax(0)[0] < before
 
@@ -195,7 +199,7 @@ def test_a_ratio_beyond_the_cap_is_capped_and_has_no_gradient() -> None:
     result = objective_of(actions)
     result.loss.backward()
     assert result.loss.item() == pytest.approx((10.0 + exp(1.0)) / 2)
-    grad = actions.policy_logprobs.grad
+    grad = actions[0].grad
     assert grad is not None
     assert grad.tolist() == pytest.approx([0.0, exp(1.0) / 2])
     assert result.totals.num_ratio_capped.item() == 1.0
@@ -213,14 +217,14 @@ def test_a_penalty_of_zero_gives_no_gradient_at_all() -> None:
 
 
 def test_totals_of_two_micro_batches_add_up_to_those_of_both() -> None:
-    settings = ObjectiveSettings(kl_discount=0.5)
+    settings = AlgorithmSettings(kl_discount=0.5)
     whole = tokens(
         [-0.5, -1.0, -0.2], teacher=[-1.0, -0.4, -20.0], trajectories=[0, 0, 1], turns=[0, 1, 0]
     )
     first = tokens([-0.5, -1.0], teacher=[-1.0, -0.4], turns=[0, 1])
     second = tokens([-0.2], teacher=[-20.0])
     both, *parts = (
-        compute_objective(actions, settings=settings, num_actions=3, num_turns=2).totals
+        compute_objective(*actions, settings=settings, num_actions=3, num_turns=2).totals
         for actions in (whole, first, second)
     )
     added = parts[0] + parts[1]

@@ -53,10 +53,21 @@ def test_two_trajectories_share_a_micro_batch_padded_on_the_right() -> None:
     ]
     assert micro_batch.position_ids.tolist() == [[0, 1, 2, 3, 4]] * 2
     assert micro_batch.action_index.tolist() == [1, 2, 4, 7]
-    assert micro_batch.trajectory_index.tolist() == [0, 0, 0, 1]
-    assert micro_batch.turn_index.tolist() == [0, 0, 1, 0]
-    assert micro_batch.sampler_logprobs.tolist() == [-1 / 1024, -2 / 1024, -4 / 1024, -1 - 2 / 1024]
-    assert micro_batch.teacher_logprobs.tolist() == [-1 / 512, -2 / 512, -4 / 512, -1 - 2 / 512]
+    actions = micro_batch.actions
+    assert actions.trajectory_index.tolist() == [0, 0, 0, 1]
+    assert actions.turn_index.tolist() == [0, 0, 1, 0]
+    assert actions.sampler_logprobs.tolist() == [
+        -1 / 1024,
+        -2 / 1024,
+        -4 / 1024,
+        -1 - 2 / 1024,
+    ]
+    assert actions.teacher_logprobs.tolist() == [
+        -1 / 512,
+        -2 / 512,
+        -4 / 512,
+        -1 - 2 / 512,
+    ]
 
 
 def test_one_token_less_room_makes_two_micro_batches() -> None:
@@ -121,10 +132,10 @@ def actions(micro_batch: MicroBatch) -> list[tuple[int, int, float, float]]:
     token_ids = micro_batch.token_ids.flatten()[micro_batch.action_index]
     rows = torch.stack(
         [
-            micro_batch.trajectory_index.double(),
+            micro_batch.actions.trajectory_index.double(),
             token_ids.double(),
-            micro_batch.sampler_logprobs.double(),
-            micro_batch.teacher_logprobs.double(),
+            micro_batch.actions.sampler_logprobs.double(),
+            micro_batch.actions.teacher_logprobs.double(),
         ],
         dim=1,
     ).tolist()

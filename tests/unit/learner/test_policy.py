@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from builders import model_settings
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from rnow.config.settings import ModelSettings
 from rnow.errors import CheckpointError, ModelError
 from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
-from rnow.learner.policy import Policy, PolicySettings
+from rnow.learner.policy import Policy
 from rnow.learner.weights import export_merged
 
 VOCAB = 128
@@ -53,8 +55,10 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "untied", tied=False)
 
 
-def load(path: Path, *, chunk_tokens: int | None = None, **settings: Any) -> Policy:
-    return Policy.load(PolicySettings(path=str(path), **settings), chunk_tokens=chunk_tokens)
+def load(path: Path, **choices: Any) -> Policy:
+    of_model = choices.keys() & ModelSettings.model_fields.keys()
+    settings = model_settings(path=str(path), **{name: choices.pop(name) for name in of_model})
+    return Policy.load(path, settings, **choices)
 
 
 def some_ids(*shape: int, seed: int = 0) -> Tensor:

@@ -277,9 +277,10 @@ def count_allocations(
     Its tensors are fake: they have sizes and no storage.
     """
     import transformers.masking_utils
+    from builders import model_settings
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from rnow.learner.policy import Policy, PolicySettings
+    from rnow.learner.policy import Policy
 
     # A network of fake tensors is taken for one that is being exported, and gets a mask for packed
     # sequences that a real one does not.
@@ -297,10 +298,12 @@ def count_allocations(
                 )
             for name, buffer in list(module.named_buffers(recurse=False)):
                 module.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype))
-        settings = PolicySettings(
-            path=model.path, tuning=load.tuning, activation_checkpointing=load.checkpointing
+        policy = Policy(
+            network,
+            settings=model_settings(tuning=load.tuning),
+            dtype=torch.bfloat16,
+            activation_checkpointing=load.checkpointing,
         )
-        policy = Policy(network, settings=settings, dtype=torch.bfloat16, chunk_tokens=None)
         policy._set_modes()  # Policy.load would read a model's files
         token_ids = torch.zeros(1, load.max_tokens, dtype=torch.long)
         action_index = torch.arange(1, load.max_tokens)
