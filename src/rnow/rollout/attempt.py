@@ -70,7 +70,7 @@ async def run_rollout(
         tools=tools,
         limits=limits,
         run_seed=run_seed,
-        ledger=Ledger(_prompt_ids(attempt.prompt, chat, tools)),
+        ledger=Ledger(prompt_ids(attempt.prompt, chat, tools)),
     )
     try:
         async with asyncio.timeout(limits.rollout_timeout) as deadline:
@@ -215,9 +215,10 @@ class _Rollout:
         )
 
 
-def _prompt_ids(prompt: Prompt, chat: ChatTemplate, tools: ToolRunner | None) -> list[int]:
-    schemas = () if tools is None else tools.schemas
-    return chat.render_prompt(prompt.messages, allowed_schemas(schemas, prompt.tools))
+def prompt_ids(prompt: Prompt, chat: ChatTemplate, tools: ToolRunner | None) -> list[int]:
+    """Return the ids of a prompt as its rollouts begin with them."""
+    schemas = () if tools is None else allowed_schemas(tools.schemas, prompt.tools)
+    return chat.render_prompt(prompt.messages, schemas)
 
 
 def _arguments_text(call: ToolCall) -> str:

@@ -18,7 +18,7 @@ from rnow.records import Prompt
 from rnow.rollout.attempt import run_rollout
 from rnow.rollout.many import Roll
 from rnow.rollout.project_pages import check_store, store_folder
-from rnow.tools.base import ToolSchema, allowed_schemas
+from rnow.tools.base import ToolSchema
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
@@ -64,10 +64,6 @@ class Environment:
             "tool/restarts": 0 if self.tools is None else self.tools.num_replaced,
             "browser/local_requests": self.sites.num_requests,
         }
-
-    def render(self, prompt: Prompt) -> list[int]:
-        """Return the ids of a prompt as its rollouts begin with them."""
-        return self.chat.render_prompt(prompt.messages, allowed_schemas(self.schemas, prompt.tools))
 
     def roll(self, engine: Engine) -> Roll:
         """Return what rolls out one attempt, sampled from `engine` with the config's seed."""

@@ -23,6 +23,7 @@ from rnow.errors import Interrupted, TeacherError
 from rnow.learner.policy import Policy
 from rnow.plan.engine_specs import Serving
 from rnow.records import Prompt
+from rnow.rollout.attempt import prompt_ids
 from rnow.rollout.environment import Environment, open_environment
 from rnow.runs.folder import RunDirectory
 from rnow.runs.model_folder import write_model_folder
@@ -174,7 +175,8 @@ async def _train(
         first_step = learner.saver.restore(learner.trainer, say=monitor.say)
         run.rewind(first_step)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
-        probe_ids = environment.render(steps[0][0])[:MAX_PROBE_TOKENS]
+        first_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)
+        probe_ids = first_ids[:MAX_PROBE_TOKENS]
         with monitor.stage("preflight"):
             teacher = await stop.cut(check_teacher(scorer, serving, probe_ids=probe_ids))
         parts = Parts(
