@@ -1,8 +1,8 @@
 import asyncio
 from collections.abc import Callable
 
-import numpy as np
 import pytest
+from scored import make_scored
 
 from rnow.errors import (
     DeadlineError,
@@ -13,7 +13,7 @@ from rnow.errors import (
     TeacherError,
     TemplateError,
 )
-from rnow.records import EndReason, Prompt, RolloutId, StopReason, Trajectory, Turn
+from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.rollout.many import Losses, roll_many
 
@@ -25,21 +25,6 @@ ATTEMPTS = [
     )
     for index in (3, 1, 2)
 ]
-
-
-def make_trajectory(id: RolloutId) -> Trajectory:
-    return Trajectory(
-        id=id,
-        token_ids=np.array([7, 8], dtype=np.int32),
-        action_mask=np.array([False, True]),
-        turn_index=np.array([-1, 0], dtype=np.int32),
-        sampler_logprobs=np.array([np.nan, -1.0], dtype=np.float32),
-        policy_version=np.array([-1, 0], dtype=np.int32),
-        turns=(Turn(start=1, end=2, stop_reason=StopReason.STOP, tool_calls=(), duration_s=0.0),),
-        end_reason=EndReason.ANSWER,
-        num_drift_tokens=0,
-        duration_s=0.0,
-    )
 
 
 async def name_of(attempt: Attempt, trajectory: Trajectory) -> str:
@@ -58,7 +43,7 @@ def failing(*errors: RnowError) -> Callable[[Attempt], asyncio.Future[Trajectory
     async def roll(attempt: Attempt) -> Trajectory:
         if left:
             raise left.pop(0)
-        return make_trajectory(attempt.id)
+        return make_scored(attempt.id).trajectory
 
     return lambda attempt: asyncio.ensure_future(roll(attempt))
 
@@ -72,7 +57,7 @@ async def test_results_are_in_the_order_of_attempts_and_so_many_roll_at_once() -
         most = max(most, rolling)
         await asyncio.sleep(0.002 * attempt.prompt.index)  # the first ends last
         rolling -= 1
-        return make_trajectory(attempt.id)
+        return make_scored(attempt.id).trajectory
 
     found = await roll_many(ATTEMPTS, roll, name_of, lose=nothing_lost, concurrency=2)
     assert (found, most) == (["0.3.0", "0.1.0", "0.2.0"], 2)
