@@ -111,8 +111,7 @@ class Evaluation:
         return sum(
             call.outcome in failed
             for answer in self.answers
-            for turn in answer.trajectory.turns
-            for call in turn.tool_calls
+            for call in answer.trajectory.tool_calls
         )
 
     @property

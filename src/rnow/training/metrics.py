@@ -46,9 +46,7 @@ def step_metrics(collected: Collected) -> dict[str, float]:
 def rollout_metrics(trajectories: list[Trajectory]) -> dict[str, float]:
     """Return token counts, turns, end reasons, tool outcomes, and what the tools counted."""
     count = max(1, len(trajectories))
-    calls = [
-        call for trajectory in trajectories for turn in trajectory.turns for call in turn.tool_calls
-    ]
+    calls = [call for trajectory in trajectories for call in trajectory.tool_calls]
     outcomes = Counter(call.outcome for call in calls)
     counted: Counter[str] = Counter()
     for call in calls:
