@@ -1,6 +1,6 @@
 """What travels between the parts: frozen records, each made whole by the stage that owns it.
 
-    Prompt ──rollout──▶ Trajectory ──teacher──▶ ScoredTrajectory ──▶ Batch ──trainer──▶ StepMetrics
+    Prompt ──rollout──▶ Trajectory ──teacher──▶ ScoredTrajectory ──▶ Batch ──trainer──▶ UpdateResult
 
 No record has a field that a later stage fills in. Arrays are numpy; torch is not imported here. A
 log-probability stands exactly where a token was sampled and is NaN everywhere else, so that using
@@ -145,6 +145,11 @@ class Trajectory:
     @property
     def num_actions(self) -> int:
         return int(self.action_mask.sum())
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallRecord, ...]:
+        """All calls, turn by turn."""
+        return tuple(call for turn in self.turns for call in turn.tool_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,10 @@ import numpy as np
 
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.template import ChatTemplate
+from rnow.config.settings import RolloutSettings
 from rnow.engines.base import Engine
-from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.records import Batch, Prompt, ScoredTrajectory, Trajectory
+from rnow.rollout.attempt import Attempt, run_rollout
 from rnow.runs.folder import RunDirectory
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
@@ -77,12 +78,12 @@ class Rolling:
         self, engine: Engine, chat: ChatTemplate, tools: ToolPool, folder: Path, *, max_tokens: int
     ) -> None:
         self._engine, self._chat, self._tools, self._folder = engine, chat, tools, folder
-        self._limits = RolloutLimits(
+        self._limits = RolloutSettings(
             max_turns=NUM_TURNS,
             max_tokens=max_tokens,
             max_context_window=1024,
             termination_policy="last_tool",
-            rollout_timeout_s=600.0,
+            rollout_timeout=600.0,
         )
         self._num_steps = 0
 
@@ -102,16 +103,14 @@ class Rolling:
         assert len(collected.batch.scored) == num_rollouts
         return collected.batch
 
-    async def _roll(self, prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+    async def _roll(self, attempt: Attempt) -> Trajectory:
         return await run_rollout(
-            prompt,
-            id=id,
+            attempt,
             engine=self._engine,
             chat=self._chat,
             tools=self._tools,
             limits=self._limits,
             run_seed=0,
-            policy_version=policy_version,
         )
 
 

@@ -7,9 +7,10 @@ from builders import tokenizer_folder
 
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.template import ChatTemplate
+from rnow.config.settings import RolloutSettings
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.records import EndReason, Prompt, RolloutId, ToolOutcome
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.rollout.attempt import Attempt, run_rollout
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 from rnow.training.metrics import rollout_metrics
@@ -93,22 +94,22 @@ async def test_a_rollout_survives_every_kind_of_tool_and_counts_it(project: Path
         log_file=project / "tools.log",
         grace_s=0.5,
     )
+    question = {"role": "user", "content": "2 + 3?"}
+    prompt = Prompt(index=0, line=1, messages=(question,), tools=None)
     async with ToolPool(settings) as pool:
         trajectory = await run_rollout(
-            Prompt(index=0, line=1, messages=({"role": "user", "content": "2 + 3?"},), tools=None),
-            id=RolloutId(0, 0, 0),
+            Attempt(prompt=prompt, id=RolloutId(0, 0, 0), policy_version=0),
             engine=ScriptedEngine(speak),
             chat=chat,
             tools=pool,
-            limits=RolloutLimits(
+            limits=RolloutSettings(
                 max_turns=9,
                 max_tokens=200,
                 max_context_window=8000,
                 termination_policy="last_tool",
-                rollout_timeout_s=60.0,
+                rollout_timeout=60.0,
             ),
             run_seed=0,
-            policy_version=0,
         )
         assert pool.num_replaced == 2  # the one that hung and the one that left
     assert trajectory.end_reason is EndReason.ANSWER

@@ -19,6 +19,7 @@ from vllm_pair import TOLERANCE, Pair, make_ids, open_pair, save_adapter, save_m
 from vllm_real import alive_in_group
 
 from rnow.chat.template import ChatTemplate
+from rnow.config.settings import RolloutSettings
 from rnow.errors import EngineError
 from rnow.records import (
     EndReason,
@@ -27,7 +28,7 @@ from rnow.records import (
     RolloutId,
     StopReason,
 )
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.rollout.attempt import Attempt, run_rollout
 from rnow.tools.fake import ScriptedTools
 
 pytestmark = [
@@ -216,21 +217,23 @@ async def test_two_tools_in_four_turns_give_the_very_ids_of_the_templates_own_re
     await pair.load(save_overfitted(pair.model, tmp_path / "6", own), 6)
     chat = ChatTemplate.load(pair.model)
     trajectory = await run_rollout(
-        Prompt(index=0, line=1, messages=CONVERSATION[:2], tools=None),
-        id=RolloutId(0, 0, 0),
+        Attempt(
+            prompt=Prompt(index=0, line=1, messages=CONVERSATION[:2], tools=None),
+            id=RolloutId(0, 0, 0),
+            policy_version=6,
+            temperature=0.0,
+        ),
         engine=pair.vllm,
         chat=chat,
         tools=tools,
-        limits=RolloutLimits(
+        limits=RolloutSettings(
             max_turns=8,
             max_tokens=120,
             max_context_window=512,
             termination_policy="last_tool",
-            rollout_timeout_s=60,
+            rollout_timeout=60,
         ),
         run_seed=0,
-        policy_version=6,
-        temperature=0.0,
     )
     ids = trajectory.token_ids.tolist()
     assert chat.decode(ids) == chat.decode(own)

@@ -61,7 +61,7 @@ class Evaluation:
 
     answers: tuple[Answer, ...]
     passes: tuple[PassAtK, ...] = GREEDY  # the smallest k first
-    # Rollouts that gave no answer, by their reason; they are not among the answers.
+    # Rollouts that gave no answer, by their reason, the commonest first; not among the answers.
     failures: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -77,11 +77,6 @@ class Evaluation:
     def accuracy(self) -> float:
         """The share of right attempts."""
         return self.figures().value
-
-    @property
-    def constant_accuracy(self) -> float:
-        """What the best constant answer of each task would get: the floor to beat."""
-        return self.figures().constant
 
     @property
     def format_ok(self) -> float:
@@ -116,8 +111,7 @@ class Evaluation:
         return sum(
             call.outcome in failed
             for answer in self.answers
-            for turn in answer.trajectory.turns
-            for call in turn.tool_calls
+            for call in answer.trajectory.tool_calls
         )
 
     @property
@@ -154,8 +148,7 @@ class Evaluation:
         }
 
     def most_common_failures(self) -> dict[str, int]:
-        ordered = sorted(self.failures.items(), key=lambda item: (-item[1], item[0]))
-        return dict(ordered[:_MAX_REASONS])
+        return dict(list(self.failures.items())[:_MAX_REASONS])
 
     def _attempts(self, metric: PassAtK) -> list[Answer]:
         attempts = attempts_of(metric, self.passes)

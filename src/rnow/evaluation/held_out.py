@@ -6,13 +6,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from rnow.config.load import LoadedConfig
-from rnow.engines.base import Engine
 from rnow.errors import DataError
-from rnow.evaluation.attempts import Roll, evaluate
+from rnow.evaluation.attempts import evaluate
 from rnow.evaluation.figures import Evaluation
 from rnow.evaluation.pass_at_k import GREEDY, PassAtK
 from rnow.evaluation.subject import Subject, open_subject
-from rnow.records import Prompt, RolloutId, Trajectory
+from rnow.records import Prompt
 from rnow.rollout.environment import Environment, open_environment
 from rnow.runtime.logs import log_to
 
@@ -44,7 +43,8 @@ async def evaluate_model(
         engine, version = await stack.enter_async_context(open_subject(subject, say=say))
         return await evaluate(
             prompts[:max_samples],
-            roll_at(environment, engine, version),
+            environment.roll(engine),
+            policy_version=version,
             chat=environment.chat,
             concurrency=loaded.config.rollout.concurrency,
             passes=passes,
@@ -63,13 +63,3 @@ def gradable_prompts(environment: Environment) -> tuple[Prompt, ...]:
                 "answer cannot be graded; add it, or take the line out"
             )
     return prompts
-
-
-def roll_at(environment: Environment, engine: Engine, policy_version: int) -> Roll:
-    """Return what rolls out one prompt, at a temperature, with one version of the weights."""
-
-    async def roll(prompt: Prompt, id: RolloutId, temperature: float) -> Trajectory:
-        rolled = environment.roll(engine, seed=environment.config.seed, temperature=temperature)
-        return await rolled(prompt, id, policy_version)
-
-    return roll

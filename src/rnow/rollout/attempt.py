@@ -19,10 +19,10 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from rnow.chat.markup import storable
 from rnow.chat.template import ChatTemplate
+from rnow.config.settings import RolloutSettings
 from rnow.engines.base import Completion, Engine
 from rnow.errors import EngineError, RolloutError
 from rnow.records import (
@@ -40,74 +40,68 @@ from rnow.tools.base import ToolCall, ToolRunner, allowed_schemas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutLimits:
-    """When a rollout ends."""
+class Attempt:
+    """What is to be rolled out: a prompt, once, with one version of the weights."""
 
-    max_turns: int  # generations
-    max_tokens: int | None  # of one generation; None: what the window leaves
-    max_context_window: int  # tokens, prompt and all turns together
-    termination_policy: Literal["last_tool", "max_turns"]
-    rollout_timeout_s: float  # wall clock, waiting for engine and tools included
+    prompt: Prompt
+    id: RolloutId
+    policy_version: int
+    temperature: float = 1.0
 
 
 async def run_rollout(
-    prompt: Prompt,
+    attempt: Attempt,
     *,
-    id: RolloutId,
     engine: Engine,
     chat: ChatTemplate,
     tools: ToolRunner | None,
-    limits: RolloutLimits,
+    limits: RolloutSettings,
     run_seed: int,
-    policy_version: int,
-    temperature: float = 1.0,
 ) -> Trajectory:
-    """Roll `prompt` out once; raise RolloutError if no generation ended.
+    """Roll a prompt out once; raise RolloutError if no generation ended.
 
     `tools` None is a project without tools: nothing that the student writes is read as a call.
     """
     started = time.monotonic()
-    attempt = _Attempt(
-        prompt=prompt,
-        id=id,
+    rollout = _Rollout(
+        attempt=attempt,
         engine=engine,
         chat=chat,
         tools=tools,
         limits=limits,
         run_seed=run_seed,
-        policy_version=policy_version,
-        temperature=temperature,
-        ledger=Ledger(_prompt_ids(prompt, chat, tools)),
+        ledger=Ledger(prompt_ids(attempt.prompt, chat, tools)),
     )
     try:
-        async with asyncio.timeout(limits.rollout_timeout_s) as deadline:
-            end_reason = await attempt.take_turns()
+        async with asyncio.timeout(limits.rollout_timeout) as deadline:
+            end_reason = await rollout.take_turns()
     except TimeoutError:
         if not deadline.expired():
             raise
         end_reason = EndReason.TIMEOUT
     finally:
-        await engine.release(str(id))
-    if attempt.ledger.num_turns == 0:
-        raise RolloutError(attempt.why_nothing_was_sampled(end_reason))
+        await engine.release(str(attempt.id))
+    if rollout.ledger.num_turns == 0:
+        raise RolloutError(rollout.why_nothing_was_sampled(end_reason))
     duration_s = time.monotonic() - started
-    return attempt.ledger.close(id=id, end_reason=end_reason, duration_s=duration_s)
+    return rollout.ledger.close(id=attempt.id, end_reason=end_reason, duration_s=duration_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Attempt:
+class _Rollout:
     """One rollout while it runs; all that changes is its ledger."""
 
-    prompt: Prompt
-    id: RolloutId
+    attempt: Attempt
     engine: Engine
     chat: ChatTemplate
     tools: ToolRunner | None
-    limits: RolloutLimits
+    limits: RolloutSettings
     run_seed: int
-    policy_version: int
-    temperature: float
     ledger: Ledger
+
+    @property
+    def id(self) -> RolloutId:
+        return self.attempt.id
 
     async def take_turns(self) -> EndReason:
         limits = self.limits
@@ -133,8 +127,8 @@ class _Attempt:
             seed=derive_seed(
                 self.run_seed, "sample", self.id.step, self.id.prompt, self.id.rollout, turn
             ),
-            policy_version=self.policy_version,
-            temperature=self.temperature,
+            policy_version=self.attempt.policy_version,
+            temperature=self.attempt.temperature,
         )
         point("rollout/sampled")
         self.ledger.add_completion(completion, duration_s=time.monotonic() - started)
@@ -145,10 +139,10 @@ class _Attempt:
         num_tokens, last = len(completion.token_ids), int(completion.token_ids[-1])
         if num_tokens > max_tokens:
             raise EngineError(f"the engine sampled {num_tokens} tokens, asked for {max_tokens}")
-        if completion.policy_version != self.policy_version:
+        if completion.policy_version != self.attempt.policy_version:
             raise EngineError(
                 f"the engine sampled from policy version {completion.policy_version}, asked for "
-                f"{self.policy_version}"
+                f"{self.attempt.policy_version}"
             )
         stop_ids = self.chat.stop_token_ids
         if completion.stop_reason is StopReason.STOP and last not in stop_ids:
@@ -193,7 +187,10 @@ class _Attempt:
     async def _run_call(self, call: ToolCall) -> ToolCallRecord:
         assert self.tools is not None
         answer = await self.tools.call(
-            call, rollout=self.id, allowed=self.prompt.tools, metadata=self.prompt.metadata
+            call,
+            rollout=self.id,
+            allowed=self.attempt.prompt.tools,
+            metadata=self.attempt.prompt.metadata,
         )
         return ToolCallRecord(
             name=storable(call.name),
@@ -206,7 +203,7 @@ class _Attempt:
         )
 
     def why_nothing_was_sampled(self, end_reason: EndReason) -> str:
-        where = f"rollout {self.id} (prompt of line {self.prompt.line}) has no action token"
+        where = f"rollout {self.id} (prompt of line {self.attempt.prompt.line}) has no action token"
         if end_reason is EndReason.CONTEXT_FULL:
             return (
                 f"{where}: its prompt of {len(self.ledger)} tokens leaves no room in "
@@ -214,13 +211,14 @@ class _Attempt:
             )
         return (
             f"{where}: no generation ended within rollout.rollout_timeout = "
-            f"{self.limits.rollout_timeout_s:g} s"
+            f"{self.limits.rollout_timeout:g} s"
         )
 
 
-def _prompt_ids(prompt: Prompt, chat: ChatTemplate, tools: ToolRunner | None) -> list[int]:
-    schemas = () if tools is None else tools.schemas
-    return chat.render_prompt(prompt.messages, allowed_schemas(schemas, prompt.tools))
+def prompt_ids(prompt: Prompt, chat: ChatTemplate, tools: ToolRunner | None) -> list[int]:
+    """Return the ids of a prompt as its rollouts begin with them."""
+    schemas = () if tools is None else allowed_schemas(tools.schemas, prompt.tools)
+    return chat.render_prompt(prompt.messages, schemas)
 
 
 def _arguments_text(call: ToolCall) -> str:

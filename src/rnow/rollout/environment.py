@@ -1,8 +1,9 @@
 """What rollouts happen in: chat template, tools, local sites; for training and eval alike."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
@@ -13,14 +14,13 @@ from rnow.chat.template import ChatTemplate
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
-from rnow.records import Prompt, RolloutId, Trajectory
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.records import Prompt
+from rnow.rollout.attempt import run_rollout
+from rnow.rollout.many import Roll
 from rnow.rollout.project_pages import check_store, store_folder
-from rnow.tools.base import ToolSchema, allowed_schemas
+from rnow.tools.base import ToolSchema
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
-
-Roll = Callable[[Prompt, RolloutId, int], Awaitable[Trajectory]]  # with a policy version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,6 @@ class Environment:
     tools: ToolPool | None  # None: no tools.py, or none wanted; one turn
     checks_tool_names: bool = True  # that prompts name
     sites: LocalSites
-    limits: RolloutLimits
 
     @property
     def schemas(self) -> tuple[ToolSchema, ...]:
@@ -66,27 +65,16 @@ class Environment:
             "browser/local_requests": self.sites.num_requests,
         }
 
-    def render(self, prompt: Prompt) -> list[int]:
-        """Return the ids of a prompt as its rollouts begin with them."""
-        return self.chat.render_prompt(prompt.messages, allowed_schemas(self.schemas, prompt.tools))
-
-    def roll(self, engine: Engine, *, seed: int, temperature: float = 1.0) -> Roll:
-        """Return the function that rolls out one prompt with the policy version it is given."""
-
-        async def roll(prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
-            return await run_rollout(
-                prompt,
-                id=id,
-                engine=engine,
-                chat=self.chat,
-                tools=self.tools,
-                limits=self.limits,
-                run_seed=seed,
-                policy_version=policy_version,
-                temperature=temperature,
-            )
-
-        return roll
+    def roll(self, engine: Engine) -> Roll:
+        """Return what rolls out one attempt, sampled from `engine` with the config's seed."""
+        return partial(
+            run_rollout,
+            engine=engine,
+            chat=self.chat,
+            tools=self.tools,
+            limits=self.config.rollout,
+            run_seed=self.config.seed,
+        )
 
 
 @asynccontextmanager
@@ -125,13 +113,6 @@ async def open_environment(
             tools=tools,
             checks_tool_names=with_tools,
             sites=sites,
-            limits=RolloutLimits(
-                max_turns=config.rollout.max_turns if tools else 1,
-                max_tokens=config.rollout.max_tokens,
-                max_context_window=config.rollout.max_context_window,
-                termination_policy=config.rollout.termination_policy,
-                rollout_timeout_s=config.rollout.rollout_timeout,
-            ),
         )
 
 

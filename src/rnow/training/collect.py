@@ -1,33 +1,25 @@
 """All rollouts of one step, each scored by the teacher the moment it ends.
 
-    prompt ─▶ rollout ─▶ score ─▶ journal     × batch_size × group_size, side by side
-                 │         │
-                 └─ fails twice ─▶ dropped and counted; too many ─▶ the run stops
-
-A bad rollout is data about the run, not a crash: but it never becomes a number in the batch.
+prompt ─▶ rollout ─▶ score ─▶ journal     × batch_size × group_size, side by side
+             │         │
+             └─ fails twice ─▶ dropped and counted; too many ─▶ the run stops
 """
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
-from rnow.errors import (
-    DeadlineError,
-    EngineError,
-    RnowError,
-    RolloutError,
-    TeacherError,
-    TemplateError,
-)
+from rnow.errors import RolloutError, TeacherError
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
+from rnow.rollout.attempt import Attempt
+from rnow.rollout.many import Losses, Roll, roll_many
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal, read_journal
 
-NUM_ATTEMPTS = 2
+NUM_SHOWN_REASONS = 3
 
-Roll = Callable[[Prompt, RolloutId, int], Awaitable[Trajectory]]
 Score = Callable[[Trajectory], Awaitable[ScoredTrajectory]]
 
 
@@ -43,34 +35,15 @@ class Collected:
     teacher_wait_s: float  # from then until the last score came
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What happened while a step was collected; lives for one step."""
-
-    step: int
-    total: int  # trajectories of a whole step
-    scored: list[ScoredTrajectory] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
-    dropped_rollouts: int = 0
-    dropped_scores: int = 0
-    last_rollout_at: float = 0.0
-
-    @property
-    def lost(self) -> int:
-        return self.dropped_rollouts + self.dropped_scores
-
-
+@dataclass(frozen=True, slots=True)
 class Collector:
-    """Runs `roll` and `score` for every trajectory of a step, at most `concurrency` at a time."""
+    """Makes batches: every trajectory of a step is rolled out and scored."""
 
-    def __init__(
-        self, roll: Roll, score: Score, *, run: RunDirectory, concurrency: int, max_dropped: float
-    ) -> None:
-        self._roll = roll
-        self._score = score
-        self._run = run
-        self._slots = asyncio.Semaphore(concurrency)
-        self._max_dropped = max_dropped
+    roll: Roll
+    score: Score
+    run: RunDirectory
+    concurrency: int  # rollouts at a time
+    max_dropped: float  # share of a step
 
     async def collect(
         self,
@@ -86,88 +59,75 @@ class Collector:
         as it is.
         """
         started = time.perf_counter()
-        path = self._run.trajectories(step)
-        prompt_of = {
-            RolloutId(step, prompt.index, rollout): prompt
+        path = self.run.trajectories(step)
+        wanted = {
+            id: Attempt(prompt=prompt, id=id, policy_version=step)
             for prompt in prompts
-            for rollout in range(group_size)
+            for id in (RolloutId(step, prompt.index, rollout) for rollout in range(group_size))
         }
-        tally = _Tally(step=step, total=len(prompt_of), last_rollout_at=started)
+        refuse = partial(self._too_many_lost, step)
+        losses = Losses(num_wanted=len(wanted), max_share=self.max_dropped, refuse=refuse)
         # Prompts may have moved in their file since the step was interrupted.
         journaled = read_journal(path, policy_version=step)
-        tally.scored.extend(item for item in journaled if item.trajectory.id in prompt_of)
-        reused = {item.trajectory.id for item in tally.scored}
+        reused = [item for item in journaled if wanted.pop(item.trajectory.id, None) is not None]
         for _ in reused:
             on_scored()
         journal = Journal(path)
         try:
-            async with asyncio.TaskGroup() as group:
-                for id, prompt in prompt_of.items():
-                    if id not in reused:
-                        group.create_task(self._one(prompt, id, tally, journal, on_scored))
-        except* (RnowError, OSError) as errors:
-            raise errors.exceptions[0] from errors
+            new, rolled_at = await self._roll_and_score(
+                list(wanted.values()), journal, losses=losses, on_scored=on_scored
+            )
         finally:
             await asyncio.to_thread(journal.close)  # it syncs, which may take a while
         finished = time.perf_counter()
-        if not tally.scored:
-            raise self._too_many_lost(tally)
-        batch = Batch(
-            step=step, scored=tuple(sorted(tally.scored, key=lambda item: item.trajectory.id))
-        )
+        scored = sorted((*reused, *new), key=lambda item: item.trajectory.id)
+        if not scored:
+            raise refuse(losses)
+        num_dropped_scores = losses.by_type[TeacherError]
         return Collected(
-            batch=batch,
+            batch=Batch(step=step, scored=tuple(scored)),
             num_reused=len(reused),
-            num_dropped_rollouts=tally.dropped_rollouts,
-            num_dropped_scores=tally.dropped_scores,
-            rollout_s=tally.last_rollout_at - started,
-            teacher_wait_s=finished - tally.last_rollout_at,
+            num_dropped_rollouts=losses.num - num_dropped_scores,
+            num_dropped_scores=num_dropped_scores,
+            rollout_s=rolled_at - started,
+            teacher_wait_s=finished - rolled_at,
         )
 
-    async def _one(
+    async def _roll_and_score(
         self,
-        prompt: Prompt,
-        id: RolloutId,
-        tally: _Tally,
+        attempts: Sequence[Attempt],
         journal: Journal,
+        *,
+        losses: Losses,
         on_scored: Callable[[], None],
-    ) -> None:
-        async with self._slots:
-            trajectory = await self._rolled(prompt, id, tally)
-        tally.last_rollout_at = time.perf_counter()
-        if trajectory is None:
-            return
-        try:
-            scored = await self._score(trajectory)
-        except TeacherError as error:
-            tally.dropped_scores += 1
-            self._count_reason(tally, error)
-            return
-        journal.append(scored)
-        tally.scored.append(scored)
-        on_scored()
+    ) -> tuple[list[ScoredTrajectory], float]:
+        """Return what was scored and written down, and when the last rollout ended."""
+        rolled_at = time.perf_counter()
 
-    async def _rolled(self, prompt: Prompt, id: RolloutId, tally: _Tally) -> Trajectory | None:
-        for attempt in range(NUM_ATTEMPTS):
+        async def roll(attempt: Attempt) -> Trajectory:
+            nonlocal rolled_at
             try:
-                return await self._roll(prompt, id, id.step)
-            except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
-                if attempt == NUM_ATTEMPTS - 1:
-                    tally.dropped_rollouts += 1
-                    self._count_reason(tally, error)
-        return None
+                return await self.roll(attempt)
+            finally:
+                rolled_at = time.perf_counter()
 
-    def _count_reason(self, tally: _Tally, error: RnowError) -> None:
-        tally.reasons[str(error)] += 1
-        if tally.lost > self._max_dropped * tally.total:
-            # At once: behind a teacher that is gone the others would each wait out their retries.
-            raise self._too_many_lost(tally)
+        async def score(attempt: Attempt, trajectory: Trajectory) -> ScoredTrajectory:
+            scored = await self.score(trajectory)
+            journal.append(scored)
+            on_scored()
+            return scored
 
-    def _too_many_lost(self, tally: _Tally) -> RolloutError:
+        scored = await roll_many(
+            attempts, roll, score, lose=losses.add, concurrency=self.concurrency
+        )
+        return scored, rolled_at
+
+    def _too_many_lost(self, step: int, losses: Losses) -> RolloutError:
         reasons = "".join(
-            f"\n  {count} ×  {reason}" for reason, count in tally.reasons.most_common(3)
+            f"\n  {count} ×  {reason}"
+            for reason, count in list(losses.reasons.items())[:NUM_SHOWN_REASONS]
         )
         return RolloutError(
-            f"step {tally.step} lost {tally.lost} of {tally.total} trajectories, more than "
-            f"trainer.max_dropped ({self._max_dropped:g}) allows. Most common reasons:{reasons}"
+            f"step {step} lost {losses.num} of {losses.num_wanted} trajectories, more than "
+            f"trainer.max_dropped ({self.max_dropped:g}) allows. Most common reasons:{reasons}"
         )

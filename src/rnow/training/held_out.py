@@ -1,8 +1,11 @@
 """How right the student is on held-out prompts while it is trained."""
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 from rnow.engines.base import Engine
 from rnow.evaluation.attempts import evaluate
-from rnow.evaluation.held_out import gradable_prompts, roll_at
+from rnow.evaluation.held_out import gradable_prompts
 from rnow.records import Prompt
 from rnow.rollout.environment import Environment
 from rnow.training.monitor import Monitor
@@ -20,44 +23,36 @@ def held_out_prompts(environment: Environment) -> tuple[Prompt, ...]:
     return gradable_prompts(environment)
 
 
-class HeldOutEvaluator:
-    """Evaluates a student in training on held-out prompts, greedily.
+def held_out_evaluation(
+    environment: Environment,
+    engine: Engine,
+    monitor: Monitor,
+    prompts: tuple[Prompt, ...],
+    *,
+    num_steps: int,
+) -> Callable[[int], Coroutine[Any, Any, dict[str, float]]]:
+    """Return what evaluates the student after so many steps, greedily, and gives its figures.
 
-    It does so before step 0, every trainer.eval_step steps, and when the run has ended; without
-    prompts never.
+    It does so before step 0, every trainer.eval_step steps, and when the run has ended; where
+    nothing is due, or there are no prompts, there are no figures.
     """
+    config = environment.config
 
-    def __init__(
-        self,
-        environment: Environment,
-        engine: Engine,
-        monitor: Monitor,
-        *,
-        prompts: tuple[Prompt, ...],
-        num_steps: int,
-    ) -> None:
-        config = environment.config
-        self._every = config.trainer.eval_step
-        self._prompts = prompts
-        self._num_steps = num_steps
-        self._environment = environment
-        self._monitor = monitor
-        self._engine = engine
-
-    async def __call__(self, step: int) -> dict[str, float]:
-        """Return the figures for the step's line of metrics; empty where nothing is due."""
-        if not self._prompts or (step % self._every and step != self._num_steps):
+    async def evaluate_if_due(step: int) -> dict[str, float]:
+        if not prompts or (step % config.trainer.eval_step and step != num_steps):
             return {}
-
         evaluation = await evaluate(
-            self._prompts,
-            roll_at(self._environment, self._engine, step),
-            chat=self._environment.chat,
-            concurrency=self._environment.config.rollout.concurrency,
+            prompts,
+            environment.roll(engine),
+            policy_version=step,
+            chat=environment.chat,
+            concurrency=config.rollout.concurrency,
         )
-        self._monitor.record_evaluation(step, evaluation.as_json())
+        monitor.record_evaluation(step, evaluation.as_json())
         return {
             "eval/accuracy": evaluation.accuracy,
             "eval/format_ok": evaluation.format_ok,
             "eval/failed": evaluation.num_failed,
         }
+
+    return evaluate_if_due

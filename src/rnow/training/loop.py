@@ -8,48 +8,11 @@ taken up again from its journal.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from rnow.engines.vllm.deaths import Deaths
-from rnow.learner.trainer import Trainer
-from rnow.records import Prompt
 from rnow.runtime.signals import StopRequest
-from rnow.training.collect import Collector
 from rnow.training.metrics import step_metrics
 from rnow.training.monitor import Monitor
-from rnow.training.publish import Publisher
-from rnow.training.teacher import Teacher
-
-
-class Evaluator(Protocol):
-    """Evaluates the policy version that the student engine holds, if that is due."""
-
-    async def __call__(self, step: int) -> dict[str, float]: ...
-
-
-class Saver(Protocol):
-    """Puts the trainer's state after `step` updates on disk."""
-
-    def __call__(self, step: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """All that a run is made of, started and checked."""
-
-    first_step: int
-    steps: Sequence[Sequence[Prompt]]  # the prompts of each step of the run
-    group_size: int
-    publisher: Publisher
-    collector: Collector
-    teacher: Teacher
-    trainer: Trainer
-    evaluator: Evaluator
-    saver: Saver
-    gauges: Callable[[], dict[str, float]]  # counts over the whole run
-    deaths: Deaths  # of servers, since a step was last finished
+from rnow.training.parts import Parts
 
 
 async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
@@ -63,10 +26,11 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
         with monitor.stage("publish"):
             probe = await stop.cut(parts.publisher.publish(step))
         with monitor.stage("eval"):
-            evaluated = await stop.cut(parts.evaluator(step))
+            evaluated = await stop.cut(parts.evaluate(step))
         with monitor.stage("health"):
             await stop.cut(parts.teacher.check_health())
-        with monitor.stage("rollout", total=len(prompts) * parts.group_size):
+        # Its seconds are those of `collected`: until the last rollout, and from there on.
+        with monitor.stage("rollout", total=len(prompts) * parts.group_size, is_timed=False):
             rollouts = parts.collector.collect(
                 step, prompts, group_size=parts.group_size, on_scored=monitor.advance
             )
@@ -75,16 +39,14 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
             # In a thread, so that a signal is heard; awaited to its end, so that it is saved.
             updated = await asyncio.to_thread(parts.trainer.update, collected.batch)
         monitor.finish_step(
-            {
-                **step_metrics(collected),
-                **parts.gauges(),
-                **updated.metrics,
-                **evaluated,
-                "publish/probe": probe,
-            }
+            step_metrics(collected),
+            parts.gauges(),
+            updated.metrics,
+            evaluated,
+            {"publish/probe": probe},
         )
-        await asyncio.to_thread(parts.saver, step + 1)
+        await asyncio.to_thread(parts.save, step + 1)
         parts.deaths.forget()
         stop.check()
     await stop.cut(parts.publisher.publish(len(parts.steps)))
-    await stop.cut(parts.evaluator(len(parts.steps)))
+    await stop.cut(parts.evaluate(len(parts.steps)))

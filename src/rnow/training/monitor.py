@@ -11,6 +11,7 @@ from rich.console import Console
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.console import StartTeller, duration, make_bar, sayer, start_text
 from rnow.training.alarms import alarms
+from rnow.training.metrics import merge_metrics
 
 _log = logging.getLogger(__name__)
 
@@ -19,8 +20,9 @@ class Monitor:
     """Times the stages of a step, shows how far it is, and writes its line.
 
     with Monitor(console, run=run, num_steps=40) as monitor:
+        monitor.begin_step(0)
         with monitor.stage("rollout", total=64): …; monitor.advance()
-        monitor.finish_step(step, metrics)
+        monitor.finish_step(metrics)
     """
 
     def __init__(self, console: Console, *, run: RunDirectory, num_steps: int) -> None:
@@ -59,8 +61,10 @@ class Monitor:
         self._step_started = time.perf_counter()
 
     @contextmanager
-    def stage(self, name: str, *, total: int | None = None) -> Iterator[None]:
-        """Name what is going on; its seconds go into the step's line as time/<name>."""
+    def stage(
+        self, name: str, *, total: int | None = None, is_timed: bool = True
+    ) -> Iterator[None]:
+        """Name what is going on; timed, its seconds go into the step's line as time/<name>."""
         self._progress.reset(
             self._bar, total=total, description=f"step {self._step + 1}/{self._num_steps}  {name}"
         )
@@ -69,7 +73,8 @@ class Monitor:
         try:
             yield
         finally:
-            self._times[f"time/{name}"] = time.perf_counter() - started
+            if is_timed:
+                self._times[f"time/{name}"] = time.perf_counter() - started
 
     def waiting(self, what: str, waited_s: float, line: str) -> None:
         """Show that something still starts, and what it said last: `what` is "student" or so."""
@@ -98,12 +103,13 @@ class Monitor:
         self._progressed_at = time.perf_counter()
         self._progress.advance(self._bar)
 
-    def finish_step(self, metrics: Mapping[str, float]) -> None:
+    def finish_step(self, *metrics: Mapping[str, float]) -> None:
         """Write the step's line and show it; say what is alarming, each alarm once a run."""
         seconds = time.perf_counter() - self._step_started
         self._seconds_per_step.append(seconds)
-        line = {"step": self._step, **self._times, **metrics, "time/step": seconds}
-        line["tokens_per_s"] = line["tokens/action"] / max(seconds, 1e-9)
+        line = merge_metrics({"step": self._step}, self._times, *metrics, {"time/step": seconds})
+        rate = line["tokens/action"] / max(seconds, 1e-9)
+        line = merge_metrics(line, {"tokens_per_s": rate})
         self._run.append_metrics(line)
         self._history.append(line)
         self.say(self._summary(line))

@@ -19,14 +19,6 @@ def prompts_by_step(config: Config, prompts: Sequence[Prompt]) -> list[list[Prom
     return [[prompts[index] for index in indices] for indices in order][: config.trainer.max_steps]
 
 
-def steps_per_run(
-    num_prompts: int, *, batch_size: int, num_epochs: int, max_steps: int | None = None
-) -> int:
-    """Return the number of optimizer steps: ceil(num_prompts / batch_size) an epoch."""
-    num_steps = -(-num_prompts // batch_size) * num_epochs
-    return num_steps if max_steps is None else min(num_steps, max_steps)
-
-
 def prompt_order(
     num_prompts: int, *, batch_size: int, num_epochs: int, seed: int
 ) -> tuple[tuple[int, ...], ...]:

@@ -5,10 +5,11 @@ import pytest
 from builders import tokenizer_folder
 from rich.console import Console
 
+from rnow.chat.conversation import turn_text
 from rnow.chat.template import ChatTemplate
 from rnow.commands.eval import show_evaluation
 from rnow.errors import EngineError, RolloutError
-from rnow.evaluation.attempts import answer_text, evaluate
+from rnow.evaluation.attempts import evaluate
 from rnow.evaluation.pass_at_k import PassAtK
 from rnow.records import (
     EndReason,
@@ -20,6 +21,7 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
+from rnow.rollout.attempt import Attempt
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +62,12 @@ async def test_a_failed_rollout_is_no_answer_and_is_counted(chat: ChatTemplate) 
     prompts = [make_prompt(index) for index in range(4)]
     prompts.append(make_prompt(4, task="date", expected="2031-02-03"))
 
-    async def roll(prompt: Prompt, id: RolloutId, temperature: float) -> Trajectory:
-        if prompt.index == 3:
+    async def roll(attempt: Attempt) -> Trajectory:
+        if attempt.prompt.index == 3:
             raise RolloutError("nothing was sampled")
-        return make_trajectory(id, chat, answers[prompt.index])
+        return make_trajectory(attempt.id, chat, answers[attempt.prompt.index])
 
-    evaluation = await evaluate(prompts, roll, chat=chat, concurrency=2)
+    evaluation = await evaluate(prompts, roll, policy_version=0, chat=chat, concurrency=2)
     figures = evaluation.as_json()
     low, high = figures["interval"]
     assert low < 0.5 < high
@@ -91,13 +93,15 @@ async def test_a_failed_rollout_is_no_answer_and_is_counted(chat: ChatTemplate) 
 
 
 async def test_an_evaluation_that_mostly_failed_is_an_error(chat: ChatTemplate) -> None:
-    async def roll(prompt: Prompt, id: RolloutId, temperature: float) -> Trajectory:
-        if prompt.index:
+    async def roll(attempt: Attempt) -> Trajectory:
+        if attempt.prompt.index:
             raise EngineError("server gone")
-        return make_trajectory(id, chat, "COMPANY: ACME")
+        return make_trajectory(attempt.id, chat, "COMPANY: ACME")
 
     with pytest.raises(RolloutError) as caught:
-        await evaluate([make_prompt(0), make_prompt(1)], roll, chat=chat, concurrency=2)
+        await evaluate(
+            [make_prompt(0), make_prompt(1)], roll, policy_version=0, chat=chat, concurrency=2
+        )
     assert str(caught.value) == (
         "1 of 2 rollouts of held-out prompts have failed, and the others would say little; "
         "1 times because: server gone"
@@ -106,19 +110,23 @@ async def test_an_evaluation_that_mostly_failed_is_an_error(chat: ChatTemplate) 
 
 async def test_an_answer_ends_before_the_token_that_ended_it(chat: ChatTemplate) -> None:
     trajectory = make_trajectory(RolloutId(-1, 0, 0), chat, "COMPANY: ACME")
-    assert answer_text(trajectory, chat) == "COMPANY: ACME"
+    assert turn_text(trajectory, trajectory.turns[-1], chat) == "COMPANY: ACME"
 
 
 async def test_metrics_share_the_attempts_at_one_temperature(chat: ChatTemplate) -> None:
     asked: list[tuple[RolloutId, float]] = []
 
-    async def roll(prompt: Prompt, id: RolloutId, temperature: float) -> Trajectory:
-        asked.append((id, temperature))
+    async def roll(attempt: Attempt) -> Trajectory:
+        asked.append((attempt.id, attempt.temperature))
         # Greedily wrong, and right in one attempt of the four: the last one.
-        return make_trajectory(id, chat, "COMPANY: ACME" if id.rollout == 4 else "COMPANY: Other")
+        return make_trajectory(
+            attempt.id, chat, "COMPANY: ACME" if attempt.id.rollout == 4 else "COMPANY: Other"
+        )
 
     passes = (PassAtK(1, 0.0), PassAtK(2, 0.6), PassAtK(4, 0.6))
-    evaluation = await evaluate([make_prompt(7)], roll, chat=chat, concurrency=8, passes=passes)
+    evaluation = await evaluate(
+        [make_prompt(7)], roll, policy_version=0, chat=chat, concurrency=8, passes=passes
+    )
     assert sorted(asked) == [
         (RolloutId(-1, 7, attempt), 0.0 if attempt == 0 else 0.6) for attempt in range(5)
     ]
@@ -133,14 +141,18 @@ async def test_metrics_share_the_attempts_at_one_temperature(chat: ChatTemplate)
 
 
 async def test_too_few_attempts_say_nothing_about_pass_at_k(chat: ChatTemplate) -> None:
-    async def roll(prompt: Prompt, id: RolloutId, temperature: float) -> Trajectory:
-        if (prompt.index, id.rollout) == (1, 4):
+    async def roll(attempt: Attempt) -> Trajectory:
+        if (attempt.prompt.index, attempt.id.rollout) == (1, 4):
             raise EngineError("server gone")
-        return make_trajectory(id, chat, "COMPANY: ACME" if prompt.index else "COMPANY: Other")
+        return make_trajectory(
+            attempt.id, chat, "COMPANY: ACME" if attempt.prompt.index else "COMPANY: Other"
+        )
 
     passes = (PassAtK(1, 0.0), PassAtK(4, 0.6))
     prompts = [make_prompt(0), make_prompt(1)]
-    evaluation = await evaluate(prompts, roll, chat=chat, concurrency=8, passes=passes)
+    evaluation = await evaluate(
+        prompts, roll, policy_version=0, chat=chat, concurrency=8, passes=passes
+    )
     pass4 = evaluation.pass_figures(passes[1])
     assert pass4 is not None
     # Prompt 1 has three attempts left, all right; it is neither 0 nor 1.
@@ -149,14 +161,14 @@ async def test_too_few_attempts_say_nothing_about_pass_at_k(chat: ChatTemplate) 
 
 
 async def test_prompts_without_an_answer_are_counted_apart(chat: ChatTemplate) -> None:
-    async def roll(prompt: Prompt, id: RolloutId, temperature: float) -> Trajectory:
-        return make_trajectory(id, chat, "DATE: NA")
+    async def roll(attempt: Attempt) -> Trajectory:
+        return make_trajectory(attempt.id, chat, "DATE: NA")
 
     expected = ["NA", "Not_Listed", "NA", "2031-02-03"]
     prompts = [
         make_prompt(index, task="date", expected=text) for index, text in enumerate(expected)
     ]
-    figures = (await evaluate(prompts, roll, chat=chat, concurrency=2)).as_json()
+    figures = (await evaluate(prompts, roll, policy_version=0, chat=chat, concurrency=2)).as_json()
     assert (figures["accuracy"], figures["constant"]) == (0.75, 0.75)
     assert (figures["na"]["accuracy"], figures["na"]["n"]) == (1.0, 3)
     assert figures["not_na"] == {
@@ -170,8 +182,8 @@ async def test_prompts_without_an_answer_are_counted_apart(chat: ChatTemplate) -
 async def test_what_tools_and_deadlines_spoiled_is_told_beside_the_figures(
     chat: ChatTemplate,
 ) -> None:
-    async def roll(prompt: Prompt, id: RolloutId, temperature: float) -> Trajectory:
-        trajectory = make_trajectory(id, chat, "COMPANY: ACME")
+    async def roll(attempt: Attempt) -> Trajectory:
+        trajectory = make_trajectory(attempt.id, chat, "COMPANY: ACME")
         calls = tuple(
             ToolCallRecord(
                 name="browse",
@@ -186,7 +198,7 @@ async def test_what_tools_and_deadlines_spoiled_is_told_beside_the_figures(
         turn = replace(trajectory.turns[0], tool_calls=calls)
         return replace(trajectory, turns=(turn,), end_reason=EndReason.TIMEOUT)
 
-    evaluation = await evaluate([make_prompt(0)], roll, chat=chat, concurrency=1)
+    evaluation = await evaluate([make_prompt(0)], roll, policy_version=0, chat=chat, concurrency=1)
     assert (evaluation.num_tool_failures, evaluation.num_timed_out) == (2, 1)
     console = Console(record=True, width=100)
     show_evaluation(evaluation, title="base", console=console)

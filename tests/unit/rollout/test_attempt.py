@@ -9,6 +9,7 @@ from builders import tokenizer_folder
 
 from rnow.chat.template import ChatTemplate
 from rnow.chat.transcript import transcript
+from rnow.config.settings import RolloutSettings
 from rnow.engines.base import Completion
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.errors import EngineError, RolloutError
@@ -22,7 +23,7 @@ from rnow.records import (
     Trajectory,
     derive_seed,
 )
-from rnow.rollout.attempt import RolloutLimits, run_rollout
+from rnow.rollout.attempt import Attempt, run_rollout
 from rnow.tools.base import ToolAnswer, ToolCall, ToolRunner, ToolSchema
 
 ID = RolloutId(3, 17, 1)
@@ -31,7 +32,7 @@ LIMITS: dict[str, Any] = {
     "max_tokens": None,
     "max_context_window": 4096,
     "termination_policy": "last_tool",
-    "rollout_timeout_s": 20.0,
+    "rollout_timeout": 20.0,
 }
 PROMPT = Prompt(
     index=17,
@@ -107,14 +108,12 @@ async def roll(
     **limits: Any,
 ) -> Trajectory:
     return await run_rollout(
-        prompt,
-        id=ID,
+        Attempt(prompt=prompt, id=ID, policy_version=2),
         engine=engine,
         chat=chat,
         tools=tools,
-        limits=RolloutLimits(**{**LIMITS, **limits}),
+        limits=RolloutSettings(**{**LIMITS, **limits}),
         run_seed=5,
-        policy_version=2,
     )
 
 
@@ -282,7 +281,7 @@ async def test_calls_of_one_turn_run_side_by_side(chat: ChatTemplate) -> None:
             return await super().call(call, **keywords)
 
     engine = ScriptedEngine(said(chat, call("a") + call("b"), "Acme"))
-    trajectory = await roll(chat, engine, Meeting(), rollout_timeout_s=5.0)
+    trajectory = await roll(chat, engine, Meeting(), rollout_timeout=5.0)
     assert trajectory.end_reason is EndReason.ANSWER
     assert [c.text for c in trajectory.turns[0].tool_calls] == ["page of a", "page of b"]
 
@@ -392,7 +391,7 @@ async def test_a_timeout_keeps_the_last_complete_turn(chat: ChatTemplate) -> Non
         return turns[request.turn]
 
     engine = ScriptedEngine(script)
-    trajectory = await roll(chat, engine, FakeTools(), rollout_timeout_s=0.2)
+    trajectory = await roll(chat, engine, FakeTools(), rollout_timeout=0.2)
     assert trajectory.end_reason is EndReason.TIMEOUT
     assert trajectory.num_tokens == trajectory.turns[0].end
     assert len(trajectory.turns) == 1
@@ -409,7 +408,7 @@ async def test_a_timeout_among_tools_keeps_the_turn_and_the_tools_that_were_read
             return await super().call(call, **keywords)
 
     engine = ScriptedEngine(said(chat, call("slow") + call("a")))
-    trajectory = await roll(chat, engine, Slow(), rollout_timeout_s=0.2)
+    trajectory = await roll(chat, engine, Slow(), rollout_timeout=0.2)
     assert trajectory.end_reason is EndReason.TIMEOUT
     assert [c.text for c in trajectory.turns[0].tool_calls] == ["page of a"]
 
@@ -421,7 +420,7 @@ async def test_a_timeout_before_the_first_turn_is_an_error(chat: ChatTemplate) -
 
     engine = ScriptedEngine(script)
     with pytest.raises(RolloutError) as caught:
-        await roll(chat, engine, rollout_timeout_s=0.05)
+        await roll(chat, engine, rollout_timeout=0.05)
     assert str(caught.value) == (
         "rollout 3.17.1 (prompt of line 18) has no action token: no generation ended within "
         "rollout.rollout_timeout = 0.05 s"

@@ -4,40 +4,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from scored import make_scored
 
 from rnow.errors import EngineError, RolloutError, TeacherError, ToolDefinitionError
-from rnow.records import (
-    EndReason,
-    Prompt,
-    RolloutId,
-    ScoredTrajectory,
-    StopReason,
-    Trajectory,
-    Turn,
-)
+from rnow.records import Prompt, RolloutId, ScoredTrajectory, Trajectory
+from rnow.rollout.attempt import Attempt
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import read_journal
 from rnow.training.collect import Collected, Collector
 from rnow.training.metrics import step_metrics
 
 PROMPTS = [Prompt(index=index, line=index + 1, messages=(), tools=None) for index in (4, 2)]
-
-
-def make_trajectory(id: RolloutId, *, policy_version: int) -> Trajectory:
-    return Trajectory(
-        id=id,
-        token_ids=np.array([7, 8], dtype=np.int32),
-        action_mask=np.array([False, True]),
-        turn_index=np.array([-1, 0], dtype=np.int32),
-        sampler_logprobs=np.array([np.nan, -1.0], dtype=np.float32),
-        policy_version=np.array([-1, policy_version], dtype=np.int32),
-        turns=(Turn(start=1, end=2, stop_reason=StopReason.STOP, tool_calls=(), duration_s=0.0),),
-        end_reason=EndReason.ANSWER,
-        num_drift_tokens=0,
-        duration_s=0.0,
-    )
 
 
 class World:
@@ -48,20 +26,20 @@ class World:
         self.roll_faults: dict[RolloutId, int] = {}
         self.score_faults: set[RolloutId] = set()
 
-    async def roll(self, prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+    async def roll(self, attempt: Attempt) -> Trajectory:
+        id = attempt.id
         self.rolled.append(id)
         # Later ids end earlier, so that arrival is not the order of the ids.
-        await asyncio.sleep(0.001 * (10 - 4 * id.rollout - prompt.index))
+        await asyncio.sleep(0.001 * (10 - 4 * id.rollout - attempt.prompt.index))
         if self.roll_faults.get(id, 0) > 0:
             self.roll_faults[id] -= 1
             raise EngineError("server gone")
-        return make_trajectory(id, policy_version=policy_version)
+        return make_scored(attempt.id, policy_version=attempt.policy_version).trajectory
 
     async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
         if trajectory.id in self.score_faults:
             raise TeacherError("no answer")
-        logprobs = np.array([np.nan, -2.0], dtype=np.float32)
-        return ScoredTrajectory(trajectory=trajectory, teacher_logprobs=logprobs)
+        return make_scored(trajectory.id, policy_version=trajectory.id.step)
 
 
 async def collect(
@@ -95,11 +73,11 @@ async def test_a_trajectory_is_scored_while_others_still_roll_out(tmp_path: Path
     first_is_scored = asyncio.Event()
 
     class Streaming(World):
-        async def roll(self, prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
-            if id != RolloutId(3, 2, 0):
+        async def roll(self, attempt: Attempt) -> Trajectory:
+            if attempt.id != RolloutId(3, 2, 0):
                 # Ends only once another trajectory has been scored.
                 await asyncio.wait_for(first_is_scored.wait(), timeout=5)
-            return make_trajectory(id, policy_version=policy_version)
+            return make_scored(attempt.id, policy_version=attempt.policy_version).trajectory
 
         async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
             first_is_scored.set()
@@ -112,7 +90,7 @@ async def test_a_trajectory_is_scored_while_others_still_roll_out(tmp_path: Path
 async def test_what_the_journal_holds_is_not_rolled_out_again(tmp_path: Path) -> None:
     await collect(World(), tmp_path)
     path = tmp_path / "trajectories" / "000003.jsonl"
-    lines = path.read_text().splitlines()
+    lines = path.read_text().split("\n")
     path.write_text("\n".join(lines[:3]) + "\n")
     kept = {item.trajectory.id for item in read_journal(path)}
     world = World()
@@ -151,7 +129,7 @@ async def test_what_keeps_failing_is_dropped_and_counted(tmp_path: Path) -> None
     metrics = step_metrics(collected)
     assert metrics["teacher/dropped"] == 1
     assert metrics["rollout/dropped"] == 0
-    assert metrics["tokens/action"] == 3
+    assert metrics["rollout/trajectories"] == metrics["teacher/scored"] == 3
 
 
 async def test_too_many_drops_stop_the_run_with_the_reasons(tmp_path: Path) -> None:
@@ -185,7 +163,7 @@ async def test_a_step_ends_as_soon_as_too_much_of_it_is_lost(tmp_path: Path) -> 
 
 
 async def test_what_concerns_every_rollout_goes_up_as_it_is(tmp_path: Path) -> None:
-    async def roll(prompt: Prompt, id: RolloutId, policy_version: int) -> Trajectory:
+    async def roll(attempt: Attempt) -> Trajectory:
         raise ToolDefinitionError("tools.py: its tools are no longer those of this run")
 
     collector = Collector(

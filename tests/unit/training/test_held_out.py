@@ -11,10 +11,9 @@ from rnow.chat.template import ChatTemplate
 from rnow.config.settings import Config
 from rnow.engines.scripted import SampleRequest, ScriptedEngine
 from rnow.errors import DataError
-from rnow.rollout.attempt import RolloutLimits
 from rnow.rollout.environment import Environment
 from rnow.runs.folder import RunDirectory
-from rnow.training.held_out import HeldOutEvaluator, held_out_prompts
+from rnow.training.held_out import held_out_evaluation, held_out_prompts
 from rnow.training.monitor import Monitor
 
 QUESTION = {"role": "user", "content": "Which company?"}
@@ -37,13 +36,6 @@ def make_environment(folder: Path, *metadata: dict[str, Any], eval_step: int) ->
         chat=ChatTemplate.load(tokenizer_folder(folder / "student", "qwen3")),
         tools=None,
         sites=LocalSites({}),
-        limits=RolloutLimits(
-            max_turns=1,
-            max_tokens=None,
-            max_context_window=512,
-            termination_policy="last_tool",
-            rollout_timeout_s=20.0,
-        ),
     )
 
 
@@ -76,14 +68,14 @@ async def test_a_student_is_evaluated_first_every_so_often_and_last(tmp_path: Pa
     engine = ScriptedEngine(say_acme)
     run = RunDirectory(tmp_path / "run")
     run.open()
-    evaluator = HeldOutEvaluator(
+    evaluate = held_out_evaluation(
         environment,
         engine,
         Monitor(Console(quiet=True), run=run, num_steps=5),
-        prompts=held_out_prompts(environment),
+        held_out_prompts(environment),
         num_steps=5,
     )
-    figures = [await evaluator(step) for step in range(6)]
+    figures = [await evaluate(step) for step in range(6)]
     run.close()
     half = {"eval/accuracy": 0.5, "eval/format_ok": 1.0, "eval/failed": 0}
     assert figures == [half, {}, half, {}, half, half]

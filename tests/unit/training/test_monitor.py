@@ -48,6 +48,18 @@ def test_a_step_is_one_plain_line_where_there_is_no_terminal(tmp_path: Path) -> 
     assert {"time/update", "time/step", "tokens_per_s"} <= written.keys()
 
 
+def test_a_stage_that_others_time_writes_no_seconds(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with Monitor(Console(quiet=True), run=run, num_steps=1) as monitor:
+        monitor.begin_step(0)
+        with monitor.stage("rollout", total=1, is_timed=False), monitor.stage("update"):
+            pass
+        monitor.finish_step(METRICS, {"publish/probe": 0.0})
+    run.close()
+    (written,) = run.read_metrics()
+    assert (written["time/rollout"], written["publish/probe"]) == (1.0, 0.0)
+
+
 def test_an_alarm_is_told_once_a_run(tmp_path: Path) -> None:
     run, output = make_run(tmp_path), io.StringIO()
     with Monitor(Console(file=output, width=200), run=run, num_steps=3) as monitor:

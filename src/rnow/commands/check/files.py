@@ -19,7 +19,7 @@ from rnow.rollout.project_pages import require_pages
 from rnow.tools.base import ToolSchema
 from rnow.tools.pool import describe_tools
 from rnow.tools.settings import WorkerSettings
-from rnow.training.steps import steps_per_run
+from rnow.training.steps import prompts_by_step
 
 
 def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, LoadedConfig | None]:
@@ -112,13 +112,7 @@ def check_data(
         return point("data", "", problems), None
     sizes = [f"{len(read[0])} prompts"]
     if loaded is not None:
-        steps = steps_per_run(
-            len(read[0]),
-            batch_size=loaded.config.data.batch_size,
-            num_epochs=loaded.config.trainer.num_epochs,
-            max_steps=loaded.config.trainer.max_steps,
-        )
-        sizes.append(f"{steps} steps")
+        sizes.append(f"{len(prompts_by_step(loaded.config, read[0]))} steps")
     sizes += [f"{len(prompts)} held-out prompts" for prompts in read[1:]]
     return point("data", ", ".join(sizes), problems), read[0]
 

@@ -40,9 +40,8 @@ def tool_statistics(trajectories: Iterable[Trajectory]) -> tuple[ToolStatistics,
     """Return the statistics of each tool that was called, the most called first."""
     by_name: dict[str, list[ToolCallRecord]] = {}
     for trajectory in trajectories:
-        for turn in trajectory.turns:
-            for call in turn.tool_calls:
-                by_name.setdefault(call.name, []).append(call)
+        for call in trajectory.tool_calls:
+            by_name.setdefault(call.name, []).append(call)
     ordered = sorted(by_name.items(), key=lambda item: (-len(item[1]), item[0]))
     return tuple(_statistics(name, calls) for name, calls in ordered)
 

@@ -8,34 +8,27 @@ not tried again, since a failure is what one looks for here.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rnow.chat.conversation import conversation
+from rnow.chat.template import ChatTemplate
 from rnow.commands.run import run_name
 from rnow.commands.test.entries import choose_entries
 from rnow.commands.test.sample import Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
 from rnow.config.load import LoadedConfig, require_distill
-from rnow.errors import (
-    DataError,
-    DeadlineError,
-    EngineError,
-    Interrupted,
-    RnowError,
-    RolloutError,
-    TemplateError,
-    UsageError,
-)
-from rnow.evaluation.attempts import answer_text
-from rnow.evaluation.figures import expected_of, task_of
-from rnow.evaluation.grading import grade
+from rnow.engines.base import Engine
+from rnow.errors import DataError, Interrupted, RnowError, UsageError
+from rnow.evaluation.attempts import grade_answer
+from rnow.evaluation.grading import Grade
 from rnow.evaluation.subject import (
     Subject,
     choose_model,
@@ -44,15 +37,18 @@ from rnow.evaluation.subject import (
     prepare_subject,
 )
 from rnow.records import Prompt, RolloutId, Trajectory
-from rnow.rollout.environment import Environment, Roll, open_environment
+from rnow.rollout.attempt import Attempt
+from rnow.rollout.environment import Environment, open_environment
+from rnow.rollout.many import roll_many
 from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import sayer
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
-from rnow.tools.rewards import NO_REWARDS, RewardRunner, RewardSettings
+from rnow.tools.rewards import NO_REWARDS, RewardRunner, Rewards, RewardSettings
 
 TEST_STEP = -2  # training's steps begin at 0, evaluation's is -1
 SHORT = {"max_turns": 2, "max_tokens": 64}
+NO_TOOLS = {"max_turns": 1}
 MAX_TRANSCRIPTS = 5  # of more rollouts only a line each is shown
 
 
@@ -83,46 +79,43 @@ def try_project(
     require_distill(loaded.config)
     require_contact(loaded)
     choice = choose_model(loaded, project, name=wishes.model, run=run_name(loaded, project))
-    if wishes.is_short:
-        loaded = _shortened(loaded)
-    trial = _Trial(loaded, project, wishes=wishes, console=console)
-    subject, scratch = prepare_subject(
-        loaded, project, choice=choice, command="test", say=trial.say
-    )
-    trial.say(f"Model: {choice.name}")
+    loaded = _capped(loaded, wishes)
+    say = sayer(console)
+    trial = _Trial(loaded=loaded, project=project, wishes=wishes, console=console, say=say)
+    subject, scratch = prepare_subject(loaded, project, choice=choice, command="test", say=say)
+    say(f"Model: {choice.name}")
     keep_logs = True  # messages name them, until it is known that there are none
     try:
         asyncio.run(trial.run(subject, log_file=scratch / "tools.log"))
         keep_logs = not trial.went_well
-        trial.show_tools()
+        show_tools(trial.samples, console)
     except Interrupted as stop:
         keep_logs = False
-        trial.show_tools()
+        show_tools(trial.samples, console)
         raise Interrupted(f"{stop}: {trial.how_many()}", stop.exit_code) from stop
     except (UsageError, DataError):  # name none
         keep_logs = False
         raise
     finally:
-        clear_scratch(scratch, keep_logs=keep_logs, say=trial.say)
+        clear_scratch(scratch, keep_logs=keep_logs, say=say)
     trial.show_end()
     return {"model": choice.name, **trial.as_json()}
 
 
+@dataclass(slots=True, kw_only=True)
 class _Trial:
     """The rollouts of one call; `samples` grows while they run."""
 
-    def __init__(
-        self, loaded: LoadedConfig, project: Path, *, wishes: Wishes, console: Console
-    ) -> None:
-        self._loaded = loaded
-        self._project = project
-        self._wishes = wishes
-        self._console = console
-        self.say = sayer(console)
-        self._samples: list[Sample] = []
-        self._num_wanted = 0
-        self._folder: Path | None = None
-        self._rewards: RewardRunner | None = None
+    loaded: LoadedConfig
+    project: Path
+    wishes: Wishes
+    console: Console
+    say: Callable[[str], None]
+    samples: list[Sample] = field(default_factory=list)
+    number_of: dict[RolloutId, int] = field(default_factory=dict)
+    num_wanted: int = 0
+    folder: Path | None = None
+    rewards: RewardRunner | None = None
 
     async def run(self, subject: Subject, *, log_file: Path) -> None:
         """Roll out. Tools write to `log_file`, rnow and rewards.py to files beside it.
@@ -139,20 +132,17 @@ class _Trial:
 
     def how_many(self) -> str:
         """Say how much is done, and where it is."""
-        done = f"{len(self._samples)} of {self._num_wanted} rollouts have ended"
-        return done if self._folder is None else f"{done} and are kept in {self._folder}"
+        done = f"{len(self.samples)} of {self.num_wanted} rollouts have ended"
+        return done if self.folder is None else f"{done} and are kept in {self.folder}"
 
     @property
     def went_well(self) -> bool:
         """Whether every rollout came to an end, and every reward to a number."""
-        return not any(sample.error or sample.rewards.errors for sample in self._samples)
-
-    def show_tools(self) -> None:
-        show_tools(self._samples, self._console)
+        return not any(sample.error or sample.rewards.errors for sample in self.samples)
 
     def show_end(self) -> None:
         line = f"Rollout Complete: {self.how_many()}"
-        graded = [sample.grade for sample in self._samples if sample.grade is not None]
+        graded = [sample.grade for sample in self.samples if sample.grade is not None]
         if graded:
             line += f"; {sum(grade.correct for grade in graded)} of {len(graded)} are correct"
         totals = self._totals()
@@ -161,10 +151,10 @@ class _Trial:
         self.say(line)
 
     def as_json(self) -> dict[str, Any]:
-        samples, totals = self._samples, self._totals()
+        samples, totals = self.samples, self._totals()
         trajectories = [item.trajectory for item in samples if item.trajectory is not None]
         return {
-            "folder": str(self._folder),
+            "folder": str(self.folder),
             "rollouts": len(samples),
             "failed": sum(sample.error is not None for sample in samples),
             "mean_reward": sum(totals) / len(totals) if totals else None,
@@ -174,15 +164,15 @@ class _Trial:
         }
 
     def _totals(self) -> list[float]:
-        totals = (sample.rewards.total for sample in self._samples)
+        totals = (sample.rewards.total for sample in self.samples)
         return [total for total in totals if total is not None]
 
     async def _run(self, subject: Subject, *, log_file: Path) -> None:
-        config, wishes = self._loaded.config, self._wishes
+        config, wishes = self.loaded.config, self.wishes
         async with AsyncExitStack() as stack:
             opening = open_environment(
-                self._loaded,
-                self._project,
+                self.loaded,
+                self.project,
                 student=subject.engine.model,
                 log_file=log_file,
                 with_tools=wishes.with_tools,
@@ -198,24 +188,23 @@ class _Trial:
                 file=config.data.train_file,
             )
             prompts = [file.prompts[entry] for entry in entries]
-            self._num_wanted = len(prompts)
+            self.num_wanted = len(prompts)
             for notice in (*file.notices, *environment.check(prompts[0])):
                 self.say(notice)
             if len(prompts) > MAX_TRANSCRIPTS and not wishes.verbose:
                 self.say(f"{len(prompts)} rollouts, a line each; -v shows their transcripts")
-            self._rewards = await self._open_rewards(stack, prompts, log_file=log_file)
+            self.rewards = await self._open_rewards(stack, prompts, log_file=log_file)
             opened = open_subject(subject, say=self.say)
             engine, version = await stack.enter_async_context(opened)
-            self._folder = make_folder(self._project)
-            roll = environment.roll(engine, seed=config.seed)
-            await self._roll_all(environment, roll, prompts, version)
+            self.folder = make_folder(self.project)
+            await self._roll_all(environment, engine, prompts, version)
 
     async def _open_rewards(
         self, stack: AsyncExitStack, prompts: Sequence[Prompt], *, log_file: Path
     ) -> RewardRunner | None:
         """Start the process of rewards.py, if there is one and an entry names a reward."""
-        config = self._loaded.config
-        is_there = (self._project / "rewards.py").is_file()
+        config = self.loaded.config
+        is_there = (self.project / "rewards.py").is_file()
         is_named = any(prompt.rewards for prompt in prompts)
         if is_there != is_named:
             self.say(
@@ -226,7 +215,7 @@ class _Trial:
         if not (is_there and is_named):
             return None
         settings = RewardSettings(
-            project_dir=self._project,
+            project_dir=self.project,
             timeout_s=config.rollout.reward_timeout,
             env_names=tuple(config.tools.env),
             log_file=log_file.with_name("rewards.log"),
@@ -236,65 +225,71 @@ class _Trial:
         return runner
 
     async def _roll_all(
-        self, environment: Environment, roll: Roll, prompts: Sequence[Prompt], version: int
+        self, environment: Environment, engine: Engine, prompts: Sequence[Prompt], version: int
     ) -> None:
-        slots = asyncio.Semaphore(self._loaded.config.rollout.concurrency)
         seen: Counter[int] = Counter()
+        attempts: list[Attempt] = []
+        for number, prompt in enumerate(prompts, start=1):
+            id = RolloutId(TEST_STEP, prompt.index, seen[prompt.index])
+            seen[prompt.index] += 1
+            self.number_of[id] = number
+            attempts.append(Attempt(prompt=prompt, id=id, policy_version=version))
+        await roll_many(
+            attempts,
+            environment.roll(engine),
+            partial(self._keep_answer, environment),
+            lose=partial(self._keep, environment.chat),
+            concurrency=self.loaded.config.rollout.concurrency,
+            num_tries=1,
+        )
+        self.samples.sort(key=lambda sample: sample.number)
 
-        async def one(number: int, prompt: Prompt, id: RolloutId) -> None:
-            trajectory, failure = None, None
-            async with slots:
-                try:
-                    trajectory = await roll(prompt, id, version)
-                except (RolloutError, EngineError, DeadlineError, TemplateError) as error:
-                    failure = str(error)
-            await self._finish(environment, number, prompt, trajectory, failure)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number, prompt in enumerate(prompts, start=1):
-                    id = RolloutId(TEST_STEP, prompt.index, seen[prompt.index])
-                    seen[prompt.index] += 1
-                    group.create_task(one(number, prompt, id))
-        except* (RnowError, OSError) as errors:
-            raise errors.exceptions[0] from errors
-        self._samples.sort(key=lambda sample: sample.number)
-
-    async def _finish(
-        self,
-        environment: Environment,
-        number: int,
-        prompt: Prompt,
-        trajectory: Trajectory | None,
-        failure: str | None,
+    async def _keep_answer(
+        self, environment: Environment, attempt: Attempt, trajectory: Trajectory
     ) -> None:
-        assert self._folder is not None, "made before the first rollout"
+        prompt, chat = attempt.prompt, environment.chat
         verdict, rewards = None, NO_REWARDS
-        if trajectory is not None and "expected_answer" in prompt.metadata:
-            text = answer_text(trajectory, environment.chat)
-            verdict = grade(task_of(prompt), expected_of(prompt), text)
-        if trajectory is not None and self._rewards is not None:
+        if "expected_answer" in prompt.metadata:
+            verdict = grade_answer(prompt, trajectory, chat)
+        if self.rewards is not None:
             include = environment.config.rollout.include_thinking
-            said = conversation(prompt, trajectory, environment.chat, include_thinking=include)
-            rewards = await self._rewards.reward(prompt, said)
+            said = conversation(prompt, trajectory, chat, include_thinking=include)
+            rewards = await self.rewards.reward(prompt, said)
+        self._keep(chat, attempt, trajectory=trajectory, grade=verdict, rewards=rewards)
+
+    def _keep(
+        self,
+        chat: ChatTemplate,
+        attempt: Attempt,
+        error: RnowError | None = None,
+        *,
+        trajectory: Trajectory | None = None,
+        grade: Grade | None = None,
+        rewards: Rewards = NO_REWARDS,
+    ) -> None:
+        """Write and show a rollout that has ended, with a trajectory or with an error."""
+        assert self.folder is not None, "made before the first rollout"
+        number = self.number_of[attempt.id]
         sample = Sample(
             number=number,
-            prompt=prompt,
+            prompt=attempt.prompt,
             trajectory=trajectory,
-            error=failure,
-            grade=verdict,
+            error=None if error is None else str(error),
+            grade=grade,
             rewards=rewards,
-            file=self._folder / f"sample_{number}.json",
+            file=self.folder / f"sample_{number}.json",
         )
-        write_sample(sample, environment.chat)
-        self._samples.append(sample)
-        if self._wishes.verbose or self._num_wanted <= MAX_TRANSCRIPTS:
-            show_transcript(sample, environment.chat, cuts=self._wishes.cuts, console=self._console)
-        show_line(sample, project=self._project, console=self._console)
+        write_sample(sample, chat)
+        self.samples.append(sample)
+        if self.wishes.verbose or self.num_wanted <= MAX_TRANSCRIPTS:
+            show_transcript(sample, chat, cuts=self.wishes.cuts, console=self.console)
+        show_line(sample, project=self.project, console=self.console)
 
 
-def _shortened(loaded: LoadedConfig) -> LoadedConfig:
+def _capped(loaded: LoadedConfig, wishes: Wishes) -> LoadedConfig:
+    """Return the config with rollouts as short as they are wished for; without tools, one turn."""
     rollout = loaded.config.rollout
-    caps = {key: min(rollout.model_dump()[key] or cap, cap) for key, cap in SHORT.items()}
+    wanted = {**(SHORT if wishes.is_short else {}), **({} if wishes.with_tools else NO_TOOLS)}
+    caps = {key: min(rollout.model_dump()[key] or cap, cap) for key, cap in wanted.items()}
     shorter = rollout.model_copy(update=caps)
     return replace(loaded, config=loaded.config.model_copy(update={"rollout": shorter}))

@@ -140,11 +140,10 @@ def _plain(text: str) -> str:
 
 
 def _how_it_went(sample: Sample, trajectory: Trajectory) -> str:
-    num_calls = sum(len(turn.tool_calls) for turn in trajectory.turns)
     words = [
         f"{trajectory.end_reason}",
         _count(len(trajectory.turns), "turn"),
-        _count(num_calls, "call"),
+        _count(len(trajectory.tool_calls), "call"),
         _count(trajectory.num_tokens, "token"),
         f"{trajectory.duration_s:.1f} s",
     ]

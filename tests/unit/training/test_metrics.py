@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import pytest
+from scored import make_scored
+
+from rnow.errors import ToolDefinitionError
+from rnow.records import RolloutId, Trajectory
+from rnow.training.metrics import merge_metrics, rollout_metrics
+
+
+def make_trajectory(**counts: int) -> Trajectory:
+    """A trajectory whose only tool call counted `counts`, two underscores for a slash."""
+    trajectory = make_scored(RolloutId(0, 0, 0)).trajectory
+    first, last = trajectory.turns
+    named = {name.replace("__", "/"): value for name, value in counts.items()}
+    call = replace(first.tool_calls[0], counts=named)
+    return replace(trajectory, turns=(replace(first, tool_calls=(call,)), last))
+
+
+def test_the_numbers_of_two_trajectories() -> None:
+    found = rollout_metrics([make_trajectory(pages=2), make_trajectory(pages=1, hits=1)])
+    assert found == {
+        "tokens/drift": 0,
+        "rollout/trajectories": 2,
+        "rollout/turns": 2.0,
+        "rollout/action_tokens": 4.0,
+        "rollout/end_answer": 0,
+        "rollout/end_max_turns": 2,
+        "rollout/end_max_tokens": 0,
+        "rollout/end_context_full": 0,
+        "rollout/end_timeout": 0,
+        "tool/calls": 2,
+        "tool/ok": 2,
+        "tool/model_error": 0,
+        "tool/error": 0,
+        "tool/timeout": 0,
+        "tool/truncated": 0,
+        "tool/seconds": 0.5,
+        "hits": 1,
+        "pages": 3,
+    }
+
+
+def test_numbers_of_several_parts_make_one_line() -> None:
+    line = merge_metrics({"step": 0}, {"reverse_kl": 0.5}, {}, {"time/update": 1.0})
+    assert line == {"step": 0, "reverse_kl": 0.5, "time/update": 1.0}
+
+
+def test_two_writers_of_one_number_are_an_error() -> None:
+    with pytest.raises(ToolDefinitionError) as caught:
+        merge_metrics({"step": 0, "reverse_kl": 0.5}, {"b": 1.0}, {"reverse_kl": 0.5, "step": 0})
+    assert str(caught.value) == (
+        "two numbers of one step are called reverse_kl, step: tools.py counts under a name that "
+        "rnow has for a number of its own; count under another one"
+    )
+
+
+def test_a_tool_cannot_count_under_a_name_of_rnows_own() -> None:
+    with pytest.raises(ToolDefinitionError, match=r"are called tool/calls: tools\.py counts"):
+        rollout_metrics([make_trajectory(tool__calls=100)])
