@@ -23,7 +23,7 @@ from typing import Literal
 
 from rnow.chat.markup import storable
 from rnow.chat.template import ChatTemplate
-from rnow.engines.base import Completion, Engine
+from rnow.engines.base import Completion, Engine, SampleRequest
 from rnow.errors import EngineError, RolloutError
 from rnow.records import (
     EndReason,
@@ -125,8 +125,8 @@ class _Attempt:
     async def _sample(self, max_tokens: int) -> Completion:
         started = time.monotonic()
         turn = self.ledger.num_turns
-        completion = await self.engine.sample(
-            self.ledger.token_ids,
+        request = SampleRequest(
+            token_ids=self.ledger.token_ids,
             session=str(self.id),
             max_tokens=max_tokens,
             stop_token_ids=self.chat.stop_token_ids,
@@ -136,6 +136,7 @@ class _Attempt:
             policy_version=self.policy_version,
             temperature=self.temperature,
         )
+        completion = await self.engine.sample(request)
         point("rollout/sampled")
         self.ledger.add_completion(completion, duration_s=time.monotonic() - started)
         self._check_end(completion, max_tokens)

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rnow.engines.base import Completion, Scores
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.engine import VllmEngine
@@ -35,9 +35,7 @@ Value = TypeVar("Value")
 class _Probe:
     """What a server has to answer to hold the weights of a version."""
 
-    token_ids: tuple[int, ...]
-    start: int
-    policy_version: int
+    request: ScoreRequest
     scores: Scores
 
 
@@ -45,7 +43,7 @@ class ServedEngine:
     """One role's servers, and the engine on them.
 
     engine = await ServedEngine.start([settings], deaths=Deaths(), say=print)
-    completion = await engine.sample(…)
+    completion = await engine.sample(SampleRequest(…))
     await engine.aclose()  # ends the servers too
     """
 
@@ -117,57 +115,16 @@ class ServedEngine:
             tolerance=tolerance,
         )
 
-    async def sample(
-        self,
-        token_ids: Sequence[int],
-        *,
-        session: str,
-        max_tokens: int,
-        stop_token_ids: Sequence[int],
-        seed: int,
-        policy_version: int,
-        temperature: float = 1.0,
-    ) -> Completion:
-        return await self._ask(
-            lambda: self._engine.sample(
-                token_ids,
-                session=session,
-                max_tokens=max_tokens,
-                stop_token_ids=stop_token_ids,
-                seed=seed,
-                policy_version=policy_version,
-                temperature=temperature,
-            )
-        )
+    async def sample(self, request: SampleRequest) -> Completion:
+        return await self._ask(lambda: self._engine.sample(request))
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
-        return await self._ask(
-            lambda: self._engine.score(
-                token_ids, start=start, num_top=num_top, policy_version=policy_version
-            )
-        )
+    async def score(self, request: ScoreRequest) -> Scores:
+        return await self._ask(lambda: self._engine.score(request))
 
-    async def probe(
-        self, token_ids: Sequence[int], *, start: int, policy_version: int
-    ) -> tuple[Scores, ...]:
+    async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         """Score by every server; a server that is started again has to answer the same."""
-        answers = await self._ask(
-            lambda: self._engine.probe(token_ids, start=start, policy_version=policy_version),
-            of_all=True,
-        )
-        self._probe = _Probe(
-            token_ids=tuple(token_ids),
-            start=start,
-            policy_version=policy_version,
-            scores=answers[0],
-        )
+        answers = await self._ask(lambda: self._engine.probe(request), of_all=True)
+        self._probe = _Probe(request=request, scores=answers[0])
         return answers
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
@@ -179,9 +136,6 @@ class ServedEngine:
 
     async def release(self, session: str) -> None:
         await self._engine.release(session)
-
-    async def health(self) -> None:
-        await self._ask(self._engine.health, of_all=True)
 
     async def aclose(self) -> None:
         """Break off what is under way and end the servers; closing twice is fine."""
@@ -306,15 +260,14 @@ class ServedEngine:
         probe = self._probe
         if probe is None:
             return
-        (scores,) = await self._engine.probe(
-            probe.token_ids, start=probe.start, policy_version=probe.policy_version, url=server.url
-        )
+        (scores,) = await self._engine.probe(probe.request, url=server.url)
         difference = float(np.abs(scores.logprobs - probe.scores.logprobs).mean())
         if not difference <= self._tolerance:
             raise PublicationError(
                 f"the vLLM server of the {server.settings.role} was started again and does not "
-                f"hold version {probe.policy_version}: on a fixed sequence it is {difference:.3g} "
-                f"nats a token away from what it answered before (tolerance {self._tolerance:g})"
+                f"hold version {probe.request.policy_version}: on a fixed sequence it is "
+                f"{difference:.3g} nats a token away from what it answered before "
+                f"(tolerance {self._tolerance:g})"
             )
 
     def _why_ended(self, url: str) -> str | None:
