@@ -9,8 +9,8 @@ from pathlib import Path
 from rnow.config.settings import Config
 from rnow.learner.checkpoint import load_checkpoint
 from rnow.learner.policy import Policy
-from rnow.runs.folder import RunDirectory
 from rnow.runs.model_folder import copy_tokenizer
+from rnow.runs.folder import RunDirectory
 from rnow.training.wiring import policy_settings
 
 

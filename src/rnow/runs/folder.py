@@ -22,8 +22,8 @@ from typing import IO, Any
 
 import yaml
 
+from rnow.runs.archive import (archived, compress, expand, forget_oldest, journals)
 from rnow.errors import CheckpointError
-from rnow.runs.archive import archived, compress, expand, forget_oldest, journals
 from rnow.runtime.atomic_files import recover_folder, replace_file, telling_if_full
 from rnow.runtime.kill_points import point
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from rnow.runs.archive import read_bytes
 from rnow.records import (
     BoolArray,
     EndReason,
@@ -27,7 +28,6 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
-from rnow.runs.archive import read_bytes
 from rnow.runtime.atomic_files import telling_if_full
 from rnow.runtime.kill_points import point
 

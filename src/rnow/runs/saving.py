@@ -10,12 +10,12 @@ import torch
 
 from rnow.config.settings import TrainerSettings
 from rnow.errors import CheckpointError
+from rnow.runs.journal import Journal
 from rnow.learner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rnow.learner.policy import Policy
 from rnow.learner.trainer import Trainer
 from rnow.records import Batch
-from rnow.runs.folder import RunDirectory, package_versions
-from rnow.runs.journal import Journal
+from rnow.runs.folder import (RunDirectory, package_versions)
 
 # A run stops at three bad updates in a row; those between good ones must not fill the disk.
 KEPT_WEIGHTS = 3
