@@ -18,6 +18,7 @@ from vllm_fake_process import fake_python, requests_of
 from vllm_real import alive_in_group
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest
+from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.served import ServedEngine
@@ -40,7 +41,7 @@ class Lab:
         self.engines: list[ServedEngine] = []
 
     async def start(self, num_servers: int = 1, **settings: Any) -> ServedEngine:
-        servers = [
+        servers = tuple(
             VllmServerSettings(
                 role="student",
                 model=self.folder,
@@ -50,13 +51,22 @@ class Lab:
                 start_timeout_s=20.0,
             )
             for number in range(num_servers)
-        ]
-        chosen = {"request_timeout_s": 10.0, "tolerance": 1e-3, **settings}
-        engine = await ServedEngine.start(
-            servers, deaths=self.deaths, say=self.said.append, **chosen
         )
+        spec = self.spec(*servers, **settings)
+        engine = await ServedEngine.start(spec, deaths=self.deaths, say=self.said.append)
         self.engines.append(engine)
         return engine
+
+    def spec(self, *servers: VllmServerSettings, **settings: Any) -> EngineSpec:
+        chosen = {"request_timeout_s": 10.0, "tolerance": 1e-3, **settings}
+        return EngineSpec(
+            role="student",
+            model=self.folder,
+            dtype="float32",
+            device="cpu",
+            servers=servers,
+            **chosen,
+        )
 
     def set(self, fault: str, text: str = "") -> None:
         (self.folder / fault).write_text(text)
@@ -314,7 +324,7 @@ async def test_a_second_server_that_cannot_start_leaves_the_first_not_running(la
     )
     broken = replace(settings, python="/nowhere/python", log_file=lab.folder / "student-1.log")
     with pytest.raises(RnowError, match="/nowhere/python"):
-        await ServedEngine.start([settings, broken], deaths=lab.deaths, say=lab.said.append)
+        await ServedEngine.start(lab.spec(settings, broken), deaths=lab.deaths, say=lab.said.append)
     await lab.until(lambda: lab.pids() == [])
 
 

@@ -58,16 +58,14 @@ class LocalEngine:
         *,
         request_timeout_s: float = 600.0,
         rows: int = 32,
-        policy_version: int = 0,
     ) -> None:
         if rows < _MIN_ROWS:
             raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
         self.model = model
         self._rows = rows
         self._request_timeout_s = request_timeout_s
-        self._worker = Worker(LoadedPolicy(policy_version, model, rows))
+        self._worker = Worker(LoadedPolicy(0, model, rows))
         self._limits = _limits_of(model)
-        self._is_closed = False
 
     @classmethod
     def load(
@@ -78,18 +76,15 @@ class LocalEngine:
         device: str | None = None,
         request_timeout_s: float = 600.0,
         rows: int = 32,
-        policy_version: int = 0,
     ) -> "LocalEngine":
-        """Load a model folder; its weights are samplable as `policy_version`.
+        """Load a model folder; its weights are samplable as policy version 0.
 
         `dtype` auto: float32 on CPU, bfloat16 on a GPU. `rows`: how many sequences decode at once;
         others wait. It is part of what fixes the bits. Blocks; the number of threads is the
         caller's at this moment.
         """
         model = load_model(model_path, dtype=dtype, device=device)
-        engine = cls(
-            model, request_timeout_s=request_timeout_s, rows=rows, policy_version=policy_version
-        )
+        engine = cls(model, request_timeout_s=request_timeout_s, rows=rows)
         num_threads = torch.get_num_threads()
         if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
             logger.warning(
@@ -160,26 +155,18 @@ class LocalEngine:
 
     async def aclose(self) -> None:
         """Fail what is under way and drop what is kept; closing twice is fine."""
-        if not self._is_closed:
-            self._is_closed = True
-            await self._worker.close().wait(
-                "engine.aclose", timeout_s=_CLOSE_TIMEOUT_S, describe=self.describe
-            )
+        await self._worker.close().wait(
+            "engine.aclose", timeout_s=_CLOSE_TIMEOUT_S, describe=self.describe
+        )
 
     async def _call(self, work: Callable[[], None], what: str) -> None:
-        self._check_open()
         await self._wait(self._worker.call(work), what)
 
     async def _wait(self, reply: Reply[Value], what: str) -> Value:
         return await reply.wait(what, timeout_s=self._request_timeout_s, describe=self.describe)
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise EngineError("the engine was closed")
-
     def _check(self, ids: tuple[int, ...], *, num_more: int) -> None:
         """Refuse what the model cannot read."""
-        self._check_open()
         vocab_size, max_positions = self._limits
         if not ids or min(ids) < 0 or max(ids) >= vocab_size:
             raise EngineError(

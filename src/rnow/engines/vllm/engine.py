@@ -30,14 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
-from rnow.engines.vllm.http import VllmClient
+from rnow.engines.vllm.http import PAUSES_S, VllmClient
 from rnow.engines.vllm.replicas import Replica, Replicas, one_more, sample_at, score_at
 from rnow.engines.vllm.untied import is_tied, untied_folder
 from rnow.engines.vllm.weight_routes import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.runtime.deadline import within
-
-_PAUSES_S = (0.5, 2.0)  # before the second and the third attempt
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +63,9 @@ class VllmEngine:
         urls: Sequence[str],
         *,
         request_timeout_s: float = 600.0,
-        policy_version: int = 0,
         untied: Path | None = None,
         why_ended: Callable[[str], str | None] = lambda url: None,
-        pauses_s: Sequence[float] = _PAUSES_S,
+        pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
         """`why_ended(url)`: a sentence once the server there is known to have ended.
 
@@ -83,7 +80,7 @@ class VllmEngine:
         self._replicas = Replicas(clients)
         self._request_timeout_s = request_timeout_s
         self._untied = untied
-        self._policies = {policy_version: _Policy(policy_version, None, None)}
+        self._policies = {0: _Policy(0, None, None)}
         self._retired: set[_Policy] = set()  # sessions on them go on
         self._replaced: set[int] = set()  # versions that a whole model took the place of
         self._of_session: dict[str, _Policy] = {}

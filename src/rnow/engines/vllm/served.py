@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
-from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.http import HttpError, UnreachableError
@@ -42,7 +42,7 @@ class _Probe:
 class ServedEngine:
     """One role's servers, and the engine on them.
 
-    engine = await ServedEngine.start([settings], deaths=Deaths(), say=print)
+    engine = await ServedEngine.start(spec, deaths=Deaths(), say=print)
     completion = await engine.sample(SampleRequest(…))
     await engine.aclose()  # ends the servers too
     """
@@ -50,15 +50,12 @@ class ServedEngine:
     def __init__(
         self,
         servers: Sequence[VllmServer],
+        spec: EngineSpec,
         *,
         deaths: Deaths,
         say: Callable[[str], None],
-        on_progress: Progress | None = None,
-        untied: Path | None = None,
-        request_timeout_s: float = 600.0,
-        tolerance: float = 0.05,
+        on_progress: Progress | None,
     ) -> None:
-        """`untied` as VllmEngine's; `tolerance`: nats a token between two probes of one version."""
         self._servers = list(servers)
         self._is_up = [True] * len(servers)
         self._num_ends = 0
@@ -66,12 +63,11 @@ class ServedEngine:
         self._deaths = deaths
         self._say = say
         self._on_progress = on_progress
-        self._request_timeout_s = request_timeout_s
-        self._tolerance = tolerance
+        self._spec = spec
         self._engine = VllmEngine(
             [server.url for server in servers],
-            request_timeout_s=request_timeout_s,
-            untied=untied,
+            request_timeout_s=spec.request_timeout_s,
+            untied=spec.untied,
             why_ended=self._why_ended,
         )
         self._probe: _Probe | None = None
@@ -83,19 +79,16 @@ class ServedEngine:
     @classmethod
     async def start(
         cls,
-        settings: Sequence[VllmServerSettings],
+        spec: EngineSpec,
         *,
         deaths: Deaths,
         say: Callable[[str], None],
         on_progress: Progress | None = None,
-        untied: Path | None = None,
-        request_timeout_s: float = 600.0,
-        tolerance: float = 0.05,
     ) -> "ServedEngine":
         """Start all servers side by side; where one cannot start, none is left."""
         starting = [
-            asyncio.create_task(VllmServer.start(each, on_progress=on_progress))
-            for each in settings
+            asyncio.create_task(VllmServer.start(settings, on_progress=on_progress))
+            for settings in spec.servers
         ]
         try:
             servers = await asyncio.gather(*starting)
@@ -105,15 +98,7 @@ class ServedEngine:
             ended = await asyncio.gather(*starting, return_exceptions=True)
             await asyncio.gather(*(one.stop() for one in ended if isinstance(one, VllmServer)))
             raise
-        return cls(
-            servers,
-            deaths=deaths,
-            say=say,
-            on_progress=on_progress,
-            untied=untied,
-            request_timeout_s=request_timeout_s,
-            tolerance=tolerance,
-        )
+        return cls(servers, spec, deaths=deaths, say=say, on_progress=on_progress)
 
     async def sample(self, request: SampleRequest) -> Completion:
         return await self._ask(lambda: self._engine.sample(request))
@@ -174,7 +159,7 @@ class ServedEngine:
                 return True
             if not _may_be_the_servers(error):
                 return False
-            limit_s = min(_ANSWER_LIMIT_S, self._request_timeout_s)
+            limit_s = min(_ANSWER_LIMIT_S, self._spec.request_timeout_s)
             await asyncio.gather(
                 *(
                     self._give_up_unless_it_answers(server, error, since=since, limit_s=limit_s)
@@ -262,12 +247,12 @@ class ServedEngine:
             return
         (scores,) = await self._engine.probe(probe.request, url=server.url)
         difference = float(np.abs(scores.logprobs - probe.scores.logprobs).mean())
-        if not difference <= self._tolerance:
+        if not difference <= self._spec.tolerance:
             raise PublicationError(
                 f"the vLLM server of the {server.settings.role} was started again and does not "
                 f"hold version {probe.request.policy_version}: on a fixed sequence it is "
                 f"{difference:.3g} nats a token away from what it answered before "
-                f"(tolerance {self._tolerance:g})"
+                f"(tolerance {self._spec.tolerance:g})"
             )
 
     def _why_ended(self, url: str) -> str | None:
