@@ -43,18 +43,6 @@ class RewardSettings:
     start_timeout_s: float = 120.0  # import of rewards.py
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewards:
-    """What the reward functions of an entry gave; Rewards(values={"accuracy": 1.0}, total=1.0)"""
-
-    values: Mapping[str, float | str]  # "error" or "timeout" where there is no number
-    total: float | None  # None: no rewards, or one without a number
-    errors: tuple[str, ...] = ()  # one sentence each
-
-
-NO_REWARDS = Rewards(values={}, total=None)
-
-
 class RewardRunner:
     """async with RewardRunner(settings) as runner: rewards = await runner.reward(prompt, messages)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rnow.engines.base import Scores
+from rnow.engines.base import ScoreRequest, Scores
 from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import DeadlineError, EngineError, TeacherError
 from rnow.records import EndReason, RolloutId, StopReason, Trajectory, Turn
@@ -46,17 +46,8 @@ class FaultyEngine(ScriptedEngine):
         super().__init__([], logprob=logprob)
         self.faults = list(faults)
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
-        scores = await super().score(
-            token_ids, start=start, num_top=num_top, policy_version=policy_version
-        )
+    async def score(self, request: ScoreRequest) -> Scores:
+        scores = await super().score(request)
         if not self.faults:
             return scores
         fault = self.faults.pop(0)
@@ -77,21 +68,12 @@ class BusyEngine(ScriptedEngine):
         self.at_once = 0
         self.most_at_once = 0
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
+    async def score(self, request: ScoreRequest) -> Scores:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0.001)
         self.at_once -= 1
-        return await super().score(
-            token_ids, start=start, num_top=num_top, policy_version=policy_version
-        )
+        return await super().score(request)
 
 
 async def test_action_tokens_alone_get_the_teachers_log_probability() -> None:
