@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import make_trajectory
 
 from rnow.errors import EngineError, RolloutError, TeacherError, ToolDefinitionError
 from rnow.records import (
-    EndReason,
     Prompt,
     RolloutId,
     ScoredTrajectory,
-    StopReason,
     Trajectory,
-    Turn,
 )
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import read_journal
@@ -25,19 +23,8 @@ from rnow.training.metrics import step_metrics
 PROMPTS = [Prompt(index=index, line=index + 1, messages=(), tools=None) for index in (4, 2)]
 
 
-def make_trajectory(id: RolloutId, *, policy_version: int) -> Trajectory:
-    return Trajectory(
-        id=id,
-        token_ids=np.array([7, 8], dtype=np.int32),
-        action_mask=np.array([False, True]),
-        turn_index=np.array([-1, 0], dtype=np.int32),
-        sampler_logprobs=np.array([np.nan, -1.0], dtype=np.float32),
-        policy_version=np.array([-1, policy_version], dtype=np.int32),
-        turns=(Turn(start=1, end=2, stop_reason=StopReason.STOP, tool_calls=(), duration_s=0.0),),
-        end_reason=EndReason.ANSWER,
-        num_drift_tokens=0,
-        duration_s=0.0,
-    )
+def rolled_out(id: RolloutId, *, policy_version: int) -> Trajectory:
+    return make_trajectory([7, 8], [False, True], id=id, policy_version=policy_version)
 
 
 class World:
@@ -55,7 +42,7 @@ class World:
         if self.roll_faults.get(id, 0) > 0:
             self.roll_faults[id] -= 1
             raise EngineError("server gone")
-        return make_trajectory(id, policy_version=policy_version)
+        return rolled_out(id, policy_version=policy_version)
 
     async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
         if trajectory.id in self.score_faults:
@@ -99,7 +86,7 @@ async def test_a_trajectory_is_scored_while_others_still_roll_out(tmp_path: Path
             if id != RolloutId(3, 2, 0):
                 # Ends only once another trajectory has been scored.
                 await asyncio.wait_for(first_is_scored.wait(), timeout=5)
-            return make_trajectory(id, policy_version=policy_version)
+            return rolled_out(id, policy_version=policy_version)
 
         async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
             first_is_scored.set()
