@@ -9,23 +9,26 @@ teacher would.
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rnow.engines.base import SampleRequest, ScoreRequest
 from rnow.engines.local.batch import DecodingBatch, DecodingRow, read
 from rnow.engines.local.engine import LocalEngine
 from rnow.engines.local.sampling import uniform_stream
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from builders import qwen3
+
 NUM_TURNS, PROMPT_TOKENS, TOOL_TOKENS, SAMPLED_TOKENS = 3, 150, 50, 33
 
 
 def make_model(folder: str) -> None:
-    torch.manual_seed(0)
-    config = Qwen3Config(
+    network = qwen3(
         vocab_size=1024,
         hidden_size=96,
         intermediate_size=256,
@@ -33,10 +36,10 @@ def make_model(folder: str) -> None:
         num_attention_heads=3,
         num_key_value_heads=1,
         head_dim=32,
-        tie_word_embeddings=True,
         max_position_embeddings=1024,
+        initializer_range=0.02,
     )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    network.save_pretrained(folder)
 
 
 async def roll_out(engine: LocalEngine, index: int) -> list[int]:

@@ -6,13 +6,14 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from builders import model_settings
+from builders import model_settings, qwen3
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.engines.local.engine import LocalEngine
@@ -27,21 +28,18 @@ VOCAB = 128
 PROMPT_LENGTHS = (3, 20, 90, 126, 131, 300, 420)
 
 
-def tiny_model(seed: int = 0, **changes: object) -> Qwen3ForCausalLM:
-    torch.manual_seed(seed)
-    settings = {
+def tiny_model(**changes: Any) -> Qwen3ForCausalLM:
+    sizes = {
         "vocab_size": VOCAB,
         "hidden_size": 64,
         "intermediate_size": 96,
-        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 32,
-        "tie_word_embeddings": True,
         "max_position_embeddings": 8192,
         "initializer_range": 0.1,
     }
-    return Qwen3ForCausalLM(Qwen3Config(**(settings | changes))).eval()
+    return qwen3(**(sizes | changes))
 
 
 @pytest.fixture(scope="module")
