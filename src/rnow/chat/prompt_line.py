@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rnow.config.types import DatasetType
@@ -39,63 +39,58 @@ def fill_in(text: str, values: Mapping[str, Any]) -> str:
 
 @dataclass
 class EntryReader:
-    """Reads the entries of one file and keeps what is wrong with them."""
+    """Reads one line of a file and adds what is wrong with it to `problems`."""
 
     file: str
+    line: int
     dataset_type: DatasetType
     tool_names: Collection[str] | None
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem]
 
-    def parse(self, raw: bytes, *, line: int) -> dict[str, Any] | None:
-        """Return the JSON object of a line; None, and a problem, where it holds none."""
+    def parse(self, raw: bytes) -> dict[str, Any] | None:
+        """Return the JSON object of the line; None, and a problem, where it holds none."""
         try:
             entry = json.loads(raw.decode())
         except UnicodeDecodeError as error:
-            self._report(
-                line,
-                None,
-                f"is not UTF-8 text ({error.object[error.start]:#04x} at byte {error.start + 1})",
-            )
-            return None
+            byte = f"{error.object[error.start]:#04x} at byte {error.start + 1}"
+            problem = f"is not UTF-8 text ({byte})"
         except json.JSONDecodeError as error:
-            self._report(line, None, f"Invalid JSON - {error.msg} (column {error.colno})")
-            return None
+            problem = f"Invalid JSON - {error.msg} (column {error.colno})"
         except (ValueError, RecursionError) as error:
             # Numbers of thousands of digits, thousands of brackets: JSON, but nothing for Python.
-            self._report(line, None, f"Invalid JSON - {error}")
-            return None
-        if not isinstance(entry, dict):
-            self._report(line, None, f"must be a JSON object, not {_show(entry)}")
-            return None
-        return entry
+            problem = f"Invalid JSON - {error}"
+        else:
+            if isinstance(entry, dict):
+                return entry
+            problem = f"must be a JSON object, not {_show(entry)}"
+        self._add(None, problem)
+        return None
 
     def container_keys(self, entry: Mapping[str, Any]) -> list[str]:
         """Name the fields that ask for a container; they have no meaning on one's own machine."""
         return [key for key in _CONTAINER_KEYS if entry.get(key)]
 
-    def prompt(self, entry: Mapping[str, Any], *, index: int, line: int) -> Prompt | None:
+    def prompt(self, entry: Mapping[str, Any], *, index: int) -> Prompt | None:
         """Return the checked prompt; None, and problems, where something is wrong."""
         num_before = len(self.problems)
-        metadata = self._mapping(entry, "metadata", line)
-        variables = self._mapping(entry, "variables", line)
-        rewards = self._names(entry, "rewards", line) or ()
-        tools = self._names(entry, "tools", line)
-        self._check_container(entry, line)
+        metadata = self._mapping(entry, "metadata")
+        variables = self._mapping(entry, "variables")
+        rewards = self._names(entry, "rewards") or ()
+        tools = self._names(entry, "tools")
+        self._check_container(entry)
         if self.dataset_type == "rl" and not rewards:
-            self._report(
-                line, "rewards", "rewards must name one reward at least in dataset_type rl"
-            )
-        self._check_tools_exist(tools or (), line)
+            self._report("rewards", "must name one reward at least in dataset_type rl")
+        self._check_tools_exist(tools or ())
         messages: tuple[Message, ...] = ()
         if self.dataset_type == "midtrain":
-            self._check_text(entry, line)
+            self._check_text(entry)
         else:
-            messages = self._messages(entry, {**metadata, **variables}, line)
+            messages = self._messages(entry, {**metadata, **variables})
         if len(self.problems) > num_before:
             return None
         return Prompt(
             index=index,
-            line=line,
+            line=self.line,
             messages=messages,
             tools=tools,
             metadata=metadata,
@@ -103,46 +98,43 @@ class EntryReader:
             rewards=rewards,
         )
 
-    def _report(self, line: int, key: str | None, message: str) -> None:
-        self.problems.append(Problem(file=self.file, line=line, key=key, message=message))
+    def _report(self, key: str, what: str) -> None:
+        self._add(key, f"{key} {what}")
 
-    def _mapping(self, entry: Mapping[str, Any], key: str, line: int) -> dict[str, Any]:
+    def _add(self, key: str | None, message: str) -> None:
+        self.problems.append(Problem(file=self.file, line=self.line, key=key, message=message))
+
+    def _mapping(self, entry: Mapping[str, Any], key: str) -> dict[str, Any]:
         value = entry.get(key)
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self._report(line, key, f"{key} must be an object, not {_show(value)}")
+            self._report(key, f"must be an object, not {_show(value)}")
             return {}
         return value
 
-    def _names(self, entry: Mapping[str, Any], key: str, line: int) -> tuple[str, ...] | None:
+    def _names(self, entry: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
         value = entry.get(key)
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            self._report(line, key, f"{key} must be a list of names, not {_show(value)}")
+            self._report(key, f"must be a list of names, not {_show(value)}")
             return None
         return tuple(value)
 
-    def _check_container(self, entry: Mapping[str, Any], line: int) -> None:
+    def _check_container(self, entry: Mapping[str, Any]) -> None:
         docker, docker_env = entry.get("docker"), entry.get("docker_env")
         if docker is not None and not isinstance(docker, str):
-            self._report(
-                line, "docker", f"docker must be the name of an image, not {_show(docker)}"
-            )
+            self._report("docker", f"must be the name of an image, not {_show(docker)}")
         if docker_env is None:
             return
         texts = docker_env.items() if isinstance(docker_env, dict) else [(docker_env, None)]
         if not all(isinstance(value, str) for _, value in texts):
-            self._report(
-                line,
-                "docker_env",
-                f"docker_env must be an object of texts, not {_show(docker_env)}",
-            )
+            self._report("docker_env", f"must be an object of texts, not {_show(docker_env)}")
         elif docker_env and not docker:
-            self._report(line, "docker_env", "docker_env requires docker field to be set")
+            self._report("docker_env", "requires docker field to be set")
 
-    def _check_tools_exist(self, names: Collection[str], line: int) -> None:
+    def _check_tools_exist(self, names: Collection[str]) -> None:
         if self.tool_names is None:
             return
         for i, name in enumerate(names):
@@ -155,83 +147,70 @@ class EntryReader:
                 remedy = f"it has {', '.join(sorted(self.tool_names))}"
             else:
                 remedy = "there is no tool at all; write it, or remove tools from the entry"
-            self._report(
-                line, f"tools.{i}", f"tools.{i} is '{name}', which is not in tools.py; {remedy}"
-            )
+            self._report(f"tools.{i}", f"is '{name}', which is not in tools.py; {remedy}")
 
-    def _check_text(self, entry: Mapping[str, Any], line: int) -> None:
+    def _check_text(self, entry: Mapping[str, Any]) -> None:
         text = entry.get("text")
         if not isinstance(text, str) or not text:
-            what = f"is {_show(text)}" if "text" in entry else "is missing"
-            self._report(line, "text", f"text {what}; it must be a text that is not empty")
+            self._report("text", f"{_is(entry, 'text')}; it must be a text that is not empty")
 
-    def _messages(
-        self, entry: Mapping[str, Any], values: Mapping[str, Any], line: int
-    ) -> tuple[Message, ...]:
+    def _messages(self, entry: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[Message, ...]:
         messages = entry.get("messages")
         if not isinstance(messages, list) or not messages:
-            what = f"is {_show(messages)}" if "messages" in entry else "is missing"
-            self._report(
-                line, "messages", f"messages {what}; it must be a list with a message at least"
-            )
+            what = f"{_is(entry, 'messages')}; it must be a list with a message at least"
+            self._report("messages", what)
             return ()
         return tuple(
-            self._message(message, values, f"messages.{i}", line)
-            for i, message in enumerate(messages)
+            self._message(message, values, f"messages.{i}") for i, message in enumerate(messages)
         )
 
-    def _message(self, message: Any, values: Mapping[str, Any], key: str, line: int) -> Message:
+    def _message(self, message: Any, values: Mapping[str, Any], key: str) -> Message:
         if not isinstance(message, dict):
-            self._report(
-                line, key, f"{key} must be an object with role and content, not {_show(message)}"
-            )
+            self._report(key, f"must be an object with role and content, not {_show(message)}")
             return {}
-        role = message.get("role")
-        if role not in _ROLES:
-            what = f"is {_show(role)}" if "role" in message else "is missing"
-            self._report(
-                line, f"{key}.role", f"{key}.role {what}; it must be one of {', '.join(_ROLES)}"
-            )
-        self._check_tool_calls(message, f"{key}.tool_calls", line)
-        content = fill_in(self._content(message, f"{key}.content", line), values)
+        if message.get("role") not in _ROLES:
+            what = f"{_is(message, 'role')}; it must be one of {', '.join(_ROLES)}"
+            self._report(f"{key}.role", what)
+        self._check_tool_calls(message, f"{key}.tool_calls")
+        content = fill_in(self._content(message, f"{key}.content"), values)
         filled = {**message, "content": content}
         if half := _SURROGATE.search(json.dumps(filled, ensure_ascii=False)):
             # JSON can write one half of a surrogate pair; no tokenizer can read it.
             code = f"\\u{ord(half[0]):04x}"
-            self._report(line, key, f"{key} holds half a character ({code}), which is no text")
+            self._report(key, f"holds half a character ({code}), which is no text")
         return filled
 
-    def _content(self, message: Mapping[str, Any], key: str, line: int) -> str:
+    def _content(self, message: Mapping[str, Any], key: str) -> str:
         content = message.get("content")
         if isinstance(content, str):
             return content
         if isinstance(content, list):
-            return "\n".join(self._part(part, f"{key}.{i}", line) for i, part in enumerate(content))
+            return "\n".join(self._part(part, f"{key}.{i}") for i, part in enumerate(content))
         if "content" not in message:
-            self._report(line, key, f"{key} is missing; it must be a text")
+            self._report(key, "is missing; it must be a text")
         elif content is None:
-            self._report(line, key, f'{key} is null; write "" for an empty text')
+            self._report(key, 'is null; write "" for an empty text')
         else:
-            self._report(line, key, f"{key} must be a text, not {_show(content)}")
+            self._report(key, f"must be a text, not {_show(content)}")
         return ""
 
-    def _part(self, part: Any, key: str, line: int) -> str:
+    def _part(self, part: Any, key: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             return str(part["text"])
         if kind in _IMAGE_PARTS:
-            self._report(line, key, f"{key} is an image; images are not supported")
+            self._report(key, "is an image; images are not supported")
         else:
             wanted = '{"type": "text", "text": …}'
-            self._report(line, key, f"{key} must be {wanted}, not {_show(part)}")
+            self._report(key, f"must be {wanted}, not {_show(part)}")
         return ""
 
-    def _check_tool_calls(self, message: Mapping[str, Any], key: str, line: int) -> None:
+    def _check_tool_calls(self, message: Mapping[str, Any], key: str) -> None:
         calls = message.get("tool_calls")
         if calls is None:
             return
         if not isinstance(calls, list):
-            self._report(line, key, f"{key} must be a list, not {_show(calls)}")
+            self._report(key, f"must be a list, not {_show(calls)}")
             return
         for i, call in enumerate(calls):
             function = call.get("function") if isinstance(call, dict) else None
@@ -241,14 +220,10 @@ class EntryReader:
                 and isinstance(function.get("arguments"), str | dict)
             ):
                 wanted = '{"function": {"name": …, "arguments": …}}'
-                self._report(line, f"{key}.{i}", f"{key}.{i} must be {wanted}, not {_show(call)}")
+                self._report(f"{key}.{i}", f"must be {wanted}, not {_show(call)}")
             elif not _is_object(function["arguments"]):
-                where = f"{key}.{i}.function.arguments"
-                self._report(
-                    line,
-                    where,
-                    f"{where} must be a JSON object, not {_show(function['arguments'])}",
-                )
+                what = f"must be a JSON object, not {_show(function['arguments'])}"
+                self._report(f"{key}.{i}.function.arguments", what)
 
 
 def _is_object(arguments: str | dict[str, Any]) -> bool:
@@ -259,6 +234,10 @@ def _is_object(arguments: str | dict[str, Any]) -> bool:
         return isinstance(json.loads(arguments), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _is(fields: Mapping[str, Any], name: str) -> str:
+    return f"is {_show(fields[name])}" if name in fields else "is missing"
 
 
 def _show(value: Any) -> str:

@@ -45,21 +45,22 @@ def read_prompt_file(
     (then names are not checked). With `batch_size`, fewer prompts than that are an error.
     Raises DataError with all problems of the file.
     """
-    reader = EntryReader(file=str(file), dataset_type=dataset_type, tool_names=tool_names)
+    problems: list[Problem] = []
     prompts: list[Prompt] = []
     container_keys: Counter[str] = Counter()
     for line, raw in enumerate(_read_bytes(file).split(b"\n"), start=1):
         if not raw.strip():
             continue
-        entry = reader.parse(raw, line=line)
+        reader = EntryReader(str(file), line, dataset_type, tool_names, problems)
+        entry = reader.parse(raw)
         if entry is None:
             continue
         container_keys.update(reader.container_keys(entry))
-        prompt = reader.prompt(entry, index=len(prompts), line=line)
+        prompt = reader.prompt(entry, index=len(prompts))
         if prompt is not None:
             prompts.append(prompt)
-    if reader.problems:
-        raise _error(reader.problems)
+    if problems:
+        raise _error(problems)
     _check_number(file, len(prompts), batch_size)
     return PromptFile(prompts=tuple(prompts), warnings=_container_warning(file, container_keys))
 

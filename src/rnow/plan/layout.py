@@ -186,7 +186,7 @@ def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part
         return _Part(role=role, memory=trainer_memory(figures, workload.trainer_load), load=None)
     load = workload.server_load(role, gpu_bytes)
     if role == "student" and workload.tuning == "full" and workload.alone is None:
-        # Served with a head of its own, so that new weights reach it (engines/untied.py).
+        # Served with a head of its own, so that new weights reach it (engines/vllm/untied.py).
         figures = replace(figures, is_tied=False)
     token_bytes = figures.kv_bytes(1, dtype_bytes=load.dtype_bytes, num_shards=size)
     part = _Part(

@@ -141,7 +141,7 @@ def local_memory(figures: ModelFigures, load: ServerLoad, *, num_policies: int) 
     """Estimate a local engine, which is in the trainer's process, without its KV cache.
 
     `num_policies` are held beside the first weights: as adapters, or as weights of their own where
-    all are trained or an adapter is merged (engines/local_weights.py).
+    all are trained or an adapter is merged (engines/local/weights.py).
     """
     copies, lora = 1 + num_policies, 0
     if load.lora_rank is not None and load.dtype_bytes < 4:
