@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +26,8 @@ from rnow.records import EndReason, RolloutId, StopReason, Trajectory, Turn
 
 if TYPE_CHECKING:
     from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from rnow.learner.policy import Policy
 
 # How Qwen cuts text into words before BPE.
 _WORDS = (
@@ -150,6 +152,28 @@ def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) 
 def model_settings(**settings: Any) -> ModelSettings:
     """Settings of a student; of float64 too, which tests compare in and no user may ask for."""
     return ModelSettings(path="student").model_copy(update=settings)
+
+
+def load_policy(
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    activation_checkpointing: Literal["auto"] | bool = "auto",
+    device: str = "auto",
+    chunk_tokens: int | None = None,
+    **settings: Any,
+) -> "Policy":
+    """Load the student in `folder`, with `settings` of config.yml's section `model`."""
+    from rnow.learner.policy import Policy
+
+    return Policy.load(
+        folder,
+        model_settings(path=str(folder), **settings),
+        seed=seed,
+        activation_checkpointing=activation_checkpointing,
+        device=device,
+        chunk_tokens=chunk_tokens,
+    )
 
 
 def qwen3_config(**sizes: Any) -> "Qwen3Config":

@@ -25,7 +25,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from rnow.config.settings import AlgorithmSettings, ModelSettings, TrainerSettings
+from rnow.config.settings import AlgorithmSettings, TrainerSettings
 from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
 from rnow.learner.packing import MicroBatch, pack
 from rnow.learner.policy import Policy
@@ -33,7 +33,7 @@ from rnow.learner.trainer import Trainer
 from rnow.records import Batch, RolloutId, ScoredTrajectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from builders import make_trajectory, qwen3
+from builders import load_policy, make_trajectory, qwen3
 
 MAX_TOKENS = 8192
 
@@ -101,7 +101,7 @@ def seconds(function: Callable[[], object]) -> float:
 def measure_time(tuning: str, *, rounds: int) -> dict[str, float | str]:
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
-        policy = Policy.load(folder, ModelSettings(path="student", tuning=tuning))  # type: ignore[arg-type]
+        policy = load_policy(folder, tuning=tuning)
         trainer = Trainer(
             policy,
             settings=TrainerSettings(num_epochs=1, max_tokens_per_micro_batch=MAX_TOKENS),

@@ -92,9 +92,10 @@ def devices(claims: Claims, folder: Path, models: list[str]) -> None:
 def gradient(claims: Claims, folder: Path, models: list[str]) -> None:
     """Compare the gradient of one batch in rows side by side with that of a row at a time."""
     import torch
-    from bench_update import random_batch, write_model
+    from bench_update import random_batch, write_model  # which brings builders' folder
+    from builders import load_policy
 
-    from rnow.config.settings import AlgorithmSettings, ModelSettings
+    from rnow.config.settings import AlgorithmSettings
     from rnow.learner.packing import pack
     from rnow.learner.policy import Policy
     from rnow.learner.trainer import accumulate_gradients
@@ -102,8 +103,7 @@ def gradient(claims: Claims, folder: Path, models: list[str]) -> None:
     write_model(folder / "model")
     batch = random_batch()
     for dtype, bound in MAX_GRADIENT_ERROR.items():
-        settings = ModelSettings(path="student", dtype=dtype)  # type: ignore[arg-type]
-        policy = Policy.load(folder / "model", settings, device="cuda")
+        policy = load_policy(folder / "model", dtype=dtype, device="cuda")
         trained = policy.trained_parameters()
         torch.manual_seed(0)
         for name, parameter in trained.items():

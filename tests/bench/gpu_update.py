@@ -25,15 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnow.config.settings import AlgorithmSettings, ModelSettings, TrainerSettings
-from rnow.learner.policy import Policy
+from rnow.config.settings import AlgorithmSettings, TrainerSettings
 from rnow.learner.trainer import Trainer
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.memory import GIB, TrainerLoad, trainer_memory
 from rnow.records import Batch, RolloutId, ScoredTrajectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from builders import make_trajectory
+from builders import load_policy, make_trajectory
 
 CONFIGS = Path(__file__).resolve().parent.parent / "fixtures" / "configs"
 NUM_TURNS = 4
@@ -95,8 +94,7 @@ def load_trainer(config: dict[str, Any], *, rank: int, dtype: str) -> Trainer:
     with tempfile.TemporaryDirectory(dir=in_memory) as folder:
         write_model(config, Path(folder))
         torch.cuda.empty_cache()
-        settings = ModelSettings(path="student", qlora_rank=rank, dtype=dtype)  # type: ignore[arg-type]
-        policy = Policy.load(folder, settings, device="cuda")
+        policy = load_policy(folder, qlora_rank=rank, dtype=dtype, device="cuda")
     return Trainer(
         policy,
         settings=TrainerSettings(num_epochs=1),

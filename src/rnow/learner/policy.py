@@ -37,7 +37,7 @@ class Policy:
         *,
         settings: ModelSettings,
         dtype: torch.dtype,
-        activation_checkpointing: Literal["auto"] | bool = "auto",
+        activation_checkpointing: Literal["auto"] | bool,
         chunk_tokens: int | None = None,
     ) -> None:
         """`model` is a causal LM of transformers, in peft's wrapper if LoRA is trained."""
@@ -60,16 +60,16 @@ class Policy:
         folder: str | Path,
         settings: ModelSettings,
         *,
+        seed: int,
+        activation_checkpointing: Literal["auto"] | bool,
         device: str = "auto",
-        seed: int = 0,
-        activation_checkpointing: Literal["auto"] | bool = "auto",
         chunk_tokens: int | None = None,
     ) -> "Policy":
         """Load the student. Raises ModelError if it cannot be loaded, or not be trained here.
 
-        `folder` is where the model that settings.path names lies. `device`: "auto" is "cuda" where
-        there is one, else "cpu". `seed` is that of LoRA's first weights. `chunk_tokens` go through
-        the LM head at once; None: as many as the vocabulary allows.
+        `folder` is where the model that settings.path names lies. `seed` is that of LoRA's first
+        weights. `device`: "auto" is "cuda" where there is one, else "cpu". `chunk_tokens` go
+        through the LM head at once; None: as many as the vocabulary allows.
         """
         on = _resolve_device(device)
         dtype = _resolve_dtype(settings.dtype, on)

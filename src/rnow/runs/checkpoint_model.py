@@ -21,7 +21,9 @@ def write_checkpoint_model(
     Raises CheckpointError where it is not whole, or of another student.
     """
     config = Config.model_validate(run.read_config())
-    policy = Policy.load(student, config.model, device="cpu")
+    policy = Policy.load(
+        student, config.model, seed=config.seed, activation_checkpointing=False, device="cpu"
+    )
     policy.load_trainable_state(load_checkpoint(checkpoint).weights)
     folder.mkdir(parents=True, exist_ok=True)
     policy.save(folder)

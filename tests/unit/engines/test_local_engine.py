@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import model_settings, qwen3
+from builders import load_policy, qwen3
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -19,7 +19,6 @@ from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.engines.local.engine import LocalEngine
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
 from rnow.errors import DeadlineError, EngineError, ModelError
-from rnow.learner.policy import Policy
 from rnow.records import StopReason
 
 VOCAB = 128
@@ -353,7 +352,7 @@ async def test_a_merged_adapter_scores_as_peft_does(
 async def test_in_bfloat16_an_adapter_says_what_it_says_to_the_trainer(
     folder: Path, tmp_path: Path
 ) -> None:
-    policy = Policy.load(folder, model_settings(dtype="bfloat16", qlora_rank=4), device="cpu")
+    policy = load_policy(folder, dtype="bfloat16", qlora_rank=4, device="cpu")
     torch.manual_seed(3)
     for name, tensor in policy.trained_parameters().items():
         if "lora_B" in name:

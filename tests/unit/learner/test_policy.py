@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from builders import model_settings, qwen3
+from builders import load_policy, qwen3
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from rnow.config.settings import ModelSettings
 from rnow.errors import CheckpointError, ModelError
 from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
 from rnow.learner.policy import Policy
@@ -39,12 +38,6 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "untied", tied=False)
-
-
-def load(path: Path, **choices: Any) -> Policy:
-    of_model = choices.keys() & ModelSettings.model_fields.keys()
-    settings = model_settings(path=str(path), **{name: choices.pop(name) for name in of_model})
-    return Policy.load(path, settings, **choices)
 
 
 def some_ids(*shape: int, seed: int = 0) -> Tensor:
@@ -81,7 +74,7 @@ def wake_lora(policy: Policy) -> None:
 
 
 def test_lora_stands_on_all_linear_layers_but_the_lm_head(untied: Path) -> None:
-    policy = load(untied, qlora_rank=4)
+    policy = load_policy(untied, qlora_rank=4)
     names = sorted(policy.trained_parameters())
     assert {name.split(".")[-4] for name in names} == set(LINEAR_LAYERS)
     assert len(names) == 2 * 2 * len(LINEAR_LAYERS)  # layers × A and B × targets
@@ -92,10 +85,10 @@ def test_lora_stands_on_all_linear_layers_but_the_lm_head(untied: Path) -> None:
 
 def test_loras_first_weights_depend_on_the_seed_alone(tied: Path) -> None:
     torch.manual_seed(1)
-    first = load(tied, qlora_rank=4, seed=3).trainable_state()
+    first = load_policy(tied, qlora_rank=4, seed=3).trainable_state()
     torch.manual_seed(2)
-    second = load(tied, qlora_rank=4, seed=3).trainable_state()
-    other = load(tied, qlora_rank=4, seed=4).trainable_state()
+    second = load_policy(tied, qlora_rank=4, seed=3).trainable_state()
+    other = load_policy(tied, qlora_rank=4, seed=4).trainable_state()
     assert all(torch.equal(first[name], second[name]) for name in first)
     for name, tensor in first.items():
         if ".lora_A." in name:
@@ -108,8 +101,8 @@ def test_loras_first_weights_depend_on_the_seed_alone(tied: Path) -> None:
 
 def test_a_fresh_adapter_changes_no_bit_of_the_log_probabilities(tied: Path) -> None:
     token_ids = some_ids(1, 12)
-    lora = logprobs_of(load(tied), token_ids, [3, 8])
-    assert torch.equal(lora, logprobs_of(load(tied, tuning="full"), token_ids, [3, 8]))
+    lora = logprobs_of(load_policy(tied), token_ids, [3, 8])
+    assert torch.equal(lora, logprobs_of(load_policy(tied, tuning="full"), token_ids, [3, 8]))
 
 
 def test_what_goes_into_an_adapter_is_not_widened_and_no_bit_shows_it(tied: Path) -> None:
@@ -117,7 +110,7 @@ def test_what_goes_into_an_adapter_is_not_widened_and_no_bit_shows_it(tied: Path
 
     results = []
     for widened in (False, True):
-        policy = load(tied, qlora_rank=4, dtype="bfloat16")
+        policy = load_policy(tied, qlora_rank=4, dtype="bfloat16")
         wake_lora(policy)
         adapted = [each for each in policy.body.modules() if isinstance(each, LoraLayer)]
         assert [each.cast_input_dtype_enabled for each in adapted] == [False] * 14
@@ -132,7 +125,7 @@ def test_what_goes_into_an_adapter_is_not_widened_and_no_bit_shows_it(tied: Path
 
 
 def test_full_fine_tuning_trains_a_tied_head_once_with_both_its_gradients(tied: Path) -> None:
-    policy = load(tied, tuning="full")
+    policy = load_policy(tied, tuning="full")
     assert "lm_head.weight" not in policy.trained_parameters()
     logprobs_of(policy, some_ids(1, 6), [5]).sum().backward()
     grad = policy.trained_parameters()["model.embed_tokens.weight"].grad
@@ -142,12 +135,12 @@ def test_full_fine_tuning_trains_a_tied_head_once_with_both_its_gradients(tied: 
 
 def test_what_is_trained_in_bfloat16_is_kept_in_float32(tied: Path) -> None:
     for tuning in ("lora", "full"):
-        policy = load(tied, tuning=tuning, dtype="bfloat16")
+        policy = load_policy(tied, tuning=tuning, dtype="bfloat16")
         trained = policy.trained_parameters().values()
         assert {parameter.dtype for parameter in trained} == {torch.float32}
         logprobs = logprobs_of(policy, some_ids(1, 12), [3, 8])
         assert logprobs.dtype == torch.float32
-        exact = logprobs_of(load(tied), some_ids(1, 12), [3, 8])
+        exact = logprobs_of(load_policy(tied), some_ids(1, 12), [3, 8])
         assert 0 < (logprobs - exact).abs().max() < 0.1
         logprobs.sum().backward()
         assert gradients(policy).keys() == policy.trained_parameters().keys()
@@ -160,7 +153,7 @@ def test_what_is_trained_in_bfloat16_is_kept_in_float32(tied: Path) -> None:
 def test_the_head_on_action_positions_equals_the_softmax_of_all_logits(
     untied: Path, tuning: str
 ) -> None:
-    policy = load(untied, tuning=tuning, chunk_tokens=2, dtype="float64")
+    policy = load_policy(untied, tuning=tuning, chunk_tokens=2, dtype="float64")
     token_ids = some_ids(3, 10)
     action_index = [4, 5, 9, 11, 19, 23, 29]
     model = policy._causal_lm
@@ -215,7 +208,7 @@ def test_only_positions_that_predict_an_action_token_get_a_gradient(tied: Path) 
     # Row 0: prompt, two sampled tokens, tool text, one sampled token. Row 1: a prompt that holds an
     # assistant turn, one sampled token, an end token that was not sampled, padding.
     #   row 0   p p p A A t t A      row 1   p p p p A e 0 0
-    policy = load(tied)
+    policy = load_policy(tied)
     wake_lora(policy)
     kept: list[Tensor] = []
 
@@ -234,7 +227,7 @@ def test_only_positions_that_predict_an_action_token_get_a_gradient(tied: Path) 
 
 
 def test_tokens_that_no_action_token_can_see_change_nothing(tied: Path) -> None:
-    policy = load(tied)
+    policy = load_policy(tied)
     wake_lora(policy)
     token_ids = some_ids(2, 8)
     changed = token_ids.clone()
@@ -255,7 +248,7 @@ def test_tokens_that_no_action_token_can_see_change_nothing(tied: Path) -> None:
 
 def test_a_row_of_restarting_positions_is_scored_as_separate_trajectories(tied: Path) -> None:
     # Packing without padding: the policy needs nothing but the positions.
-    policy = load(tied, dtype="float64")
+    policy = load_policy(tied, dtype="float64")
     token_ids = some_ids(1, 12)
     packed = policy.action_logprobs(
         token_ids,
@@ -272,7 +265,7 @@ def test_a_row_of_restarting_positions_is_scored_as_separate_trajectories(tied: 
 def test_activation_checkpointing_changes_no_bit_and_wakes_no_dropout(tied: Path) -> None:
     results = []
     for checkpointing in (False, True):
-        policy = load(tied, activation_checkpointing=checkpointing)
+        policy = load_policy(tied, activation_checkpointing=checkpointing)
         wake_lora(policy)
         calls = 0
 
@@ -306,7 +299,7 @@ def test_a_model_that_does_more_than_its_head_is_refused(tmp_path: Path) -> None
     )
     GraniteForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError) as caught:
-        load(tmp_path, tuning="full")
+        load_policy(tmp_path, tuning="full")
     message = str(caught.value)
     assert message.startswith(
         f"model.path: {tmp_path} cannot be trained: GraniteForCausalLM does more than apply its LM "
@@ -321,7 +314,7 @@ def test_weights_that_are_not_finite_are_said_to_be_damaged(tmp_path: Path) -> N
     weights["model.norm.weight"] *= torch.nan
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError) as caught:
-        load(tmp_path)
+        load_policy(tmp_path)
     assert str(caught.value) == (
         f"model.path: {tmp_path} cannot be trained: its logits are not finite; "
         "its weights are damaged (fetch them again), or too large for model.dtype"
@@ -330,7 +323,7 @@ def test_weights_that_are_not_finite_are_said_to_be_damaged(tmp_path: Path) -> N
 
 def test_a_folder_without_a_model_is_a_model_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"model.path: {tmp_path} cannot be loaded: "):
-        load(tmp_path)
+        load_policy(tmp_path)
 
 
 # What it costs
@@ -427,7 +420,7 @@ def test_a_saved_adapter_loads_in_peft_and_merges(tied: Path, tmp_path: Path) ->
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    policy = load(tied, qlora_rank=4)
+    policy = load_policy(tied, qlora_rank=4)
     wake_lora(policy)
     policy.save(tmp_path / "adapter")
     assert sorted(file.name for file in (tmp_path / "adapter").iterdir()) == [
@@ -459,7 +452,7 @@ def test_a_saved_model_loads_in_transformers_in_its_precision(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    policy = load(tied, tuning="full", dtype=dtype)
+    policy = load_policy(tied, tuning="full", dtype=dtype)
     for tensor in policy.trainable_state().values():
         tensor.mul_(1.1)
     policy.save(tmp_path)
@@ -477,10 +470,10 @@ def test_a_saved_model_loads_in_transformers_in_its_precision(
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_trained_weights_come_back_bit_for_bit(tied: Path, tuning: str) -> None:
-    policy = load(tied, tuning=tuning, qlora_rank=4)
+    policy = load_policy(tied, tuning=tuning, qlora_rank=4)
     wake_lora(policy)
     state = {name: tensor.clone() for name, tensor in policy.trainable_state().items()}
-    other = load(tied, tuning=tuning, qlora_rank=4, seed=99)
+    other = load_policy(tied, tuning=tuning, qlora_rank=4, seed=99)
     other.load_trainable_state(state)
     restored = other.trainable_state()
     assert restored.keys() == state.keys()
@@ -488,9 +481,9 @@ def test_trained_weights_come_back_bit_for_bit(tied: Path, tuning: str) -> None:
 
 
 def test_weights_of_another_student_are_refused(tied: Path) -> None:
-    state = load(tied, qlora_rank=4).trainable_state()
+    state = load_policy(tied, qlora_rank=4).trainable_state()
     with pytest.raises(CheckpointError) as caught:
-        load(tied, qlora_rank=8).load_trainable_state(state)
+        load_policy(tied, qlora_rank=8).load_trainable_state(state)
     assert str(caught.value) == (
         "the checkpoint is of another student: its base_model.model.model.layers.0.mlp.down_proj."
         "lora_A.default.weight is (4, 48), this run's is (8, 48); start anew with --fresh"

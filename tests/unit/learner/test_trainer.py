@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import make_trajectory, model_settings, qwen3
+from builders import load_policy, make_trajectory, model_settings, qwen3
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -52,8 +52,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
-def load(path: Path, *, chunk_tokens: int | None = None, **settings: Any) -> Policy:
-    policy = Policy.load(path, model_settings(qlora_rank=4, **settings), chunk_tokens=chunk_tokens)
+def load(path: Path, **settings: Any) -> Policy:
+    policy = load_policy(path, qlora_rank=4, **settings)
     # A fresh adapter has B = 0, and so no gradient on A.
     generator = torch.Generator().manual_seed(7)
     for name, tensor in policy.trainable_state().items():
@@ -424,7 +424,9 @@ def test_an_update_without_memory_says_what_to_lower(student: Path, teacher: Pat
         def action_logprobs(self, *_: object, **__: object) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    hungry = Hungry.load(student, model_settings(qlora_rank=4))
+    hungry = Hungry.load(
+        student, model_settings(qlora_rank=4), seed=0, activation_checkpointing=False
+    )
     trainer = trainer_of(hungry)
     with pytest.raises(OutOfMemoryError) as caught:
         trainer.update(batch_for(load(student), load(teacher)))
