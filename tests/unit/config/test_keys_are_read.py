@@ -1,60 +1,138 @@
-"""Every setting is read by code: a key that nothing reads is a promise that nothing keeps."""
+"""Every setting is read by what acts on it: a key that nothing reads is a promise not kept.
 
-import ast
-from collections.abc import Iterator
+Sections that record who reads them go through the real functions: a run of one step, `rnow test`
+with a reward, and the plan and the specs of vLLM servers on GPUs that this machine need not have.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from functools import cache
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
-from rnow.config.keys import settings_by_key
+import pytest
+from rich.console import Console
 
-SOURCE = Path(__file__).resolve().parents[3] / "src" / "rnow"
-# Where settings are defined, nothing is read.
-DEFINITIONS = SOURCE / "config"
+from rnow.commands.init import init_project
+from rnow.commands.run import train_project
+from rnow.commands.test.trial import Wishes, try_project
+from rnow.config.keys import section_keys, settings_by_key
+from rnow.config.load import LoadedConfig, load_config
+from rnow.config.settings import Config
+from rnow.config.types import Section
+from rnow.plan.devices import Devices, Gpu
+from rnow.plan.engine_specs import Serving, sampling_spec, scoring_spec
+from rnow.plan.placing import place_roles
 
-# Settings that are read where their section goes by another name.
-HELD_AS = {
-    "trainer.save_step": "_settings",
-    "trainer.keep_last": "_settings",
-    "trainer.checkpoint_minutes": "_settings",
-    "trainer.keep_trajectories_gb": "_settings",
-    "engine.url": "settings",
-    "teacher.url": "settings",
-    "engine.args": "settings",
-    "teacher.args": "settings",
+# Who reads but does not act: a plan counts what others will take, a headline is only printed.
+ONLOOKERS = {"from_config", "_headline"}
+# What the plan itself is for; and what has no effect in distillation, which is said there.
+ONLOOKERS_OWN = {
+    "engine.gpu_memory_utilization",
+    "engine.replicas",
+    "teacher.replicas",
+    "resources.student.gpus",
+    "resources.teacher.gpus",
+    "resources.trainer.gpus",
+    "algorithm.adv_estimator",
 }
+GPUS = Devices(gpus=(Gpu(kind="cuda", name="H100", memory_mib=81559),) * 3, reason="")
+SHORT = ("data.batch_size=1", "data.group_size=1", "trainer.save_step=2", "trainer.eval_step=2")
+
+READS: set[tuple[str, str]] = set()  # (key, name of the function that read it)
 
 
-def attribute_chains(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield ("trainer", "num_epochs") for `config.trainer.num_epochs` and `trainer.num_epochs`.
+@cache
+def recording(section: type[Section], prefix: str) -> type[Section]:
+    """Return the section's type, of which each reading of a setting is written down."""
 
-    The text of comments and messages does not count.
-    """
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            match node.value:
-                case ast.Attribute(attr=holder) | ast.Name(id=holder):
-                    yield holder, node.attr
+    def read(self: Section, name: str) -> Any:
+        if name in section.model_fields:
+            code = sys._getframe(1).f_code
+            is_loading = "/rnow/config/" in code.co_filename and code.co_name != "require_distill"
+            if "/rnow/" in code.co_filename and not is_loading:
+                READS.add((prefix + name, code.co_name))
+        return section.__getattribute__(self, name)
 
-
-def holder_of(key: str) -> str:
-    """Name what a setting is read from: its section, "config" for those at the top."""
-    return HELD_AS.get(key) or key.rpartition(".")[0].rpartition(".")[2] or "config"
+    return type(section.__name__, (section,), {"__getattribute__": read, "__module__": __name__})
 
 
-def unread_settings() -> set[str]:
-    read = set()
-    for file in SOURCE.rglob("*.py"):
-        if file.parent != DEFINITIONS and "templates" not in file.parts:
-            read |= set(attribute_chains(ast.parse(file.read_text(encoding="utf-8"))))
-    return {
-        key for key in settings_by_key() if (holder_of(key), key.rpartition(".")[2]) not in read
-    }
+def recorded(loaded: LoadedConfig) -> LoadedConfig:
+    """Return the same config, of which every section is one that records."""
+    config = loaded.config.model_copy(deep=True)
+    for key in ("", *section_keys()):
+        section: Any = config
+        for name in key.split(".") if key else ():
+            section = None if section is None else section.__dict__[name]
+        if section is not None:
+            kind = section_keys()[key] if key else Config
+            object.__setattr__(section, "__class__", recording(kind, f"{key}." if key else ""))
+    return replace(loaded, config=config)
 
 
-def test_every_setting_is_read_somewhere() -> None:
-    assert unread_settings() == set()
+def loaded(project: Path, *overrides: str) -> LoadedConfig:
+    return recorded(load_config(project, overrides=overrides))
 
 
-def test_text_in_a_message_is_no_reading() -> None:
-    tree = ast.parse("x = config.trainer.keep_last, 'trainer.save_step'  # trainer.max_steps")
-    assert ("trainer", "keep_last") in set(attribute_chains(tree))
-    assert not {"save_step", "max_steps"} & {name for _, name in attribute_chains(tree)}
+def make_project(folder: Path) -> Path:
+    """Make the clinic, with a reward in its first prompt and a program that says it has vLLM."""
+    init_project(folder, template="clinic")
+    first, *others = (folder / "train.jsonl").read_text().splitlines()
+    entry = json.dumps({**json.loads(first), "rewards": ["one"]})
+    (folder / "train.jsonl").write_text("\n".join((entry, *others)))
+    held_out = (folder / "val.jsonl").read_text().splitlines()
+    (folder / "val.jsonl").write_text(held_out[0])
+    (folder / "rewards.py").write_text(
+        "from rnow.core import RewardArgs, reward\n\n\n"
+        "@reward\nasync def one(args: RewardArgs, messages: list) -> float:\n    return 1.0\n"
+    )
+    program = folder / "python"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return folder
+
+
+def serve(project: Path, *overrides: str) -> None:
+    """Plan vLLM servers and write their specs."""
+    config = loaded(project, "engine.kind=vllm", "engine.python=python", *overrides)
+    placement = place_roles(config, project, devices=GPUS, torch_version="2.14.0+cu130")
+    serving = Serving.here(
+        config, project, placement=placement, logs=project / "logs", untied=project / "untied"
+    )
+    models = project / "models"
+    serving = replace(serving, environ={})
+    sampling_spec(serving, "student", models / "student", lora_rank=8)
+    scoring_spec(serving, models / "teacher")
+
+
+def use_all(project: Path) -> None:
+    console = Console(file=StringIO())
+    for tuning, steps in (("lora", 1), ("full", 2)):
+        train_project(
+            loaded(project, *SHORT, f"model.tuning={tuning}", f"trainer.max_steps={steps}"),
+            project,
+            name=tuning,
+            fresh=True,
+            console=console,
+        )
+    wishes = Wishes(model="base", entries=("0",))
+    tried = try_project(loaded(project), project, wishes=wishes, console=console)
+    assert tried["mean_reward"] == 1.0
+    serve(project, "resources={student: {gpus: 1}, teacher: {gpus: 1}, trainer: {gpus: 1}}")
+
+
+@pytest.fixture
+def acted_on(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Run everything once; return the settings that something acted on."""
+    READS.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        use_all(make_project(tmp_path_factory.mktemp("keys") / "clinic"))
+    return {key for key, by in READS if by not in ONLOOKERS or key in ONLOOKERS_OWN}
+
+
+@pytest.mark.slow
+def test_every_setting_is_read_somewhere(acted_on: set[str]) -> None:
+    assert settings_by_key().keys() - acted_on == set()
