@@ -21,11 +21,13 @@ from loopback import (
     serve_inner,
     serve_pub,
 )
+from yarl import URL
 
 import rnow
 from rnow.browser import BrowserSettings
 from rnow.browser.http import HttpSource
 from rnow.browser.reader import Browser
+from rnow.browser.rules.hosts import HostRules
 
 BLOCKED = "ERROR blocked_address: this address is not on the public internet."
 NOT_ALLOWED = "ERROR host_not_allowed: this host is not on the list of sites that may be read."
@@ -140,6 +142,34 @@ async def test_a_redirect_leads_to_no_host_that_is_not_allowed(pub: Pub) -> None
     pub.pages["/"] = lambda _: web.Response(status=302, headers={"Location": "https://b.test/"})
     async with open_browser(pub, allow_hosts=("a.test",)) as opened:
         assert await read(opened, "https://pub.test/") == NOT_ALLOWED
+
+
+class CountedRules(HostRules):
+    """Rules that keep what they were asked."""
+
+    def __init__(self, settings: BrowserSettings) -> None:
+        super().__init__(settings)
+        self.checked: list[str] = []
+
+    def check(self, url: URL) -> None:
+        self.checked.append(str(url))
+        super().check(url)
+
+
+async def test_the_host_of_a_url_is_checked_once_and_that_of_each_redirect(pub: Pub) -> None:
+    pub.pages["/old"] = lambda _: web.Response(status=301, headers={"Location": "/new"})
+    pub.page("/new", "<p>new")
+    rules = BrowserSettings(allow_hosts=("a.test",), contact="me@example.org")
+    hosts = CountedRules(rules)
+    source = HttpSource(
+        rules,
+        resolver=Names({"a.test": [[("127.0.0.1", pub.port)]]}),
+        may_dial=lambda address, port: port == pub.port,
+        hosts=hosts,
+    )
+    async with Browser(rules, source=source) as opened:
+        assert (await read(opened, "http://a.test/old")).endswith("new")
+    assert hosts.checked == ["http://a.test/old", "http://a.test/new"]
 
 
 async def test_a_redirect_within_a_site_is_followed(pub: Pub) -> None:

@@ -2,26 +2,22 @@
 
     __init__.py    read, configure: what tools.py and the tool worker call
     shared.py      the one browser of a process, in a thread of its own
-    browser.py     URL in, text for the model out; each page read once
-    guard.py       which URLs, which addresses
-    source.py      the seam to whatever gets pages; http.py is plain HTTP
-    sources.py     which of them a page comes from
+    reader.py      URL in, text for the model out; each page read once
+    memory.py      documents in memory, single flight
+    source.py      the seam to whatever gets pages; chain.py puts the sources in their order
+    http.py        plain HTTP; body.py reads what it answers
     rendering.py   plain HTTP or Chromium
-    tabs.py        pages by Chromium: waiting for a tab, deadlines; visit.py is one page in one
-    chromium.py    the one Chromium of a worker; executable.py finds its program
-    proxy.py       what Chromium reaches the web through
-    store.py       what sites answered, on disk; stored.py serves it: record and replay
-    adapters/      pages that sites give away as data
-    extract.py     what a source got -> text
-    pdf.py         PDF -> text, in a process of its own
-    robots.py      what sites close to programs
-    hosts.py       which hosts may be read
-    politeness.py  how often a site is asked
-    blocked.py     pages that only say "no programs here"
-    pages.py       documents in memory, single flight
-    markdown.py    HTML -> markdown, by crawl4ai
-    page.py        markdown -> pages as the model sees them
-    sites.py       local sites, served by the controller
+    adapters.py    pages that sites give away as data
+    local_sites.py local sites, served by the controller
+    chromium/      source.py: waiting for a tab, deadlines; visit.py: one page in one; process.py:
+                   the one Chromium of a worker; proxy.py: what it reaches the web through;
+                   executable.py: its program; stand_in.py: that program for projects' own code
+    store/         what sites answered, on disk; source.py serves it: record and replay
+    text/          markdown.py: HTML -> markdown, by crawl4ai; pdf.py; extract.py: which of them;
+                   pagination.py: pages as the model sees them
+    rules/         guard.py: which URLs, which addresses; hosts.py: which hosts; robots.py: what
+                   sites close to programs; politeness.py: how often a site is asked; blocked.py,
+                   refusals.py: answers that are no page
     settings.py    what may be fetched, and how much
     errors.py      what the model is told where there is no page
 

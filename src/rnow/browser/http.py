@@ -61,9 +61,10 @@ class HttpSource:
         resolver: AbstractResolver | None = None,
         may_dial: MayDial = lambda address, port: is_public(address),
         pacer: Pacer | None = None,
+        hosts: HostRules | None = None,
     ) -> None:
         self._settings = settings
-        self._hosts = HostRules(settings)
+        self._hosts = hosts or HostRules(settings)
         self._pacer = pacer or Pacer(
             max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
         )
@@ -89,7 +90,10 @@ class HttpSource:
             return await self._follow(url, clock, is_data=True)
 
     async def check_robots(self, url: URL) -> None:
-        """Raise BrowseError where the site closes this page to programs; for other sources."""
+        """Raise BrowseError where the site closes this page to programs.
+
+        For other sources, which have checked that its host may be read.
+        """
         async with self._in_time() as clock:
             await self._ask_robots(url, clock)
 
@@ -109,6 +113,7 @@ class HttpSource:
             raise _explain(error) from error
 
     async def _follow(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage:
+        self._hosts.check(url)
         for _ in range(self._settings.max_redirects + 1):
             answer = await self._ask(url, clock, is_data=is_data)
             if isinstance(answer, RawPage):
@@ -118,7 +123,6 @@ class HttpSource:
 
     async def _ask(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage | URL:
         """Send one request; return the page, or where the site sends the reader."""
-        self._hosts.check(url)
         local_port = self._hosts.local_port(url)
         request: AbstractAsyncContextManager[aiohttp.ClientResponse]
         if local_port is not None:
@@ -143,7 +147,6 @@ class HttpSource:
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Return the request of one hop in the open web, once it is its turn."""
         self._require_contact()
-        self._hosts.check(url)
         await self._wait_for_slot(url.raw_host or "", clock)
         return self._public.get(url, allow_redirects=False)
 
@@ -199,11 +202,14 @@ class HttpSource:
         return page
 
     def _redirected(self, url: URL, location: str) -> URL:
+        """Return where a site sends its reader, checked like the URL that was asked for."""
         try:
             target = url.join(URL(location.strip()))
         except ValueError:
             raise BrowseError("bad_url", "the site sends the reader to a broken URL.") from None
-        return check_url(str(target), ports=self._settings.ports)
+        checked = check_url(str(target), ports=self._settings.ports)
+        self._hosts.check(checked)
+        return checked
 
     async def _refusal(self, response: aiohttp.ClientResponse, url: URL) -> BrowseError:
         """Return what the model is told of an answer that is no page."""

@@ -2,7 +2,7 @@
 
     check_url ─▶ PageCache ─▶ PageSource ─▶ markdown ─▶ pages within the limiter's tokens
 
-The sources and their order are put together by sources.py.
+The sources and their order are put together by chain.py.
 
 Belongs to one event loop. `rnow.browser.shared` keeps the one of a tool worker.
 """

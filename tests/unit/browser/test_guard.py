@@ -153,7 +153,7 @@ def test_one_page_has_one_spelling(url: str, normalized: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.2", "::1", "::ffff:7f00:2", "169.254.169.254"])
 def test_an_inner_address_is_refused_though_every_host_is_allowed(host: str) -> None:
     with pytest.raises(BrowseError) as refused:
-        check_host(host, allow_hosts=["*"])
+        check_host(host, allow_hosts=("*",))
     assert refused.value.text == (
         "ERROR blocked_address: this address is not on the public internet."
     )
@@ -177,7 +177,7 @@ def test_an_inner_address_is_refused_though_every_host_is_allowed(host: str) -> 
 def test_an_entry_is_one_host_unless_it_says_otherwise(
     entry: str, host: str, is_allowed: bool
 ) -> None:
-    allow_hosts = [normalize_host(entry)]
+    allow_hosts = (normalize_host(entry),)
     if is_allowed:
         check_host(host, allow_hosts=allow_hosts)
         return

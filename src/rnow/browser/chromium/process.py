@@ -1,7 +1,5 @@
 """The one Chromium of a tool worker: started when it is first needed, replaced where it has died.
 
-It runs under crawl4ai's crawler, but is launched in our own way: crawl4ai's never tries the
-sandbox, knows no Chromium but playwright's, and hides from sites that a program is reading them.
 Each tab has a context of its own: no cookie, cache or service worker is shared, and the proxy
 knows whose connection it serves. A tab whose visit went well is wiped and used again, since a new
 one costs a process or two; any other is closed.
@@ -11,31 +9,24 @@ import asyncio
 import logging
 import os
 import tempfile
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
-from playwright.async_api import BrowserContext, Error, Page
+from playwright.async_api import Browser, BrowserContext, Error, Page, Playwright, async_playwright
 
 from rnow.browser.chromium.proxy import ForwardProxy, Lease
 from rnow.browser.chromium.visit import Visit
 from rnow.browser.settings import BrowserSettings
-from rnow.browser.text.crawl4ai_import import loading_crawl4ai
 from rnow.core.counts import count
 from rnow.errors import DeadlineError
 from rnow.runtime.deadline import within
-
-with loading_crawl4ai():
-    from crawl4ai.async_configs import BrowserConfig, CrawlerRunConfig, ProxyConfig
-    from crawl4ai.async_crawler_strategy import AsyncPlaywrightCrawlerStrategy
 
 _LOG = logging.getLogger(__name__)
 _START_TIMEOUT_S = 30.0
 _DRIVER_TIMEOUT_S = 15.0
 _MAX_QUOTED_LINES = 5
 _CLOSE_TIMEOUT_S = 5.0
-_BODY_VISIBILITY_TIMEOUT_MS = 1_000
 _DISABLED_FEATURES = (
     # Chromium takes the last list alone, so playwright's own is here again, as far as it matters.
     *("HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable", "AvoidCorsURLLoaderRestartOnRedirect"),
@@ -74,7 +65,6 @@ _LOOSENING = (
     "PLAYWRIGHT_DISABLE_FORCED_CHROMIUM_PROXIED_LOOPBACK",
     "PLAYWRIGHT_PROXY_BYPASS_FOR_TESTING",
 )
-_visiting: ContextVar[Visit] = ContextVar("_visiting")
 
 
 class ChromiumFailedError(Exception):
@@ -82,7 +72,7 @@ class ChromiumFailedError(Exception):
 
 
 class Chromium:
-    """One browser process with its crawler; `visit` may be called many times at once."""
+    """One browser process and its driver; `visit` may be called many times at once."""
 
     def __init__(self, settings: BrowserSettings, proxy: ForwardProxy) -> None:
         assert settings.executable is not None
@@ -91,7 +81,9 @@ class Chromium:
         self._proxy = proxy
         self._executable = Path(settings.executable)
         self._with_sandbox = True  # until it has been refused
-        self._crawler: AsyncPlaywrightCrawlerStrategy | None = None
+        self._driver: Playwright | None = None
+        self._browser: Browser | None = None
+        self._contexts: dict[Lease, BrowserContext] = {}  # of the tabs that are open
         self._starting = asyncio.Lock()
         self._making_tab = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()  # tabs that are being closed
@@ -105,15 +97,13 @@ class Chromium:
     @property
     def num_tabs(self) -> int:
         """How many pages are open in the browser; a context that lost its page counts as one."""
-        if not self.is_alive:
+        if self._browser is None or not self.is_alive:
             return 0
-        assert self._crawler is not None
-        contexts = self._crawler.browser_manager.browser.contexts
-        return sum(max(len(context.pages), 1) for context in contexts)
+        return sum(max(len(context.pages), 1) for context in self._browser.contexts)
 
     @property
     def is_alive(self) -> bool:
-        return self._crawler is not None and self._crawler.browser_manager.browser.is_connected()
+        return self._browser is not None and self._browser.is_connected()
 
     def is_running(self, start: int) -> bool:
         """Return whether the browser of this start, the first is 1, is still the one that runs."""
@@ -130,7 +120,7 @@ class Chromium:
             if self.num_starts:
                 _LOG.warning("Chromium has ended and is started again")
             await self._discard()
-            self._crawler = await self._start()
+            await self._start()
             self.num_starts += 1
             if self.num_starts > 1:
                 count("browser/restarts")
@@ -138,54 +128,31 @@ class Chromium:
     async def visit(self, visit: Visit, lease: Lease) -> None:
         """Load a page in the lease's tab of the browser that `ensure` started; `visit` tells more.
 
-        Raises playwright's or crawl4ai's errors. Must not be cancelled: close the visit.
+        Raises playwright's errors. Must not be cancelled: close the visit, and end the tab.
         """
-        assert self._crawler is not None
-        _visiting.set(visit)
-        config = CrawlerRunConfig(
-            verbose=False,
-            wait_until="domcontentloaded",
-            page_timeout=int(1_000 * self._settings.render_timeout_s),
-            body_visibility_timeout=_BODY_VISIBILITY_TIMEOUT_MS,
-            session_id=lease.username,  # which keeps the tab open
-            proxy_config=ProxyConfig(
-                server=f"http://127.0.0.1:{self._proxy.port}",
-                username=lease.username,
-                password=lease.password,
-            ),
-        )
-        crawl = self._crawler.crawl
-        if lease.username in self._crawler.browser_manager.sessions:
-            await crawl(str(visit.url), config)
+        context = self._contexts.get(lease)
+        if context is not None:
+            await visit.load(context.pages[0])
             return
         # One new tab at a time: those whose visits are given up meanwhile are never made.
         async with self._making_tab:
             if visit.is_closed:
                 return
-            crawling = asyncio.create_task(crawl(str(visit.url), config), name="crawl")
-            crawling.add_done_callback(lambda _: visit.begun.set())
-            await visit.begun.wait()
-        await crawling
+            tab = await self._open_tab(lease)
+        if not visit.is_closed:
+            await visit.load(tab)
 
     async def end_tab(self, lease: Lease) -> None:
         """Close the lease's tab, if it has one. A browser that is busy does it after this returns.
 
-        Never cancelled: crawl4ai closes the page first, and a context without one would stay.
+        Never cancelled: the driver is asked in several steps, and the last one closes the tab.
         """
-        crawler = self._crawler
-        if crawler is None or lease.username not in crawler.browser_manager.sessions:
+        context = self._contexts.pop(lease, None)
+        if context is None:
             return
-
-        def ended(task: "asyncio.Task[None]") -> None:
-            self._ending.discard(task)
-            crawler.browser_manager.sessions.pop(lease.username, None)
-            # The browser may have ended meanwhile, and crawl4ai have forgotten its tabs.
-            if not task.cancelled() and (error := task.exception()) is not None:
-                _LOG.debug("a tab was closed already: %r", error)
-
-        ending = asyncio.create_task(crawler.kill_session(lease.username), name="end of a tab")
+        ending = asyncio.create_task(context.close(), name="end of a tab")
         self._ending.add(ending)
-        ending.add_done_callback(ended)
+        ending.add_done_callback(self._note_end)
         await asyncio.wait({ending}, timeout=_CLOSE_TIMEOUT_S)
 
     async def discard(self, start: int) -> None:
@@ -199,24 +166,58 @@ class Chromium:
             ending.cancel()
         await asyncio.to_thread(self._home.cleanup)
 
-    async def _discard(self) -> None:
-        crawler, self._crawler = self._crawler, None
-        if crawler is None:
-            return
-        driver = crawler.browser_manager.playwright
-        # KeyError: a tab that is being closed, whose end crawl4ai has seen already.
-        with suppress(Error, TimeoutError, KeyError):
-            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await crawler.close()
-                return
-        # The driver takes its browser with it.
-        with suppress(Error, TimeoutError):
-            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await driver.stop()
+    async def _open_tab(self, lease: Lease) -> Page:
+        assert self._browser is not None
+        context = await self._browser.new_context(
+            user_agent=self._settings.user_agent,
+            accept_downloads=False,
+            proxy={
+                "server": f"http://127.0.0.1:{self._proxy.port}",
+                "username": lease.username,
+                "password": lease.password,
+            },
+        )
+        self._contexts[lease] = context
+        return await context.new_page()
 
-    async def _start(self) -> AsyncPlaywrightCrawlerStrategy:
+    def _note_end(self, ending: "asyncio.Task[None]") -> None:
+        self._ending.discard(ending)
+        # The browser may have ended meanwhile, and its tabs with it.
+        if not ending.cancelled() and (error := ending.exception()) is not None:
+            _LOG.debug("a tab was closed already: %r", error)
+
+    async def _discard(self) -> None:
+        browser, self._browser = self._browser, None
+        driver, self._driver = self._driver, None
+        self._contexts.clear()
+        # A driver that is stopped takes its browser with it, also one that does not close.
+        closings: list[Callable[[], Awaitable[None]]] = []
+        if browser is not None:
+            closings.append(browser.close)
+        if driver is not None:
+            closings.append(driver.stop)
+        for close in closings:
+            with suppress(Error, TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await close()
+
+    async def _start(self) -> None:
+        for name in _LOOSENING:
+            os.environ.pop(name, None)
         try:
-            return await self._launch()
+            # Playwright limits the start of the browser; its driver is a process to wait for, too.
+            async with within(_DRIVER_TIMEOUT_S, "browser: start of Chromium's driver"):
+                self._driver = await async_playwright().start()
+            self._browser = await self._launch(self._driver)
+        except DeadlineError as error:
+            raise ChromiumFailedError(str(error)) from error
+        finally:
+            if self._browser is None:
+                await self._discard()
+
+    async def _launch(self, driver: Playwright) -> Browser:
+        try:
+            return await self._launch_once(driver)
         except Error as error:
             text = str(error).lower()
             if not self._with_sandbox or not any(sign in text for sign in _NO_SANDBOX_SIGNS):
@@ -227,9 +228,30 @@ class Chromium:
         )
         self._with_sandbox = False
         try:
-            return await self._launch()
+            return await self._launch_once(driver)
         except Error as error:
             raise self._failed(error) from error
+
+    async def _launch_once(self, driver: Playwright) -> Browser:
+        # The keys of the project's tools are none of its business, nor is the user's profile.
+        kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "TZ")
+        environment: dict[str, str | float | bool] = {
+            name: os.environ[name] for name in kept if name in os.environ
+        }
+        environment |= {"HOME": self._home.name, "TMPDIR": self._home.name}
+        async with within(_START_TIMEOUT_S + _DRIVER_TIMEOUT_S, "browser: start of Chromium"):
+            return await driver.chromium.launch(
+                headless=True,
+                executable_path=self._executable,
+                chromium_sandbox=self._with_sandbox,
+                args=_FLAGS,
+                proxy={"server": f"http://127.0.0.1:{self._proxy.port}", "bypass": "<-loopback>"},
+                timeout=1_000 * _START_TIMEOUT_S,
+                env=environment,
+                handle_sigint=False,
+                handle_sigterm=False,
+                handle_sighup=False,
+            )
 
     def _failed(self, error: Error) -> ChromiumFailedError:
         first, *rest = str(error).splitlines()
@@ -237,60 +259,3 @@ class Chromium:
         return ChromiumFailedError(
             "\n".join([f"{self._executable} did not start: {first}", *printed])
         )
-
-    async def _launch(self) -> AsyncPlaywrightCrawlerStrategy:
-        for name in _LOOSENING:
-            os.environ.pop(name, None)
-        config = BrowserConfig(
-            verbose=False,
-            ignore_https_errors=False,
-            accept_downloads=False,
-            user_agent=self._settings.user_agent,
-        )
-        crawler = AsyncPlaywrightCrawlerStrategy(browser_config=config, logger=_Silence())
-        options = self._launch_options()
-        crawler.browser_manager._build_browser_args = lambda: options
-        crawler.set_hook("on_page_context_created", _begin)
-        crawler.set_hook("after_goto", _capture)
-        # Playwright limits the start of the browser; its driver is one more process to wait for.
-        try:
-            async with within(_START_TIMEOUT_S + _DRIVER_TIMEOUT_S, "browser: start of Chromium"):
-                await crawler.start()
-        except DeadlineError as error:
-            raise ChromiumFailedError(str(error)) from error
-        return crawler
-
-    def _launch_options(self) -> dict[str, Any]:
-        kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "TZ")
-        return {
-            "headless": True,
-            "executable_path": str(self._executable),
-            "chromium_sandbox": self._with_sandbox,
-            "args": list(_FLAGS),
-            "proxy": {"server": f"http://127.0.0.1:{self._proxy.port}", "bypass": "<-loopback>"},
-            "timeout": 1_000 * _START_TIMEOUT_S,
-            # The keys of the project's tools are none of its business, nor is the user's profile.
-            "env": {name: os.environ[name] for name in kept if name in os.environ}
-            | {"HOME": self._home.name, "TMPDIR": self._home.name},
-            "handle_sigint": False,
-            "handle_sigterm": False,
-            "handle_sighup": False,
-        }
-
-
-class _Silence:
-    """A logger for crawl4ai, whose own writes a file that grows for ever."""
-
-    def debug(self, *_: Any, **__: Any) -> None: ...
-
-    info = success = warning = error = error_status = url_status = debug
-
-
-async def _begin(tab: Page, context: BrowserContext, **_: Any) -> Page:
-    await _visiting.get().begin(tab, context)
-    return tab
-
-
-async def _capture(tab: Page, **_: Any) -> Page:
-    await _visiting.get().capture()
-    return tab

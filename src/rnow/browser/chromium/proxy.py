@@ -29,7 +29,7 @@ from rnow.browser.rules.guard import (
     BlockedAddressError,
     GuardedResolver,
     MayDial,
-    check_host,
+    check_literal,
     check_url,
     guarded_socket,
     is_public,
@@ -203,7 +203,7 @@ class ForwardProxy:
             with suppress(OSError):
                 return await asyncio.open_connection("127.0.0.1", self._local_ports[host])
             raise unreachable()
-        check_host(host, allow_hosts="*")
+        check_literal(host)
         try:
             answers = await self._resolver.resolve(host, port)
         except BlockedAddressError as error:

@@ -187,8 +187,10 @@ class ChromiumSource:
         start: int,
     ) -> None:
         """Keep a tab whose visit is over, close any other; where it stays open, end the browser."""
-        await visit.close()
-        limit_s = _END_TIMEOUT_S if visit.begun.is_set() else _OPEN_TIMEOUT_S
+        visit.close()
+        if not visit.is_over:
+            await chromium.end_tab(lease)
+        limit_s = _END_TIMEOUT_S if visit.has_tab else _OPEN_TIMEOUT_S
         done, _ = await asyncio.wait({crawling}, timeout=limit_s)
         went_well = bool(done) and visit.is_over and crawling.exception() is None
         if went_well and lease.num_visits < _MAX_TAB_VISITS:

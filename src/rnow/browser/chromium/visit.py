@@ -17,7 +17,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-from playwright.async_api import BrowserContext, CDPSession, Error, Page, Request
+from playwright.async_api import CDPSession, Error, Page, Request
 from yarl import URL
 
 from rnow.browser.chromium.proxy import Lease
@@ -36,7 +36,6 @@ from rnow.browser.rules.refusals import (
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
-_CLOSE_TIMEOUT_S = 5.0
 _NUM_CAPTURES = 5  # a page that goes on to another takes the first attempts with it
 _HTML = ("text/html", "application/xhtml+xml")
 _REFUSED = {"errorReason": "Aborted"}  # the tab stays where it is
@@ -62,7 +61,6 @@ class Visit:
         self.page: RawPage | None = None
         self.refusal: BrowseError | None = None
         self.refused = asyncio.Event()
-        self.begun = asyncio.Event()  # it has its tab, or never will
         self.is_over = False  # and the tab as good as new
         self.is_closed = False
         self._settings = settings
@@ -75,17 +73,30 @@ class Visit:
         self._onward: URL | None = None  # where the last redirect leads
         self._frame = ""  # the tab's own; others are frames in its page
         self._tab: Page | None = None
-        self._context: BrowserContext | None = None
         self._devtools: CDPSession | None = None
         self._handling: set[asyncio.Task[None]] = set()
 
-    async def begin(self, tab: Page, context: BrowserContext) -> None:
-        """Take over a tab in which nothing is loaded."""
-        self._tab, self._context = tab, context
-        self.begun.set()
-        if self.is_closed:  # while the tab was being made
-            await context.close()
-        await context.clear_cookies()  # crawl4ai sets one
+    @property
+    def has_tab(self) -> bool:
+        return self._tab is not None
+
+    async def load(self, tab: Page) -> None:
+        """Load the page in a tab in which there is none; raises playwright's Error."""
+        self._tab = tab
+        await self._watch(tab)
+        timeout_ms = 1_000 * self._settings.render_timeout_s
+        await tab.goto(str(self.url), wait_until="domcontentloaded", timeout=timeout_ms)
+        await self._capture(tab)
+
+    def close(self) -> None:
+        """Let nothing more begin, nor be decided; the tab is whoever gave it's to close."""
+        self.is_closed = True
+        for task in list(self._handling):
+            task.cancel()
+
+    async def _watch(self, tab: Page) -> None:
+        """See what the tab is about to load, from now on."""
+        context = tab.context
         context.on("page", self._close_other)
         tab.on("requestfailed", self._see_failure)
         self._devtools = devtools = await context.new_cdp_session(tab)
@@ -99,13 +110,12 @@ class Visit:
         patterns += [{"urlPattern": f"https://{host}*"} for host in self._settings.local_sites]
         await devtools.send("Fetch.enable", {"patterns": patterns})
 
-    async def capture(self) -> None:
+    async def _capture(self, tab: Page) -> None:
         """Copy the DOM once the page is done, and end the page: nothing of it runs on."""
-        assert self._tab is not None
         for _ in range(_NUM_CAPTURES):
             if not await self._evaluate(_IS_STILL):
                 with suppress(Error):
-                    await self._tab.wait_for_load_state(
+                    await tab.wait_for_load_state(
                         "networkidle", timeout=1_000 * self._settings.settle_timeout_s
                     )
             copied = await self._evaluate(_COPY % self._settings.max_body_bytes)
@@ -114,20 +124,18 @@ class Visit:
         if self.refusal is None and copied is not None:
             self._take(*json.loads(copied))
         if self.page is not None:
-            await self._wipe()
+            await self._wipe(tab)
 
-    async def _wipe(self) -> None:
+    async def _wipe(self, tab: Page) -> None:
         """Leave the tab as it was found: on no page, with nothing kept of any site."""
-        assert self._tab is not None
-        assert self._context is not None
         assert self._devtools is not None
         with suppress(Error):
             await self._evaluate("window.name = ''; sessionStorage.clear()")
             await self._devtools.send("Fetch.disable")
-            await self._tab.goto("about:blank")
-            self._context.remove_listener("page", self._close_other)
-            self._tab.remove_listener("requestfailed", self._see_failure)
-            await self._context.clear_cookies()
+            await tab.goto("about:blank")
+            tab.context.remove_listener("page", self._close_other)
+            tab.remove_listener("requestfailed", self._see_failure)
+            await tab.context.clear_cookies()
             for origin in sorted(self._lease.origins):  # a late request may add to them meanwhile
                 for scheme in ("http", "https"):
                     await self._devtools.send(
@@ -137,16 +145,6 @@ class Visit:
             await self._devtools.send("Network.clearBrowserCache")
             await self._devtools.detach()
             self.is_over = True
-
-    async def close(self) -> None:
-        """Close the tab, and its cookies and connections with it."""
-        self.is_closed = True
-        if self._context is not None and not self.is_over:
-            with suppress(Error, TimeoutError):
-                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                    await self._context.close()
-        for task in list(self._handling):
-            task.cancel()
 
     def _close_other(self, other: Page) -> None:
         self._start(other.close())
@@ -280,6 +278,9 @@ class Visit:
         self.refused.set()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
+        if self.is_closed:
+            work.close()
+            return
         task = asyncio.get_running_loop().create_task(work, name=f"visit {self.url}")
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)

@@ -15,7 +15,7 @@ the settings, never from a URL, and over a connector of their own.
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -113,13 +113,18 @@ def normalize_host(host: str) -> str:
     return start + (URL(f"http://{name.rstrip('.')}").raw_host or "")
 
 
-def check_host(host: str, *, allow_hosts: Iterable[str]) -> None:
+def check_literal(host: str) -> None:
+    """Raise BrowseError where this host of a checked URL is an address, and not a public one."""
+    if _is_literal(host) and not is_public(host):
+        raise BrowseError("blocked_address", "this address is not on the public internet.")
+
+
+def check_host(host: str, *, allow_hosts: tuple[str, ...]) -> None:
     """Raise BrowseError unless this host of a checked URL may be read: public, and on the list.
 
     The entries of `allow_hosts` are normalized.
     """
-    if _is_literal(host) and not is_public(host):
-        raise BrowseError("blocked_address", "this address is not on the public internet.")
+    check_literal(host)
     if not any(covers(entry, host) for entry in allow_hosts):
         raise BrowseError(
             "host_not_allowed", "this host is not on the list of sites that may be read."
