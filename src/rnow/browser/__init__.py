@@ -11,7 +11,7 @@
     chromium.py    the one Chromium of a worker; executable.py finds its program
     proxy.py       what Chromium reaches the web through
     store.py       what sites answered, on disk; stored.py serves it: record and replay
-    adapters/      pages that sites give away as data
+    adapters.py    pages that sites give away as data: what a project's tools.py registers
     extract.py     what a source got -> text
     pdf.py         PDF -> text, in a process of its own
     robots.py      what sites close to programs
@@ -30,12 +30,15 @@ Importing this package is cheap; aiohttp and crawl4ai are loaded by the first re
 
 from typing import TYPE_CHECKING
 
+from rnow.browser.adapters import adapter
+from rnow.browser.rules.politeness import pace
 from rnow.browser.settings import BrowserSettings
+from rnow.browser.source import RawPage
 
 if TYPE_CHECKING:
     from rnow.browser.text.pagination import Limiter
 
-__all__ = ["BrowserSettings", "configure", "read"]
+__all__ = ["BrowserSettings", "RawPage", "adapter", "configure", "pace", "read"]
 
 
 async def read(url: str, page: int = 1) -> str:
@@ -43,9 +46,9 @@ async def read(url: str, page: int = 1) -> str:
 
     Always a string: either
 
-        https://clinic.test/study/NCT1 (status 200, page 1 of 2)
+        https://clinic.test/trial/1 (status 200, page 1 of 2)
 
-        # NCT1
+        # Trial 1
         …
         [Continues: browse(url, page=2)]
 
