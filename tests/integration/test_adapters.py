@@ -1,6 +1,7 @@
 """Adapters behind the whole browser, with invented data served on loopback."""
 
 import gzip
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,8 +9,13 @@ import pytest
 from aiohttp import web
 from loopback import Pub, read, serve_pub
 
+import rnow.medbrowse  # noqa: F401 — registers its adapters
 from rnow.browser import BrowserSettings
 from rnow.browser.reader import Browser
+from rnow.records import RolloutId
+from rnow.tools.base import ToolCall
+from rnow.tools.pool import ToolPool
+from rnow.tools.settings import WorkerSettings
 
 STUDY = (
     '{"protocolSection": {"identificationModule": {"nctId": "NCT90000001", "briefTitle": '
@@ -119,3 +125,36 @@ async def test_data_are_bounded_as_pages_are(pub: Pub) -> None:
         assert await read(browser, "https://clinicaltrials.gov/study/NCT90000002") == (
             "ERROR too_large: this page is larger than 5 MB."
         )
+
+
+async def test_the_adapter_of_the_documentation_serves_a_project_elsewhere(
+    pub: Pub, tmp_path: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "docs/browsing.md").read_text()
+    (block,) = re.findall(r"```python\n([^`]*@browser.adapter[^`]*)```", text)
+    (tmp_path / "tools.py").write_text(block)
+    pub.page("/api/trial/7", '{"title": "Trial 7", "summary": "Oncavex, once a day."}')
+    settings = WorkerSettings(
+        project_dir=tmp_path,
+        tool_timeout_s=30,
+        max_tool_response=None,
+        max_tool_response_chars=4_000,
+        workers=1,
+        concurrency=1,
+        env_names=(),
+        tokenizer_file=None,
+        log_file=tmp_path / "tools.log",
+        browser=BrowserSettings(local_sites={"registry.test": pub.port}),
+    )
+    async with ToolPool(settings) as pool:
+        answer = await pool.call(
+            ToolCall(name="browse", arguments={"url": "https://registry.test/trial/7"}, raw=""),
+            rollout=RolloutId(0, 0, 0),
+            allowed=None,
+            metadata={},
+        )
+    assert answer.text == (
+        "https://registry.test/trial/7 (status 200, page 1 of 1)\n\n"
+        "# Trial 7\n\nOncavex, once a day."
+    )
+    assert [request.path for request in pub.requests] == ["/api/trial/7"]

@@ -42,6 +42,7 @@ async def pub() -> AsyncIterator[Pub]:
 def project(tmp_path: Path, pub: Pub) -> Path:
     """Four prompts about four pages: two that are there, one that is not, one that fails."""
     (tmp_path / "config.yml").write_text(CONFIG.format(port=pub.port))
+    (tmp_path / "tools.py").write_text("import rnow.medbrowse\n")
     pub.page("/page", "<h1>Page</h1>")
     pub.page("/api/v2/studies/NCT90000001", STUDY, content_type="application/json")
     pub.pages["/broken"] = lambda _: web.Response(status=500)

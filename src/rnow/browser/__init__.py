@@ -7,7 +7,7 @@
     source.py      the seam to whatever gets pages; chain.py puts the sources in their order
     http.py        plain HTTP; body.py reads what it answers
     rendering.py   plain HTTP or Chromium
-    adapters.py    pages that sites give away as data
+    adapters.py    pages that sites give away as data: what a project's tools.py registers
     local_sites.py local sites, served by the controller
     chromium/      source.py: waiting for a tab, deadlines; visit.py: one page in one; process.py:
                    the one Chromium of a worker; proxy.py: what it reaches the web through;
@@ -26,12 +26,15 @@ Importing this package is cheap; aiohttp and crawl4ai are loaded by the first re
 
 from typing import TYPE_CHECKING
 
+from rnow.browser.adapters import adapter
+from rnow.browser.rules.politeness import pace
 from rnow.browser.settings import BrowserSettings
+from rnow.browser.source import RawPage
 
 if TYPE_CHECKING:
     from rnow.browser.text.pagination import Limiter
 
-__all__ = ["BrowserSettings", "configure", "read"]
+__all__ = ["BrowserSettings", "RawPage", "adapter", "configure", "pace", "read"]
 
 
 async def read(url: str, page: int = 1) -> str:
@@ -39,9 +42,9 @@ async def read(url: str, page: int = 1) -> str:
 
     Always a string: either
 
-        https://clinic.test/study/NCT1 (status 200, page 1 of 2)
+        https://clinic.test/trial/1 (status 200, page 1 of 2)
 
-        # NCT1
+        # Trial 1
         …
         [Continues: browse(url, page=2)]
 

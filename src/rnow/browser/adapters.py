@@ -1,90 +1,79 @@
 """Pages that their sites give away as data: fetched as that, shown as a reader would see them.
 
-| a page of                                           | is made of                        |
-|-----------------------------------------------------|-----------------------------------|
-| clinicaltrials.gov/study/NCT…, /ct2/show/NCT…       | clinicaltrials.gov/api/v2/studies |
-| …/cder/daf/?event=…&ApplNo=… or searchterm=…        | api.fda.gov/drug/drugsfda.json    |
-| api.fda.gov/drug/drugsfda.json?search=…             | itself                            |
-| …/cder/ob/results_product.cfm?Appl_No=…             | www.fda.gov/media/76860/download  |
-| …/cder/ob/patent_info.cfm?Appl_No=…&Product_No=…    | the same                          |
-| …/cder/ob/search_product.cfm?drugname=…             | the same                          |
+A page may be an application that holds no text before it runs, or turn programs away, while its
+site has the same content as data, there for programs. A project says so in its tools.py:
 
-A study page is an application that holds no text before it runs, and the FDA's pages turn programs
-away; their data are there for programs. So robots.txt is not asked for data, but the guard, the
-pace and `browser.allow_hosts` hold: where the list does not name the host of the data, the page
+    def data_of(url: URL) -> str | None:
+        return f"https://{url.host}/api{url.path}" if url.path.startswith("/trial/") else None
+
+    @browser.adapter("registry.test", data=data_of)
+    def registry(page: browser.RawPage) -> str:
+        return "# " + json.loads(page.body)["title"]
+
+What is stored is the data as it came, under the page's URL; the function below the decorator is
+pure, so a page that is replayed is rendered anew. robots.txt is not asked for data, but the guard,
+the pace and `browser.allow_hosts` hold: where the list does not name the host of the data, the page
 itself is read.
-
-To add one: a module with an `Adapter`, and its name in the tuple below. What is stored is the data
-as it came; `render` is pure.
 """
 
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from yarl import URL
 
-from rnow.browser.adapter import Adapter
-from rnow.browser.errors import BrowseError
-from rnow.browser.http import HttpSource
-from rnow.browser.rules.hosts import HostRules
-from rnow.browser.settings import BrowserSettings
-from rnow.browser.source import PageSource, RawPage
-from rnow.medbrowse import clinicaltrials, drugs_at_fda, orange_book
+from rnow.browser.source import RawPage
 
-ADAPTERS = (clinicaltrials.ADAPTER, drugs_at_fda.ADAPTER, orange_book.ADAPTER)
+Render = Callable[[RawPage], str]
 
-_BY_NAME = {adapter.name: adapter for adapter in ADAPTERS}
-_KEPT_S = 86_400.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """Serves pages of one site from its data."""
+
+    name: str  # RawPage.source of what it got
+    hosts: tuple[str, ...]
+    data: Callable[[URL], URL | str | None]
+    render: Render  # data under the page's URL -> markdown
+    is_for_all: bool  # one file of data serves all pages: kept in memory for a day
+
+    def locate(self, url: URL) -> URL | None:
+        """Return where the data of a page are; None for what is not one of its pages."""
+        place = self.data(url) if url.raw_host in self.hosts else None
+        return None if place is None else URL(place)
+
+
+ADAPTERS: dict[str, Adapter] = {}  # by name, in the order of their registration
+
+
+def adapter(
+    *hosts: str, data: Callable[[URL], URL | str | None], is_for_all: bool = False
+) -> Callable[[Render], Render]:
+    """Serve pages of `hosts` from data; the decorated function makes markdown of what came.
+
+    `data` maps a page's URL to that of its data, or to None where it is not one of the pages;
+    `is_for_all` keeps a file that serves many pages in memory for a day. The function's name is
+    told in the page store, so it stays what it is.
+    """
+    if not hosts:
+        raise ValueError('@adapter needs a host: @browser.adapter("registry.test", data=data_of)')
+
+    def register(render: Render) -> Render:
+        name = render.__name__
+        known = ADAPTERS.get(name)
+        if name in _TAKEN or (known is not None and known.render is not render):
+            raise ValueError(f"@adapter '{name}': the name is taken; give the function another")
+        ADAPTERS[name] = Adapter(
+            name=name, hosts=hosts, data=data, render=render, is_for_all=is_for_all
+        )
+        return render
+
+    return register
 
 
 def render(page: RawPage) -> str | None:
     """Return the markdown of an adapter's answer; None for what no adapter got."""
-    adapter = _BY_NAME.get(page.source)
-    return None if adapter is None else adapter.render(page)
+    found = ADAPTERS.get(page.source)
+    return None if found is None else found.render(page)
 
 
-class AdapterSource:
-    """A PageSource that asks `inner` for the pages that no adapter knows.
-
-    `http`, which gets the data, is `inner` or closed by it.
-    """
-
-    def __init__(self, inner: PageSource, http: HttpSource, settings: BrowserSettings) -> None:
-        self._inner = inner
-        self._http = http
-        self._hosts = HostRules(settings)
-        self._kept: dict[URL, tuple[float, RawPage]] = {}
-
-    async def fetch(self, url: URL) -> RawPage:
-        """Return the data that make the page, under the page's URL, or the page itself."""
-        for adapter in ADAPTERS:
-            place = adapter.locate(url)
-            if place is not None and self._may_read(place):
-                data = await self._fetch_data(place, adapter)
-                return RawPage(
-                    url=url,
-                    status=200,
-                    content_type=data.content_type,
-                    charset=data.charset,
-                    body=data.body,
-                    source=adapter.name,
-                )
-        return await self._inner.fetch(url)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    def _may_read(self, url: URL) -> bool:
-        try:
-            self._hosts.check(url)
-        except BrowseError:
-            return False
-        return True
-
-    async def _fetch_data(self, url: URL, adapter: Adapter) -> RawPage:
-        if not adapter.is_for_all:
-            return await self._http.fetch_data(url)
-        kept = self._kept.get(url)
-        if kept is None or kept[0] < time.monotonic():
-            kept = (time.monotonic() + _KEPT_S, await self._http.fetch_data(url))
-            self._kept[url] = kept
-        return kept[1]
+_TAKEN = ("http", "browser")  # sources of pages that came as they are

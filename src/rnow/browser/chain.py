@@ -2,16 +2,23 @@
 scripts make the page.
 """
 
+import time
 from dataclasses import replace
 
-from rnow.browser.adapters import AdapterSource
+from yarl import URL
+
+from rnow.browser.adapters import ADAPTERS, Adapter
 from rnow.browser.chromium.source import ChromiumSource
+from rnow.browser.errors import BrowseError
 from rnow.browser.http import HttpSource
 from rnow.browser.rendering import RenderingSource
+from rnow.browser.rules.hosts import HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.settings import BrowserSettings
-from rnow.browser.source import PageSource
+from rnow.browser.source import PageSource, RawPage
 from rnow.browser.store.source import StoredSource
+
+_KEPT_S = 86_400.0  # data that serve many pages
 
 
 def page_source(settings: BrowserSettings) -> PageSource:
@@ -27,3 +34,51 @@ def page_source(settings: BrowserSettings) -> PageSource:
         return RenderingSource(http, browser, replace(settings, render_hosts=("*",)))
     live = AdapterSource(RenderingSource(http, browser, settings), http, settings)
     return live if settings.store is None else StoredSource(live, settings)
+
+
+class AdapterSource:
+    """A PageSource that asks `inner` for the pages that no adapter knows.
+
+    `http`, which gets the data, is `inner` or closed by it.
+    """
+
+    def __init__(self, inner: PageSource, http: HttpSource, settings: BrowserSettings) -> None:
+        self._inner = inner
+        self._http = http
+        self._hosts = HostRules(settings)
+        self._kept: dict[URL, tuple[float, RawPage]] = {}
+
+    async def fetch(self, url: URL) -> RawPage:
+        """Return the data that make the page, under the page's URL, or the page itself."""
+        for adapter in ADAPTERS.values():
+            place = adapter.locate(url)
+            if place is not None and self._may_read(place):
+                data = await self._fetch_data(place, adapter)
+                return RawPage(
+                    url=url,
+                    status=200,
+                    content_type=data.content_type,
+                    charset=data.charset,
+                    body=data.body,
+                    source=adapter.name,
+                )
+        return await self._inner.fetch(url)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    def _may_read(self, url: URL) -> bool:
+        try:
+            self._hosts.check(url)
+        except BrowseError:
+            return False
+        return True
+
+    async def _fetch_data(self, url: URL, adapter: Adapter) -> RawPage:
+        if not adapter.is_for_all:
+            return await self._http.fetch_data(url)
+        kept = self._kept.get(url)
+        if kept is None or kept[0] < time.monotonic():
+            kept = (time.monotonic() + _KEPT_S, await self._http.fetch_data(url))
+            self._kept[url] = kept
+        return kept[1]

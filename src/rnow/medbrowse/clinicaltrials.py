@@ -11,8 +11,7 @@ from typing import Any
 
 from yarl import URL
 
-from rnow.browser.adapter import Adapter
-from rnow.browser.source import RawPage
+from rnow.browser import RawPage, adapter
 from rnow.medbrowse.clinicaltrials_results import results
 from rnow.medbrowse.layout import at, facts, many, section, table, word, words
 
@@ -25,10 +24,11 @@ Module = Mapping[str, Any]
 
 def _locate(url: URL) -> URL | None:
     found = _PATH.fullmatch(url.path)
-    return _API / found[1].upper() if found and url.raw_host in _HOSTS else None
+    return _API / found[1].upper() if found else None
 
 
-def render(page: RawPage) -> str:
+@adapter(*_HOSTS, data=_locate)
+def clinicaltrials(page: RawPage) -> str:
     """Return the page of the study that /api/v2/studies/NCT… answered with."""
     study = json.loads(page.body)
     protocol = study["protocolSection"]
@@ -215,6 +215,3 @@ def _with_type(value: object, struct: Module) -> str:
     if value is None:
         return ""
     return f"{value} ({word(struct['type'])})" if struct.get("type") else str(value)
-
-
-ADAPTER = Adapter(name="clinicaltrials", locate=_locate, render=render)

@@ -11,8 +11,7 @@ from typing import Any
 
 from yarl import URL
 
-from rnow.browser.adapter import Adapter
-from rnow.browser.source import RawPage
+from rnow.browser import RawPage, adapter
 from rnow.medbrowse.layout import facts, many, section, table
 
 _API = URL("https://api.fda.gov/drug/drugsfda.json")
@@ -43,7 +42,8 @@ def _locate(url: URL) -> URL | None:
     return None
 
 
-def render(page: RawPage) -> str:
+@adapter("api.fda.gov", *_HOSTS, data=_locate)
+def drugs_at_fda(page: RawPage) -> str:
     """Return the applications of an answer of drugsfda.json, one under the other."""
     answer = json.loads(page.body)
     applications = answer["results"]
@@ -120,6 +120,3 @@ def _submission(submission: Mapping[str, Any]) -> tuple[object, ...]:
 def _date(text: str) -> str:
     """Turn openFDA's 20121228 into the page's 12/28/2012."""
     return f"{text[4:6]}/{text[6:8]}/{text[:4]}" if re.fullmatch(r"\d{8}", text) else text
-
-
-ADAPTER = Adapter(name="drugs_at_fda", locate=_locate, render=render)

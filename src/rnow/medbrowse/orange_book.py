@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from yarl import URL
 
-from rnow.browser.adapter import Adapter
-from rnow.browser.source import RawPage
+from rnow.browser import RawPage, adapter
 from rnow.medbrowse.layout import facts, section, table
 
 _DATA = URL("https://www.fda.gov/media/76860/download")
@@ -34,7 +33,7 @@ def _locate(url: URL) -> URL | None:
 
 def _page_of(url: URL) -> Callable[[zipfile.ZipFile], str] | None:
     """Return what makes this page; None where it is none of these."""
-    if url.raw_host not in _HOSTS or not url.path.lower().startswith(_FOLDER):
+    if not url.path.lower().startswith(_FOLDER):
         return None
     query = {name.lower(): value.strip() for name, value in url.query.items()}
     page = url.path.lower().removeprefix(_FOLDER)
@@ -55,7 +54,8 @@ def _page_of(url: URL) -> Callable[[zipfile.ZipFile], str] | None:
     return None
 
 
-def render(page: RawPage) -> str:
+@adapter(*_HOSTS, data=_locate, is_for_all=True)
+def orange_book(page: RawPage) -> str:
     """Return the page that its URL asks for, from the zip that is its body."""
     make = _page_of(page.url)
     assert make is not None, "only pages of this adapter come here"
@@ -191,6 +191,3 @@ def _found(files: zipfile.ZipFile, name: str) -> str:
 def _columns(rows: Sequence[Row], names: Mapping[str, str]) -> str:
     """Return a table of these columns: title -> name in the file."""
     return table(tuple(names), ([row.get(name) for name in names.values()] for row in rows))
-
-
-ADAPTER = Adapter(name="orange_book", locate=_locate, render=render, is_for_all=True)

@@ -3,6 +3,7 @@ from email.utils import format_datetime
 
 import pytest
 
+import rnow.medbrowse  # noqa: F401 — names the paces of its sites
 from rnow.browser.errors import BrowseError
 from rnow.browser.rules.politeness import Pacer, interval_s
 

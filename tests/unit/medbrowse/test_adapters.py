@@ -335,16 +335,16 @@ Time Frame: 2 years
 
 
 def test_a_study_reads_as_its_page_does() -> None:
-    assert clinicaltrials.render(page("https://clinicaltrials.gov/study/NCT90000001", STUDY)) == (
-        STUDY_PAGE
-    )
+    assert clinicaltrials.clinicaltrials(
+        page("https://clinicaltrials.gov/study/NCT90000001", STUDY)
+    ) == (STUDY_PAGE)
 
 
 def test_a_study_of_which_little_is_known_is_a_short_page() -> None:
     study = {"protocolSection": {"identificationModule": {"nctId": "NCT90000002"}}}
-    assert clinicaltrials.render(page("https://clinicaltrials.gov/study/NCT90000002", study)) == (
-        "# NCT90000002\n\nClinicalTrials.gov ID: NCT90000002"
-    )
+    assert clinicaltrials.clinicaltrials(
+        page("https://clinicaltrials.gov/study/NCT90000002", study)
+    ) == ("# NCT90000002\n\nClinicalTrials.gov ID: NCT90000002")
 
 
 DRUGS: dict[str, Any] = {
@@ -394,7 +394,9 @@ DRUGS: dict[str, Any] = {
 
 
 def test_an_application_reads_as_its_page_does() -> None:
-    assert drugs_at_fda.render(page(f"{DAF}?event=overview.process&ApplNo=900001", DRUGS)) == (
+    assert drugs_at_fda.drugs_at_fda(
+        page(f"{DAF}?event=overview.process&ApplNo=900001", DRUGS)
+    ) == (
         "# Drugs@FDA: NDA 900001\n\n"
         "Company: EXAMPLE PHARMA\n\n"
         "## Products on NDA 900001\n\n"
@@ -442,7 +444,9 @@ def book() -> bytes:
 
 
 def test_the_products_of_an_application_stand_one_under_the_other() -> None:
-    text = orange_book.render(page(f"{OB}/results_product.cfm?Appl_Type=N&Appl_No=900001", book()))
+    text = orange_book.orange_book(
+        page(f"{OB}/results_product.cfm?Appl_Type=N&Appl_No=900001", book())
+    )
     first, second = text.split("\n\n## ")[1:]
     assert text.startswith("# Orange Book: Product Details for Application 900001\n\n## Product 00")
     assert first == (
@@ -466,7 +470,7 @@ def test_the_products_of_an_application_stand_one_under_the_other() -> None:
 
 def test_patents_and_exclusivity_of_a_product_are_those_of_that_product() -> None:
     url = f"{OB}/patent_info.cfm?Product_No=001&Appl_No=900001&Appl_type=N"
-    assert orange_book.render(page(url, book())) == (
+    assert orange_book.orange_book(page(url, book())) == (
         "# Orange Book: Patent and Exclusivity for N900001\n\n"
         "Product 001: VELORA (VELORANIB) TABLET;ORAL 10MG\n\n"
         "## Patent Data\n\n"
@@ -479,7 +483,7 @@ def test_patents_and_exclusivity_of_a_product_are_those_of_that_product() -> Non
         "| --- | --- | --- |\n"
         "| 001 | NCE | Dec 28, 2027 |"
     )
-    assert orange_book.render(page(url.replace("=001", "=2"), book())) == (
+    assert orange_book.orange_book(page(url.replace("=001", "=2"), book())) == (
         "# Orange Book: Patent and Exclusivity for N900001\n\n"
         "Product 002: VELORA (VELORANIB) TABLET;ORAL 20MG\n\n"
         "## Patent Data\n\nThere are no unexpired patents for this product.\n\n"
@@ -492,15 +496,15 @@ def test_a_search_finds_names_and_ingredients() -> None:
         "| Status | Active Ingredient | Proprietary Name | Application | Dosage Form; Route "
         "| Strength | Applicant Holder |\n| --- | --- | --- | --- | --- | --- | --- |\n"
     )
-    assert orange_book.render(page(f"{OB}/search_product.cfm?drugname=otherin", book())) == (
+    assert orange_book.orange_book(page(f"{OB}/search_product.cfm?drugname=otherin", book())) == (
         f"# Orange Book: Search for OTHERIN\n\n{head}"
         "| Over-the-counter | OTHER | OTHERIN | [A900002](/scripts/cder/ob/results_product.cfm"
         "?Appl_Type=A&Appl_No=900002) | TABLET;ORAL | 5MG | GEN CO |"
     )
-    assert orange_book.render(page(f"{OB}/search_product.cfm?drugname=none", book())) == (
+    assert orange_book.orange_book(page(f"{OB}/search_product.cfm?drugname=none", book())) == (
         "# Orange Book: Search for NONE\n\nNo matching records found."
     )
-    assert orange_book.render(page(f"{OB}/results_product.cfm?Appl_No=7", book())) == (
+    assert orange_book.orange_book(page(f"{OB}/results_product.cfm?Appl_No=7", book())) == (
         "# Orange Book: Product Details for Application 000007\n\nNo matching records found."
     )
 
@@ -543,7 +547,7 @@ def test_a_search_finds_names_and_ingredients() -> None:
     ],
 )
 def test_a_url_is_made_of_the_data_of_one_adapter_or_of_none(url: str, place: str | None) -> None:
-    found = [adapter.locate(URL(url)) for adapter in ADAPTERS]
+    found = [adapter.locate(URL(url)) for adapter in ADAPTERS.values()]
     places = [str(each) for each in found if each is not None]
     assert places == ([] if place is None else [place])
 

@@ -4,6 +4,7 @@ Not aiolimiter's bucket: who asks must know beforehand how long it would wait, a
 the next slot off.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,15 +14,7 @@ from email.utils import parsedate_to_datetime
 from rnow.browser.errors import BrowseError
 
 _DEFAULT_INTERVAL_S = 1.0
-_INTERVALS_S = {
-    "eutils.ncbi.nlm.nih.gov": 0.5,
-    "clinicaltrials.gov": 1.0,
-    "api.fda.gov": 0.5,
-    "www.fda.gov": 5.0,
-    "accessdata.fda.gov": 5.0,
-    "www.accessdata.fda.gov": 5.0,
-    "hemonc.org": 5.0,
-}
+_INTERVALS_S: dict[str, float] = {}  # of hosts that `pace` named
 _MAX_RETRY_AFTER_S = 3_600.0
 _MAX_CRAWL_DELAY_S = 60.0
 
@@ -31,8 +24,8 @@ class Pacer:
 
     Of several workers each has a Pacer, and waits so many times longer.
 
-    delay = pacer.reserve("hemonc.org"); await asyncio.sleep(delay); get ready
-    delay = pacer.depart("hemonc.org"); await asyncio.sleep(delay); ask
+    delay = pacer.reserve("site.test"); await asyncio.sleep(delay); get ready
+    delay = pacer.depart("site.test"); await asyncio.sleep(delay); ask
     """
 
     def __init__(
@@ -81,6 +74,16 @@ class Pacer:
 
     def _interval_s(self, host: str) -> float:
         return self._num_workers * max(interval_s(host), self._delays_s.get(host, 0.0))
+
+
+def pace(*hosts: str, interval_s: float) -> None:
+    """Leave at least so many seconds between two requests to each of `hosts`; else it is one.
+
+    pace("registry.test", interval_s=5.0)  # in tools.py
+    """
+    if not 0 < interval_s < math.inf:
+        raise ValueError(f"pace: interval_s is {interval_s}; give seconds above 0")
+    _INTERVALS_S.update(dict.fromkeys(hosts, interval_s))
 
 
 def interval_s(host: str) -> float:

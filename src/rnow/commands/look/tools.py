@@ -1,13 +1,23 @@
 """The tools of `rnow browse` and `rnow corpus build`: a run's pages, and what is behind a text.
 
 A tool worker imports this file in the place of a project's tools.py. Alone in its folder, because
-what stands beside a tools.py can be imported by it.
+what stands beside a tools.py can be imported by it. The project's own, in the
+folder that the worker runs in, is imported for its adapters and paces; its tools are not called.
 """
+
+from pathlib import Path
 
 from rnow.browser import shared
 from rnow.browser.reader import Answer
 from rnow.core import tool
 from rnow.core.counts import count
+from rnow.core.tool import TOOL_REGISTRY
+from rnow.tools.loader import import_project_file
+
+_project = Path("tools.py").resolve()
+if _project.is_file():
+    import_project_file(_project)
+    TOOL_REGISTRY.clear()
 
 _last: list[Answer] = []
 

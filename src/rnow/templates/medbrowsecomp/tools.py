@@ -4,6 +4,7 @@ The docstring of a tool is what the models read about it. Which hosts may be rea
 much of a page is shown stand in config.yml.
 """
 
+import rnow.medbrowse  # noqa: F401 — pages of trials and drugs, made of their sites' data
 from rnow import browser
 from rnow.core import tool
 
