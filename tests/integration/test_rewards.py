@@ -1,5 +1,10 @@
 """Reward functions in their real process, with rewards that do all that rewards should not do."""
 
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,3 +153,61 @@ async def test_a_file_that_cannot_be_used_is_told_with_its_line(
         async with RewardRunner(settings(tmp_path, code)):
             pass
     assert str(caught.value).startswith(message)
+
+
+HOLDS_THE_LOCK = """
+import ctypes, os
+from pathlib import Path
+from rnow.core import RewardArgs, reward
+
+@reward
+def holds(args: RewardArgs, messages: list) -> float:
+    Path("holding").write_text(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(1000)
+    return 1.0
+"""
+
+CONTROLLER = """
+import asyncio, sys
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+from test_rewards import MESSAGES, entry
+from rnow.tools.rewards import RewardRunner, RewardSettings
+
+async def main():
+    folder = Path({folder!r})
+    log = folder / "rewards.log"
+    settings = RewardSettings(project_dir=folder, timeout_s=1000, env_names=(), log_file=log)
+    async with RewardRunner(settings) as runner:
+        await runner.reward(entry("holds"), MESSAGES)
+
+asyncio.run(main())
+"""
+
+
+def test_a_reward_that_holds_the_interpreter_ends_with_a_killed_controller(tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text(HOLDS_THE_LOCK)
+    tests = str(Path(__file__).parent)
+    program = CONTROLLER.format(tests=tests, folder=str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", program]) as controller:
+        holding = tmp_path / "holding"
+        wait_until(lambda: holding.exists() and bool(holding.read_text()), limit_s=60)
+        worker = int(holding.read_text())
+        assert is_alive(worker)
+        controller.send_signal(signal.SIGKILL)
+    wait_until(lambda: not is_alive(worker), limit_s=10)
+
+
+def wait_until(is_so: Callable[[], bool], *, limit_s: float) -> None:
+    end = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether the process runs; a zombie, whose parent has not asked for it yet, does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

@@ -19,11 +19,15 @@ from pathlib import Path
 
 from rnow.runtime.deadline import within
 
-_BECOME_GUARDED = 'exec 3<&0 </dev/null; { read -r _ <&3; kill -KILL 0; } & exec 3<&-; exec "$@"'
+# The lifeline comes where standard output will be: the numbers of other descriptors may have two
+# digits, which not every shell can redirect.
+_BECOME_GUARDED = (
+    'exec 3<&1 1>&2; { read -r _ <&3; kill -KILL 0; } </dev/null & exec 3<&-; exec "$@"'
+)
 _KILL_LIMIT_S = 10.0  # SIGKILL to reaped: more means a process that the kernel cannot end
 
 
-class GuardedProcess:
+class ChildProcess:
     """One running command. It ends by itself, by `end`, or when this process does."""
 
     def __init__(self, process: asyncio.subprocess.Process, lifeline_fd: int) -> None:
@@ -32,17 +36,24 @@ class GuardedProcess:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], *, environment: Mapping[str, str], log_file: Path
-    ) -> "GuardedProcess":
-        """Start `command`; what it and its children print is appended to `log_file`."""
+        cls,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        log_file: Path,
+        folder: Path | None = None,
+        stdin: int = asyncio.subprocess.DEVNULL,
+    ) -> "ChildProcess":
+        """Start `command` in `folder`; what it and its children print is appended to `log_file`."""
         lifeline_theirs, lifeline_ours = os.pipe()
         try:
             with open(log_file, "ab") as log:
                 process = await asyncio.create_subprocess_exec(
                     *("/bin/sh", "-c", _BECOME_GUARDED, "guarded", *command),
-                    stdin=lifeline_theirs,
-                    stdout=log,
+                    stdin=stdin,
+                    stdout=lifeline_theirs,
                     stderr=log,
+                    cwd=folder,
                     env=environment,
                     start_new_session=True,  # Ctrl-C does not reach it
                 )
@@ -66,17 +77,28 @@ class GuardedProcess:
     async def wait(self) -> int:
         return await self._process.wait()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the command's own process; nothing happens where that has ended."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
     async def end(self, *, grace_s: float) -> None:
         """Ask the command to end; after `grace_s` kill it, and whatever it has left behind."""
         try:
             if self.status is None:
-                with suppress(ProcessLookupError):
-                    self._process.terminate()
+                self.signal(signal.SIGTERM)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(grace_s):
                         await self._process.wait()
         finally:
             self._kill_group()
+        await self.kill()
+
+    async def kill(self) -> None:
+        """Kill the whole group, now. Any number may ask for it at once, and each may be cancelled:
+        each waits on its own.
+        """
+        self._kill_group()
         async with within(_KILL_LIMIT_S, f"the end of process {self.pid} after SIGKILL"):
             await self._process.wait()
 

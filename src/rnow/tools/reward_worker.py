@@ -1,4 +1,4 @@
-"""The reward worker: `python -m rnow.tools.reward_worker SOCKET`, started by rnow.tools.rewards.
+"""The reward worker: `python -m rnow.tools.reward_worker`, started by rnow.tools.rewards.
 
 It imports rewards.py, which is the user's code and may do anything, and computes one value at a
 time. What hangs is ended from outside, with the process; where the controller is gone the thread
@@ -9,7 +9,6 @@ import asyncio
 import inspect
 import math
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Awaitable, Mapping
@@ -22,15 +21,14 @@ from typing import Any
 from rnow.core.reward import REWARD_REGISTRY, RewardArgs
 from rnow.errors import ToolDefinitionError
 from rnow.tools.loader import import_project_file
-from rnow.tools.wire import pack, receive
+from rnow.tools.wire import pack, receive, socket_of_worker
 
 _MAX_SHOWN_CHARS = 100
 
 
-def main(socket_fd: int) -> None:
+def main() -> None:
     """Answer calls until the controller is gone."""
-    stream = socket.socket(fileno=socket_fd)
-    stream.set_inheritable(False)
+    stream = socket_of_worker()
     start = receive(stream)
     if start is None:
         return
@@ -91,4 +89,4 @@ async def _awaited(value: Awaitable[Any]) -> Any:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -8,11 +8,7 @@ number there is no total. A process that a reward has hung or ended is replaced 
 
 import asyncio
 import os
-import signal
-import socket
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +17,7 @@ from rnow.errors import DataError, DeadlineError, ToolDefinitionError
 from rnow.records import Prompt
 from rnow.runtime.deadline import within
 from rnow.tools.env import load_dotenv, worker_environment
-from rnow.tools.wire import pack, receive_async
-
-_KILL_LIMIT_S = 10.0  # SIGKILL to reaped: more means a process that the kernel cannot end
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardSettings:
-    """RewardSettings(project_dir=Path("."), timeout_s=60, env_names=(), log_file=Path("r.log"))"""
-
-    project_dir: Path  # holds rewards.py and perhaps .env
-    timeout_s: float  # rollout.reward_timeout; @reward(timeout=) goes before it
-    env_names: tuple[str, ...]  # tools.env: variables of the shell that rewards may see
-    log_file: Path  # what rewards print, and the tracebacks of what they raise
-    start_timeout_s: float = 120.0  # import of rewards.py
+from rnow.tools.wire import Channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +30,17 @@ class Rewards:
 
 
 NO_REWARDS = Rewards(values={}, total=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardSettings:
+    """RewardSettings(project_dir=Path("."), timeout_s=60, env_names=(), log_file=Path("r.log"))"""
+
+    project_dir: Path  # holds rewards.py and perhaps .env
+    timeout_s: float  # rollout.reward_timeout; @reward(timeout=) goes before it
+    env_names: tuple[str, ...]  # tools.env: variables of the shell that rewards may see
+    log_file: Path  # what rewards print, and the tracebacks of what they raise
+    start_timeout_s: float = 120.0  # import of rewards.py
 
 
 class RewardRunner:
@@ -144,39 +138,23 @@ class RewardRunner:
 class _Worker:
     """One process that has imported rewards.py."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        stream: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-    ) -> None:
+    def __init__(self, channel: Channel) -> None:
         self.functions: Mapping[str, Mapping[str, Any]] = {}
-        self._process = process
-        self._reader, self._writer = stream
+        self._channel = channel
 
     @classmethod
     async def start(cls, settings: RewardSettings) -> "_Worker":
         environment = worker_environment(
             settings.project_dir, shell=os.environ, names=settings.env_names
         )
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs, open(settings.log_file, "ab") as log:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    # -P: the project's own files must not stand before the standard library's.
-                    *("-P", "-u", "-m", "rnow.tools.reward_worker", str(theirs.fileno())),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(theirs.fileno(),),
-                    cwd=settings.project_dir,
-                    env=environment,
-                    start_new_session=True,
-                )
-        except BaseException:
-            ours.close()
-            raise
-        worker = cls(process, await asyncio.open_connection(sock=ours))
+        worker = cls(
+            await Channel.open(
+                "rnow.tools.reward_worker",
+                environment=environment,
+                log_file=settings.log_file,
+                folder=settings.project_dir,
+            )
+        )
         try:
             async with within(settings.start_timeout_s, "rewards: the import of rewards.py"):
                 await worker._introduce(settings)
@@ -194,20 +172,13 @@ class _Worker:
     async def ask(self, call: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the answer; None: the process is gone."""
         try:
-            self._writer.write(pack(call))
-            await self._writer.drain()
+            await self._channel.send(call)
         except ConnectionError:
             return None
-        return await receive_async(self._reader)
+        return await self._channel.receive()
 
     async def kill(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        async with within(_KILL_LIMIT_S, "rewards: the end of their process after SIGKILL"):
-            await self._process.wait()
-        self._writer.close()
-        with suppress(ConnectionError):
-            await self._writer.wait_closed()
+        await self._channel.close()
 
     async def _introduce(self, settings: RewardSettings) -> None:
         answer = await self.ask(

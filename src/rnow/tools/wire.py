@@ -1,6 +1,7 @@
-"""How controller and tool worker speak: JSON behind four bytes of length, over a socket of its own.
+"""How controller and workers speak: JSON behind four bytes of length, over a socket.
 
-Standard input and output belong to the user's code. A conversation:
+The socket is what a worker is born with as standard input, and takes from there before the user's
+code runs. A conversation with a tool worker:
 
     controller                                              worker
     {"type": "start", "tools_dir", limits, "browser"} ─▶    imports tools.py
@@ -15,13 +16,82 @@ Standard input and output belong to the user's code. A conversation:
 
 import asyncio
 import json
+import os
 import socket
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from rnow.runtime.child_process import ChildProcess
 
 Message = dict[str, Any]
 _HEADER_BYTES = 4
 _MAX_FRAME_BYTES = 64_000_000  # above anything that is ever sent: a broken stream, not a message
+
+
+class Channel:
+    """The controller's end: a module of rnow in a child process, and the socket to it."""
+
+    def __init__(
+        self,
+        process: ChildProcess,
+        stream: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self.process = process
+        self._reader, self._writer = stream
+
+    @classmethod
+    async def open(
+        cls, module: str, *, environment: Mapping[str, str], log_file: Path, folder: Path
+    ) -> "Channel":
+        """Start `python -m module` in `folder`."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await ChildProcess.start(
+                    # -P: the project's own files must not stand before the standard library's.
+                    [sys.executable, "-P", "-u", "-m", module],
+                    environment=environment,
+                    log_file=log_file,
+                    folder=folder,
+                    stdin=theirs.fileno(),
+                )
+        except BaseException:
+            ours.close()
+            raise
+        return cls(process, await asyncio.open_connection(sock=ours))
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Raises ConnectionError where nobody is at the other end."""
+        self._writer.write(pack(message))
+        await self._writer.drain()
+
+    async def receive(self) -> Message | None:
+        """Read one message; None at the end of the stream, and where it is none of ours."""
+        try:
+            header = await self._reader.readexactly(_HEADER_BYTES)
+            return _parse(await self._reader.readexactly(_length(header)))
+        except (asyncio.IncompleteReadError, ConnectionError, ValueError):
+            return None
+
+    async def close(self) -> None:
+        """Kill the process and its group, and drop the socket."""
+        try:
+            await self.process.kill()
+        finally:
+            # Nobody waits for the close: that wait is one future for all who ask, and the first
+            # of them that is cancelled would cancel it for the others.
+            self._writer.transport.abort()
+
+
+def socket_of_worker() -> socket.socket:
+    """Return the worker's end, and leave nothing on standard input for the user's code to read."""
+    taken = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return socket.socket(fileno=taken)
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
@@ -37,15 +107,6 @@ def receive(stream: socket.socket) -> Message | None:
         return None
     body = _receive_exactly(stream, _length(header))
     return None if body is None else _parse(body)
-
-
-async def receive_async(stream: asyncio.StreamReader) -> Message | None:
-    """Read one message; None at the end of the stream, and where it is none of ours."""
-    try:
-        header = await stream.readexactly(_HEADER_BYTES)
-        return _parse(await stream.readexactly(_length(header)))
-    except (asyncio.IncompleteReadError, ConnectionError, ValueError):
-        return None
 
 
 def _receive_exactly(stream: socket.socket, num_bytes: int) -> bytes | None:

@@ -1,12 +1,7 @@
-"""The tool worker: `python -m rnow.tools.worker SOCKET LIFELINE`, started by rnow.tools.process.
+"""The tool worker: `python -m rnow.tools.worker`, started by rnow.tools.process.
 
 It imports tools.py before its event loop runs, reads calls in a thread of its own, and leaves the
 main thread to the loop: whatever the user's code does to the loop, calls are still read.
-
-It must not outlive the controller, however that ends. A guardian, the smallest process there is,
-waits for the end of the lifeline, a pipe that nobody writes to, and kills the whole process group:
-that works even when a tool holds the interpreter's lock for ever. While the guardian lives, the
-group's number is not given to anybody else.
 """
 
 import asyncio
@@ -14,7 +9,6 @@ import faulthandler
 import os
 import signal
 import socket
-import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
@@ -29,17 +23,16 @@ from rnow.errors import ToolDefinitionError
 from rnow.tools.limit import CharacterLimiter, TokenLimiter
 from rnow.tools.loader import load_tools, sandbox_notices
 from rnow.tools.runner import CallRunner
-from rnow.tools.wire import pack, receive
+from rnow.tools.wire import pack, receive, socket_of_worker
 
 STACKS_SIGNAL = signal.SIGUSR1  # writes the stacks of all threads to the log
 
 
-def main(socket_fd: int, lifeline_fd: int) -> None:
+def main() -> None:
     """Serve calls until told to stop, or until the controller is gone."""
-    guardian = _start_guardian(lifeline_fd)
     faulthandler.enable()
     faulthandler.register(STACKS_SIGNAL, all_threads=True)
-    line = _Line(socket_fd)
+    line = _Line(socket_of_worker())
     start = line.receive()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -60,15 +53,13 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
     # Its Chromium ends with it in any case, but left to itself keeps a folder of its own behind.
     with suppress(TimeoutError):
         shared.close()
-    del guardian  # stays, to keep the group's number until the controller has killed the group
 
 
 class _Line:
     """The worker's end of the socket; where nobody is at the other end, the process ends."""
 
-    def __init__(self, fd: int) -> None:
-        self._stream = socket.socket(fileno=fd)
-        self._stream.set_inheritable(False)
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
         self._sending = Lock()
 
     def receive(self) -> dict[str, Any]:
@@ -116,16 +107,5 @@ def _configure_browser(settings: Mapping[str, Any], limiter: TokenLimiter) -> No
     )
 
 
-def _start_guardian(lifeline_fd: int) -> "subprocess.Popen[bytes]":
-    guardian = subprocess.Popen(
-        ["/bin/sh", "-c", "read _; kill -KILL 0"],
-        stdin=lifeline_fd,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(lifeline_fd)
-    return guardian
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main()

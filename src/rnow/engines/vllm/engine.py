@@ -6,7 +6,7 @@
     vllm_http.py       one server: pool, retries, errors that name server, route and status
     vllm_weights.py    routes that change weights
     vllm_wire.py       bodies of requests; answers, read without trust
-    vllm_server.py     a server as a child process (vllm_command.py, vllm_log.py, guarded.py)
+    vllm_server.py     a server as a child process (vllm_command.py, vllm_log.py, child_process.py)
 
 Weights follow the training in one of two ways. An adapter is loaded beside the others under a name
 that no other load has had, because vLLM's prefix cache knows weights by name; sessions stay on the

@@ -1,8 +1,8 @@
 """A vLLM server as a child process: its start, its end, and what it said last.
 
-The process leads a group of its own that is killed when this process ends, by SIGKILL too
-(guarded.py). When it dies, whoever is told is told with the last meaningful lines of its log:
-"connection refused" helps nobody. Restarting is the caller's: a server that has ended stays ended.
+The process leads a group of its own that is killed when this process ends, by SIGKILL too. When it
+dies, whoever is told is told with the last meaningful lines of its log: "connection refused" helps
+nobody. Restarting is the caller's: a server that has ended stays ended.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import aiohttp
 from rnow.engines.vllm.command import VllmServerSettings, command, environment, served_name
 from rnow.engines.vllm.log import last_line, last_words
 from rnow.errors import DeadlineError, EngineError
-from rnow.runtime.child_process import GuardedProcess, how_it_ended
+from rnow.runtime.child_process import ChildProcess, how_it_ended
 from rnow.runtime.deadline import within
 
 _POLL_S = 0.5
@@ -37,7 +37,7 @@ class VllmServer:
     """
 
     def __init__(
-        self, settings: VllmServerSettings, process: GuardedProcess, *, port: int, log_start: int
+        self, settings: VllmServerSettings, process: ChildProcess, *, port: int, log_start: int
     ) -> None:
         self.settings = settings
         self.port = port
@@ -67,7 +67,7 @@ class VllmServer:
         log_start = settings.log_file.stat().st_size if settings.log_file.exists() else 0
         line = command(settings, port=port)
         try:
-            process = await GuardedProcess.start(
+            process = await ChildProcess.start(
                 line, environment=environment(settings), log_file=settings.log_file
             )
         except OSError as error:

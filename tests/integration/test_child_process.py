@@ -1,4 +1,4 @@
-"""Guarded processes: real ones, ended in every way there is."""
+"""Child processes: real ones, ended in every way there is."""
 
 import asyncio
 import os
@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from vllm_real import alive_in_group
 
-from rnow.runtime.child_process import GuardedProcess, how_it_ended
+from rnow.runtime.child_process import ChildProcess, how_it_ended
 
 FAMILY = "sleep 1000 & echo started; wait"  # a shell and its child
 STUBBORN = "trap '' TERM; sleep 1000 & echo started; while :; do wait; done"
 
 
-async def start(folder: Path, script: str) -> GuardedProcess:
+async def start(folder: Path, script: str) -> ChildProcess:
     log = folder / "log"
-    process = await GuardedProcess.start(
+    process = await ChildProcess.start(
         ["/bin/sh", "-c", script], environment=dict(os.environ), log_file=log
     )
     await asyncio.to_thread(until, lambda: "started" in log.read_text())
@@ -59,10 +59,10 @@ def test_the_group_ends_with_whoever_started_it(tmp_path: Path, how: signal.Sign
     script = f"""
         import asyncio, os, sys
         from pathlib import Path
-        from rnow.runtime.child_process import GuardedProcess
+        from rnow.runtime.child_process import ChildProcess
 
         async def main():
-            process = await GuardedProcess.start(
+            process = await ChildProcess.start(
                 ["/bin/sh", "-c", {STUBBORN!r}], environment=dict(os.environ),
                 log_file=Path({str(tmp_path / "log")!r}))
             print(process.pid, flush=True)
@@ -87,7 +87,7 @@ def test_the_group_ends_with_whoever_started_it(tmp_path: Path, how: signal.Sign
 
 
 async def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:
-    process = await GuardedProcess.start(
+    process = await ChildProcess.start(
         ["/no/such/python"], environment=dict(os.environ), log_file=tmp_path / "log"
     )
     assert await process.wait() == 127
