@@ -1,8 +1,8 @@
 # make demo    the offline project, end to end: accuracy before, training, accuracy after
-# make test    everything that runs in minutes: unit tests, real processes, whole short runs
+# make test    everything that runs in minutes, in random order: unit tests, real processes, short runs
 # make check   ruff, types, generated docs
-# make test-full   the rest: the slow tests, vLLM for real, kills at random, the demo on three seeds,
-#                  on vLLM on one
+# make test-full   the rest: the slow tests, vLLM for real, a kill at random, the demo here and on vLLM
+# make ci      check, test and test-full, two parts at a time: what every change must pass
 # make test-vllm   what of test-full runs on a real vLLM server
 # make bench   measurements with bounds on times; for a machine with nothing else to do
 # make gpu     rnow on an NVIDIA GPU of 80 GB, by hand: plan, gradient, demo, updates at real size
@@ -13,8 +13,17 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-full test-vllm check bench gpu soak clean \
-	full-vllm full-seeds full-slow full-soak full-vllm-demo
+# Tests depend on no order. make prints the number of this one: `make test ORDER=that` repeats it.
+ifndef ORDER
+ORDER := $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
+endif
+export ORDER
+SHUFFLED = --random-order --random-order-seed=$(ORDER)
+# Processes of `make test`; 0 is this one alone.
+WORKERS ?= 2
+
+.PHONY: setup demo test test-full ci test-vllm check bench gpu soak clean \
+	full-vllm full-demo full-slow full-kill full-vllm-demo
 
 setup: .venv/.ready
 
@@ -25,35 +34,38 @@ demo: setup
 	$(BIN)/rnow demo
 
 test: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile $(SHUFFLED)
 
-# Two parts at a time, since most of a part is waiting or one thread. On a busy machine the demo
-# takes longer than the 240 s that it is promised on two free cores: here its accuracy is what must
-# hold, its time in `make bench`.
-test-full: setup .venv-vllm/.ready
+# Two parts at a time, since most of a part is waiting or one thread; what others wait for comes first.
+# On a busy machine the demo takes longer than the 240 s that it is promised on two free cores: here
+# its accuracy is what must hold, its time in `make bench`.
+test-full: setup
 	$(BIN)/python tests/bench/bench_cli.py
-	$(MAKE) -j2 full-vllm full-seeds full-slow full-soak full-vllm-demo
+	$(MAKE) -j2 full-vllm full-demo full-slow full-vllm-demo full-kill
 
-full-vllm:
+ci: setup
+	$(BIN)/python tests/bench/bench_cli.py
+	$(MAKE) -j2 WORKERS=0 .venv-vllm/.ready check test full-vllm full-demo full-slow full-vllm-demo full-kill
+
+full-vllm: .venv-vllm/.ready
 	$(BIN)/pytest -m vllm
 
-full-seeds:
-	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --max-seconds 900 --save .demo.json
+full-demo:
+	$(BIN)/python tests/bench/bench_demo.py --seeds 0 --max-seconds 900 --save .demo.json
 
 full-slow:
-	$(BIN)/pytest -m "slow and not vllm" -o cache_dir=.pytest_cache/slow
+	$(BIN)/pytest -m "slow and not vllm" -o cache_dir=.pytest_cache/slow $(SHUFFLED)
 
-full-soak:
-	$(BIN)/python tests/bench/soak_kills.py --kills 3
+full-kill:
+	$(BIN)/python tests/bench/soak_kills.py --kills 1
 
-full-vllm-demo: full-vllm full-seeds
+full-vllm-demo: full-vllm full-demo
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 --kill --local .demo.json
 
 # Engine, runs and recovery on real vLLM servers, which have an environment of several GB of their own.
-test-vllm: setup .venv-vllm/.ready
-	$(BIN)/pytest -m vllm
+test-vllm: setup full-vllm
 
-.venv-vllm/.ready: scripts/setup_vllm.sh
+.venv-vllm/.ready: scripts/setup_vllm.sh | .venv/.ready
 	@bash scripts/setup_vllm.sh
 
 check: setup

@@ -1,9 +1,11 @@
-"""Tokenizer folders with real chat templates, which tests would otherwise download.
+"""What tests are made of: trajectories, tiny networks, and tokenizer folders.
+
+A trajectory is built by `make_trajectory`, a network by `qwen3`: nowhere else by hand.
 
 `tokenizer_folder(folder, family)` writes what `AutoTokenizer` needs: a byte-level BPE of a few
 hundred tokens with the added tokens of that family (the same ones special and not), the family's
-real chat template, and a generation_config.json. The templates are files of the package trl, read
-without importing it.
+real chat template, and a generation_config.json: tests would otherwise download them. The templates
+are files of the package trl, read without importing it.
 """
 
 import functools
@@ -12,12 +14,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import ArrayLike
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
 from rnow.config.settings import ModelSettings
+from rnow.records import EndReason, RolloutId, StopReason, Trajectory, Turn
+
+if TYPE_CHECKING:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
 # How Qwen cuts text into words before BPE.
 _WORDS = (
@@ -142,3 +150,81 @@ def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) 
 def model_settings(**settings: Any) -> ModelSettings:
     """Settings of a student; of float64 too, which tests compare in and no user may ask for."""
     return ModelSettings(path="student").model_copy(update=settings)
+
+
+def qwen3_config(**sizes: Any) -> "Qwen3Config":
+    """Sizes of a network that is built and run in milliseconds, but for the ones given."""
+    from transformers import Qwen3Config
+
+    tiny = {
+        "vocab_size": 128,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+    }
+    return Qwen3Config(**(tiny | sizes))
+
+
+def qwen3(*, seed: int = 0, **sizes: Any) -> "Qwen3ForCausalLM":
+    """A network of random weights that depend on `seed` alone."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(qwen3_config(**sizes)).eval()
+
+
+FIRST = RolloutId(0, 0, 0)
+
+
+def make_trajectory(
+    token_ids: ArrayLike,
+    action_mask: ArrayLike,
+    *,
+    id: RolloutId = FIRST,
+    turn_index: ArrayLike | None = None,
+    sampler_logprobs: ArrayLike = -0.5,
+    policy_version: int = 0,
+    turns: tuple[Turn, ...] | None = None,
+    end_reason: EndReason = EndReason.ANSWER,
+    duration_s: float = 0.0,
+) -> Trajectory:
+    """A rollout that ended with an answer.
+
+    `turn_index` None: all actions are one turn. `sampler_logprobs` count on action tokens alone.
+    `turns` None: those that the two vectors tell of, without a tool call.
+    """
+    mask = np.asarray(action_mask, dtype=np.bool_)
+    index = np.where(mask, 0, -1) if turn_index is None else np.asarray(turn_index)
+    return Trajectory(
+        id=id,
+        token_ids=np.asarray(token_ids, dtype=np.int32),
+        action_mask=mask,
+        turn_index=index.astype(np.int32),
+        sampler_logprobs=np.where(mask, sampler_logprobs, np.nan).astype(np.float32),
+        policy_version=np.where(mask, policy_version, -1).astype(np.int32),
+        turns=_turns(mask, index) if turns is None else turns,
+        end_reason=end_reason,
+        num_drift_tokens=0,
+        duration_s=duration_s,
+    )
+
+
+def _turns(mask: np.ndarray, index: np.ndarray) -> tuple[Turn, ...]:
+    spans = [np.flatnonzero(mask & (index == turn)) for turn in np.unique(index[mask])]
+    return tuple(
+        Turn(
+            start=int(span[0]),
+            end=int(span[-1]) + 1,
+            stop_reason=StopReason.STOP,
+            tool_calls=(),
+            duration_s=0.0,
+        )
+        for span in spans
+    )

@@ -2,10 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
+import hypothesis
 import pytest
-from short_runs import ForkedCli, forked_cli
+from short_runs import ForkedCli, shared_cli
 
 # Tests are of the CPU, whatever the machine has: bits and bounds are those of float32 there. What a
 # GPU adds is measured by bench/gpu_smoke.py.
@@ -16,8 +16,14 @@ os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="module")
-def rnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCli]:
+# A machine with other work to do takes seconds for what takes milliseconds.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
+
+
+@pytest.fixture(scope="session")
+def rnow() -> ForkedCli:
     """The command line, in processes that need not import anything first."""
-    with forked_cli(tmp_path_factory.mktemp("output")) as cli:
-        yield cli
+    return shared_cli()

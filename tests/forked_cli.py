@@ -1,8 +1,9 @@
 """`rnow`, many times, without importing torch and its kind each time: a fork for every call.
 
-A program: reads one JSON object a line, {"words": […], "environ": {…}, "log": FILE}, and answers
-{"status": N} once that call has ended, where N is its exit code or minus the signal that killed it.
-Each call is a whole process with a command line, signals and an end of its own.
+A program: reads one JSON object a line, {"words": […], "environ": {…}, "folder": DIR,
+"stdout": FILE, "stderr": FILE}, and answers {"status": N} once that call has ended, where N is its
+exit code or minus the signal that killed it. Each call is a whole process with a command line, an
+environment, signals and an end of its own.
 """
 
 import json
@@ -21,11 +22,13 @@ LIMIT_S = 240
 
 def become_rnow(order: dict) -> None:
     signal.alarm(LIMIT_S)  # a call that hangs ends with status -14
+    os.chdir(order["folder"])
+    os.environ.clear()
     os.environ.update(order["environ"])
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for number, descriptor in enumerate((null, log, log)):
-        os.dup2(descriptor, number)
+    for number, name in enumerate((os.devnull, order["stdout"], order["stderr"])):
+        # Appending, so that both may be one file.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND if number else os.O_RDONLY
+        os.dup2(os.open(name, flags), number)
     sys.argv = ["rnow", *order["words"]]
     main()
     sys.exit(0)

@@ -1,6 +1,7 @@
 """A scored trajectory with everything in it, and what makes two of them the same."""
 
 import numpy as np
+from builders import make_trajectory
 
 from rnow.records import (
     EndReason,
@@ -9,7 +10,6 @@ from rnow.records import (
     StopReason,
     ToolCallRecord,
     ToolOutcome,
-    Trajectory,
     Turn,
 )
 from rnow.runs.journal import scored_to_json
@@ -17,14 +17,13 @@ from rnow.runs.journal import scored_to_json
 
 def make_scored(id: RolloutId, *, policy_version: int = 0) -> ScoredTrajectory:
     nan = np.nan
-    trajectory = Trajectory(
+    trajectory = make_trajectory(
+        [7, 8, 9, 2, 5, 6, 2],
+        [0, 0, 1, 1, 0, 1, 1],
         id=id,
-        token_ids=np.array([7, 8, 9, 2, 5, 6, 2], dtype=np.int32),
-        action_mask=np.array([0, 0, 1, 1, 0, 1, 1], dtype=np.bool_),
-        turn_index=np.array([-1, -1, 0, 0, 0, 1, 1], dtype=np.int32),
-        sampler_logprobs=np.array([nan, nan, -0.1, -1 / 3, nan, -1e-7, -12.5], dtype=np.float32),
-        policy_version=np.array([-1, -1, 0, 0, -1, 0, 0], dtype=np.int32)
-        + policy_version * np.array([0, 0, 1, 1, 0, 1, 1], dtype=np.int32),
+        turn_index=[-1, -1, 0, 0, 0, 1, 1],
+        sampler_logprobs=[nan, nan, -0.1, -1 / 3, nan, -1e-7, -12.5],
+        policy_version=policy_version,
         turns=(
             Turn(
                 start=2,
@@ -46,7 +45,6 @@ def make_scored(id: RolloutId, *, policy_version: int = 0) -> ScoredTrajectory:
             Turn(start=5, end=7, stop_reason=StopReason.LENGTH, tool_calls=(), duration_s=0.125),
         ),
         end_reason=EndReason.MAX_TURNS,
-        num_drift_tokens=0,
         duration_s=1.5,
     )
     teacher = np.array([nan, nan, -2.0, -0.7, nan, -3e-5, -30.25], dtype=np.float32)

@@ -1,10 +1,12 @@
 """Short runs of the demo project on real processes, and what two of them must have in common."""
 
+import atexit
+import functools
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,48 +18,65 @@ from rnow.runs.journal import read_journal
 
 
 def rnow(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rnow", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    """Call `rnow` and keep what it says on stdout and stderr apart."""
+    with tempfile.TemporaryDirectory() as folder:
+        stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
+        status = shared_cli().call(*words, stdout=stdout, stderr=stderr)
+        done = subprocess.CompletedProcess(words, status, stdout.read_text(), stderr.read_text())
     if check:
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert status == 0, done.stdout + done.stderr
     return done
 
 
 @dataclass(frozen=True)
 class Done:
     status: int  # exit code, or minus the signal
-    output: str
+    output: str  # stdout and stderr
 
 
 class ForkedCli:
     """Calls of `rnow` in processes of their own that need not import anything: forked_cli.py."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self._process = process
-        self._log = log
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("forked_cli.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def __call__(self, *words: object, **environ: str) -> Done:
-        order = {"words": [*map(str, words)], "environ": environ, "log": str(self._log)}
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "output"
+            status = self.call(*words, stdout=log, stderr=log, **environ)
+            return Done(status, log.read_text())
+
+    def call(self, *words: object, stdout: Path, stderr: Path, **environ: str) -> int:
+        order = {
+            "words": [*map(str, words)],
+            "environ": {**os.environ, **environ},
+            "folder": os.getcwd(),
+            "stdout": str(stdout),
+            "stderr": str(stderr),
+        }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        return Done(answer["status"], self._log.read_text())
+        status: int = json.loads(self._process.stdout.readline())["status"]
+        return status
+
+    def close(self) -> None:
+        with self._process:
+            self._process.kill()
 
 
-@contextmanager
-def forked_cli(folder: Path) -> Iterator[ForkedCli]:
-    with subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("forked_cli.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield ForkedCli(process, folder / "output.log")
-        finally:
-            process.kill()
+@functools.cache
+def shared_cli() -> ForkedCli:
+    """The one of this process: its imports take longer than most calls."""
+    cli = ForkedCli()
+    atexit.register(cli.close)
+    return cli
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:

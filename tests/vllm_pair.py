@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from vllm_real import copy_model, server_settings
 
-from rnow.engines.base import Completion
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest
 from rnow.engines.local.engine import LocalEngine
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.server import VllmServer
@@ -43,13 +43,15 @@ class Pair:
         self, ids: list[int], *, version: int, temperature: float = 1.0, session: str = "s"
     ) -> Completion:
         completion = await self.vllm.sample(
-            ids,
-            session=session,
-            max_tokens=60,
-            stop_token_ids=[],
-            seed=11,
-            policy_version=version,
-            temperature=temperature,
+            SampleRequest(
+                token_ids=tuple(ids),
+                session=session,
+                max_tokens=60,
+                stop_token_ids=(),
+                seed=11,
+                policy_version=version,
+                temperature=temperature,
+            )
         )
         await self.vllm.release(session)
         return completion
@@ -65,8 +67,9 @@ class Pair:
             ids = make_ids(num)
             completion = await self.sample(ids, version=version)
             both = [*ids, *completion.token_ids.tolist()]
-            ours = await self.local.score(both, start=len(ids), policy_version=version)
-            theirs = await self.vllm.score(both, start=len(ids), policy_version=version)
+            request = scoring_of(both, start=len(ids), policy_version=version)
+            ours = await self.local.score(request)
+            theirs = await self.vllm.score(request)
             scoring.append(np.abs(theirs.logprobs - ours.logprobs).mean())
             sampling.append(np.abs(completion.logprobs - ours.logprobs).mean())
         return float(np.mean(scoring)), float(np.mean(sampling))
@@ -74,8 +77,9 @@ class Pair:
     async def check_agreement(self, version: int) -> None:
         """Compare scoring, then sampling at three temperatures, on the same ids."""
         for ids in (make_ids(200), make_ids(40)):
-            theirs = await self.vllm.score(ids, start=3, num_top=3, policy_version=version)
-            ours = await self.local.score(ids, start=3, num_top=3, policy_version=version)
+            request = scoring_of(ids, start=3, num_top=3, policy_version=version)
+            theirs = await self.vllm.score(request)
+            ours = await self.local.score(request)
             assert np.abs(theirs.logprobs - ours.logprobs).max() < TOLERANCE
             assert np.abs(theirs.top_logprobs - ours.top_logprobs).max() < TOLERANCE
             differing = theirs.top_ids[:, :2] != ours.top_ids[:, :2]
@@ -85,8 +89,13 @@ class Pair:
             assert completion.prompt_ids.tolist() == make_ids(40)
             assert completion.policy_version == version
             both = [*make_ids(40), *completion.token_ids.tolist()]
-            ours = await self.local.score(both, start=40, policy_version=version)
+            request = scoring_of(both, start=40, policy_version=version)
+            ours = await self.local.score(request)
             assert np.abs(completion.logprobs - ours.logprobs).max() < TOLERANCE
+
+
+def scoring_of(ids: list[int], **asked: int) -> ScoreRequest:
+    return ScoreRequest(token_ids=tuple(ids), **asked)
 
 
 def make_ids(num: int) -> list[int]:

@@ -1,28 +1,32 @@
-"""The command line: parses, prints, and maps errors to exit codes; everything else is elsewhere.
+"""The command line: names the commands, and maps errors to exit codes. Each is in `commands`.
 
-Heavy modules are imported inside the commands, so that `rnow --help` answers at once.
+They import heavy modules inside their functions, so that `rnow --help` answers at once.
 """
 
 import errno
-import json
 import os
 import re
 import signal
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from rnow import __version__
-from rnow.commands.arguments import Args, Dir, Json, find_project, load_project, make_console
-from rnow.commands.cli_models import eval_, try_
-from rnow.commands.cli_pages import browse, corpus
-from rnow.commands.cli_runs import replay, status, stop
+from rnow.commands.browse import browse
+from rnow.commands.check.project import check
+from rnow.commands.corpus.command import corpus
+from rnow.commands.demo import demo
+from rnow.commands.eval import eval_
+from rnow.commands.export import export
+from rnow.commands.init import init
+from rnow.commands.replay import replay
+from rnow.commands.run import run
+from rnow.commands.status import status, stop
+from rnow.commands.test.command import try_
 from rnow.errors import Interrupted, RnowError, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 EPILOG = (
     "This product includes software developed by UncleCode (https://x.com/unclecode) as part of "
@@ -46,17 +50,14 @@ _REMEDIES = {
 
 app = typer.Typer(
     name="rnow",
-    help="Teach a small language model to work with tools the way a big one does.",
+    help="Teach a small language model to work with tools the way a big one does.\n\n"
+    "Example: rnow demo",
     epilog=EPILOG,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Config overrides of the run.")
-]
 
 
 def main() -> None:
@@ -110,110 +111,25 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version, and exit."
+        ),
     ] = False,
 ) -> None:
     pass
 
 
-@app.command()
-def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the project goes.")],
-    template: Annotated[
-        str, typer.Option("--template", "-t", help="clinic (offline) or medbrowsecomp.")
-    ] = "clinic",
-) -> None:
-    """Copy a project template; existing files are never touched."""
-    from rnow.commands.init import init_project
-
-    console = make_console()
-    made = init_project(folder, template=template, on_notice=console.print)
-    inside = sorted({path.relative_to(folder).parts[0] for path in made})
-    console.print(f"Made {len(made)} files in {folder}: {', '.join(inside)}")
-    console.print(f"Next: cd {folder} && rnow check && rnow run")
-
-
-@app.command()
-def run(
-    args: Args = None,
-    directory: Dir = None,
-    name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the run.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin another run.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, do not train.")] = False,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="model.path")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", "-e", help="num_epochs")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="data.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="trainer.")] = None,
-) -> None:
-    """Train; goes on with an unfinished run."""
-    short = {
-        "model.path": model,
-        "trainer.num_epochs": epochs,
-        "data.batch_size": batch_size,
-        "trainer.learning_rate": lr,
-    }
-    project, overrides = find_project(args, directory)
-    # An explicit override wins over its short flag, so it comes last.
-    flags = [f"{key}={value}" for key, value in short.items() if value is not None]
-    console = make_console()
-    loaded = load_project(project, [*flags, *overrides], console)
-    if dry_run:
-        _report_check(project, [*flags, *overrides], console)
-        return
-    from rnow.commands.run import train_project
-
-    train_project(loaded, project, name=name, fresh=fresh, console=console)
-
-
-@app.command()
-def check(args: Args = None, directory: Dir = None, json_: Json = False) -> None:
-    """Say all that can be known before a model is loaded."""
-    project, overrides = find_project(args, directory)
-    _report_check(project, overrides, None if json_ else make_console())
-
-
-@app.command()
-def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="runs/NAME of a project.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Target folder.")] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Add the adapter to the model.")] = False,
-) -> None:
-    """Write the trained model in Hugging Face layout."""
-    from rnow.commands.export import export_run
-
-    target = export_run(run_folder, output=output, merge=merge)
-    make_console().print(f"The model is in {target}")
-
-
-@app.command()
-def demo(
-    args: Overrides = None,
-    directory: Annotated[Path, typer.Option("--dir", "-d", help="Where it goes.")] = Path("clinic"),
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the run.")] = 0,
-    engine: Annotated[str, typer.Option("--engine", help="engine.kind of the run.")] = "local",
-    json_: Json = False,
-) -> None:
-    """Show the whole loop, offline, on this machine's CPU: before, training, after."""
-    from rnow.commands.demo import run_demo
-
-    result = run_demo(
-        directory,
-        seed=seed,
-        engine=engine,
-        overrides=args or [],
-        console=make_console(to_stderr=json_),
-    )
-    if json_:
-        typer.echo(json.dumps(result))
-
-
-app.command("test")(try_)
-app.command("eval")(eval_)
-app.command()(browse)
-app.command()(status)
-app.command()(stop)
-app.command()(replay)
-app.add_typer(corpus, name="corpus")
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Start here": {"demo": demo, "init": init, "check": check},
+    "Train": {"run": run, "status": status, "stop": stop, "export": export},
+    "Look at what a model does": {"test": try_, "eval": eval_, "replay": replay},
+    "Pages": {"browse": browse},
+}
+for _panel, _commands in _PANELS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
+app.add_typer(corpus, name="corpus", rich_help_panel="Pages")
 
 
 @app.command(hidden=True)
@@ -240,20 +156,5 @@ def download() -> None:
     raise UsageError("runs are local: the model is in runs/NAME/model; see also: rnow export")
 
 
-def _report_check(project: Path, overrides: list[str], console: "Console | None") -> None:
-    from rnow.commands.check.project import as_json, check_project
-
-    report = check_project(project, overrides)
-    if console is None:
-        typer.echo(as_json(report))
-    else:
-        for line in report.lines():
-            console.print(line, soft_wrap=True)
-    if not report.ok:
-        raise typer.Exit(1)
-
-
-def _error_console() -> "Console":
-    from rich.console import Console
-
+def _error_console() -> Console:
     return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)

@@ -9,22 +9,26 @@ teacher would.
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from rnow.engines.base import SampleRequest, ScoreRequest
 from rnow.engines.local.batch import DecodingBatch, DecodingRow, read
 from rnow.engines.local.engine import LocalEngine
 from rnow.engines.local.sampling import uniform_stream
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from builders import qwen3
 
 NUM_TURNS, PROMPT_TOKENS, TOOL_TOKENS, SAMPLED_TOKENS = 3, 150, 50, 33
 
 
 def make_model(folder: str) -> None:
-    torch.manual_seed(0)
-    config = Qwen3Config(
+    network = qwen3(
         vocab_size=1024,
         hidden_size=96,
         intermediate_size=256,
@@ -32,22 +36,24 @@ def make_model(folder: str) -> None:
         num_attention_heads=3,
         num_key_value_heads=1,
         head_dim=32,
-        tie_word_embeddings=True,
         max_position_embeddings=1024,
+        initializer_range=0.02,
     )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    network.save_pretrained(folder)
 
 
 async def roll_out(engine: LocalEngine, index: int) -> list[int]:
     ids = [(index // 4 * 31 + k * 7) % 1024 for k in range(PROMPT_TOKENS)]
     for turn in range(NUM_TURNS):
         completion = await engine.sample(
-            ids,
-            session=str(index),
-            max_tokens=SAMPLED_TOKENS,
-            stop_token_ids=[],
-            seed=index * 100 + turn,
-            policy_version=0,
+            SampleRequest(
+                token_ids=tuple(ids),
+                session=str(index),
+                max_tokens=SAMPLED_TOKENS,
+                stop_token_ids=(),
+                seed=index * 100 + turn,
+                policy_version=0,
+            )
         )
         ids += completion.token_ids.tolist()
         if turn < NUM_TURNS - 1:
@@ -80,7 +86,8 @@ async def main() -> None:
             f"{num_tokens / seconds:.0f} tokens/s with the text read"
         )
     begin = time.perf_counter()
-    await asyncio.gather(*(teacher.score(ids, start=PROMPT_TOKENS) for ids in trajectories))
+    requests = [ScoreRequest(token_ids=tuple(ids), start=PROMPT_TOKENS) for ids in trajectories]
+    await asyncio.gather(*(teacher.score(request) for request in requests))
     seconds = time.perf_counter() - begin
     print(f"scoring: {seconds:.2f} s, {seconds / options.rollouts * 1e3:.2f} ms a trajectory")
     time_steps(engine, options.rows)

@@ -30,15 +30,16 @@ from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
 from rnow.learner.packing import MicroBatch, pack
 from rnow.learner.policy import Policy
 from rnow.learner.trainer import Trainer
-from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, Trajectory
+from rnow.records import Batch, RolloutId, ScoredTrajectory
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from builders import make_trajectory, qwen3
 
 MAX_TOKENS = 8192
 
 
 def write_model(folder: Path) -> None:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
+    network = qwen3(
         vocab_size=8192,
         hidden_size=256,
         intermediate_size=768,
@@ -46,10 +47,9 @@ def write_model(folder: Path) -> None:
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,
-        tie_word_embeddings=True,
+        initializer_range=0.02,
     )
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    network.save_pretrained(folder)
 
 
 def random_batch(*, count: int = 16) -> Batch:
@@ -61,17 +61,11 @@ def random_batch(*, count: int = 16) -> Batch:
         for start in (40, 100, len(mask) - 40):
             mask[start : start + 40] = True
         logprobs = np.where(mask, rng.uniform(-12, -8, len(mask)), np.nan).astype(np.float32)
-        trajectory = Trajectory(
+        trajectory = make_trajectory(
+            rng.integers(0, 8192, len(mask)),
+            mask,
             id=RolloutId(0, 0, rollout),
-            token_ids=rng.integers(0, 8192, len(mask)).astype(np.int32),
-            action_mask=mask,
-            turn_index=np.zeros(len(mask), dtype=np.int32),
             sampler_logprobs=logprobs,
-            policy_version=np.where(mask, 0, -1).astype(np.int32),
-            turns=(),
-            end_reason=EndReason.ANSWER,
-            num_drift_tokens=0,
-            duration_s=0.0,
         )
         scored.append(ScoredTrajectory(trajectory=trajectory, teacher_logprobs=logprobs - 1))
     return Batch(step=0, scored=tuple(scored))

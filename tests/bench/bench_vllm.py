@@ -34,6 +34,9 @@ from rnow.engines.vllm.server import VllmServer
 from rnow.records import Batch, Trajectory, derive_seed
 from rnow.tools.base import ToolCall
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from builders import qwen3
+
 BOUND = 0.95
 PROMPT_TOKENS, SAMPLED_TOKENS, GROUP_SIZE = 200, 24, 4
 STUDENT = resources.files("rnow") / "templates" / "clinic" / "models" / "student"
@@ -56,12 +59,10 @@ class CallingTemplate(ChatTemplate):
 
 def save_model(folder: Path) -> int:
     """Save a model with random weights and the clinic's words; return its number of parameters."""
-    import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoTokenizer
 
-    torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(str(STUDENT))
-    config = Qwen3Config(
+    network = qwen3(
         vocab_size=len(tokenizer),
         hidden_size=768,
         intermediate_size=2560,
@@ -70,9 +71,8 @@ def save_model(folder: Path) -> int:
         num_key_value_heads=4,
         head_dim=64,
         max_position_embeddings=2048,
-        tie_word_embeddings=True,
+        initializer_range=0.02,
     )
-    network = Qwen3ForCausalLM(config)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return int(sum(weights.numel() for weights in network.parameters()))

@@ -30,7 +30,10 @@ from rnow.learner.policy import Policy
 from rnow.learner.trainer import Trainer
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.memory import GIB, TrainerLoad, trainer_memory
-from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, Trajectory
+from rnow.records import Batch, RolloutId, ScoredTrajectory
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from builders import make_trajectory
 
 CONFIGS = Path(__file__).resolve().parent.parent / "fixtures" / "configs"
 NUM_TURNS = 4
@@ -66,17 +69,12 @@ def random_batch(*, rows: int, tokens: int, vocab_size: int) -> Batch:
             mask[end - turn_tokens : end] = True
             turn_index[end - turn_tokens : end] = turn
         logprobs = np.where(mask, rng.uniform(-13, -11, tokens), np.nan).astype(np.float32)
-        trajectory = Trajectory(
+        trajectory = make_trajectory(
+            rng.integers(0, vocab_size, tokens),
+            mask,
             id=RolloutId(0, 0, rollout),
-            token_ids=rng.integers(0, vocab_size, tokens).astype(np.int32),
-            action_mask=mask,
             turn_index=turn_index,
             sampler_logprobs=logprobs,
-            policy_version=np.where(mask, 0, -1).astype(np.int32),
-            turns=(),
-            end_reason=EndReason.ANSWER,
-            num_drift_tokens=0,
-            duration_s=0.0,
         )
         scored.append(ScoredTrajectory(trajectory=trajectory, teacher_logprobs=logprobs - 1))
     return Batch(step=0, scored=tuple(scored))

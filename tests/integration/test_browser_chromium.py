@@ -538,7 +538,7 @@ async def test_what_chromium_made_of_a_page_is_replayed_without_it_and_without_t
 
 async def test_sixteen_readers_of_a_page_load_it_once(world: Web) -> None:
     world.pub.page("/", with_scripts("document.body.append('done')"))
-    async with Browser(world.settings, source=world.source) as opened:
+    async with Browser(world.settings, source=world.outliving) as opened:
         answers = await asyncio.gather(*(opened.read("http://pub.test/") for _ in range(16)))
         assert len({answer.text for answer in answers}) == 1
         assert answers[0].text.endswith("done")

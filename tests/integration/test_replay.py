@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from loopback import serve_pub
+from short_runs import rnow
 
 from rnow.browser.settings import BrowserSettings, StoreMode
 from rnow.browser.store.store import INDEX_FILE
@@ -35,14 +36,6 @@ BROWSE = (
     "    'Read a page.'\n"
     "    return await browser.read(url, page)\n"
 )
-
-
-def rnow(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rnow", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def without_network() -> list[str]:
@@ -139,7 +132,7 @@ def test_a_replay_says_which_pages_it_read_and_does_not_go_on_with_others(
 
 
 @pytest.mark.slow
-def test_96_prompts_answered_greedily_have_the_same_transcripts_from_a_recording(
+def test_prompts_answered_greedily_have_the_same_transcripts_from_a_recording(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "clinic"
@@ -161,7 +154,7 @@ def test_96_prompts_answered_greedily_have_the_same_transcripts_from_a_recording
                 folder,
                 subject=Subject(engine=spec),
                 log_file=tmp_path / "tools.log",
-                max_samples=96,
+                max_samples=24,
             )
         )
         return [answer.trajectory.token_ids.tobytes() for answer in evaluated.answers]
@@ -170,7 +163,7 @@ def test_96_prompts_answered_greedily_have_the_same_transcripts_from_a_recording
     recorded = answers("browser.store_mode=record", "tools.workers=2")
     shutil.rmtree(folder / "site")
     replayed = answers("browser.store_mode=replay")
-    assert len(live) == 96
+    assert len(live) == 24
     assert live == recorded == replayed
 
 

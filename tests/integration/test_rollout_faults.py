@@ -8,7 +8,8 @@ from builders import tokenizer_folder
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.template import ChatTemplate
 from rnow.config.settings import RolloutSettings
-from rnow.engines.scripted import SampleRequest, ScriptedEngine
+from rnow.engines.base import SampleRequest
+from rnow.engines.scripted import ScriptedEngine
 from rnow.records import EndReason, Prompt, RolloutId, ToolOutcome
 from rnow.rollout.attempt import Attempt, run_rollout
 from rnow.tools.pool import ToolPool
@@ -74,11 +75,8 @@ def project(tmp_path: Path) -> Path:
 async def test_a_rollout_survives_every_kind_of_tool_and_counts_it(project: Path) -> None:
     chat = ChatTemplate.load(project / "model")
 
-    def speak(request: SampleRequest) -> list[int]:
-        if request.turn < len(CALLS):
-            text = f"<tool_call>\n{CALLS[request.turn]}\n</tool_call>"
-        else:
-            text = "five"
+    def speak(request: SampleRequest, turn: int) -> list[int]:
+        text = f"<tool_call>\n{CALLS[turn]}\n</tool_call>" if turn < len(CALLS) else "five"
         return [*chat.encode(text), chat.end_of_turn_id]
 
     settings = WorkerSettings(

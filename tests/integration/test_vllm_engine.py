@@ -15,11 +15,12 @@ import pytest
 import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from vllm_pair import TOLERANCE, Pair, make_ids, open_pair, save_adapter, save_model
+from vllm_pair import TOLERANCE, Pair, make_ids, open_pair, save_adapter, save_model, scoring_of
 from vllm_real import alive_in_group
 
 from rnow.chat.template import ChatTemplate
 from rnow.config.settings import RolloutSettings
+from rnow.engines.base import SampleRequest
 from rnow.errors import EngineError
 from rnow.records import (
     EndReason,
@@ -120,23 +121,25 @@ async def test_the_start_shows_what_the_server_says(pair: Pair) -> None:
 
 
 async def test_start_weights_agree(pair: Pair) -> None:
-    await pair.vllm.health()
     await pair.check_agreement(0)
-    scores = await pair.vllm.score(make_ids(40), start=1)
-    ours = await pair.local.score(make_ids(40), start=1)
+    request = scoring_of(make_ids(40), start=1)
+    scores = await pair.vllm.score(request)
+    ours = await pair.local.score(request)
     assert np.abs(scores.logprobs - ours.logprobs).max() < TOLERANCE
 
 
 async def test_a_seed_decides_what_is_sampled(pair: Pair) -> None:
     draws = [
         await pair.vllm.sample(
-            make_ids(40),
-            session="draw",
-            max_tokens=40,
-            stop_token_ids=[],
-            seed=seed,
-            policy_version=0,
-            temperature=2.0,
+            SampleRequest(
+                token_ids=tuple(make_ids(40)),
+                session="draw",
+                max_tokens=40,
+                stop_token_ids=(),
+                seed=seed,
+                policy_version=0,
+                temperature=2.0,
+            )
         )
         for seed in (1, 1, 2**63 - 1)
     ]
@@ -151,7 +154,14 @@ async def test_only_the_stop_tokens_asked_for_end_a_generation(pair: Pair) -> No
     ids = completion.token_ids.tolist()
     stop = ids[20]
     stopped = await pair.vllm.sample(
-        make_ids(40), session="t", max_tokens=60, stop_token_ids=[stop], seed=11, policy_version=0
+        SampleRequest(
+            token_ids=tuple(make_ids(40)),
+            session="t",
+            max_tokens=60,
+            stop_token_ids=(stop,),
+            seed=11,
+            policy_version=0,
+        )
     )
     assert stopped.token_ids.tolist() == ids[: ids.index(stop) + 1]
     assert stopped.stop_reason is StopReason.STOP
@@ -161,16 +171,18 @@ async def test_a_session_of_several_turns_gives_back_its_very_ids(pair: Pair) ->
     ids = make_ids(30)
     for turn in range(4):
         completion = await pair.vllm.sample(
-            ids,
-            session="turns",
-            max_tokens=20,
-            stop_token_ids=[],
-            seed=turn,
-            policy_version=0,
+            SampleRequest(
+                token_ids=tuple(ids),
+                session="turns",
+                max_tokens=20,
+                stop_token_ids=(),
+                seed=turn,
+                policy_version=0,
+            )
         )
         assert completion.prompt_ids.tolist() == ids
         sampled = completion.token_ids.tolist()
-        ours = await pair.local.score([*ids, *sampled], start=len(ids))
+        ours = await pair.local.score(scoring_of([*ids, *sampled], start=len(ids)))
         assert np.abs(completion.logprobs - ours.logprobs).max() < TOLERANCE
         ids = [*ids, *sampled, *make_ids(7)]
     await pair.vllm.release("turns")
@@ -178,7 +190,7 @@ async def test_a_session_of_several_turns_gives_back_its_very_ids(pair: Pair) ->
 
 async def test_what_the_server_refuses_is_told_in_its_words(pair: Pair) -> None:
     with pytest.raises(EngineError) as caught:
-        await pair.vllm.score([1, 2, 5000], start=1)
+        await pair.vllm.score(scoring_of([1, 2, 5000], start=1))
     assert str(caught.value) == (
         f"POST {pair.server.url}/inference/v1/generate answered 400: "
         "Token id 5000 is out of vocabulary"
@@ -252,7 +264,7 @@ async def test_two_tools_in_four_turns_give_the_very_ids_of_the_templates_own_re
     ]
     assert [stretch[-1] for stretch in stretches] == [end_of_turn] * 4
     assert [stretch.count(end_of_turn) for stretch in stretches] == [1] * 4
-    ours = await pair.local.score(ids, start=1, policy_version=6)
+    ours = await pair.local.score(scoring_of(ids, start=1, policy_version=6))
     theirs = trajectory.sampler_logprobs[trajectory.action_mask]
     assert np.abs(theirs - ours.logprobs[trajectory.action_mask[1:]]).max() < TOLERANCE
 

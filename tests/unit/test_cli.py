@@ -1,14 +1,19 @@
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from safetensors import SafetensorError
 
 from rnow import cli
@@ -23,18 +28,65 @@ def rnow(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
 
 
-@pytest.mark.parametrize("words", [[], ["test"], ["eval"], ["run"]])
-def test_help_imports_nothing_heavy(words: list[str]) -> None:
+ROOT_COMMAND = typer.main.get_command(cli.app)
+
+
+def commands_below(group: Any, *words: str) -> Iterator[tuple[str, Any]]:
+    """Yield each command with the words that call it: "", "run", "corpus", "corpus build"."""
+    yield " ".join(words), group
+    for name, command in getattr(group, "commands", {}).items():
+        if not command.hidden:
+            yield from commands_below(command, *words, name)
+
+
+COMMANDS = dict(commands_below(ROOT_COMMAND))
+
+
+def example_of(command: Any) -> list[str]:
+    """Return the words of the help's example; there is one in each."""
+    (line,) = re.findall(r"^Example: (rnow .+)$", command.help, re.MULTILINE)
+    return shlex.split(line)[1:]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_help_imports_nothing_heavy(words: str) -> None:
     script = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from rnow.cli import app\n"
-        f"result = CliRunner().invoke(app, {[*words, '--help']!r})\n"
+        f"result = CliRunner().invoke(app, {[*words.split(), '--help']!r})\n"
         "assert result.exit_code == 0, result.output\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+        f"print([name for name in {(*HEAVY, 'yaml')!r} if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_all_that_can_be_typed_is_explained(words: str) -> None:
+    command = COMMANDS[words]
+    helps = {"the command": command.help} | {item.name: item.help for item in command.params}
+    short = {name: text for name, text in helps.items() if len((text or "").split()) < 4}
+    assert short == {}
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_the_example_in_a_commands_help_can_be_typed(words: str) -> None:
+    command: Any = ROOT_COMMAND
+    context = command.make_context("rnow", example := example_of(COMMANDS[words]))
+    assert example[: len(words.split())] == words.split()
+    while hasattr(command, "commands"):
+        name, command, rest = command.resolve_command(
+            context, [*context._protected_args, *context.args]
+        )
+        context = command.make_context(name, rest, parent=context)
+
+
+def test_help_that_is_piped_keeps_every_word() -> None:
+    words = " ".join(re.sub(r"[^\w.=;:,'/-]+", " ", rnow("run", "--help").stdout).split())
+    assert "The same as trainer.num_epochs=N; without it, what config.yml says." in words
+    assert "docs/configuration.md lists all keys, each with its meaning." in words
+    assert "…" not in words
 
 
 def test_a_run_that_is_refused_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -178,6 +178,20 @@ def test_all_imports_are_absolute() -> None:
     assert relative == set()
 
 
+def test_programs_in_strings_import_what_is_there() -> None:
+    # No type checker looks into the programs that tests write for other processes.
+    packages = {path.parent for path in MODULES}
+    there = DOTTED_NAMES | {dotted_name_of(package / "__init__.py") for package in packages}
+    lost = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for folder in ("src", "tests", "scripts")
+        for path in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"\b(?:from|import) (rnow(?:\.\w+)+)", path.read_text("utf-8"))
+        if name not in there and not name.startswith("rnow.templates.")
+    }
+    assert lost == set()
+
+
 def test_nothing_stands_loose_beside_the_packages() -> None:
     assert {path.name for path in SOURCE.iterdir() if path.is_file()} == LOOSE_FILES
 

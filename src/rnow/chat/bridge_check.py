@@ -16,15 +16,12 @@ that is told and allowed.
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from rnow.chat.template import ChatTemplate
 from rnow.chat.toolcalls import parse_tool_calls
 from rnow.errors import TemplateError
 from rnow.records import Message
 from rnow.tools.base import ToolSchema
-
-if TYPE_CHECKING:  # chat.py imports this module
-    from rnow.chat.template import ChatTemplate
 
 _CALL = '<tool_call>\n{"name": "look_up", "arguments": {"query": "rnow"}}\n</tool_call>'
 _CONTENTS = {
@@ -51,7 +48,7 @@ _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 def check_template(
-    chat: "ChatTemplate", messages: Sequence[Message], tools: Sequence[ToolSchema]
+    chat: ChatTemplate, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
 ) -> tuple[str, ...]:
     """Raise TemplateError unless bridges can stand for renderings; return notices for the user.
 
@@ -66,7 +63,7 @@ def check_template(
 
 
 def _check_contents_and_history(
-    chat: "ChatTemplate", messages: Sequence[Message], tools: Sequence[ToolSchema]
+    chat: ChatTemplate, messages: Sequence[Message], tools: Sequence[ToolSchema]
 ) -> None:
     bare: tuple[Sequence[Message], Sequence[ToolSchema]] = ([_message("user", "Why?")], ())
     earlier = [_message("assistant", _CONTENTS["a tool call"]), _message("tool", "result")]
@@ -86,7 +83,7 @@ def _check_contents_and_history(
 
 
 def _check_ending(
-    chat: "ChatTemplate", rendered: str, content: str, results: Sequence[str], where: str
+    chat: ChatTemplate, rendered: str, content: str, results: Sequence[str], where: str
 ) -> None:
     # What comes before the last blank line is thinking that the template may rewrite.
     shown = content.rpartition("\n\n")[2]
@@ -106,7 +103,7 @@ def _check_ending(
     )
 
 
-def _check_tool_texts(chat: "ChatTemplate") -> None:
+def _check_tool_texts(chat: ChatTemplate) -> None:
     for text in _TOOL_TEXTS:
         # Some tokenizers have HTML tags or runs of spaces as added tokens: not for tools to make.
         if not chat.added_ids.isdisjoint(chat.encode(text)):
@@ -129,7 +126,7 @@ def _check_tool_texts(chat: "ChatTemplate") -> None:
 
 
 def _check_whole_conversation(
-    chat: "ChatTemplate", messages: Sequence[Message], tools: Sequence[ToolSchema]
+    chat: ChatTemplate, messages: Sequence[Message], tools: Sequence[ToolSchema]
 ) -> tuple[str, ...]:
     turns = (
         (_CONTENTS["a tool call after thinking"], ("The first page.",)),
@@ -164,7 +161,7 @@ def _check_whole_conversation(
 
 
 def _notice_on_call_format(
-    chat: "ChatTemplate", messages: Sequence[Message], tools: Sequence[ToolSchema]
+    chat: ChatTemplate, messages: Sequence[Message], tools: Sequence[ToolSchema]
 ) -> tuple[str, ...]:
     """The template also tells the model how to write a call; rnow reads one form only."""
     if not tools:

@@ -9,7 +9,8 @@ The chat template is the only authority on what a conversation looks like. Two p
              rendering a small fixed conversation and taking what stands after that content
 
 A conversation is never rendered again: the bridge is appended to the ids that the student sampled.
-That this gives the sequence that the template would have given, `check` finds out before training.
+That this gives the sequence that the template would have given, bridge_check.py finds out before
+training.
 """
 
 import json
@@ -17,7 +18,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnow.chat.bridge_check import check_template
 from rnow.chat.markup import Markup
 from rnow.chat.toolcalls import parse_tool_calls
 from rnow.errors import ModelError, TemplateError
@@ -156,12 +156,6 @@ class ChatTemplate:
         """Return the text of `token_ids`, added tokens included."""
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=False)
         return text
-
-    def check(
-        self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
-    ) -> tuple[str, ...]:
-        """Raise TemplateError unless bridges can stand for renderings; return notices."""
-        return check_template(self, messages, tools)
 
     def _first_bridge_id(self) -> int:
         bridge = self.bridge(())

@@ -4,20 +4,63 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from rnow.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from rnow.config.load import LoadedConfig
 
+# Panels of a command's help.
+CHOICE = "What to work on"
+LIMITS = "How much of it"
+OUTPUT = "What is shown"
+
+_KEY_VALUE = (
+    "KEY=VALUE changes a setting of config.yml this time only, as in trainer.num_epochs=1; "
+    "docs/configuration.md lists all keys, each with its meaning."
+)
 Args = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[DIR] [KEY=VALUE]...", help="Project folder (.) and config overrides."),
+    typer.Argument(
+        metavar="[DIR] [KEY=VALUE]...",
+        help=f"DIR is the project's folder, without it the current one. {_KEY_VALUE}",
+    ),
 ]
-Dir = Annotated[Path | None, typer.Option("--dir", "-d", help="Project folder.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_KEY_VALUE)]
+Dir = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        "-d",
+        metavar="DIR",
+        help="The project's folder, another way to give it. Without it: the current one.",
+        rich_help_panel=CHOICE,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="For programs: put one line of JSON on stdout, and all that is for people on stderr.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Which model: base (the student untrained), teacher, the name of a run, a checkpoint "
+        "or a model's folder. Without it: what the project's run has come to, else base.",
+        rich_help_panel=CHOICE,
+    ),
+]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="The run's folder: runs/NAME in its project's folder."),
+]
 
 
 def find_project(args: list[str] | None, directory: Path | None) -> tuple[Path, list[str]]:
@@ -33,7 +76,7 @@ def find_project(args: list[str] | None, directory: Path | None) -> tuple[Path, 
     return project, overrides
 
 
-def load_project(project: Path, overrides: list[str], console: "Console") -> "LoadedConfig":
+def load_project(project: Path, overrides: list[str], console: Console) -> "LoadedConfig":
     """Load config.yml, and show what its writer should know."""
     from rnow.config.load import load_config
 
@@ -43,8 +86,14 @@ def load_project(project: Path, overrides: list[str], console: "Console") -> "Lo
     return loaded
 
 
-def make_console(*, to_stderr: bool = False) -> "Console":
-    """Return a console that shows brackets as they are: they are in paths, tasks, lists."""
-    from rich.console import Console
+def open_project(
+    args: list[str] | None, directory: Path | None, console: Console
+) -> "tuple[LoadedConfig, Path]":
+    """Find the project that the words name, and load its config.yml as `load_project` does."""
+    project, overrides = find_project(args, directory)
+    return load_project(project, overrides, console), project
 
+
+def make_console(*, to_stderr: bool = False) -> Console:
+    """Return a console that shows brackets as they are: they are in paths, tasks, lists."""
     return Console(stderr=to_stderr, markup=False, highlight=False)

@@ -1,24 +1,64 @@
 """`rnow demo`: the offline project end to end. Accuracy before, the run, accuracy after."""
 
-import asyncio
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from rnow.commands.arguments import Json, Overrides, make_console
 from rnow.commands.init import init_project
 from rnow.commands.run import train_project
-from rnow.config.load import LoadedConfig, load_config
-from rnow.engines.spec import EngineSpec
 from rnow.errors import UsageError
-from rnow.evaluation.figures import Evaluation
 from rnow.runtime.console import sayer
 
+if TYPE_CHECKING:
+    from rnow.config.load import LoadedConfig
+    from rnow.evaluation.figures import Evaluation
+
 NUM_TRANSCRIPTS = 3
+
+
+def demo(
+    args: Overrides = None,
+    directory: Annotated[
+        Path,
+        typer.Option(
+            "--dir", "-d", metavar="DIR", help="Where the demo's project goes, or is already."
+        ),
+    ] = Path("clinic"),
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", metavar="N", help="All random draws of the run come from this number."
+        ),
+    ] = 0,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="KIND",
+            help="What samples in the run: local, this process; vllm, a server on a GPU.",
+        ),
+    ] = "local",
+    json_: Json = False,
+) -> None:
+    """Show the whole loop, offline, on this machine's CPU: before, training, after.
+
+    A small model learns from a bigger one to answer questions with the pages of
+    a small web site. All of it comes with rnow; it takes some minutes.
+
+    Example: rnow demo --dir my-demo
+    """
+    console = make_console(to_stderr=json_)
+    result = run_demo(directory, seed=seed, engine=engine, overrides=args or [], console=console)
+    if json_:
+        typer.echo(json.dumps(result))
 
 
 def run_demo(
@@ -28,6 +68,8 @@ def run_demo(
 
     {"before": 0.08, "after": 0.95, "teacher": 0.99, "seconds": 180.3, "run": "clinic/runs/demo"}
     """
+    from rnow.config.load import load_config
+
     say = sayer(console)
     _make_project(directory, say=say)
     # Models this small gain nothing from a second thread and lose much on a busy machine. torch
@@ -80,9 +122,12 @@ def _make_project(directory: Path, *, say: Callable[[str], None]) -> None:
 
 
 def _measure(
-    loaded: LoadedConfig, directory: Path, model: str, *, adapter: Path | None = None
-) -> Evaluation:
+    loaded: "LoadedConfig", directory: Path, model: str, *, adapter: Path | None = None
+) -> "Evaluation":
     """Evaluate in this process, on the CPU, whatever the run's engine is: one measure for all."""
+    import asyncio
+
+    from rnow.engines.spec import EngineSpec
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import Subject
 
@@ -99,11 +144,11 @@ def _measure(
     return asyncio.run(evaluate_model(loaded, directory, subject=subject, log_file=log_file))
 
 
-def _percent(evaluation: Evaluation) -> str:
+def _percent(evaluation: "Evaluation") -> str:
     return f"{100 * evaluation.accuracy:.1f} %"
 
 
-def _show_transcripts(evaluation: Evaluation, directory: Path, console: Console) -> None:
+def _show_transcripts(evaluation: "Evaluation", directory: Path, console: Console) -> None:
     """Show the first answer to each form of question."""
     from rnow.chat.template import ChatTemplate
     from rnow.chat.transcript import transcript
@@ -122,7 +167,7 @@ def _show_transcripts(evaluation: Evaluation, directory: Path, console: Console)
 
 
 def _show_result(
-    before: Evaluation, teacher: Evaluation, after: Evaluation, console: Console
+    before: "Evaluation", teacher: "Evaluation", after: "Evaluation", console: Console
 ) -> None:
     table = Table(title=f"Accuracy on {len(after.answers)} held-out questions, greedy")
     for column in ("", "before", "after", "teacher"):

@@ -1,31 +1,99 @@
-"""What `rnow eval` does with a project: find the model, place it, evaluate it, show the figures."""
+"""`rnow eval`: find the model, place it, evaluate it, show the figures."""
 
-import asyncio
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rnow.commands.arguments import LIMITS, Args, Dir, Json, Model, make_console, open_project
 from rnow.commands.run import run_name
-from rnow.config.load import LoadedConfig, require_distill
 from rnow.errors import DataError, UsageError
-from rnow.evaluation.figures import Evaluation, Figures
-from rnow.evaluation.pass_at_k import PassAtK
-from rnow.evaluation.subject import choose_model, clear_scratch, prepare_subject
-from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import make_bar, sayer
+
+if TYPE_CHECKING:
+    from rnow.config.load import LoadedConfig
+    from rnow.evaluation.figures import Evaluation, Figures
+    from rnow.evaluation.pass_at_k import PassAtK
+
+_MEASURES = "What is measured"
+
+
+def _measure_option(k: int) -> Any:
+    what = "the one attempt" if k == 1 else f"at least one of {k} attempts"
+    return typer.Option(
+        f"--pass{k}/--no-pass{k}",
+        help=f"Whether to measure how often {what} at a prompt is right.",
+        rich_help_panel=_MEASURES,
+    )
+
+
+def _temperature_option(k: int) -> Any:
+    return typer.Option(
+        f"--pass{k}-temp",
+        metavar="X",
+        min=0,
+        help=f"How freely the attempts of --pass{k} are sampled; 0 is greedy.",
+        rich_help_panel=_MEASURES,
+    )
+
+
+def eval_(
+    args: Args = None,
+    directory: Dir = None,
+    model: Model = None,
+    pass1: Annotated[bool, _measure_option(1)] = True,
+    pass4: Annotated[bool, _measure_option(4)] = False,
+    pass8: Annotated[bool, _measure_option(8)] = False,
+    pass1_temp: Annotated[float, _temperature_option(1)] = 0.0,
+    pass4_temp: Annotated[float, _temperature_option(4)] = 0.6,
+    pass8_temp: Annotated[float, _temperature_option(8)] = 0.8,
+    max_samples: Annotated[
+        int | None,
+        typer.Option(
+            "--max-samples",
+            "-n",
+            metavar="N",
+            min=1,
+            help="Evaluate on the first N prompts. Without it: on all of them.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Measure how many held-out prompts, those of val.jsonl, a model answers right.
+
+    Example: rnow eval my-project --model base --max-samples 50
+    """
+    from rnow.evaluation.pass_at_k import PassAtK, choose_passes
+
+    passes = choose_passes(
+        [
+            (PassAtK(1, pass1_temp), pass1),
+            (PassAtK(4, pass4_temp), pass4),
+            (PassAtK(8, pass8_temp), pass8),
+        ]
+    )
+    console = make_console(to_stderr=json_)
+    loaded, project = open_project(args, directory, console)
+    evaluation = evaluate_project(
+        loaded, project, model=model, passes=passes, max_samples=max_samples, console=console
+    )
+    if json_:
+        typer.echo(json.dumps(evaluation))
 
 
 def evaluate_project(
-    loaded: LoadedConfig,
+    loaded: "LoadedConfig",
     project: Path,
     *,
     model: str | None,
-    passes: Sequence[PassAtK],
+    passes: "Sequence[PassAtK]",
     max_samples: int | None,
     console: Console,
 ) -> dict[str, Any]:
@@ -33,14 +101,19 @@ def evaluate_project(
 
     `model`: as rnow.evaluation.subject.choose_model takes it.
     """
+    import asyncio
+
+    from rnow.config.load import require_distill
+    from rnow.evaluation.held_out import evaluate_model
+    from rnow.evaluation.subject import choose_model, clear_scratch, prepare_subject
+    from rnow.rollout.project_pages import require_contact
+
     require_distill(loaded.config)
     require_contact(loaded)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)
     subject, scratch = prepare_subject(loaded, project, choice=choice, command="eval", say=say)
     say(f"Model: {choice.name}")
-    from rnow.evaluation.held_out import evaluate_model
-
     keep_logs = True  # messages name them, until it is known that there are none
     try:
         with _progress(f"evaluating {choice.name}", console) as on_answer:
@@ -74,7 +147,7 @@ def _progress(title: str, console: Console) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(bar)
 
 
-def show_evaluation(evaluation: Evaluation, *, title: str, console: Console) -> None:
+def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -> None:
     """Print accuracy by task, without NA and overall, pass@k, and what went wrong."""
     say = sayer(console)
     overall, first = evaluation.figures(), evaluation.first
@@ -109,7 +182,7 @@ def show_evaluation(evaluation: Evaluation, *, title: str, console: Console) -> 
         )
 
 
-def _add_row(table: Table, name: str, figures: Figures) -> None:
+def _add_row(table: Table, name: str, figures: "Figures") -> None:
     table.add_row(
         Text(name),  # a task's, whose brackets are no markup
         str(figures.num),
@@ -119,7 +192,7 @@ def _add_row(table: Table, name: str, figures: Figures) -> None:
     )
 
 
-def _pass_line(evaluation: Evaluation, metric: PassAtK) -> str:
+def _pass_line(evaluation: "Evaluation", metric: "PassAtK") -> str:
     figures = evaluation.pass_figures(metric)
     name = f"pass@{metric.k} at temperature {metric.temperature:g}"
     if figures is None:
@@ -131,6 +204,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _interval(figures: Figures) -> str:
+def _interval(figures: "Figures") -> str:
     low, high = figures.interval
     return f"{100 * low:.1f} to {100 * high:.1f} %"

@@ -11,13 +11,49 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from rnow.commands.arguments import make_console
 from rnow.errors import UsageError
 
 TEMPLATES = ("clinic", "medbrowsecomp")
 
 _TEMPLATES_FOLDER = Path(__file__).parents[1] / "templates"
 _NUM_NAMES_SHOWN = 5
+
+
+def init(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Where the project goes; the folder is made if need be."
+        ),
+    ],
+    template: Annotated[
+        str,
+        typer.Option(
+            "--template",
+            "-t",
+            metavar="NAME",
+            help="clinic trains two tiny models offline, in minutes, on a CPU; medbrowsecomp "
+            "trains Qwen3-8B to answer medical questions on the web, on GPUs.",
+        ),
+    ] = "clinic",
+) -> None:
+    """Make a project to start from: config.yml, tools.py and prompts.
+
+    Files that are there already stay as they are. Next, look at config.yml,
+    and train with rnow run.
+
+    Example: rnow init my-project --template medbrowsecomp
+    """
+    console = make_console()
+    made = init_project(folder, template=template, on_notice=console.print)
+    inside = sorted({path.relative_to(folder).parts[0] for path in made})
+    console.print(f"Made {len(made)} files in {folder}: {', '.join(inside)}")
+    console.print(f"Next: cd {folder} && rnow check && rnow run")
 
 
 def init_project(

@@ -3,18 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rnow.config.settings import Config
+import typer
+
+from rnow.commands.arguments import make_console
 from rnow.errors import UsageError
-from rnow.learner.checkpoint import load_checkpoint
-from rnow.learner.policy import Policy
-from rnow.learner.trainer import Trainer
-from rnow.plan.model_files import fetch_model, find_model
-from rnow.records import Batch
-from rnow.runs.folder import RunDirectory
-from rnow.runs.journal import read_journal
-from rnow.runs.saving import weights_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +22,55 @@ class Replayed:
     metrics: Mapping[str, float]
 
 
+def replay(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A batch that a run kept: runs/NAME/bad/FILE.jsonl in its project."
+        ),
+    ],
+) -> None:
+    """Repeat one update that a run left out because its numbers were not finite.
+
+    Nothing is written. Exit code 4 if they are not finite again.
+
+    Example: rnow replay runs/demo/bad/000012.jsonl
+    """
+    replayed = replay_update(file)
+    console = make_console()
+    console.print(
+        f"the batch of step {replayed.step}, on the weights after {replayed.weights_step} updates"
+    )
+    if replayed.num_moves_between:
+        console.print(
+            f"  not what it met, which is not kept: {replayed.num_moves_between} updates moved the "
+            "weights in between",
+            soft_wrap=True,
+        )
+    for name, value in sorted(replayed.metrics.items()):
+        console.print(f"  {name} {value:.6g}")
+    if replayed.problem is not None:
+        console.print(f"not finite: {replayed.problem}", soft_wrap=True)
+        raise typer.Exit(4)
+    console.print("all numbers are finite")
+
+
 def replay_update(file: Path) -> Replayed:
     """Make the update of runs/NAME/bad/FILE with that run's config, on the weights that it met.
 
     Where these were not kept, on the run's newest checkpoint, older or newer than the batch. With
     no update between the two that moved weights, that has the very ones.
     """
+    from rnow.config.settings import Config
+    from rnow.learner.checkpoint import load_checkpoint
+    from rnow.learner.policy import Policy
+    from rnow.learner.trainer import Trainer
+    from rnow.plan.model_files import fetch_model, find_model
+    from rnow.records import Batch
+    from rnow.runs.folder import RunDirectory
+    from rnow.runs.journal import read_journal
+    from rnow.runs.saving import weights_of
+
     run = RunDirectory(file.absolute().parent.parent)
     scored = read_journal(file)
     if not scored or not run.config_file.exists():

@@ -1,44 +1,159 @@
-"""What `rnow run` does with a project: find the models, choose the run, go."""
+"""`rnow run`: find the models, choose the run, train."""
 
-import asyncio
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.commands.arguments import CHOICE, Args, Dir, find_project, load_project, make_console
 from rnow.errors import Interrupted, UsageError
-from rnow.plan.engine_specs import Serving, trainer_environment
-from rnow.plan.model_files import fetch_model
-from rnow.plan.placing import place_roles
-from rnow.rollout.project_pages import require_contact
-from rnow.runs.folder import RunDirectory, slug
+from rnow.runtime.console import sayer
+
+if TYPE_CHECKING:
+    from rnow.config.load import LoadedConfig
+    from rnow.runs.folder import RunDirectory
+
+_SETTINGS = "Settings that are changed often; KEY=VALUE changes any"
+_Student = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="The student, which learns: a Hugging Face id or a folder. The same as "
+        "model.path=MODEL; without it, what config.yml says.",
+        rich_help_panel=_SETTINGS,
+    ),
+]
+_Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        "-e",
+        metavar="N",
+        help="How often each prompt is gone through. The same as trainer.num_epochs=N; without "
+        "it, what config.yml says.",
+        rich_help_panel=_SETTINGS,
+    ),
+]
+_BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        metavar="N",
+        help="Prompts between two changes of the student's weights. The same as "
+        "data.batch_size=N; without it, what config.yml says.",
+        rich_help_panel=_SETTINGS,
+    ),
+]
+_LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        "--learning-rate",
+        metavar="X",
+        help="How far each update moves the weights. The same as trainer.learning_rate=X; without "
+        "it, what config.yml says, else 1e-4.",
+        rich_help_panel=_SETTINGS,
+    ),
+]
+
+
+def run(
+    args: Args = None,
+    directory: Dir = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            "-n",
+            metavar="NAME",
+            help="Which run: its files are in runs/NAME. Without it: the project's name.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Begin another run, numbered NAME-2 and so on, where one is there already.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the project as rnow check does; train nothing.")
+    ] = False,
+    model: _Student = None,
+    epochs: _Epochs = None,
+    batch_size: _BatchSize = None,
+    lr: _LearningRate = None,
+) -> None:
+    """Train the student of a project, or go on with its unfinished run.
+
+    The student answers the prompts with the tools of tools.py, and learns from
+    how likely the teacher finds each token of that. config.yml names both
+    models, the prompts and the limits. What a run makes is in runs/NAME. Ctrl-C
+    saves and ends it; the same command goes on.
+
+    Example: rnow run my-project trainer.num_epochs=1 --name short
+    """
+    short = {
+        "model.path": model,
+        "trainer.num_epochs": epochs,
+        "data.batch_size": batch_size,
+        "trainer.learning_rate": lr,
+    }
+    project, overrides = find_project(args, directory)
+    # An explicit override wins over its short flag, so it comes last.
+    overrides = [
+        *(f"{key}={value}" for key, value in short.items() if value is not None),
+        *overrides,
+    ]
+    console = make_console()
+    loaded = load_project(project, overrides, console)
+    if dry_run:
+        from rnow.commands.check.project import report_check
+
+        report_check(project, overrides, console)
+    else:
+        train_project(loaded, project, name=name, fresh=fresh, console=console)
 
 
 def train_project(
-    loaded: LoadedConfig, project: Path, *, name: str | None, fresh: bool, console: Console
-) -> RunDirectory:
+    loaded: "LoadedConfig", project: Path, *, name: str | None, fresh: bool, console: Console
+) -> "RunDirectory":
     """Train to the end, or go on with an unfinished run; a finished one is left as it is."""
+    from rnow.config.load import require_distill
+    from rnow.plan.engine_specs import Serving, trainer_environment
+    from rnow.plan.model_files import fetch_model
+    from rnow.plan.placing import place_roles
+    from rnow.rollout.project_pages import require_contact
+    from rnow.runs.folder import RunDirectory
+
+    say = sayer(console)
     require_distill(loaded.config)
     if name is not None and (name in ("", ".", "..") or "/" in name):
         raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
     run = RunDirectory.choose(project, name or run_name(loaded, project), fresh=fresh)
     if run.state().get("finished"):
-        console.print(
+        say(
             f"{run.path} is finished; its model is in {run.model}. "
-            f"To train another one: rnow run {project} --fresh",
-            highlight=False,
-            soft_wrap=True,
+            f"To train another one: rnow run {project} --fresh"
         )
         return run
     placement = place_roles(loaded, project)
     require_contact(loaded)
     for line in placement.lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
     serving = Serving.here(loaded, project, placement=placement, logs=run.logs, untied=run.untied)
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, serving.environ))
     # Models can run here, so what takes seconds to import is needed.
+    import asyncio
+
     from rnow.training.session import ModelFolders, Session, run_session
 
     session = Session(
@@ -63,10 +178,12 @@ def train_project(
             + (", with the same overrides" if loaded.overrides else ""),
             stop.exit_code,
         ) from stop
-    console.print(f"done: the model is in {run.model}", highlight=False, soft_wrap=True)
+    say(f"done: the model is in {run.model}")
     return run
 
 
-def run_name(loaded: LoadedConfig, project: Path) -> str:
+def run_name(loaded: "LoadedConfig", project: Path) -> str:
     """Return the folder under runs/ when nobody names one: the project's name, or its folder's."""
+    from rnow.runs.folder import slug
+
     return slug(loaded.project_name or project.resolve().name)

@@ -1,4 +1,4 @@
-"""A project's runs as another process sees them: which live, what they wait for; to stop one."""
+"""`rnow status` and `rnow stop`: a project's runs as another process sees them."""
 
 import json
 import os
@@ -7,24 +7,70 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from rnow.commands.arguments import Dir, RunFolder, find_project
 from rnow.errors import DeadlineError, UsageError
-from rnow.runs.folder import RunDirectory
+
+if TYPE_CHECKING:
+    from rnow.runs.folder import RunDirectory
 
 SILENT_AFTER_S = 10.0
 LOOK_EVERY_S = 0.1
 
 
+def status(
+    project: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="The project's folder, without it the current one."),
+    ] = None,
+    directory: Dir = None,
+) -> None:
+    """Show a project's runs on this machine, and what a live one waits for right now.
+
+    Example: rnow status my-project
+    """
+    folder, _ = find_project(None if project is None else [str(project)], directory)
+    for line in describe_runs(folder):
+        typer.echo(line)
+
+
+def stop(
+    run_folder: RunFolder,
+    limit_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            min=0,
+            help="How long to wait for the run's end before giving up; the run goes on to its end.",
+        ),
+    ] = 600.0,
+) -> None:
+    """Ask a run to save and end; say how to go on with it.
+
+    Example: rnow stop runs/demo
+    """
+    from rnow.runs.folder import RunDirectory
+
+    if not run_folder.is_dir():
+        raise UsageError(f"{run_folder} is not a run's folder; to see them: rnow status")
+    typer.echo(stop_run(RunDirectory(run_folder), limit_s=limit_s, say=typer.echo))
+
+
 def describe_runs(project: Path) -> list[str]:
     """Return a line for each run of the project, and for a live one what it waits for."""
+    from rnow.runs.folder import RunDirectory
+
     runs = [RunDirectory(file.parent) for file in sorted((project / "runs").glob("*/state.json"))]
     if not runs:
         return [f"there are no runs in {project / 'runs'}; to begin one: rnow run {project}"]
     return [line for run in runs for line in _describe(run)]
 
 
-def stop_run(run: RunDirectory, *, limit_s: float, say: Callable[[str], None]) -> str:
+def stop_run(run: "RunDirectory", *, limit_s: float, say: Callable[[str], None]) -> str:
     """Ask the holder of a run to save and end, wait until it has; return how to go on.
 
     Raises UsageError where nothing runs, DeadlineError where it has not ended within `limit_s`.
@@ -51,7 +97,7 @@ def stop_run(run: RunDirectory, *, limit_s: float, say: Callable[[str], None]) -
     return _at_rest(run)
 
 
-def _describe(run: RunDirectory) -> list[str]:
+def _describe(run: "RunDirectory") -> list[str]:
     holder = run.holder()
     if holder is None:
         return [_at_rest(run)]
@@ -83,7 +129,7 @@ def _wait(wait: Mapping[str, Any]) -> str:
     return f"{wait['what']}: {wait['waited_s']:g} s of at most {wait['limit_s']:g} s"
 
 
-def _at_rest(run: RunDirectory) -> str:
+def _at_rest(run: "RunDirectory") -> str:
     state = run.state()
     if state.get("finished"):
         return f"{run.path}: finished after {state['step']} steps; its model is in {run.model}"

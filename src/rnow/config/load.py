@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from rnow.config.cautions import report_cautions
 from rnow.config.keys import section_keys
 from rnow.config.messages import validate
@@ -74,11 +72,6 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
         warnings=tuple(problems),
         overrides=tuple(line for line in applied if line is not None),
     )
-
-
-def config_as_yaml(config: Config) -> str:
-    """Write the resolved configuration, every default written out; `load_config` reads it back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def require_distill(config: Config) -> TeacherSettings:

@@ -4,12 +4,60 @@ Student and teacher are the same kind of thing in two roles. `LocalEngine` runs 
 a served engine speaks to another one over HTTP. Neither role knows which it got.
 """
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rnow.errors import EngineError
 from rnow.records import FloatArray, IntArray, StopReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """What one generation is to be; an `EngineError` if it can be none.
+
+    SampleRequest(token_ids=(1, 5), session="0.5.1", max_tokens=64, stop_token_ids=(2,), seed=7,
+                  policy_version=3)
+    """
+
+    token_ids: tuple[int, ...]  # to continue
+    session: str  # the trajectory's id: its calls extend each other, their KV cache may be kept
+    max_tokens: int
+    stop_token_ids: tuple[int, ...]
+    seed: int
+    policy_version: int
+    temperature: float = 1.0  # 0 is greedy
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise EngineError(
+                f"max_tokens is {self.max_tokens}; a generation has at least one token"
+            )
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise EngineError(
+                f"temperature is {self.temperature}; 0 is greedy, else it is positive"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """Of which tokens the log-probabilities are asked; an `EngineError` if there are none.
+
+    ScoreRequest(token_ids=(1, 5, 9, 2), start=2)
+    """
+
+    token_ids: tuple[int, ...]
+    start: int  # the first token whose log-probability is wanted, at least 1
+    num_top: int = 0  # favourites at each position
+    policy_version: int | None = None  # None: the weights at the engine's start (the teacher's)
+
+    def __post_init__(self) -> None:
+        num_tokens = len(self.token_ids)
+        if not 1 <= self.start < num_tokens:
+            raise EngineError(
+                f"start is {self.start}; with {num_tokens} tokens it is 1 to {num_tokens - 1}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,41 +87,13 @@ class Scores:
 class Engine(Protocol):
     """Runs one model. Every method raises `EngineError` when it cannot do what it says."""
 
-    async def sample(
-        self,
-        token_ids: Sequence[int],
-        *,
-        session: str,
-        max_tokens: int,
-        stop_token_ids: Sequence[int],
-        seed: int,
-        policy_version: int,
-        temperature: float = 1.0,
-    ) -> Completion:
-        """Continue `token_ids`; `temperature` 0 is greedy.
+    async def sample(self, request: SampleRequest) -> Completion: ...
 
-        `session` is the trajectory's id: calls of one session extend each other, so an engine may
-        keep their KV cache.
-        """
+    async def score(self, request: ScoreRequest) -> Scores:
+        """Return log p(token_ids[i] | token_ids[:i]) for i >= start, at temperature 1."""
         ...
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
-        """Return log p(token_ids[i] | token_ids[:i]) for i >= start >= 1, at temperature 1.
-
-        `policy_version` None: the weights that the engine was started with (the teacher's case).
-        """
-        ...
-
-    async def probe(
-        self, token_ids: Sequence[int], *, start: int, policy_version: int
-    ) -> tuple[Scores, ...]:
+    async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         """Score by every copy of the weights, one for each server: one of them may be stale."""
         ...
 
@@ -85,10 +105,6 @@ class Engine(Protocol):
 
     async def release(self, session: str) -> None:
         """Forget what is kept for `session`; unknown sessions are fine."""
-        ...
-
-    async def health(self) -> None:
-        """Raise EngineError if the engine cannot serve."""
         ...
 
     async def aclose(self) -> None: ...

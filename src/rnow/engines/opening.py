@@ -28,15 +28,7 @@ async def open_engine(
             # What an earlier process left there is of no use to these servers.
             await asyncio.to_thread(shutil.rmtree, spec.untied, ignore_errors=True)
             await asyncio.to_thread(untied_folder, spec.model, spec.servers[0].model)
-        return await ServedEngine.start(
-            spec.servers,
-            deaths=deaths,
-            say=say,
-            on_progress=on_progress,
-            untied=spec.untied,
-            request_timeout_s=spec.request_timeout_s,
-            tolerance=spec.tolerance,
-        )
+        return await ServedEngine.start(spec, deaths=deaths, say=say, on_progress=on_progress)
     from rnow.engines.local.engine import LocalEngine
 
     return await asyncio.to_thread(

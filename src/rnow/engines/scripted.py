@@ -8,46 +8,22 @@ and in `score`: a scripted student and a scripted teacher with one function agre
 import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rnow.engines.base import Completion, Engine, Scores
+from rnow.engines.base import Completion, Engine, SampleRequest, ScoreRequest, Scores
 from rnow.errors import EngineError
 from rnow.records import FloatArray, StopReason
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleRequest:
-    """One call of `sample`, as it came."""
-
-    token_ids: tuple[int, ...]
-    session: str
-    turn: int  # how many samples of this session came before
-    max_tokens: int
-    stop_token_ids: tuple[int, ...]
-    seed: int
-    policy_version: int
-    temperature: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreRequest:
-    """One call of `score`, as it came."""
-
-    token_ids: tuple[int, ...]
-    start: int
-    num_top: int
-    policy_version: int | None
-
-
-Script = Callable[[SampleRequest], Sequence[int] | Awaitable[Sequence[int]]]
+# (request, turn): how many samples of this session came before
+Script = Callable[[SampleRequest, int], Sequence[int] | Awaitable[Sequence[int]]]
 Logprob = Callable[[Sequence[int]], float]
 
 
 class ScriptedEngine(Engine):
-    """Answers turn n of every session with `script[n]`, or with what `script(request)` gives.
+    """Answers turn n of every session with `script[n]`, or with what `script(request, n)`
+    gives.
 
     An answer longer than max_tokens is cut there. One that ends in a stop token ended by itself;
     any other counts as cut at its length.
@@ -67,30 +43,11 @@ class ScriptedEngine(Engine):
         self.policies: dict[int, Path] = {}
         self.closed = False
 
-    async def sample(
-        self,
-        token_ids: Sequence[int],
-        *,
-        session: str,
-        max_tokens: int,
-        stop_token_ids: Sequence[int],
-        seed: int,
-        policy_version: int,
-        temperature: float = 1.0,
-    ) -> Completion:
-        request = SampleRequest(
-            token_ids=tuple(token_ids),
-            session=session,
-            turn=self._turns[session],
-            max_tokens=max_tokens,
-            stop_token_ids=tuple(stop_token_ids),
-            seed=seed,
-            policy_version=policy_version,
-            temperature=temperature,
-        )
-        self._turns[session] += 1
+    async def sample(self, request: SampleRequest) -> Completion:
+        turn = self._turns[request.session]
+        self._turns[request.session] += 1
         self.samples.append(request)
-        answer = list(await self._answer(request))[:max_tokens]
+        answer = list(await self._answer(request, turn))[: request.max_tokens]
         stopped = bool(answer) and answer[-1] in request.stop_token_ids
         everything = [*request.token_ids, *answer]
         return Completion(
@@ -98,35 +55,23 @@ class ScriptedEngine(Engine):
             token_ids=np.array(answer, dtype=np.int32),
             logprobs=self._logprobs(everything, start=len(request.token_ids)),
             stop_reason=StopReason.STOP if stopped else StopReason.LENGTH,
-            policy_version=policy_version,
+            policy_version=request.policy_version,
         )
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
-        ids = tuple(token_ids)
-        self.scores.append(
-            ScoreRequest(token_ids=ids, start=start, num_top=num_top, policy_version=policy_version)
-        )
-        logprobs = self._logprobs(ids, start=start)
+    async def score(self, request: ScoreRequest) -> Scores:
+        self.scores.append(request)
+        logprobs = self._logprobs(request.token_ids, start=request.start)
         # The favourites: the token itself and its neighbours, each one nat below the one before.
-        ranks = np.arange(num_top)
-        tokens = np.array(ids[start:], dtype=np.int32)
+        ranks = np.arange(request.num_top)
+        tokens = np.array(request.token_ids[request.start :], dtype=np.int32)
         return Scores(
             logprobs=logprobs,
             top_ids=(tokens[:, None] + ranks).astype(np.int32),
             top_logprobs=(logprobs[:, None] - ranks).astype(np.float32),
         )
 
-    async def probe(
-        self, token_ids: Sequence[int], *, start: int, policy_version: int
-    ) -> tuple[Scores, ...]:
-        return (await self.score(token_ids, start=start, policy_version=policy_version),)
+    async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
+        return (await self.score(request),)
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
         self.policies[policy_version] = path
@@ -137,23 +82,19 @@ class ScriptedEngine(Engine):
     async def release(self, session: str) -> None:
         self.released.append(session)
 
-    async def health(self) -> None:
-        if self.closed:
-            raise EngineError("the scripted engine is closed")
-
     async def aclose(self) -> None:
         self.closed = True
 
-    async def _answer(self, request: SampleRequest) -> Sequence[int]:
+    async def _answer(self, request: SampleRequest, turn: int) -> Sequence[int]:
         if callable(self._script):
-            answer = self._script(request)
+            answer = self._script(request, turn)
             return await answer if inspect.isawaitable(answer) else answer
-        if request.turn >= len(self._script):
+        if turn >= len(self._script):
             raise EngineError(
                 f"the script has {len(self._script)} turns; "
                 f"session {request.session} asks for another"
             )
-        return self._script[request.turn]
+        return self._script[turn]
 
     def _logprobs(self, ids: Sequence[int], *, start: int) -> FloatArray:
         values = [self._logprob(ids[: i + 1]) for i in range(start, len(ids))]

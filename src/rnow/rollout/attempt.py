@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from rnow.chat.markup import storable
 from rnow.chat.template import ChatTemplate
 from rnow.config.settings import RolloutSettings
-from rnow.engines.base import Completion, Engine
+from rnow.engines.base import Completion, Engine, SampleRequest
 from rnow.errors import EngineError, RolloutError
 from rnow.records import (
     EndReason,
@@ -119,8 +119,8 @@ class _Rollout:
     async def _sample(self, max_tokens: int) -> Completion:
         started = time.monotonic()
         turn = self.ledger.num_turns
-        completion = await self.engine.sample(
-            self.ledger.token_ids,
+        request = SampleRequest(
+            token_ids=self.ledger.token_ids,
             session=str(self.id),
             max_tokens=max_tokens,
             stop_token_ids=self.chat.stop_token_ids,
@@ -130,6 +130,7 @@ class _Rollout:
             policy_version=self.attempt.policy_version,
             temperature=self.attempt.temperature,
         )
+        completion = await self.engine.sample(request)
         point("rollout/sampled")
         self.ledger.add_completion(completion, duration_s=time.monotonic() - started)
         self._check_end(completion, max_tokens)

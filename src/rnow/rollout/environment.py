@@ -9,6 +9,7 @@ from pathlib import Path
 from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
+from rnow.chat.bridge_check import check_template
 from rnow.chat.prompts import PromptFile, read_prompt_file
 from rnow.chat.template import ChatTemplate
 from rnow.config.load import LoadedConfig, find_tools_file
@@ -50,7 +51,7 @@ class Environment:
     def check(self, prompt: Prompt) -> tuple[str, ...]:
         """Check that turns can be appended token by token; return what the user should know."""
         own = () if self.tools is None else (*self.tools.notices, *self._browser_notices())
-        return (*own, *self.chat.check(prompt.messages, self.schemas))
+        return (*own, *check_template(self.chat, prompt.messages, self.schemas))
 
     def _browser_notices(self) -> tuple[str, ...]:
         browser = self.config.browser

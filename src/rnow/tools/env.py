@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dotenv.parser import parse_stream
+
 from rnow.errors import ConfigError
 
 _PLUMBING = re.compile(
@@ -19,16 +21,7 @@ _PLUMBING = re.compile(
     r"|XDG_[A-Z]+_(HOME|DIR)|PLAYWRIGHT_BROWSERS_PATH|OMP_NUM_THREADS"
 )
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
-_ASSIGNMENT = re.compile(
-    r"""
-    [ \t]* (?:export[ \t]+)? (?P<name>[A-Za-z_][A-Za-z0-9_.-]*) [ \t]* = [ \t]*
-    (?: '(?P<single>[^']*)' | "(?P<double>(?:[^"\\]|\\.)*)" | (?P<bare>(?!['"])[^\n]*?) )
-    [ \t]* (?:(?<=[\s'"=])\#[^\n]*)? (?:\n|\Z)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_EMPTY_LINE = re.compile(r"[ \t]*(?:#[^\n]*)?(?:\n|\Z)")
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 def worker_environment(
@@ -54,38 +47,23 @@ def worker_environment(
 
 
 def load_dotenv(file: Path) -> dict[str, str]:
-    """Read lines of NAME=value; {} where there is no such file.
+    """Read lines of NAME=value as python-dotenv does; {} where there is no such file.
 
-    `export `, comments, and quotes are understood; quoted values may run over several lines, and in
-    double quotes \\n, \\t and the like are escapes. $OTHER is not expanded. Raises ConfigError with
-    the line's number.
+    $OTHER is not expanded. Raises ConfigError with the line's number.
     """
     if not file.exists():
         return {}
-    text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
     values: dict[str, str] = {}
-    position = 0
-    while position < len(text):
-        if empty := _EMPTY_LINE.match(text, position):
-            position = empty.end()
-            continue
-        assignment = _ASSIGNMENT.match(text, position)
-        if assignment is None:
-            line = text.count("\n", 0, position) + 1
-            # The line is not shown: it may hold a secret.
-            raise ConfigError(f"{file.name}:{line}: not of the form NAME=value")
-        values[assignment["name"]] = _value(assignment)
-        position = assignment.end()
+    with file.open(encoding="utf-8-sig") as text:
+        for binding in parse_stream(text):
+            name, value = binding.key, binding.value
+            if name is None and not binding.error:
+                continue  # a comment, or the end
+            if name is None or value is None or not _NAME.fullmatch(name):
+                written = binding.original.string
+                blank = written[: len(written) - len(written.lstrip())].count("\n")
+                # The line is not shown: it may hold a secret.
+                line = binding.original.line + blank
+                raise ConfigError(f"{file.name}:{line}: not of the form NAME=value")
+            values[name] = value
     return values
-
-
-def _value(assignment: re.Match[str]) -> str:
-    if assignment["single"] is not None:
-        return assignment["single"]
-    if assignment["double"] is not None:
-        return re.sub(r"\\(.)", _unescape, assignment["double"], flags=re.DOTALL)
-    return assignment["bare"]
-
-
-def _unescape(escape: re.Match[str]) -> str:
-    return _ESCAPES.get(escape[1], escape[1])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnow.engines.base import Engine
+from rnow.engines.base import Engine, ScoreRequest
 from rnow.engines.vllm.untied import is_tied
 from rnow.errors import PublicationError
 from rnow.records import FloatArray
@@ -68,7 +68,8 @@ class Publisher:
     async def _probe(self, policy_version: int) -> float:
         ids = self._probe_ids
         expected = await asyncio.to_thread(self._probe_trainer, ids, 1)
-        answers = await self._engine.probe(ids, start=1, policy_version=policy_version)
+        request = ScoreRequest(token_ids=tuple(ids), start=1, policy_version=policy_version)
+        answers = await self._engine.probe(request)
         # The furthest of all copies of the weights; NaN if one of them is.
         return float(np.max([np.abs(one.logprobs - expected).mean() for one in answers]))
 

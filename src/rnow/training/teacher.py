@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rnow.engines.base import Engine
+from rnow.engines.base import Engine, ScoreRequest
 from rnow.errors import DeadlineError, EngineError, TeacherError
 from rnow.records import FloatArray, ScoredTrajectory, Trajectory
 from rnow.runtime.kill_points import point
@@ -85,7 +85,7 @@ class Teacher:
             ) from error
         self._health_ids, self._health_logprobs = ids, answers[0]
         # An engine that starts a server again compares it with this.
-        await self.engine.probe(ids, start=1, policy_version=0)
+        await self.engine.probe(ScoreRequest(token_ids=tuple(ids), start=1, policy_version=0))
 
     async def check_health(self) -> None:
         """Score the preflight's sequence again; raise TeacherError if the answer has changed."""
@@ -101,7 +101,7 @@ class Teacher:
 
     async def _score(self, token_ids: list[int], start: int, what: object) -> FloatArray:
         try:
-            scores = await self.engine.score(token_ids, start=start)
+            scores = await self.engine.score(ScoreRequest(token_ids=tuple(token_ids), start=start))
         except (EngineError, DeadlineError) as error:
             raise TeacherError(f"the teacher could not score {what}: {error}") from error
         expected = len(token_ids) - start

@@ -7,6 +7,7 @@ from builders import FAMILIES, real_template, tokenizer_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
 from rnow.errors import ModelError, TemplateError
 from rnow.tools.base import ToolSchema
@@ -241,13 +242,13 @@ def test_benign_text_is_encoded_as_the_template_would(load: Load, family: str) -
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2.5"])
 def test_the_check_passes_for_real_templates(load: Load, family: str) -> None:
-    assert load(family).check(PROMPT, [BROWSE]) == ()
+    assert check_template(load(family), PROMPT, [BROWSE]) == ()
 
 
 def test_the_check_passes_for_llama_and_tells_that_its_calls_are_not_read(load: Load) -> None:
     chat = load("llama3.1")
-    assert chat.check(PROMPT) == ()
-    assert chat.check(PROMPT, [BROWSE]) == (
+    assert check_template(chat, PROMPT) == ()
+    assert check_template(chat, PROMPT, [BROWSE]) == (
         f"the chat template of {chat.name} does not write tool calls as "
         '<tool_call>{"name": …, "arguments": …}</tool_call>, the only form that rnow reads: '
         "calls that the student writes in another form are taken for answers",
@@ -256,7 +257,7 @@ def test_the_check_passes_for_llama_and_tells_that_its_calls_are_not_read(load: 
 
 def test_the_check_tells_that_old_thinking_is_rewritten(load: Load) -> None:
     chat = load("qwen3", reasoning_mode="none")
-    assert chat.check(PROMPT, [BROWSE]) == (
+    assert check_template(chat, PROMPT, [BROWSE]) == (
         f"the chat template of {chat.name} rewrites earlier thinking when it renders a "
         "conversation again; rnow does not render again: the student sees what it thought",
     )
@@ -343,7 +344,7 @@ def test_the_check_refuses(load: Load, what: str) -> None:
     assert template != QWEN3
     chat = load("qwen3", template=template)
     with pytest.raises(TemplateError) as caught:
-        chat.check(PROMPT, [BROWSE])
+        check_template(chat, PROMPT, [BROWSE])
     message = str(caught.value)
     assert (
         message.removeprefix(f"the chat template of {chat.name} ").removeprefix("cannot be used: ")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import tokenizer_folder
+from builders import make_trajectory, tokenizer_folder
 from rich.console import Console
 
 from rnow.chat.conversation import conversation, split_thinking
@@ -70,17 +70,12 @@ def trajectory(chat: ChatTemplate, *turns: tuple[str, tuple[ToolCallRecord, ...]
         )
         ids += said
         index += [number] * len(said)
-    mask = np.array(index) >= 0
-    return Trajectory(
+    return make_trajectory(
+        ids,
+        np.array(index) >= 0,
         id=RolloutId(-2, 3, 0),
-        token_ids=np.array(ids, dtype=np.int32),
-        action_mask=mask,
-        turn_index=np.array(index, dtype=np.int32),
-        sampler_logprobs=np.where(mask, -0.5, np.nan).astype(np.float32),
-        policy_version=np.where(mask, 0, -1).astype(np.int32),
+        turn_index=index,
         turns=tuple(made),
-        end_reason=EndReason.ANSWER,
-        num_drift_tokens=0,
         duration_s=1.5,
     )
 

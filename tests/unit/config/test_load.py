@@ -9,7 +9,6 @@ import pytest
 from rnow.config.keys import settings_by_key
 from rnow.config.load import (
     LoadedConfig,
-    config_as_yaml,
     find_tools_file,
     load_config,
     require_distill,
@@ -80,12 +79,6 @@ def test_a_minimal_file_loads_with_defaults_and_says_nothing() -> None:
         "trainer": 4,
         "trainer.num_epochs": 4,
     }
-
-
-def test_the_resolved_configuration_loads_again_and_is_the_same() -> None:
-    config = load(MINIMAL + "rollout: {max_turns: 4}\nresources: {student: {gpus: 1}}\n").config
-    assert load(config_as_yaml(config)).config == config
-    assert load(config_as_yaml(config)).notices == ()
 
 
 def test_a_section_without_keys_is_its_defaults() -> None:

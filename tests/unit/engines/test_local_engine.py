@@ -6,15 +6,16 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from builders import model_settings
+from builders import model_settings, qwen3
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from rnow.engines.base import Completion
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.engines.local.engine import LocalEngine
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
 from rnow.errors import DeadlineError, EngineError, ModelError
@@ -27,21 +28,18 @@ VOCAB = 128
 PROMPT_LENGTHS = (3, 20, 90, 126, 131, 300, 420)
 
 
-def tiny_model(seed: int = 0, **changes: object) -> Qwen3ForCausalLM:
-    torch.manual_seed(seed)
-    settings = {
+def tiny_model(**changes: Any) -> Qwen3ForCausalLM:
+    sizes = {
         "vocab_size": VOCAB,
         "hidden_size": 64,
         "intermediate_size": 96,
-        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 32,
-        "tie_word_embeddings": True,
         "max_position_embeddings": 8192,
         "initializer_range": 0.1,
     }
-    return Qwen3ForCausalLM(Qwen3Config(**(settings | changes))).eval()
+    return qwen3(**(sizes | changes))
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +60,19 @@ def some_ids(length: int, seed: int = 0) -> list[int]:
     return np.random.default_rng([seed, length]).integers(0, VOCAB, length).tolist()
 
 
-def generate(engine: LocalEngine, ids: Sequence[int], **changes: object):
+async def generate(engine: LocalEngine, ids: Sequence[int], **changes: object) -> Completion:
     settings = {
         "session": "s",
         "max_tokens": 8,
-        "stop_token_ids": [],
+        "stop_token_ids": (),
         "seed": 1,
         "policy_version": 0,
     }
-    return engine.sample(ids, **(settings | changes))
+    return await engine.sample(SampleRequest(token_ids=tuple(ids), **(settings | changes)))
+
+
+async def score(engine: LocalEngine, ids: Sequence[int], **asked: int) -> Scores:
+    return await engine.score(ScoreRequest(token_ids=tuple(ids), **asked))
 
 
 async def roll_out(engine: LocalEngine, index: int, *, delay_s: float = 0.0) -> list[Completion]:
@@ -133,11 +135,11 @@ async def test_another_engine_in_the_process_changes_no_bit(
     alone = [bits(await roll_out(engine, index)) for index in range(4)]
     teacher = LocalEngine.load(folder)
     ids = some_ids(200)
-    expected = (await teacher.score(ids, start=1)).logprobs
+    expected = (await score(teacher, ids, start=1)).logprobs
     *rolled, first, second = await asyncio.gather(
         *(roll_out(engine, index) for index in range(4)),
-        teacher.score(ids, start=1),
-        teacher.score(ids, start=1),
+        score(teacher, ids, start=1),
+        score(teacher, ids, start=1),
     )
     assert [bits(turns) for turns in rolled] == alone
     assert first.logprobs.tobytes() == second.logprobs.tobytes() == expected.tobytes()
@@ -190,7 +192,7 @@ async def test_sampler_logprobs_are_those_of_score_and_of_a_plain_forward(
     for index in range(7):
         turns = await roll_out(engine, index)
         ids = turns[-1].prompt_ids.tolist() + turns[-1].token_ids.tolist()
-        scores = await engine.score(ids, start=1)
+        scores = await score(engine, ids, start=1)
         np.testing.assert_allclose(scores.logprobs, reference_logprobs(model, ids), atol=1e-5)
         for turn in turns:
             start = len(turn.prompt_ids) - 1
@@ -229,25 +231,25 @@ async def test_long_texts_are_scored_in_pieces(engine: LocalEngine, folder: Path
     )
     expected = reference_logprobs(model, ids)
     for start in (4000, 4200):  # before and behind the border of the first piece, at 4,096
-        scores = await engine.score(ids, start=start)
+        scores = await score(engine, ids, start=start)
         np.testing.assert_allclose(scores.logprobs, expected[start - 1 :], atol=1e-5)
 
 
 async def test_favourites_come_best_first(engine: LocalEngine, folder: Path) -> None:
     ids = some_ids(30)
-    scores = await engine.score(ids, start=10, num_top=3)
+    scores = await score(engine, ids, start=10, num_top=3)
     model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         table = torch.log_softmax(model(torch.tensor([ids])).logits[0, 9:-1], -1)
     assert scores.top_ids.tolist() == table.topk(3).indices.tolist()
     np.testing.assert_allclose(scores.top_logprobs, table.topk(3).values, atol=1e-5)
-    assert (await engine.score(ids, start=10)).top_ids.shape == (20, 0)
+    assert (await score(engine, ids, start=10)).top_ids.shape == (20, 0)
 
 
 async def test_temperature_0_takes_the_likeliest_token(engine: LocalEngine) -> None:
     completion = await generate(engine, some_ids(20), temperature=0.0)
     ids = some_ids(20) + completion.token_ids.tolist()
-    scores = await engine.score(ids, start=20, num_top=1)
+    scores = await score(engine, ids, start=20, num_top=1)
     assert completion.token_ids.tolist() == scores.top_ids[:, 0].tolist()
     warm = await generate(engine, some_ids(20), session="warm")
     assert warm.token_ids.tolist() != completion.token_ids.tolist()
@@ -342,8 +344,8 @@ async def test_a_merged_adapter_scores_as_peft_does(
     model = save_adapter(folder, tmp_path, **changes)
     await engine.load_policy(tmp_path, 1)
     ids = some_ids(40)
-    started = await engine.score(ids, start=1)
-    adapted = await engine.score(ids, start=1, policy_version=1)
+    started = await score(engine, ids, start=1)
+    adapted = await score(engine, ids, start=1, policy_version=1)
     np.testing.assert_allclose(adapted.logprobs, reference_logprobs(model, ids), atol=1e-5)
     assert np.abs(adapted.logprobs - started.logprobs).max() > 0.01
 
@@ -360,8 +362,8 @@ async def test_in_bfloat16_an_adapter_says_what_it_says_to_the_trainer(
     engine = LocalEngine.load(folder, dtype="bfloat16")
     await engine.load_policy(tmp_path, 1)
     ids = some_ids(40)
-    started = await engine.score(ids, start=1)
-    adapted = await engine.score(ids, start=1, policy_version=1)
+    started = await score(engine, ids, start=1)
+    adapted = await score(engine, ids, start=1, policy_version=1)
     await engine.aclose()
     with torch.no_grad():
         expected = policy.action_logprobs(
@@ -390,12 +392,12 @@ async def test_a_trajectory_ends_on_the_weights_that_it_began_with(
     later = await generate(engine, old_ids, session="old")  # its weights are kept for it
     np.testing.assert_allclose(
         later.logprobs,
-        (await engine.score([*old_ids, *later.token_ids.tolist()], start=220)).logprobs,
+        (await score(engine, [*old_ids, *later.token_ids.tolist()], start=220)).logprobs,
         atol=1e-5,
     )
     with pytest.raises(EngineError, match=r"^policy version 0 is not loaded; loaded: 1$"):
         await generate(engine, ids, session="late")
-    scores = await engine.score([*ids, *new.token_ids.tolist()], start=20, policy_version=1)
+    scores = await score(engine, [*ids, *new.token_ids.tolist()], start=20, policy_version=1)
     np.testing.assert_allclose(new.logprobs, scores.logprobs, atol=1e-5)
 
 
@@ -476,7 +478,7 @@ async def test_requests_that_cannot_be_served_say_why(engine: LocalEngine) -> No
     assert await message(generate(engine, [1], policy_version=4)) == (
         "policy version 4 is not loaded; loaded: 0"
     )
-    assert await message(engine.score([1, 2], start=2)) == "start is 2; with 2 tokens it is 1 to 1"
+    assert await message(score(engine, [1, 2], start=2)) == "start is 2; with 2 tokens it is 1 to 1"
     assert await message(engine.unload_policy(3)) == "policy version 3 is not loaded; loaded: 0"
     first = asyncio.create_task(generate(engine, [1], max_tokens=50))
     await asyncio.sleep(0)
@@ -492,7 +494,7 @@ async def test_a_deadline_names_what_waited_and_frees_the_row(folder: Path) -> N
         "engine.sample of session 0.5.1 has waited 0.5 s, the limit of engine.request_timeout_s "
         "(1 sequences decode, 0 wait for a row)"
     )
-    await engine.health()
+    await engine.release("0.5.1")
     assert engine.describe() == "0 sequences decode, 0 wait for a row"
     await engine.aclose()
 
@@ -525,7 +527,7 @@ async def test_an_error_in_the_forward_thread_reaches_every_caller_and_the_engin
     ]
     await asyncio.sleep(0.02)
     head, engine.model.lm_head = engine.model.lm_head, BrokenHead()
-    for task in (*tasks, generate(engine, [1], session="t"), engine.score([1, 2], start=1)):
+    for task in (*tasks, generate(engine, [1], session="t"), score(engine, [1, 2], start=1)):
         with pytest.raises(
             EngineError, match=r"^the local engine failed: RuntimeError: out of memory$"
         ):
@@ -535,14 +537,11 @@ async def test_an_error_in_the_forward_thread_reaches_every_caller_and_the_engin
 
 
 async def test_numbers_that_are_not_finite_are_errors(engine: LocalEngine) -> None:
-    await engine.health()
     engine.model.model.norm.weight.fill_(math.nan)
     with pytest.raises(EngineError, match=r"^session s: the log-probability of token 1 is nan$"):
         await generate(engine, [1])
     with pytest.raises(EngineError, match=r"^the log-probability of token 1 is not finite$"):
-        await engine.score([1, 2], start=1)
-    with pytest.raises(EngineError, match=r"^the model's logits are not finite$"):
-        await engine.health()
+        await score(engine, [1, 2], start=1)
 
 
 async def test_closing_fails_what_is_under_way(folder: Path) -> None:
@@ -551,7 +550,7 @@ async def test_closing_fails_what_is_under_way(folder: Path) -> None:
         asyncio.create_task(generate(engine, [1], session=str(k), max_tokens=5000))
         for k in range(40)
     ]
-    tasks.append(asyncio.create_task(engine.score(some_ids(50), start=1)))
+    tasks.append(asyncio.create_task(score(engine, some_ids(50), start=1)))
     await asyncio.sleep(0)
     await engine.aclose()
     await engine.aclose()
@@ -560,7 +559,7 @@ async def test_closing_fails_what_is_under_way(folder: Path) -> None:
         assert str(outcome) == "the engine was closed"
     await asyncio.gather(tasks[40], return_exceptions=True)
     with pytest.raises(EngineError, match=r"^the engine was closed$"):
-        await engine.health()
+        await engine.release("0")
 
 
 def test_models_that_cannot_be_loaded_say_what_to_do(folder: Path, tmp_path: Path) -> None:

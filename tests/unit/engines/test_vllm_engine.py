@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from vllm_fake import FakeVllm, Json, error, logprob_of, serve_fake
 
-from rnow.engines.base import Completion
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.errors import DeadlineError, EngineError
 from rnow.records import StopReason
@@ -44,8 +44,19 @@ async def sample(
     engine: VllmEngine, ids: tuple[int, ...] = (9, 5), *, session: str = "0.0.0", version: int = 0
 ) -> Completion:
     return await engine.sample(
-        ids, session=session, max_tokens=3, stop_token_ids=[3], seed=7, policy_version=version
+        SampleRequest(
+            token_ids=ids,
+            session=session,
+            max_tokens=3,
+            stop_token_ids=(3,),
+            seed=7,
+            policy_version=version,
+        )
     )
+
+
+async def score(engine: VllmEngine, ids: list[int], **asked: int) -> Scores:
+    return await engine.score(ScoreRequest(token_ids=tuple(ids), **asked))
 
 
 def adapter(folder: Path, name: str = "adapter") -> Path:
@@ -213,7 +224,7 @@ async def test_what_does_not_fit_is_not_sent(fake: FakeVllm, engine: VllmEngine)
 
 async def test_scores_are_looked_up_by_id(fake: FakeVllm, engine: VllmEngine) -> None:
     ids = [7, 1, 4, 2]
-    scores = await engine.score(ids, start=2, num_top=2)
+    scores = await score(engine, ids, start=2, num_top=2)
     assert scores.logprobs.tolist() == pytest.approx([logprob_of(2, 4), logprob_of(3, 2)])
     assert scores.top_ids.tolist() == [[50, 51], [50, 51]]
     assert scores.top_logprobs == pytest.approx(np.array([[-0.1, -0.2]] * 2))
@@ -223,7 +234,7 @@ async def test_the_compact_route_is_asked_for_once_where_it_is_missing(
     fake: FakeVllm, engine: VllmEngine
 ) -> None:
     for _ in range(3):
-        scores = await engine.score([7, 1, 4, 2], start=2)
+        scores = await score(engine, [7, 1, 4, 2], start=2)
         assert scores.logprobs.tolist() == pytest.approx([logprob_of(2, 4), logprob_of(3, 2)])
         assert scores.top_ids.shape == (2, 0)
     asked = [set(body["sampling_params"]) & COMPACT for body in fake.bodies(ROUTE)]
@@ -242,7 +253,7 @@ def encode(values: Any) -> str:
 async def test_the_compact_route_is_used_where_it_is(fake: FakeVllm, engine: VllmEngine) -> None:
     fake.compact = lambda asked: encode([[-0.5], [-0.25]])
     for _ in range(2):
-        scores = await engine.score([7, 1, 4, 2], start=2)
+        scores = await score(engine, [7, 1, 4, 2], start=2)
         assert scores.logprobs.tolist() == [-0.5, -0.25]
     sent = [body["sampling_params"] for body in fake.bodies(ROUTE)]
     assert [params["prompt_logprob_token_ids"] for params in sent] == [[[4], [2]]] * 2
@@ -253,7 +264,7 @@ async def test_a_server_that_ignores_the_compact_route_is_asked_the_long_way(
     fake: FakeVllm, engine: VllmEngine
 ) -> None:
     fake.compact = lambda asked: None  # type: ignore[assignment,return-value]  # a field it knows not
-    scores = await engine.score([7, 1, 4], start=1)
+    scores = await score(engine, [7, 1, 4], start=1)
     assert scores.logprobs.tolist() == pytest.approx([logprob_of(1, 1), logprob_of(2, 4)])
 
 
@@ -272,7 +283,7 @@ async def test_compact_scores_are_read_without_trust(
 ) -> None:
     fake.compact = lambda asked: encode(values)
     with pytest.raises(EngineError) as caught:
-        await engine.score([7, 1, 4, 2], start=2)
+        await score(engine, [7, 1, 4, 2], start=2)
     assert str(caught.value) == f"{here(fake)}: {message}"
 
 
@@ -309,7 +320,7 @@ async def test_scores_that_are_none_are_an_error_not_a_number(
 ) -> None:
     fake.change = lambda answer: change(answer) if answer["prompt_logprobs"] else None
     with pytest.raises(EngineError) as caught:
-        await engine.score([7, 1, 4, 2], start=2)
+        await score(engine, [7, 1, 4, 2], start=2)
     assert str(caught.value) == f"{here(fake)}: {message}"
 
 
@@ -351,7 +362,7 @@ async def test_a_server_that_never_answers_ends_in_a_deadline_with_a_name(fake: 
         await sample(engine)
     assert str(caught.value) == (f"engine.sample of session 0.0.0 at {fake.url} has waited 0.2 s")
     with pytest.raises(DeadlineError) as caught:
-        await engine.score([1, 2], start=1)
+        await score(engine, [1, 2], start=1)
     assert str(caught.value) == f"engine.score of 2 tokens at {fake.url} has waited 0.2 s"
     await engine.aclose()
 
@@ -466,7 +477,7 @@ async def test_a_whole_model_replaces_the_weights_and_empties_the_cache(
         with pytest.raises(EngineError, match=r"^policy version 0 is not loaded \(loaded: 1\)$"):
             await sample(engine, session=session)
     with pytest.raises(EngineError, match="started with are replaced"):
-        await engine.score([1, 2], start=1)
+        await score(engine, [1, 2], start=1)
     assert (await sample(engine, session="new", version=1)).policy_version == 1
     await engine.unload_policy(0)  # gone already, as it should be
     with pytest.raises(EngineError, match=r"^policy version 0 is not loaded \(loaded: 1\)$"):
@@ -558,7 +569,7 @@ async def test_scoring_goes_where_the_least_is_under_way(fake: FakeVllm) -> None
         waiting = asyncio.create_task(sample(engine))
         await asyncio.sleep(0.05)
         for _ in range(3):
-            await engine.score([1, 2], start=1)
+            await score(engine, [1, 2], start=1)
         assert len(other.bodies(ROUTE)) == 4  # the first time also the compact route
         waiting.cancel()
         await engine.aclose()
@@ -588,16 +599,19 @@ async def test_a_server_that_is_suspended_hands_its_sessions_over(fake: FakeVllm
         await engine.aclose()
 
 
+PROBE = ScoreRequest(token_ids=(1, 2), start=1, policy_version=0)
+
+
 async def test_a_probe_asks_every_server_or_the_one_that_is_named(fake: FakeVllm) -> None:
     async with serve_fake() as other:
         engine = make_engine(fake, other)
         other.change = lambda answer: answer["prompt_logprobs"][1].update(
             {"2": {"logprob": -3.0, "rank": 1}}
         )
-        answers = await engine.probe([1, 2], start=1, policy_version=0)
+        answers = await engine.probe(PROBE)
         ours = np.float32(logprob_of(1, 2))
         assert [answer.logprobs.tolist() for answer in answers] == [[ours], [-3.0]]
-        (answer,) = await engine.probe([1, 2], start=1, policy_version=0, url=other.url)
+        (answer,) = await engine.probe(PROBE, url=other.url)
         assert answer.logprobs.tolist() == [-3.0]
         await engine.aclose()
 
@@ -613,11 +627,6 @@ async def test_a_server_started_anew_gets_the_versions_of_the_others(
         assert other.adapters == fake.adapters
         assert len(other.adapters) == 1
         await engine.aclose()
-
-
-async def test_health_is_the_health_of_every_server(fake: FakeVllm, engine: VllmEngine) -> None:
-    await engine.health()
-    assert [path for path, _ in fake.requests] == ["/health"]
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -1,8 +1,7 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from builders import tokenizer_folder
+from builders import make_trajectory, tokenizer_folder
 from rich.console import Console
 
 from rnow.chat.conversation import turn_text
@@ -15,11 +14,9 @@ from rnow.records import (
     EndReason,
     Prompt,
     RolloutId,
-    StopReason,
     ToolCallRecord,
     ToolOutcome,
     Trajectory,
-    Turn,
 )
 from rnow.rollout.attempt import Attempt
 
@@ -38,23 +35,9 @@ def make_prompt(index: int, *, task: str = "company", expected: str | None = "AC
     return Prompt(index=index, line=index + 1, messages=(), tools=None, metadata=metadata)
 
 
-def make_trajectory(id: RolloutId, chat: ChatTemplate, text: str) -> Trajectory:
+def answered(id: RolloutId, chat: ChatTemplate, text: str) -> Trajectory:
     ids = [1, *chat.encode(text), chat.end_of_turn_id]
-    mask = np.array([False] + [True] * (len(ids) - 1))
-    return Trajectory(
-        id=id,
-        token_ids=np.array(ids, dtype=np.int32),
-        action_mask=mask,
-        turn_index=np.where(mask, 0, -1).astype(np.int32),
-        sampler_logprobs=np.where(mask, -0.5, np.nan).astype(np.float32),
-        policy_version=np.where(mask, 0, -1).astype(np.int32),
-        turns=(
-            Turn(start=1, end=len(ids), stop_reason=StopReason.STOP, tool_calls=(), duration_s=0.0),
-        ),
-        end_reason=EndReason.ANSWER,
-        num_drift_tokens=0,
-        duration_s=0.0,
-    )
+    return make_trajectory(ids, [False] + [True] * (len(ids) - 1), id=id)
 
 
 async def test_a_failed_rollout_is_no_answer_and_is_counted(chat: ChatTemplate) -> None:
@@ -65,7 +48,7 @@ async def test_a_failed_rollout_is_no_answer_and_is_counted(chat: ChatTemplate) 
     async def roll(attempt: Attempt) -> Trajectory:
         if attempt.prompt.index == 3:
             raise RolloutError("nothing was sampled")
-        return make_trajectory(attempt.id, chat, answers[attempt.prompt.index])
+        return answered(attempt.id, chat, answers[attempt.prompt.index])
 
     evaluation = await evaluate(prompts, roll, policy_version=0, chat=chat, concurrency=2)
     figures = evaluation.as_json()
@@ -96,7 +79,7 @@ async def test_an_evaluation_that_mostly_failed_is_an_error(chat: ChatTemplate) 
     async def roll(attempt: Attempt) -> Trajectory:
         if attempt.prompt.index:
             raise EngineError("server gone")
-        return make_trajectory(attempt.id, chat, "COMPANY: ACME")
+        return answered(attempt.id, chat, "COMPANY: ACME")
 
     with pytest.raises(RolloutError) as caught:
         await evaluate(
@@ -109,7 +92,7 @@ async def test_an_evaluation_that_mostly_failed_is_an_error(chat: ChatTemplate) 
 
 
 async def test_an_answer_ends_before_the_token_that_ended_it(chat: ChatTemplate) -> None:
-    trajectory = make_trajectory(RolloutId(-1, 0, 0), chat, "COMPANY: ACME")
+    trajectory = answered(RolloutId(-1, 0, 0), chat, "COMPANY: ACME")
     assert turn_text(trajectory, trajectory.turns[-1], chat) == "COMPANY: ACME"
 
 
@@ -119,7 +102,7 @@ async def test_metrics_share_the_attempts_at_one_temperature(chat: ChatTemplate)
     async def roll(attempt: Attempt) -> Trajectory:
         asked.append((attempt.id, attempt.temperature))
         # Greedily wrong, and right in one attempt of the four: the last one.
-        return make_trajectory(
+        return answered(
             attempt.id, chat, "COMPANY: ACME" if attempt.id.rollout == 4 else "COMPANY: Other"
         )
 
@@ -144,7 +127,7 @@ async def test_too_few_attempts_say_nothing_about_pass_at_k(chat: ChatTemplate) 
     async def roll(attempt: Attempt) -> Trajectory:
         if (attempt.prompt.index, attempt.id.rollout) == (1, 4):
             raise EngineError("server gone")
-        return make_trajectory(
+        return answered(
             attempt.id, chat, "COMPANY: ACME" if attempt.prompt.index else "COMPANY: Other"
         )
 
@@ -162,7 +145,7 @@ async def test_too_few_attempts_say_nothing_about_pass_at_k(chat: ChatTemplate) 
 
 async def test_prompts_without_an_answer_are_counted_apart(chat: ChatTemplate) -> None:
     async def roll(attempt: Attempt) -> Trajectory:
-        return make_trajectory(attempt.id, chat, "DATE: NA")
+        return answered(attempt.id, chat, "DATE: NA")
 
     expected = ["NA", "Not_Listed", "NA", "2031-02-03"]
     prompts = [
@@ -183,7 +166,7 @@ async def test_what_tools_and_deadlines_spoiled_is_told_beside_the_figures(
     chat: ChatTemplate,
 ) -> None:
     async def roll(attempt: Attempt) -> Trajectory:
-        trajectory = make_trajectory(attempt.id, chat, "COMPANY: ACME")
+        trajectory = answered(attempt.id, chat, "COMPANY: ACME")
         calls = tuple(
             ToolCallRecord(
                 name="browse",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from builders import qwen3
 
 from rnow.learner.float32_attention import ATTENTION_NAME
 
@@ -18,17 +18,7 @@ from rnow.learner.float32_attention import ATTENTION_NAME
 )
 def test_key_heads_that_are_repeated_attend_as_grouped_ones_do(positions: list[list[int]]) -> None:
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        initializer_range=0.2,
-    )
-    model = Qwen3ForCausalLM(config).double().eval()
+    model = qwen3(vocab_size=64, num_attention_heads=4, num_key_value_heads=2).double()
     position_ids = torch.tensor(positions)
     token_ids = torch.randint(0, 64, position_ids.shape)
     answers = []

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from builders import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rnow.learner.packing import MicroBatch, pack, plan_micro_batches
-from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, Trajectory
+from rnow.records import Batch, RolloutId, ScoredTrajectory
 
 
 def scored(
@@ -18,22 +19,13 @@ def scored(
     """A trajectory whose numbers all tell which rollout and position they are of."""
     action = np.array(mask, dtype=np.bool_)
     position = np.arange(len(action))
-    if turns is None:
-        turns = np.where(action, 0, -1).tolist()
     return ScoredTrajectory(
-        trajectory=Trajectory(
+        trajectory=make_trajectory(
+            1000 * (rollout + 1) + position,
+            action,
             id=RolloutId(0, 0, rollout),
-            token_ids=(1000 * (rollout + 1) + position).astype(np.int32),
-            action_mask=action,
-            turn_index=np.array(turns, dtype=np.int32),
-            sampler_logprobs=np.where(action, -rollout - position / 1024, np.nan).astype(
-                np.float32
-            ),
-            policy_version=np.where(action, 0, -1).astype(np.int32),
-            turns=(),
-            end_reason=EndReason.ANSWER,
-            num_drift_tokens=0,
-            duration_s=0.0,
+            turn_index=turns,
+            sampler_logprobs=-rollout - position / 1024,
         ),
         teacher_logprobs=np.where(action, -rollout - position / 512, np.nan).astype(np.float32),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import model_settings
+from builders import model_settings, qwen3
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,23 +25,9 @@ LINEAR_LAYERS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_pro
 
 
 def write_model(directory: Path, *, tied: bool, dtype: torch.dtype = torch.float32) -> Path:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = Qwen3Config(
-            vocab_size=VOCAB,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            tie_word_embeddings=tied,
-            attention_dropout=0.5,  # must never be seen
-            initializer_range=0.2,
-        )
-        Qwen3ForCausalLM(config).to(dtype).save_pretrained(directory)
+    # A dropout that must never be seen.
+    network = qwen3(vocab_size=VOCAB, tie_word_embeddings=tied, attention_dropout=0.5)
+    network.to(dtype).save_pretrained(directory)
     return directory
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import model_settings
+from builders import make_trajectory, model_settings, qwen3
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,39 +23,24 @@ from rnow.learner.trainer import (
     accumulate_gradients,
     learning_rate_factor,
 )
-from rnow.records import Batch, EndReason, FloatArray, RolloutId, ScoredTrajectory, Trajectory
+from rnow.records import Batch, FloatArray, RolloutId, ScoredTrajectory, Trajectory
 
 VOCAB = 128
 
 
-def write_model(directory: Path, *, seed: int) -> Path:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        config = Qwen3Config(
-            vocab_size=VOCAB,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            tie_word_embeddings=True,
-            initializer_range=0.2,
-        )
-        Qwen3ForCausalLM(config).save_pretrained(directory)
+def saved(directory: Path, *, seed: int) -> Path:
+    qwen3(seed=seed, vocab_size=VOCAB).save_pretrained(directory)
     return directory
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("student"), seed=0)
+    return saved(tmp_path_factory.mktemp("student"), seed=0)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("teacher"), seed=1)
+    return saved(tmp_path_factory.mktemp("teacher"), seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -109,18 +94,8 @@ def trajectory_of(
         ids += [*sampled, *tool_text]
         mask += [True] * len(sampled) + [False] * len(tool_text)
         turn_index += [turn] * (len(sampled) + len(tool_text))
-    action_mask = np.array(mask)
-    return Trajectory(
-        id=RolloutId(step, 0, rollout),
-        token_ids=np.array(ids, dtype=np.int32),
-        action_mask=action_mask,
-        turn_index=np.array(turn_index, dtype=np.int32),
-        sampler_logprobs=np.where(action_mask, 0.0, np.nan).astype(np.float32),
-        policy_version=np.where(action_mask, 0, -1).astype(np.int32),
-        turns=(),
-        end_reason=EndReason.ANSWER,
-        num_drift_tokens=0,
-        duration_s=0.0,
+    return make_trajectory(
+        ids, mask, id=RolloutId(step, 0, rollout), turn_index=turn_index, sampler_logprobs=0.0
     )
 
 

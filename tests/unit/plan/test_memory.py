@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from builders import model_settings, qwen3, qwen3_config
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -70,10 +71,8 @@ def test_parameters_are_those_of_the_published_models(name: str, num_parameters:
 
 @pytest.mark.parametrize("name", ["Qwen3-32B", "Qwen3-1.7B"])
 def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -> None:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
     with torch.device("meta"):
-        model = Qwen3ForCausalLM(Qwen3Config(**config(name, num_hidden_layers=3)))
+        model = qwen3(**config(name, num_hidden_layers=3))
     assert figures(name, num_hidden_layers=3).num_parameters == model.num_parameters()
 
 
@@ -277,7 +276,6 @@ def count_allocations(
     Its tensors are fake: they have sizes and no storage.
     """
     import transformers.masking_utils
-    from builders import model_settings
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from rnow.learner.policy import Policy
@@ -350,9 +348,9 @@ class AllocationCounter(TorchDispatchMode):
 
 
 def plain_model(model: ModelFigures, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM, Qwen3Config
+    from transformers import AutoModelForCausalLM
 
-    settings = Qwen3Config(
+    settings = qwen3_config(
         hidden_size=model.hidden_size,
         intermediate_size=model.intermediate_size,
         num_hidden_layers=model.num_layers,

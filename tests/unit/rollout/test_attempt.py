@@ -10,8 +10,8 @@ from builders import tokenizer_folder
 from rnow.chat.template import ChatTemplate
 from rnow.chat.transcript import transcript
 from rnow.config.settings import RolloutSettings
-from rnow.engines.base import Completion
-from rnow.engines.scripted import SampleRequest, ScriptedEngine
+from rnow.engines.base import Completion, SampleRequest
+from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import EngineError, RolloutError
 from rnow.records import (
     EndReason,
@@ -197,7 +197,6 @@ async def test_the_engine_is_asked_to_continue_the_ledger(chat: ChatTemplate) ->
     assert first == SampleRequest(
         token_ids=tuple(chat.render_prompt(PROMPT.messages, FakeTools().schemas)),
         session="3.17.1",
-        turn=0,
         max_tokens=700,
         stop_token_ids=chat.stop_token_ids,
         seed=derive_seed(5, "sample", 3, 17, 1, 0),
@@ -385,10 +384,10 @@ async def test_a_prompt_that_fills_the_window_is_an_error_without_a_request(
 async def test_a_timeout_keeps_the_last_complete_turn(chat: ChatTemplate) -> None:
     turns = said(chat, call("a"))
 
-    async def script(request: SampleRequest) -> Sequence[int]:
-        if request.turn == 1:
+    async def script(request: SampleRequest, turn: int) -> Sequence[int]:
+        if turn == 1:
             await asyncio.sleep(60)
-        return turns[request.turn]
+        return turns[turn]
 
     engine = ScriptedEngine(script)
     trajectory = await roll(chat, engine, FakeTools(), rollout_timeout=0.2)
@@ -414,7 +413,7 @@ async def test_a_timeout_among_tools_keeps_the_turn_and_the_tools_that_were_read
 
 
 async def test_a_timeout_before_the_first_turn_is_an_error(chat: ChatTemplate) -> None:
-    async def script(request: SampleRequest) -> Sequence[int]:
+    async def script(request: SampleRequest, turn: int) -> Sequence[int]:
         await asyncio.sleep(60)
         return []
 
@@ -433,7 +432,7 @@ async def test_a_timeout_before_the_first_turn_is_an_error(chat: ChatTemplate) -
 
 @pytest.mark.parametrize("error", [EngineError("the server is gone"), TimeoutError("a socket's")])
 async def test_a_failing_engine_is_not_a_trajectory(chat: ChatTemplate, error: Exception) -> None:
-    def script(request: SampleRequest) -> Sequence[int]:
+    def script(request: SampleRequest, turn: int) -> Sequence[int]:
         raise error
 
     engine = ScriptedEngine(script)
@@ -461,8 +460,8 @@ class Misreporting(ScriptedEngine):
         super().__init__(script)
         self._changes = changes
 
-    async def sample(self, *positional: Any, **keywords: Any) -> Completion:
-        completion = await super().sample(*positional, **keywords)
+    async def sample(self, request: SampleRequest) -> Completion:
+        completion = await super().sample(request)
         fields = {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
         return Completion(**{**fields, **self._changes})
 

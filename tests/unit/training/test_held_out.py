@@ -9,7 +9,8 @@ from rich.console import Console
 from rnow.browser.local_sites import LocalSites
 from rnow.chat.template import ChatTemplate
 from rnow.config.settings import Config
-from rnow.engines.scripted import SampleRequest, ScriptedEngine
+from rnow.engines.base import SampleRequest
+from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import DataError
 from rnow.rollout.environment import Environment
 from rnow.runs.folder import RunDirectory
@@ -62,7 +63,7 @@ async def test_a_student_is_evaluated_first_every_so_often_and_last(tmp_path: Pa
     )
     chat = environment.chat
 
-    def say_acme(request: SampleRequest) -> list[int]:
+    def say_acme(request: SampleRequest, turn: int) -> list[int]:
         return [*chat.encode("Acme"), chat.end_of_turn_id]
 
     engine = ScriptedEngine(say_acme)

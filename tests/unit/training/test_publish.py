@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnow.engines.base import Scores
+from rnow.engines.base import ScoreRequest, Scores
 from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import PublicationError
 from rnow.runs.folder import RunDirectory
@@ -71,10 +71,8 @@ async def test_a_probe_that_is_not_a_number_stops_the_run(tmp_path: Path) -> Non
 class TwoServers(ScriptedEngine):
     """An engine with two copies of the weights, the second of them stale."""
 
-    async def probe(
-        self, token_ids: Sequence[int], *, start: int, policy_version: int
-    ) -> tuple[Scores, ...]:
-        (fresh,) = await super().probe(token_ids, start=start, policy_version=policy_version)
+    async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
+        (fresh,) = await super().probe(request)
         return fresh, dataclasses.replace(fresh, logprobs=fresh.logprobs - np.float32(0.2))
 
 

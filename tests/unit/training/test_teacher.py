@@ -3,11 +3,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from builders import make_trajectory
 
-from rnow.engines.base import Scores
+from rnow.engines.base import ScoreRequest, Scores
 from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import DeadlineError, EngineError, TeacherError
-from rnow.records import EndReason, RolloutId, StopReason, Trajectory, Turn
+from rnow.records import RolloutId
 from rnow.training.teacher import Teacher
 
 
@@ -16,23 +17,12 @@ def logprob(ids: Sequence[int]) -> float:
     return -0.1 * ids[-1] - 0.01 * len(ids)
 
 
-def make_trajectory() -> Trajectory:
-    nan = np.nan
-    return Trajectory(
-        id=RolloutId(0, 5, 1),
-        token_ids=np.array([7, 8, 9, 2, 5, 6, 2], dtype=np.int32),
-        action_mask=np.array([0, 0, 1, 1, 0, 1, 1], dtype=np.bool_),
-        turn_index=np.array([-1, -1, 0, 0, 0, 1, 1], dtype=np.int32),
-        sampler_logprobs=np.array([nan, nan, -1, -1, nan, -1, -1], dtype=np.float32),
-        policy_version=np.array([-1, -1, 0, 0, -1, 0, 0], dtype=np.int32),
-        turns=(
-            Turn(start=2, end=4, stop_reason=StopReason.STOP, tool_calls=(), duration_s=0.0),
-            Turn(start=5, end=7, stop_reason=StopReason.STOP, tool_calls=(), duration_s=0.0),
-        ),
-        end_reason=EndReason.ANSWER,
-        num_drift_tokens=0,
-        duration_s=0.0,
-    )
+TRAJECTORY = make_trajectory(
+    [7, 8, 9, 2, 5, 6, 2],
+    [0, 0, 1, 1, 0, 1, 1],
+    id=RolloutId(0, 5, 1),
+    turn_index=[-1, -1, 0, 0, 0, 1, 1],
+)
 
 
 def make_teacher(engine: ScriptedEngine) -> Teacher:
@@ -46,17 +36,8 @@ class FaultyEngine(ScriptedEngine):
         super().__init__([], logprob=logprob)
         self.faults = list(faults)
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
-        scores = await super().score(
-            token_ids, start=start, num_top=num_top, policy_version=policy_version
-        )
+    async def score(self, request: ScoreRequest) -> Scores:
+        scores = await super().score(request)
         if not self.faults:
             return scores
         fault = self.faults.pop(0)
@@ -77,26 +58,17 @@ class BusyEngine(ScriptedEngine):
         self.at_once = 0
         self.most_at_once = 0
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
+    async def score(self, request: ScoreRequest) -> Scores:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0.001)
         self.at_once -= 1
-        return await super().score(
-            token_ids, start=start, num_top=num_top, policy_version=policy_version
-        )
+        return await super().score(request)
 
 
 async def test_action_tokens_alone_get_the_teachers_log_probability() -> None:
     engine = ScriptedEngine([], logprob=logprob)
-    scored = await make_teacher(engine).score(make_trajectory())
+    scored = await make_teacher(engine).score(TRAJECTORY)
     nan = np.nan
     expected = np.array(
         [nan, nan, -0.1 * 9 - 0.03, -0.1 * 2 - 0.04, nan, -0.1 * 6 - 0.06, -0.1 * 2 - 0.07],
@@ -107,7 +79,7 @@ async def test_action_tokens_alone_get_the_teachers_log_probability() -> None:
 
 async def test_a_trajectory_is_scored_in_one_request_from_its_first_action_on() -> None:
     engine = ScriptedEngine([], logprob=logprob)
-    await make_teacher(engine).score(make_trajectory())
+    await make_teacher(engine).score(TRAJECTORY)
     assert [(request.token_ids, request.start) for request in engine.scores] == [
         ((7, 8, 9, 2, 5, 6, 2), 2)
     ]
@@ -116,7 +88,7 @@ async def test_a_trajectory_is_scored_in_one_request_from_its_first_action_on() 
 async def test_at_most_so_many_trajectories_are_scored_at_a_time() -> None:
     engine = BusyEngine()
     teacher = make_teacher(engine)  # concurrency 2
-    await asyncio.gather(*(teacher.score(make_trajectory()) for _ in range(6)))
+    await asyncio.gather(*(teacher.score(TRAJECTORY) for _ in range(6)))
     assert engine.most_at_once == 2
 
 
@@ -132,7 +104,7 @@ async def test_a_failure_of_the_engine_is_told_in_its_words_and_not_tried_again(
 ) -> None:
     engine = FaultyEngine(failure)
     with pytest.raises(TeacherError) as caught:
-        await make_teacher(engine).score(make_trajectory())
+        await make_teacher(engine).score(TRAJECTORY)
     assert str(caught.value) == f"the teacher could not score 0.5.1: {failure}"
     assert len(engine.scores) == 1
 
@@ -154,7 +126,7 @@ async def test_a_missing_or_infinite_log_probability_is_never_a_number(
     answer: np.ndarray, message: str
 ) -> None:
     with pytest.raises(TeacherError) as caught:
-        await make_teacher(FaultyEngine(answer)).score(make_trajectory())
+        await make_teacher(FaultyEngine(answer)).score(TRAJECTORY)
     assert str(caught.value) == message
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import compare_token_maps, token_map
 from rnow.commands.check.point import Point, not_checked, place, point
@@ -99,7 +100,9 @@ def _check_chat(
 ) -> list[Point]:
     try:
         chat = ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode)
-        notices = chat.check(prompts[0].messages, allowed_schemas(schemas, prompts[0].tools))
+        notices = check_template(
+            chat, prompts[0].messages, allowed_schemas(schemas, prompts[0].tools)
+        )
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
         problem = place(loaded, "model.path", str(error))

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from rnow.config.load import LoadedConfig
 from rnow.errors import Problem
+
+if TYPE_CHECKING:
+    from rnow.config.load import LoadedConfig
 
 
 class Outcome(StrEnum):
@@ -40,7 +43,7 @@ def not_checked(name: str, reason: str) -> Point:
     return Point(name=name, outcome=Outcome.NOT_CHECKED, message=reason, problems=())
 
 
-def place(loaded: LoadedConfig, key: str, message: str, *, is_error: bool = True) -> Problem:
+def place(loaded: "LoadedConfig", key: str, message: str, *, is_error: bool = True) -> Problem:
     """Make a problem that stands where `key` is set in config.yml."""
     return Problem(
         file=str(loaded.file),

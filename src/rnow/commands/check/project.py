@@ -15,8 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rnow.commands.check.files import check_config, check_data, check_tools
-from rnow.commands.check.models import check_chat, check_devices, check_tokenizers
+import typer
+from rich.console import Console
+
+from rnow.commands.arguments import Args, Dir, Json, find_project, make_console
 from rnow.commands.check.point import Outcome, Point, not_checked
 
 _MARKS = {Outcome.OK: "✓", Outcome.PROBLEM: "✗", Outcome.NOT_CHECKED: "–"}
@@ -47,8 +49,36 @@ class CheckReport:
                 yield from (f"      {line}" for line in others)
 
 
+def check(args: Args = None, directory: Dir = None, json_: Json = False) -> None:
+    """Say all that can be known of a project before a model is loaded.
+
+    Looks at config.yml, tools.py, the prompts, and whether the models can run
+    here. It takes seconds, downloads nothing and needs no GPU, so it is what to
+    do after each change. Exit code 1 if there is a problem.
+
+    Example: rnow check my-project
+    """
+    project, overrides = find_project(args, directory)
+    report_check(project, overrides, None if json_ else make_console())
+
+
+def report_check(project: Path, overrides: list[str], console: Console | None) -> None:
+    """Check, and print the report, as JSON where no console is given; typer.Exit for a problem."""
+    report = check_project(project, overrides)
+    if console is None:
+        typer.echo(as_json(report))
+    else:
+        for line in report.lines():
+            console.print(line, soft_wrap=True)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
 def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport:
     """Check the project in `directory` with `key=value` overrides laid over its config.yml."""
+    from rnow.commands.check.files import check_config, check_data, check_tools
+    from rnow.commands.check.models import check_chat, check_devices, check_tokenizers
+
     config, loaded = check_config(directory, overrides)
     tools, schemas = check_tools(directory, loaded)
     data, prompts = check_data(directory, loaded, schemas=schemas)

@@ -18,7 +18,7 @@ from yarl import URL
 
 from rnow.browser.rules.politeness import interval_s
 from rnow.browser.store.store import PageStore, StoredRow
-from rnow.commands.browse import Pages, open_pages
+from rnow.commands.pages import Pages, open_pages
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
 from rnow.rollout.project_pages import require_contact, require_pages, store_folder

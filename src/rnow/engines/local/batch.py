@@ -1,7 +1,7 @@
 """Forwards of one set of weights: read a text, score a text, decode many sequences side by side.
 
 Nothing here knows of asyncio, sessions or versions. What keeps the bits of a sequence independent
-of its neighbours (`LocalEngine`'s hard promise) is decided here and in local_attention.py:
+of its neighbours (`LocalEngine`'s hard promise) is decided here and in attention.py:
 
 - A text is read alone, in pieces cut at fixed places counted from its own beginning.
 - Decoding always runs the same number of rows; rows without a sequence read token 0. A matrix
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rnow.engines.base import Scores
+from rnow.engines.base import ScoreRequest, Scores
 from rnow.engines.local.cache import KeyValues, PieceCache, RowCache
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
 
@@ -43,13 +43,13 @@ def read(
     return cache.key_values(), logits[0]
 
 
-def score(model: PreTrainedModel, token_ids: Sequence[int], *, start: int, num_top: int) -> Scores:
+def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
     """Return what `Engine.score` promises; only asked positions reach the LM head."""
-    cache = PieceCache()
+    token_ids, cache = request.token_ids, PieceCache()
     logprobs, top_ids, top_logprobs = [], [], []
     for piece in _pieces(model, len(token_ids) - 1):
         # The logits at position i speak of token i + 1.
-        first = max(start - 1, piece.start)
+        first = max(request.start - 1, piece.start)
         keep = torch.arange(first, max(first, piece.stop)) - piece.start
         logits = _forward_piece(model, token_ids[piece], cache, keep=keep)[0]
         if len(keep) == 0:
@@ -57,7 +57,7 @@ def score(model: PreTrainedModel, token_ids: Sequence[int], *, start: int, num_t
         table = torch.log_softmax(logits.float(), dim=-1)
         following = torch.tensor(token_ids[first + 1 : piece.stop + 1], device=table.device)
         logprobs.append(table.gather(-1, following[:, None])[:, 0])
-        best = table.topk(num_top, dim=-1)
+        best = table.topk(request.num_top, dim=-1)
         top_ids.append(best.indices)
         top_logprobs.append(best.values)
     return Scores(

@@ -1,13 +1,13 @@
 """`LocalEngine`: a transformers model in this process, on CPU (or a GPU if there is one).
 
-    local.py            the Engine: checks what is asked, waits for it with a deadline
-    local_reply.py      event loop ↔ forward thread
-    local_worker.py     what runs next: sessions, rows, versions
-    local_batch.py      forwards: read, decode, score
-    local_attention.py  attention whose bits do not depend on neighbours
-    local_cache.py      keys and values
-    local_sampling.py   a token from logits
-    local_weights.py    model folders, adapters
+    engine.py     the Engine: checks what is asked, waits for it with a deadline
+    reply.py      event loop ↔ forward thread
+    worker.py     what runs next: sessions, rows, versions
+    batch.py      forwards: read, decode, score
+    attention.py  attention whose bits do not depend on neighbours
+    cache.py      keys and values
+    sampling.py   a token from logits
+    weights.py    model folders, adapters
 
 The hard promise is batch invariance: which ids a sequence samples, and their log-probabilities,
 have the same bits whatever runs beside it and in whatever order it came, for one machine, torch
@@ -21,7 +21,7 @@ Left out: anything for large models or many sequences at speed. That is the serv
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from rnow.engines.base import Completion, Scores
-from rnow.engines.local.batch import is_batch_invariant, read, score
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.local.batch import is_batch_invariant, score
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
 from rnow.engines.local.weights import load_model, load_policy_model
 from rnow.engines.local.worker import Generation, LoadedPolicy, Worker
@@ -48,8 +48,7 @@ class LocalEngine:
     """An `Engine` in this process.
 
     engine = LocalEngine.load("models/student")
-    completion = await engine.sample(
-        ids, session="0.5.1", max_tokens=64, stop_token_ids=[2], seed=7, policy_version=0)
+    completion = await engine.sample(SampleRequest(token_ids=ids, …))
     await engine.aclose()
     """
 
@@ -59,16 +58,14 @@ class LocalEngine:
         *,
         request_timeout_s: float = 600.0,
         rows: int = 32,
-        policy_version: int = 0,
     ) -> None:
         if rows < _MIN_ROWS:
             raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
         self.model = model
         self._rows = rows
         self._request_timeout_s = request_timeout_s
-        self._worker = Worker(LoadedPolicy(policy_version, model, rows))
+        self._worker = Worker(LoadedPolicy(0, model, rows))
         self._limits = _limits_of(model)
-        self._is_closed = False
 
     @classmethod
     def load(
@@ -79,18 +76,15 @@ class LocalEngine:
         device: str | None = None,
         request_timeout_s: float = 600.0,
         rows: int = 32,
-        policy_version: int = 0,
     ) -> "LocalEngine":
-        """Load a model folder; its weights are samplable as `policy_version`.
+        """Load a model folder; its weights are samplable as policy version 0.
 
         `dtype` auto: float32 on CPU, bfloat16 on a GPU. `rows`: how many sequences decode at once;
         others wait. It is part of what fixes the bits. Blocks; the number of threads is the
         caller's at this moment.
         """
         model = load_model(model_path, dtype=dtype, device=device)
-        engine = cls(
-            model, request_timeout_s=request_timeout_s, rows=rows, policy_version=policy_version
-        )
+        engine = cls(model, request_timeout_s=request_timeout_s, rows=rows)
         num_threads = torch.get_num_threads()
         if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
             logger.warning(
@@ -102,68 +96,34 @@ class LocalEngine:
             )
         return engine
 
-    async def sample(
-        self,
-        token_ids: Sequence[int],
-        *,
-        session: str,
-        max_tokens: int,
-        stop_token_ids: Sequence[int],
-        seed: int,
-        policy_version: int,
-        temperature: float = 1.0,
-    ) -> Completion:
+    async def sample(self, request: SampleRequest) -> Completion:
         """Continue `token_ids`; of ids that extend the session's former ones the rest is read."""
-        ids = self._checked_ids(token_ids, num_more=max_tokens)
-        if max_tokens < 1:
-            raise EngineError(f"max_tokens is {max_tokens}; a generation has at least one token")
-        if not (temperature >= 0 and np.isfinite(temperature)):
-            raise EngineError(f"temperature is {temperature}; 0 is greedy, else it is positive")
-        generation = Generation(
-            reply=Reply(),
-            session=session,
-            token_ids=ids,
-            max_tokens=max_tokens,
-            stop_token_ids=frozenset(int(token) for token in stop_token_ids),
-            seed=seed,
-            policy_version=policy_version,
-            temperature=temperature,
-        )
+        self._check(request.token_ids, num_more=request.max_tokens)
+        generation = Generation(Reply(), request)
         self._worker.generate(generation)
         try:
-            return await self._wait(generation.reply, f"engine.sample of session {session}")
+            return await self._wait(generation.reply, f"engine.sample of session {request.session}")
         except (asyncio.CancelledError, DeadlineError):
             self._worker.cancel(generation)
             raise
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
-        ids = self._checked_ids(token_ids, num_more=0)
-        if not 1 <= start < len(ids):
-            raise EngineError(f"start is {start}; with {len(ids)} tokens it is 1 to {len(ids) - 1}")
+    async def score(self, request: ScoreRequest) -> Scores:
+        self._check(request.token_ids, num_more=0)
 
         def work() -> Scores:
-            worker = self._worker
-            policy = worker.start if policy_version is None else worker.policy(policy_version)
-            scores = score(policy.model, ids, start=start, num_top=num_top)
+            worker, version = self._worker, request.policy_version
+            policy = worker.start if version is None else worker.policy(version)
+            scores = score(policy.model, request)
             if not np.isfinite(scores.logprobs).all():
-                where = start + int(np.argmin(np.isfinite(scores.logprobs)))
+                where = request.start + int(np.argmin(np.isfinite(scores.logprobs)))
                 raise EngineError(f"the log-probability of token {where} is not finite")
             return scores
 
         reply = self._worker.call(work, is_forward=True)
-        return await self._wait(reply, f"engine.score of {len(ids)} tokens")
+        return await self._wait(reply, f"engine.score of {len(request.token_ids)} tokens")
 
-    async def probe(
-        self, token_ids: Sequence[int], *, start: int, policy_version: int
-    ) -> tuple[Scores, ...]:
-        return (await self.score(token_ids, start=start, policy_version=policy_version),)
+    async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
+        return (await self.score(request),)
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
         """Load an adapter on the start weights, or a whole model; sessions keep their weights."""
@@ -189,41 +149,24 @@ class LocalEngine:
     async def release(self, session: str) -> None:
         await self._call(lambda: self._worker.release(session), f"engine.release of {session}")
 
-    async def health(self) -> None:
-        def work() -> None:
-            _, logits = read(self.model, [0], ())
-            if not logits.isfinite().all():
-                raise EngineError("the model's logits are not finite")
-
-        await self._call(work, "engine.health")
-
     def describe(self) -> str:
         """Say what the engine is busy with."""
         return self._worker.describe()
 
     async def aclose(self) -> None:
         """Fail what is under way and drop what is kept; closing twice is fine."""
-        if not self._is_closed:
-            self._is_closed = True
-            await self._worker.close().wait(
-                "engine.aclose", timeout_s=_CLOSE_TIMEOUT_S, describe=self.describe
-            )
+        await self._worker.close().wait(
+            "engine.aclose", timeout_s=_CLOSE_TIMEOUT_S, describe=self.describe
+        )
 
     async def _call(self, work: Callable[[], None], what: str) -> None:
-        self._check_open()
         await self._wait(self._worker.call(work), what)
 
     async def _wait(self, reply: Reply[Value], what: str) -> Value:
         return await reply.wait(what, timeout_s=self._request_timeout_s, describe=self.describe)
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise EngineError("the engine was closed")
-
-    def _checked_ids(self, token_ids: Sequence[int], *, num_more: int) -> list[int]:
-        """Return plain ints; refuse what the model cannot read."""
-        self._check_open()
-        ids = [int(token) for token in token_ids]
+    def _check(self, ids: tuple[int, ...], *, num_more: int) -> None:
+        """Refuse what the model cannot read."""
         vocab_size, max_positions = self._limits
         if not ids or min(ids) < 0 or max(ids) >= vocab_size:
             raise EngineError(
@@ -235,7 +178,6 @@ class LocalEngine:
                 f"{len(ids)} tokens and {num_more} to sample exceed the model's {max_positions} "
                 "positions; lower rollout.max_context_window"
             )
-        return ids
 
 
 def _limits_of(model: PreTrainedModel) -> tuple[int, float]:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from rnow.engines.base import Completion
+from rnow.engines.base import Completion, SampleRequest
 from rnow.engines.local.batch import DecodingBatch, DecodingRow, PromptCache, read
 from rnow.engines.local.cache import KeyValues
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
@@ -51,18 +51,12 @@ class LoadedPolicy:
         self.batch = DecodingBatch(self.model, self.num_rows)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Generation:
-    """One call of `sample`, as it was asked."""
+    """One call of `sample`: who waits, and for what."""
 
     reply: Reply[Completion]
-    session: str
-    token_ids: list[int]
-    max_tokens: int
-    stop_token_ids: frozenset[int]
-    seed: int
-    policy_version: int
-    temperature: float
+    request: SampleRequest
 
 
 @dataclass(slots=True, eq=False)
@@ -207,13 +201,12 @@ class Worker:
     def _enqueue(self, generation: Generation) -> None:
         try:
             self._check_open()
-            if any(other.session == generation.session for other in self._under_way()):
-                raise EngineError(
-                    f"session {generation.session} has a generation under way already"
-                )
-            session = self._sessions.get(generation.session)
-            if session is None or session.policy.version != generation.policy_version:
-                session = _Session(self.policy(generation.policy_version), [], ())
+            name, version = generation.request.session, generation.request.policy_version
+            if any(other.request.session == name for other in self._under_way()):
+                raise EngineError(f"session {name} has a generation under way already")
+            session = self._sessions.get(name)
+            if session is None or session.policy.version != version:
+                session = _Session(self.policy(version), [], ())
             self._waiting.append((generation, session))
         except EngineError as error:
             generation.reply.fail(error)
@@ -225,7 +218,7 @@ class Worker:
                 self._end(running)
                 # A turn cut short leaves a cache that no uninterrupted run has: the next call
                 # reads anew.
-                self._sessions.pop(generation.session, None)
+                self._sessions.pop(generation.request.session, None)
                 return
 
     def _start_next(self) -> bool:
@@ -238,13 +231,14 @@ class Worker:
                 self._start_generation(generation, session)
             # Out of memory, a kernel that fails: the caller must hear of it, the others go on.
             except Exception as error:
-                self._sessions.pop(generation.session, None)
+                self._sessions.pop(generation.request.session, None)
                 generation.reply.fail(_as_engine_error(error))
             return True
         return False
 
     def _start_generation(self, generation: Generation, session: _Session) -> None:
-        model, token_ids = session.policy.model, generation.token_ids
+        model, request = session.policy.model, generation.request
+        token_ids = list(request.token_ids)
         held = session.token_ids
         if held and len(held) < len(token_ids) and token_ids[: len(held)] == held:
             new_ids = token_ids[len(held) :]
@@ -255,13 +249,13 @@ class Worker:
             held[:] = token_ids
         row = DecodingRow(
             length=len(held),
-            uniforms=uniform_stream(generation.seed),
-            temperature=generation.temperature,
+            uniforms=uniform_stream(request.seed),
+            temperature=request.temperature,
         )
         row.draw(logits)
         session.policy.batch.add(row, key_values)
         session.key_values = ()
-        self._sessions[generation.session] = session
+        self._sessions[request.session] = session
         running = _Running(generation=generation, session=session, prompt_ids=held.copy(), row=row)
         self._running.append(running)
         self._end_if_done(running)
@@ -277,22 +271,22 @@ class Worker:
             for running in members:
                 if running in self._running:
                     self._running.remove(running)
-                    self._sessions.pop(running.generation.session, None)
+                    self._sessions.pop(running.generation.request.session, None)
                     running.generation.reply.fail(_as_engine_error(error))
             policy.clear_batch()
 
     def _end_if_done(self, running: _Running) -> None:
-        row, generation = running.row, running.generation
+        row, request = running.row, running.generation.request
         if not math.isfinite(row.logprobs[-1]):
             self._end(running)
-            self._sessions.pop(generation.session, None)
+            self._sessions.pop(request.session, None)
             what = f"the log-probability of token {len(running.session.token_ids)}"
-            generation.reply.fail(
-                EngineError(f"session {generation.session}: {what} is {row.logprobs[-1]}")
+            running.generation.reply.fail(
+                EngineError(f"session {request.session}: {what} is {row.logprobs[-1]}")
             )
-        elif row.token_ids[-1] in generation.stop_token_ids:
+        elif row.token_ids[-1] in request.stop_token_ids:
             self._complete(running, StopReason.STOP)
-        elif len(row.token_ids) == generation.max_tokens:
+        elif len(row.token_ids) == request.max_tokens:
             self._complete(running, StopReason.LENGTH)
 
     def _complete(self, running: _Running, stop_reason: StopReason) -> None:

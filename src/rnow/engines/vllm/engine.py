@@ -1,12 +1,13 @@
 """`VllmEngine`: an `Engine` on vLLM servers, token ids in, token ids out.
 
-    vllm.py            the Engine: policies, sessions, deadlines
-    vllm_replicas.py   which server takes a request
-    vllm_requests.py   one request to the token route of one server
-    vllm_http.py       one server: pool, retries, errors that name server, route and status
-    vllm_weights.py    routes that change weights
-    vllm_wire.py       bodies of requests; answers, read without trust
-    vllm_server.py     a server as a child process (vllm_command.py, vllm_log.py, child_process.py)
+    engine.py         the Engine: policies, sessions, deadlines
+    replicas.py       which server takes a request, and one request to its token route
+    http.py           one server: pool, retries, errors that name server, route and status
+    weight_routes.py  routes that change weights
+    wire.py           bodies of requests; answers, read without trust
+    server.py         a server as a child process (command.py, log.py)
+    served.py         servers of our own under the Engine, started again when they end (deaths.py)
+    untied.py         model folders in the form in which a server renews the LM head
 
 Weights follow the training in one of two ways. An adapter is loaded beside the others under a name
 that no other load has had, because vLLM's prefix cache knows weights by name; sessions stay on the
@@ -19,7 +20,6 @@ Log-probabilities of sampled tokens are at temperature 1 whatever the sampling's
 
 import asyncio
 import logging
-import math
 import secrets
 import shutil
 import time
@@ -29,18 +29,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rnow.engines.base import Completion, Scores
-from rnow.engines.vllm import wire
-from rnow.engines.vllm.http import VllmClient
-from rnow.engines.vllm.replicas import Replica, Replicas, one_more
-from rnow.engines.vllm.requests import check_length, generate, score_at
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.vllm.http import PAUSES_S, VllmClient
+from rnow.engines.vllm.replicas import Replica, Replicas, one_more, sample_at, score_at
 from rnow.engines.vllm.untied import is_tied, untied_folder
 from rnow.engines.vllm.weight_routes import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.runtime.deadline import within
-
-_HEALTH_TIMEOUT_S = 60.0
-_PAUSES_S = (0.5, 2.0)  # before the second and the third attempt
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +54,7 @@ class VllmEngine:
     """An `Engine` over HTTP, on one or several servers with the same weights.
 
     engine = VllmEngine([server.url], why_ended=lambda url: server.why_ended())
-    completion = await engine.sample(
-        ids, session="0.5.1", max_tokens=64, stop_token_ids=[2], seed=7, policy_version=0)
+    completion = await engine.sample(SampleRequest(token_ids=ids, …))
     await engine.aclose()
     """
 
@@ -69,10 +63,9 @@ class VllmEngine:
         urls: Sequence[str],
         *,
         request_timeout_s: float = 600.0,
-        policy_version: int = 0,
         untied: Path | None = None,
         why_ended: Callable[[str], str | None] = lambda url: None,
-        pauses_s: Sequence[float] = _PAUSES_S,
+        pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
         """`why_ended(url)`: a sentence once the server there is known to have ended.
 
@@ -87,85 +80,38 @@ class VllmEngine:
         self._replicas = Replicas(clients)
         self._request_timeout_s = request_timeout_s
         self._untied = untied
-        self._policies = {policy_version: _Policy(policy_version, None, None)}
+        self._policies = {0: _Policy(0, None, None)}
         self._retired: set[_Policy] = set()  # sessions on them go on
         self._replaced: set[int] = set()  # versions that a whole model took the place of
         self._of_session: dict[str, _Policy] = {}
         self._unloading: set[asyncio.Task[None]] = set()
         self._has_start_weights = True
 
-    async def sample(
-        self,
-        token_ids: Sequence[int],
-        *,
-        session: str,
-        max_tokens: int,
-        stop_token_ids: Sequence[int],
-        seed: int,
-        policy_version: int,
-        temperature: float = 1.0,
-    ) -> Completion:
+    async def sample(self, request: SampleRequest) -> Completion:
         """Continue `token_ids`, on the server that has the session's earlier ones in its cache."""
-        if max_tokens < 1:
-            raise EngineError(f"max_tokens is {max_tokens}; a generation has at least one token")
-        if not (temperature >= 0 and math.isfinite(temperature)):
-            raise EngineError(f"temperature is {temperature}; 0 is greedy, else it is positive")
-        policy = self._policy_of(session, policy_version)
-        replica = self._replicas.for_session(session)
-        what = f"engine.sample of session {session} at {replica.client.url}"
+        policy = self._policy_of(request.session, request.policy_version)
+        replica = self._replicas.for_session(request.session)
+        what = f"engine.sample of session {request.session} at {replica.client.url}"
         with one_more(replica):
             async with within(self._request_timeout_s, what):
-                name, max_model_len = await replica.facts()
-                check_length(len(token_ids), max_tokens, max_model_len)
-                body = wire.sample_body(
-                    token_ids,
-                    model=policy.adapter or name,
-                    max_tokens=max_tokens,
-                    stop_token_ids=stop_token_ids,
-                    seed=seed,
-                    temperature=temperature,
-                )
-                return await generate(
-                    replica, body, lambda answer: wire.read_completion(answer, body, policy_version)
-                )
+                return await sample_at(replica, request, adapter=policy.adapter)
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
+    async def score(self, request: ScoreRequest) -> Scores:
         """Score a whole sequence in one request, at whichever server has the least to do."""
-        if not 1 <= start < len(token_ids):
-            raise EngineError(
-                f"start is {start}; with {len(token_ids)} tokens it is 1 to {len(token_ids) - 1}"
-            )
-        adapter = self._adapter_to_score(policy_version)
+        adapter = self._adapter_to_score(request.policy_version)
         replica = self._replicas.least_loaded()
-        what = f"engine.score of {len(token_ids)} tokens at {replica.client.url}"
+        what = f"engine.score of {len(request.token_ids)} tokens at {replica.client.url}"
         async with within(self._request_timeout_s, what):
-            return await score_at(replica, token_ids, start=start, num_top=num_top, adapter=adapter)
+            return await score_at(replica, request, adapter=adapter)
 
-    async def probe(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        policy_version: int,
-        url: str | None = None,
-    ) -> tuple[Scores, ...]:
+    async def probe(self, request: ScoreRequest, *, url: str | None = None) -> tuple[Scores, ...]:
         """Score at every server, or at the one with this `url`."""
-        adapter = self._adapter_to_score(policy_version)
+        adapter = self._adapter_to_score(request.policy_version)
         replicas = self._replicas.all if url is None else (self._replicas.at(url),)
-        what = f"engine.probe of version {policy_version}"
+        what = f"engine.probe of version {request.policy_version}"
         async with within(self._request_timeout_s, what):
             scores = await asyncio.gather(
-                *(
-                    score_at(replica, token_ids, start=start, adapter=adapter)
-                    for replica in replicas
-                )
+                *(score_at(replica, request, adapter=adapter) for replica in replicas)
             )
         return tuple(scores)
 
@@ -230,10 +176,6 @@ class VllmEngine:
                     await load_adapter(replica.client, policy.adapter, policy.path)
                 elif policy.path is not None:
                     await reload_weights(replica.client, policy.path)
-
-    async def health(self) -> None:
-        async with within(_HEALTH_TIMEOUT_S, "engine.health"):
-            await self._on_all(lambda replica: replica.client.get("/health"))
 
     async def aclose(self) -> None:
         """Break off what is under way; the servers run on, they are not the engine's."""

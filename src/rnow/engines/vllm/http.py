@@ -18,7 +18,7 @@ from rnow.errors import EngineError
 
 WhyEnded = Callable[[], str | None]  # a sentence once the server is known to have ended
 
-_PAUSES_S = (0.5, 2.0)
+PAUSES_S = (0.5, 2.0)  # before the second and the third attempt
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _KEEP_ALIVE_S = 4.0  # vLLM closes an idle connection after 5 s: ours must be the one to let go
 _CONNECT_TIMEOUT_S = 30.0  # of loopback or a cluster's network; a server's work has other limits
@@ -50,7 +50,7 @@ class VllmClient:
         url: str,
         *,
         why_ended: WhyEnded = lambda: None,
-        pauses_s: Sequence[float] = _PAUSES_S,
+        pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
         self.url = url.rstrip("/")
         self.why_ended = why_ended

@@ -1,17 +1,21 @@
-"""Several vLLM servers with the same weights behind one engine: which of them takes a request.
+"""Several vLLM servers with the same weights behind one engine: which one is asked, and asking.
 
 A session stays with the server that took its first request, whose prefix cache holds its text, for
 as long as that server is there; everything else goes where the least is under way.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from rnow.engines.vllm.http import VllmClient
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.vllm import wire
+from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
+
+Value = TypeVar("Value")
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +29,16 @@ class Replica:
     scores_compactly: bool | None = None  # None: not asked yet
     _facts: "tuple[str, int] | None" = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def model_for(self, num_tokens: int, num_more: int, adapter: str | None) -> str:
+        """Return the name of the weights to ask, if so many tokens fit; None: the base model's."""
+        name, max_model_len = await self.facts()
+        if num_tokens + num_more > max_model_len:
+            raise EngineError(
+                f"{num_tokens} tokens and {num_more} to sample exceed the server's "
+                f"--max-model-len of {max_model_len}; lower rollout.max_context_window"
+            )
+        return adapter or name
 
     async def facts(self) -> tuple[str, int]:
         """Return the base model's name and the tokens that a request may have; asked for once."""
@@ -88,6 +102,58 @@ def one_more(replica: Replica) -> Iterator[None]:
         yield
     finally:
         replica.num_requests -= 1
+
+
+async def sample_at(replica: Replica, request: SampleRequest, *, adapter: str | None) -> Completion:
+    """Sample from an adapter; `adapter` None: from the base model's weights."""
+    model = await replica.model_for(len(request.token_ids), request.max_tokens, adapter)
+    return await _generate(
+        replica,
+        wire.sample_body(request, model=model),
+        lambda answer: wire.read_completion(answer, request, model=model),
+    )
+
+
+async def score_at(replica: Replica, request: ScoreRequest, *, adapter: str | None) -> Scores:
+    """Score a whole sequence in one request."""
+    with one_more(replica):
+        model = await replica.model_for(len(request.token_ids), 1, adapter)
+        if request.num_top == 0 and replica.scores_compactly is not False:
+            scores = await _score_compactly(replica, request, model)
+            if scores is not None:
+                return scores
+        return await _generate(
+            replica,
+            wire.score_body(request, model=model),
+            lambda answer: wire.read_scores(answer, request, model=model),
+        )
+
+
+async def _score_compactly(replica: Replica, request: ScoreRequest, model: str) -> Scores | None:
+    """Score by the compact route; None where this server has none, which is remembered."""
+    try:
+        scores = await _generate(
+            replica,
+            wire.compact_score_body(request, model=model),
+            lambda answer: wire.read_compact_scores(answer, request, model=model),
+        )
+    except HttpError as error:
+        if error.status != 400 or "prompt_logprob_token_ids" not in error.text:
+            raise
+        scores = None
+    replica.scores_compactly = scores is not None
+    return scores
+
+
+async def _generate(
+    replica: Replica, body: Mapping[str, Any], read: Callable[[Any], Value]
+) -> Value:
+    """Post `body` to the token route; name the server in what is wrong with its answer."""
+    answer = await replica.client.post(wire.ROUTE, body)
+    try:
+        return read(answer)
+    except EngineError as error:
+        raise EngineError(f"POST {replica.client.url}{wire.ROUTE}: {error}") from error
 
 
 def _read_models(answer: Any, url: str) -> tuple[str, int]:

@@ -18,8 +18,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from rnow.engines.base import Completion, Scores
-from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.http import HttpError, UnreachableError
@@ -35,32 +35,27 @@ Value = TypeVar("Value")
 class _Probe:
     """What a server has to answer to hold the weights of a version."""
 
-    token_ids: tuple[int, ...]
-    start: int
-    policy_version: int
+    request: ScoreRequest
     scores: Scores
 
 
 class ServedEngine:
     """One role's servers, and the engine on them.
 
-    engine = await ServedEngine.start([settings], deaths=Deaths(), say=print)
-    completion = await engine.sample(…)
+    engine = await ServedEngine.start(spec, deaths=Deaths(), say=print)
+    completion = await engine.sample(SampleRequest(…))
     await engine.aclose()  # ends the servers too
     """
 
     def __init__(
         self,
         servers: Sequence[VllmServer],
+        spec: EngineSpec,
         *,
         deaths: Deaths,
         say: Callable[[str], None],
-        on_progress: Progress | None = None,
-        untied: Path | None = None,
-        request_timeout_s: float = 600.0,
-        tolerance: float = 0.05,
+        on_progress: Progress | None,
     ) -> None:
-        """`untied` as VllmEngine's; `tolerance`: nats a token between two probes of one version."""
         self._servers = list(servers)
         self._is_up = [True] * len(servers)
         self._num_ends = 0
@@ -68,12 +63,11 @@ class ServedEngine:
         self._deaths = deaths
         self._say = say
         self._on_progress = on_progress
-        self._request_timeout_s = request_timeout_s
-        self._tolerance = tolerance
+        self._spec = spec
         self._engine = VllmEngine(
             [server.url for server in servers],
-            request_timeout_s=request_timeout_s,
-            untied=untied,
+            request_timeout_s=spec.request_timeout_s,
+            untied=spec.untied,
             why_ended=self._why_ended,
         )
         self._probe: _Probe | None = None
@@ -85,19 +79,16 @@ class ServedEngine:
     @classmethod
     async def start(
         cls,
-        settings: Sequence[VllmServerSettings],
+        spec: EngineSpec,
         *,
         deaths: Deaths,
         say: Callable[[str], None],
         on_progress: Progress | None = None,
-        untied: Path | None = None,
-        request_timeout_s: float = 600.0,
-        tolerance: float = 0.05,
     ) -> "ServedEngine":
         """Start all servers side by side; where one cannot start, none is left."""
         starting = [
-            asyncio.create_task(VllmServer.start(each, on_progress=on_progress))
-            for each in settings
+            asyncio.create_task(VllmServer.start(settings, on_progress=on_progress))
+            for settings in spec.servers
         ]
         try:
             servers = await asyncio.gather(*starting)
@@ -107,67 +98,18 @@ class ServedEngine:
             ended = await asyncio.gather(*starting, return_exceptions=True)
             await asyncio.gather(*(one.stop() for one in ended if isinstance(one, VllmServer)))
             raise
-        return cls(
-            servers,
-            deaths=deaths,
-            say=say,
-            on_progress=on_progress,
-            untied=untied,
-            request_timeout_s=request_timeout_s,
-            tolerance=tolerance,
-        )
+        return cls(servers, spec, deaths=deaths, say=say, on_progress=on_progress)
 
-    async def sample(
-        self,
-        token_ids: Sequence[int],
-        *,
-        session: str,
-        max_tokens: int,
-        stop_token_ids: Sequence[int],
-        seed: int,
-        policy_version: int,
-        temperature: float = 1.0,
-    ) -> Completion:
-        return await self._ask(
-            lambda: self._engine.sample(
-                token_ids,
-                session=session,
-                max_tokens=max_tokens,
-                stop_token_ids=stop_token_ids,
-                seed=seed,
-                policy_version=policy_version,
-                temperature=temperature,
-            )
-        )
+    async def sample(self, request: SampleRequest) -> Completion:
+        return await self._ask(lambda: self._engine.sample(request))
 
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        start: int,
-        num_top: int = 0,
-        policy_version: int | None = None,
-    ) -> Scores:
-        return await self._ask(
-            lambda: self._engine.score(
-                token_ids, start=start, num_top=num_top, policy_version=policy_version
-            )
-        )
+    async def score(self, request: ScoreRequest) -> Scores:
+        return await self._ask(lambda: self._engine.score(request))
 
-    async def probe(
-        self, token_ids: Sequence[int], *, start: int, policy_version: int
-    ) -> tuple[Scores, ...]:
+    async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         """Score by every server; a server that is started again has to answer the same."""
-        answers = await self._ask(
-            lambda: self._engine.probe(token_ids, start=start, policy_version=policy_version),
-            of_all=True,
-        )
-        self._probe = _Probe(
-            token_ids=tuple(token_ids),
-            start=start,
-            policy_version=policy_version,
-            scores=answers[0],
-        )
+        answers = await self._ask(lambda: self._engine.probe(request), of_all=True)
+        self._probe = _Probe(request=request, scores=answers[0])
         return answers
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
@@ -179,9 +121,6 @@ class ServedEngine:
 
     async def release(self, session: str) -> None:
         await self._engine.release(session)
-
-    async def health(self) -> None:
-        await self._ask(self._engine.health, of_all=True)
 
     async def aclose(self) -> None:
         """Break off what is under way and end the servers; closing twice is fine."""
@@ -220,7 +159,7 @@ class ServedEngine:
                 return True
             if not _may_be_the_servers(error):
                 return False
-            limit_s = min(_ANSWER_LIMIT_S, self._request_timeout_s)
+            limit_s = min(_ANSWER_LIMIT_S, self._spec.request_timeout_s)
             await asyncio.gather(
                 *(
                     self._give_up_unless_it_answers(server, error, since=since, limit_s=limit_s)
@@ -306,15 +245,14 @@ class ServedEngine:
         probe = self._probe
         if probe is None:
             return
-        (scores,) = await self._engine.probe(
-            probe.token_ids, start=probe.start, policy_version=probe.policy_version, url=server.url
-        )
+        (scores,) = await self._engine.probe(probe.request, url=server.url)
         difference = float(np.abs(scores.logprobs - probe.scores.logprobs).mean())
-        if not difference <= self._tolerance:
+        if not difference <= self._spec.tolerance:
             raise PublicationError(
                 f"the vLLM server of the {server.settings.role} was started again and does not "
-                f"hold version {probe.policy_version}: on a fixed sequence it is {difference:.3g} "
-                f"nats a token away from what it answered before (tolerance {self._tolerance:g})"
+                f"hold version {probe.request.policy_version}: on a fixed sequence it is "
+                f"{difference:.3g} nats a token away from what it answered before "
+                f"(tolerance {self._spec.tolerance:g})"
             )
 
     def _why_ended(self, url: str) -> str | None:

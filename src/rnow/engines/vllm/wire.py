@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rnow.engines.base import Completion, Scores
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.errors import EngineError
 from rnow.records import FloatArray, StopReason
 
@@ -25,59 +25,50 @@ Json = Mapping[str, Any]
 _PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "detokenize": False}
 
 
-def sample_body(
-    token_ids: Sequence[int],
-    *,
-    model: str,
-    max_tokens: int,
-    stop_token_ids: Sequence[int],
-    seed: int,
-    temperature: float,
-) -> dict[str, Any]:
+def sample_body(request: SampleRequest, *, model: str) -> dict[str, Any]:
     return {
         "model": model,
-        "token_ids": np.asarray(token_ids).tolist(),
+        "token_ids": request.token_ids,
         "return_token_ids": True,
         "sampling_params": {
             **_PLAIN,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": seed,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "seed": request.seed,
             "logprobs": 0,
-            "stop_token_ids": [int(token) for token in stop_token_ids],
+            "stop_token_ids": list(request.stop_token_ids),
             "ignore_eos": True,  # only what the caller calls a stop token is one
         },
     }
 
 
-def score_body(token_ids: Sequence[int], *, model: str, num_top: int) -> dict[str, Any]:
+def score_body(request: ScoreRequest, *, model: str) -> dict[str, Any]:
     """Ask for every prompt token's log-probability: an object for each, from the first on."""
-    return _scoring(token_ids, model, prompt_logprobs=num_top)
+    return _scoring(request, model, prompt_logprobs=request.num_top)
 
 
-def compact_score_body(token_ids: Sequence[int], *, model: str, start: int) -> dict[str, Any]:
+def compact_score_body(request: ScoreRequest, *, model: str) -> dict[str, Any]:
     """Ask for the log-probabilities from `start` on as one array; not every server can."""
     return _scoring(
-        token_ids,
+        request,
         model,
-        prompt_logprob_token_ids=[[int(token)] for token in token_ids[start:]],
-        prompt_logprob_start=start - 1,  # the row of a token is the position before it
+        prompt_logprob_token_ids=[[token] for token in request.token_ids[request.start :]],
+        prompt_logprob_start=request.start - 1,  # the row of a token is the position before it
     )
 
 
-def _scoring(token_ids: Sequence[int], model: str, **wanted: Any) -> dict[str, Any]:
+def _scoring(request: ScoreRequest, model: str, **wanted: Any) -> dict[str, Any]:
     return {
         "model": model,
-        "token_ids": np.asarray(token_ids).tolist(),
+        "token_ids": request.token_ids,
         "sampling_params": {**_PLAIN, "max_tokens": 1, "temperature": 0.0, **wanted},
     }
 
 
-def read_completion(answer: Json, body: Json, policy_version: int) -> Completion:
-    """Return what was sampled for `body`; refuse an answer that is not one to it."""
-    asked = body["sampling_params"]
+def read_completion(answer: Json, request: SampleRequest, *, model: str) -> Completion:
+    """Return what was sampled for `request`; refuse an answer that is not one to it."""
     with _reading("completion"):
-        _check_model(answer, body)
+        _check_model(answer, model)
         choice = answer["choices"][0]
         token_ids = [int(token) for token in choice["token_ids"]]
         content = choice["logprobs"]["content"]
@@ -87,22 +78,22 @@ def read_completion(answer: Json, body: Json, policy_version: int) -> Completion
                 "log-probabilities, which are not of the same tokens"
             )
         logprobs = [float(entry["logprob"]) for entry in content]
-        stop_reason = _stop_reason(choice["finish_reason"], token_ids, asked)
+        stop_reason = _stop_reason(choice["finish_reason"], token_ids, request)
         prompt_ids = np.array(answer["prompt_token_ids"], dtype=np.int32)
     return Completion(
         prompt_ids=prompt_ids,
         token_ids=np.array(token_ids, dtype=np.int32),
         logprobs=_checked(logprobs, "sampled token", first=0),
         stop_reason=stop_reason,
-        policy_version=policy_version,
+        policy_version=request.policy_version,
     )
 
 
-def read_scores(answer: Json, body: Json, start: int, num_top: int) -> Scores:
+def read_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores:
     """Return the log-probabilities that `score_body` asked for, from `start` on."""
-    token_ids = body["token_ids"]
+    token_ids, start, num_top = request.token_ids, request.start, request.num_top
     with _reading("scores"):
-        _check_model(answer, body)
+        _check_model(answer, model)
         entries = answer["prompt_logprobs"]
         if len(entries) != len(token_ids):
             raise EngineError(
@@ -121,11 +112,11 @@ def read_scores(answer: Json, body: Json, start: int, num_top: int) -> Scores:
     )
 
 
-def read_compact_scores(answer: Json, body: Json, start: int) -> Scores | None:
+def read_compact_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores | None:
     """Return what `compact_score_body` asked for; None: the server does not know of it."""
-    num_scored = len(body["token_ids"]) - start
+    num_scored = len(request.token_ids) - request.start
     with _reading("scores"):
-        _check_model(answer, body)
+        _check_model(answer, model)
         encoded = answer.get("prompt_token_id_logprobs")
         if encoded is None:
             return None
@@ -135,7 +126,7 @@ def read_compact_scores(answer: Json, body: Json, start: int) -> Scores | None:
                 f"the server gave {values.shape} log-probabilities, not ({num_scored}, 1)"
             )
     return Scores(
-        logprobs=_checked(values[:, 0], "token", first=start),
+        logprobs=_checked(values[:, 0], "token", first=request.start),
         top_ids=np.empty((num_scored, 0), dtype=np.int32),
         top_logprobs=np.empty((num_scored, 0), dtype=np.float32),
     )
@@ -160,15 +151,15 @@ def _row(
     return float(entry[str(token)]["logprob"]), [id_ for _, id_, _ in best], [lp for *_, lp in best]
 
 
-def _stop_reason(finish: str, token_ids: Sequence[int], asked: Json) -> StopReason:
-    if finish == "stop" and token_ids and token_ids[-1] in asked["stop_token_ids"]:
+def _stop_reason(finish: str, token_ids: Sequence[int], asked: SampleRequest) -> StopReason:
+    if finish == "stop" and token_ids and token_ids[-1] in asked.stop_token_ids:
         return StopReason.STOP
-    if finish == "length" and len(token_ids) == asked["max_tokens"]:
+    if finish == "length" and len(token_ids) == asked.max_tokens:
         return StopReason.LENGTH
     raise EngineError(
         f"the server ended with {finish!r} after {len(token_ids)} tokens, the last of them "
-        f"{token_ids[-1] if token_ids else None}; at most {asked['max_tokens']} and a stop token "
-        f"of {asked['stop_token_ids']} were asked for"
+        f"{token_ids[-1] if token_ids else None}; at most {asked.max_tokens} and a stop token "
+        f"of {list(asked.stop_token_ids)} were asked for"
     )
 
 
@@ -184,9 +175,9 @@ def _checked(values: Sequence[float] | FloatArray, what: str, *, first: int) -> 
     return array
 
 
-def _check_model(answer: Json, body: Json) -> None:
-    if answer["model"] != body["model"]:
-        raise EngineError(f"model {body['model']} was asked, {answer['model']} answered")
+def _check_model(answer: Json, model: str) -> None:
+    if answer["model"] != model:
+        raise EngineError(f"model {model} was asked, {answer['model']} answered")
 
 
 @contextmanager
