@@ -12,7 +12,7 @@ from rnow.commands.corpus.wanted import Wanted, wanted_pages
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError
 from rnow.rollout.project_pages import require_contact
-from rnow.runtime.console import sayer
+from rnow.runtime.console import duration, sayer
 
 _MAX_SHOWN = 10
 _LINE_EVERY_S = 10.0
@@ -36,7 +36,7 @@ def build_project(
     there = len(wanted.urls) - len(missing)
     say(
         f"{len(wanted.urls)} pages, {there} of them in {loaded.config.browser.store} already; "
-        f"{len(missing)} to fetch: about {_duration(estimate_s(missing))} at the pace of their "
+        f"{len(missing)} to fetch: about {duration(estimate_s(missing))} at the pace of their "
         "sites"
     )
     with _Bar(console, total=len(missing)) as bar:
@@ -101,13 +101,5 @@ class _Bar:
         if not self._console.is_terminal and now - self._told > _LINE_EVERY_S:
             self._told = now
             left_s = (now - self._started) / self._num_done * (self._total - self._num_done)
-            line = f"{self._num_done}/{self._total} pages, about {_duration(left_s)} left"
+            line = f"{self._num_done}/{self._total} pages, about {duration(left_s)} left"
             self._console.print(line, markup=False, highlight=False)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
