@@ -244,7 +244,8 @@ class Chromium:
                 headless=True,
                 executable_path=self._executable,
                 chromium_sandbox=self._with_sandbox,
-                args=_FLAGS,
+                # A tab's own setting leaves the script of a service worker out.
+                args=[*_FLAGS, f"--user-agent={self._settings.user_agent}"],
                 proxy={"server": f"http://127.0.0.1:{self._proxy.port}", "bypass": "<-loopback>"},
                 timeout=1_000 * _START_TIMEOUT_S,
                 env=environment,
