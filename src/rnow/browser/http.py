@@ -49,7 +49,7 @@ _ACCEPT = "text/html,application/xhtml+xml,application/json;q=0.9,text/plain;q=0
 class HttpSource:
     """A PageSource over aiohttp.
 
-    source = HttpSource(settings); page = await source.fetch(URL("https://clinicaltrials.gov/"))
+    source = HttpSource(settings); page = await source.fetch(URL("https://site.test/"))
 
     `resolver` and `may_dial` are where a test puts its own network; what they let pass is dialled.
     """

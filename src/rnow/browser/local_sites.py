@@ -1,9 +1,9 @@
 """Local sites: folders of pages that the controller serves on loopback for the length of a run.
 
     async with LocalSites({"clinic.test": Path("site")}) as sites:
-        BrowserSettings(local_sites=sites.ports)        # https://clinic.test/study/NCT1
+        BrowserSettings(local_sites=sites.ports)        # https://clinic.test/trial/1
 
-`/study/NCT1` is site/study/NCT1.html, and `/` is site/index.html. `127.0.0.1:8000` in the place of
+`/trial/1` is site/trial/1.html, and `/` is site/index.html. `127.0.0.1:8000` in the place of
 a folder is a server that somebody else runs. Every host has a port of its own, so that a page of
 one cannot pass for a page of another.
 """

@@ -16,7 +16,7 @@ StoreMode = Literal["live", "record", "replay", "replay_then_live"]
 class BrowserSettings:
     """The rules of one tool worker's browser; nothing is allowed unless it is named.
 
-    BrowserSettings(allow_hosts=("clinicaltrials.gov", "*.fda.gov"), contact="me@example.org",
+    BrowserSettings(allow_hosts=("site.test", "*.site.test"), contact="me@example.org",
                     local_sites={"clinic.test": 40001})
 
     A host in `allow_hosts` is that host alone; `*.fda.gov` is every host below fda.gov, not fda.gov

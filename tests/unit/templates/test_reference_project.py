@@ -8,10 +8,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-import pytest
-
 import rnow
 from rnow.chat.prompts import read_prompt_file
+from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.evaluation.grading import grade
 
@@ -29,9 +28,12 @@ def load_converter() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_the_packaged_template_is_the_root_project(name: str) -> None:
-    assert (TEMPLATE / name).read_bytes() == (ROOT / name).read_bytes()
+def test_init_writes_the_root_project_as_regular_files(tmp_path: Path) -> None:
+    made = init_project(tmp_path, template="medbrowsecomp")
+    assert sorted(file.name for file in made) == FILES
+    assert not any(file.is_symlink() for file in made)
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
 
 
 def test_the_packaged_template_holds_nothing_else() -> None:

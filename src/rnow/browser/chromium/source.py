@@ -34,7 +34,7 @@ _START_AGAIN_S = 60.0  # after a start that failed
 class ChromiumSource:
     """A PageSource over the Chromium of `settings.executable`, started by the first page.
 
-    source = ChromiumSource(settings); page = await source.fetch(URL("https://clinicaltrials.gov/"))
+    source = ChromiumSource(settings); page = await source.fetch(URL("https://site.test/"))
 
     `check_robots` raises BrowseError for pages of the open web that their site closes to programs.
     `resolver` and `may_dial` are where a test puts its own network.

@@ -5,6 +5,7 @@ what stands beside a tools.py can be imported by it. The project's own, in the
 folder that the worker runs in, is imported for its adapters and paces; its tools are not called.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from rnow.browser import shared
@@ -12,11 +13,13 @@ from rnow.browser.reader import Answer
 from rnow.core import tool
 from rnow.core.counts import count
 from rnow.core.tool import TOOL_REGISTRY
+from rnow.errors import ToolDefinitionError
 from rnow.tools.loader import import_project_file
 
 _project = Path("tools.py").resolve()
 if _project.is_file():
-    import_project_file(_project)
+    with suppress(ToolDefinitionError):  # pages can be looked at all the same
+        import_project_file(_project)
     TOOL_REGISTRY.clear()
 
 _last: list[Answer] = []
