@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def browse(
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="The page, as https://clinicaltrials.gov.")
-    ],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The page, as https://example.org.")],
     overrides: Overrides = None,
     page: Annotated[
         int, typer.Option("--page", metavar="N", help="Which part of a long page, from 1.")
@@ -39,7 +37,7 @@ def browse(
     With --json also its code, url, source, cache and ms. Which hosts a project
     may read is in its config.yml, under browser.
 
-    Example: rnow browse https://clinicaltrials.gov --dir my-project
+    Example: rnow browse https://example.org --dir my-project
     """
     project, _ = find_project(None, directory)
     console = make_console(to_stderr=True)

@@ -3,6 +3,7 @@
 Importing it is cheap and has no side effects: neither aiohttp nor torch comes with it.
 """
 
+from rnow.core.counts import count
 from rnow.core.messages import get_response
 from rnow.core.reward import (
     REWARD_REGISTRY,
@@ -30,6 +31,7 @@ __all__ = [
     "clear_reward_registry",
     "clear_tool_registry",
     "compute_total_reward",
+    "count",
     "get_response",
     "is_precondition",
     "is_sandbox_reward",

@@ -1,8 +1,8 @@
 """The text that the model gets of a page: one header line, one page of markdown, how to go on.
 
-    https://clinic.test/study/NCT00000001 (status 200, page 1 of 2)
+    https://clinic.test/trial/1 (status 200, page 1 of 2)
 
-    # NCT00000001
+    # Trial 1
     …
     [Continues: browse(url, page=2)]
 
@@ -57,8 +57,8 @@ def page_text(
 ) -> str:
     """Return what the model gets for page `page` of this HTML, as `rnow.browser.read` gives it.
 
-    >>> print(page_text("<h1>Trial</h1><p>Drug: Oncavex", url="https://clinic.test/study/NCT1"))
-    https://clinic.test/study/NCT1 (status 200, page 1 of 1)
+    >>> print(page_text("<h1>Trial</h1><p>Drug: Oncavex", url="https://clinic.test/trial/1"))
+    https://clinic.test/trial/1 (status 200, page 1 of 1)
     <BLANKLINE>
     # Trial
     Drug: Oncavex
