@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 from vllm_real import alive_in_group
 
 from rnow.runtime.child_process import ChildProcess, how_it_ended
@@ -24,15 +23,8 @@ async def start(folder: Path, script: str) -> ChildProcess:
     process = await ChildProcess.start(
         ["/bin/sh", "-c", script], environment=dict(os.environ), log_file=log
     )
-    await asyncio.to_thread(until, lambda: "started" in log.read_text())
+    await asyncio.to_thread(wait_until, lambda: "started" in log.read_text())
     return process
-
-
-def until(is_so: Callable[[], bool], limit_s: float = 10) -> None:
-    end = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 async def test_the_command_leads_its_group_and_is_what_is_waited_for(tmp_path: Path) -> None:
@@ -49,7 +41,7 @@ async def test_an_end_leaves_nothing_of_the_group(tmp_path: Path, script: str, s
     process = await start(tmp_path, script)
     assert len(alive_in_group(process.pid)) == 3  # command, child, guardian
     await process.end(grace_s=0.3)
-    until(lambda: alive_in_group(process.pid) == [])
+    wait_until(lambda: alive_in_group(process.pid) == [])
     assert process.status == status
     await process.end(grace_s=0.3)  # twice is fine
 
@@ -79,11 +71,11 @@ def test_the_group_ends_with_whoever_started_it(tmp_path: Path, how: signal.Sign
     assert parent.stdout is not None
     with parent.stdout:
         group = int(parent.stdout.readline())
-    until(lambda: "started" in (tmp_path / "log").read_text())
+    wait_until(lambda: "started" in (tmp_path / "log").read_text())
     assert len(alive_in_group(group)) == 3
     parent.send_signal(how)
     parent.wait(timeout=30)
-    until(lambda: alive_in_group(group) == [])
+    wait_until(lambda: alive_in_group(group) == [])
 
 
 async def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:

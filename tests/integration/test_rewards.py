@@ -3,11 +3,10 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import is_alive, wait_until
 
 from rnow.errors import DataError, ToolDefinitionError
 from rnow.records import Prompt
@@ -169,7 +168,7 @@ def holds(args: RewardArgs, messages: list) -> float:
 
 CONTROLLER = """
 import asyncio, sys
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = {path!r}
 from pathlib import Path
 from test_rewards import MESSAGES, entry
 from rnow.tools.rewards import RewardRunner, RewardSettings
@@ -187,8 +186,8 @@ asyncio.run(main())
 
 def test_a_reward_that_holds_the_interpreter_ends_with_a_killed_controller(tmp_path: Path) -> None:
     (tmp_path / "rewards.py").write_text(HOLDS_THE_LOCK)
-    tests = str(Path(__file__).parent)
-    program = CONTROLLER.format(tests=tests, folder=str(tmp_path))
+    path = [str(folder) for folder in Path(__file__).parents[:2]]
+    program = CONTROLLER.format(path=path, folder=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", program]) as controller:
         holding = tmp_path / "holding"
         wait_until(lambda: holding.exists() and bool(holding.read_text()), limit_s=60)
@@ -196,18 +195,3 @@ def test_a_reward_that_holds_the_interpreter_ends_with_a_killed_controller(tmp_p
         assert is_alive(worker)
         controller.send_signal(signal.SIGKILL)
     wait_until(lambda: not is_alive(worker), limit_s=10)
-
-
-def wait_until(is_so: Callable[[], bool], *, limit_s: float) -> None:
-    end = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    """Say whether the process runs; a zombie, whose parent has not asked for it yet, does not."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False

@@ -9,12 +9,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import is_alive
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from rnow.browser.settings import BrowserSettings
@@ -204,16 +204,6 @@ async def ask(
 
 def told(answer: ToolAnswer) -> tuple[ToolOutcome, str]:
     return answer.outcome, answer.text
-
-
-def is_alive(pid: int) -> bool:
-    """Say whether the process runs; a zombie, whose parent has not asked for it yet, does not."""
-    with suppress(OSError):
-        if sys.platform == "linux":
-            return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-        os.kill(pid, 0)
-        return True
-    return False
 
 
 async def wait_for_end(pid: int) -> None:
@@ -663,7 +653,7 @@ asyncio.run(main())
 async def test_workers_die_with_the_controller(
     tmp_path: Path, tool: str, arguments: Mapping[str, Any]
 ) -> None:
-    path = [str(Path(__file__).parent)]
+    path = [str(folder) for folder in Path(__file__).parents[:2]]
     program = CONTROLLER.format(path=path, folder=str(tmp_path), tool=tool, arguments=arguments)
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True

@@ -1,0 +1,25 @@
+"""Whether a process runs, and waiting until something is so."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether the process runs; a zombie, whose parent has not asked for it yet, does not."""
+    with suppress(OSError):
+        if sys.platform == "linux":
+            return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+def wait_until(is_so: Callable[[], bool], limit_s: float = 10) -> None:
+    end = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
