@@ -32,6 +32,10 @@ def chromium_executable() -> str:
     return str(found)
 
 
+async def no_rules(url: URL) -> None:
+    """A site without robots.txt."""
+
+
 @dataclass
 class Web:
     """pub may be read, as pub.test and under whatever names a test gives it; inner may not."""
@@ -113,7 +117,10 @@ async def open_web(
         names = Names({})
         may_dial = {("127.0.0.1", pub.port)}
         source = ChromiumSource(
-            rules, resolver=names, may_dial=lambda address, port: (address, port) in may_dial
+            rules,
+            check_robots=no_rules,
+            resolver=names,
+            may_dial=lambda address, port: (address, port) in may_dial,
         )
         try:
             yield Web(pub, inner, names, rules, source, may_dial)

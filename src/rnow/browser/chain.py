@@ -12,7 +12,7 @@ from rnow.browser.chromium.source import ChromiumSource
 from rnow.browser.errors import BrowseError
 from rnow.browser.http import HttpSource
 from rnow.browser.rendering import RenderingSource
-from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
@@ -23,7 +23,7 @@ _KEPT_S = 86_400.0  # data that serve many pages
 
 def page_source(settings: BrowserSettings) -> PageSource:
     """Return the sources of one browser, put together in their order."""
-    pacer = Pacer(max_wait_s=settings.max_wait_s, num_workers=settings.num_workers)
+    pacer = Pacer(settings)
     http = HttpSource(settings, pacer=pacer)
     if settings.source == "http":
         return http
@@ -48,33 +48,26 @@ class AdapterSource:
         self._hosts = HostRules(settings)
         self._kept: dict[URL, tuple[float, RawPage]] = {}
 
-    async def fetch(self, url: URL) -> RawPage:
+    async def fetch(self, url: AllowedUrl) -> RawPage:
         """Return the data that make the page, under the page's URL, or the page itself."""
         for adapter in ADAPTERS.values():
-            place = adapter.locate(url)
-            if place is not None and self._may_read(place):
+            place = self._place_of_data(url, adapter)
+            if place is not None:
                 data = await self._fetch_data(place, adapter)
-                return RawPage(
-                    url=url,
-                    status=200,
-                    content_type=data.content_type,
-                    charset=data.charset,
-                    body=data.body,
-                    source=adapter.name,
-                )
+                return replace(data, url=url, status=200, source=adapter.name)
         return await self._inner.fetch(url)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-    def _may_read(self, url: URL) -> bool:
+    def _place_of_data(self, url: URL, adapter: Adapter) -> AllowedUrl | None:
+        place = adapter.locate(url)
         try:
-            self._hosts.check(url)
+            return None if place is None else self._hosts.check(place)
         except BrowseError:
-            return False
-        return True
+            return None  # the list names the host of the page alone
 
-    async def _fetch_data(self, url: URL, adapter: Adapter) -> RawPage:
+    async def _fetch_data(self, url: AllowedUrl, adapter: Adapter) -> RawPage:
         if not adapter.is_for_all:
             return await self._http.fetch_data(url)
         kept = self._kept.get(url)

@@ -1,6 +1,6 @@
 """One browser: URL in, text for the model out.
 
-    check_url ─▶ PageCache ─▶ PageSource ─▶ markdown ─▶ pages within the limiter's tokens
+    check_url, HostRules ─▶ PageCache ─▶ PageSource ─▶ markdown ─▶ pages within the limiter's tokens
 
 The sources and their order are put together by chain.py.
 
@@ -13,12 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from yarl import URL
-
 from rnow.browser.chain import page_source
 from rnow.browser.errors import BrowseError
 from rnow.browser.memory import PageCache
 from rnow.browser.rules.guard import check_url
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.text.extract import extract_text
@@ -55,6 +54,7 @@ class Browser:
         source: PageSource | None = None,
     ) -> None:
         self._settings = settings
+        self._hosts = HostRules(settings)
         self._limiter = limiter
         self._source = source or page_source(settings)
         self._pages = PageCache(max_bytes=settings.max_cached_bytes)
@@ -84,14 +84,14 @@ class Browser:
             return _no_page(BrowseError("unreadable", "this page could not be turned into text."))
 
     async def _read(self, url: str, page: int) -> Answer:
-        checked = check_url(url, ports=self._settings.ports)
+        checked = self._hosts.check(check_url(url, ports=self._settings.ports))
         document, is_shared = await self._pages.get(str(checked), lambda: self._document(checked))
         num_pages = len(document.pages)
         if not 1 <= page <= num_pages:
             raise BrowseError("bad_page", f"this document has pages 1 to {num_pages}.")
         return _page(document, page, is_shared=is_shared)
 
-    async def _document(self, url: URL) -> Document:
+    async def _document(self, url: AllowedUrl) -> Document:
         raw = await self._source.fetch(url)
         conversion = asyncio.get_running_loop().run_in_executor(
             self._converters, _to_document, raw, self._limiter

@@ -13,6 +13,7 @@ from yarl import URL
 
 from rnow.browser.errors import BrowseError, NotRenderedError
 from rnow.browser.rules.guard import covers, normalize_host
+from rnow.browser.rules.hosts import AllowedUrl
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.text.markdown import num_visible_chars
@@ -33,7 +34,7 @@ class RenderingSource:
         self._min_visible_chars = settings.min_visible_chars
         self._has_warned = False
 
-    async def fetch(self, url: URL) -> RawPage:
+    async def fetch(self, url: AllowedUrl) -> RawPage:
         if any(covers(entry, url.raw_host or "") for entry in self._render_hosts):
             if self._browser is not None:
                 try:
@@ -48,7 +49,7 @@ class RenderingSource:
             self._warn(url)
             return page
         try:
-            return await self._browser.fetch(page.url)
+            return await self._browser.fetch(AllowedUrl(page.url))  # HTTP was led there
         except BrowseError as error:
             _LOG.info("%s stays as plain HTTP gave it: %s", url, error.text)
             return page

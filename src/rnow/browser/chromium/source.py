@@ -13,7 +13,7 @@ from yarl import URL
 from rnow.browser.chromium.proxy import ForwardProxy, Lease
 from rnow.browser.errors import BrowseError, NotRenderedError
 from rnow.browser.rules.guard import MayDial, is_public
-from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.rules.refusals import too_large, unreachable
 from rnow.browser.settings import BrowserSettings
@@ -36,7 +36,7 @@ class ChromiumSource:
 
     source = ChromiumSource(settings); page = await source.fetch(URL("https://site.test/"))
 
-    `check_robots` raises BrowseError for pages of the open web that their site closes to programs.
+    `check_robots` raises BrowseError for pages of the open web that may not be asked for.
     `resolver` and `may_dial` are where a test puts its own network.
     """
 
@@ -44,16 +44,14 @@ class ChromiumSource:
         self,
         settings: BrowserSettings,
         *,
+        check_robots: Callable[[AllowedUrl], Awaitable[None]],
         pacer: Pacer | None = None,
-        check_robots: Callable[[URL], Awaitable[None]] | None = None,
         resolver: AbstractResolver | None = None,
         may_dial: MayDial = lambda address, port: is_public(address),
     ) -> None:
         self._settings = settings
         self._hosts = HostRules(settings)
-        self._pacer = pacer or Pacer(
-            max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
-        )
+        self._pacer = pacer or Pacer(settings)
         self._check_robots = check_robots
         self._proxy = ForwardProxy(settings, resolver=resolver, may_dial=may_dial)
         self._tabs = asyncio.Semaphore(settings.num_tabs)
@@ -71,15 +69,10 @@ class ChromiumSource:
     def num_restarts(self) -> int:
         return 0 if self._chromium is None else max(self._chromium.num_starts - 1, 0)
 
-    async def fetch(self, url: URL) -> RawPage:
+    async def fetch(self, url: AllowedUrl) -> RawPage:
         """Return the page as it is once its scripts have run, or raise BrowseError."""
-        self._hosts.check(url)
-        if self._hosts.local_port(url) is None:
-            if self._settings.contact is None:
-                sentence = "only local sites can be read until browser.contact is set."
-                raise BrowseError("host_not_allowed", sentence)
-            if self._check_robots is not None:
-                await self._check_robots(url)
+        if self._hosts.local_port(url.raw_host) is None:
+            await self._check_robots(url)
             await asyncio.sleep(self._pacer.reserve(url.raw_host or ""))
         async with self._tab():
             chromium = await self._started()

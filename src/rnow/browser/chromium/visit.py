@@ -160,12 +160,11 @@ class Visit:
 
     def _take(self, location: str, html: str) -> None:
         try:
-            url = check_url(location, ports=self._settings.ports)
-            self._hosts.check(url)
+            checked = self._hosts.check(check_url(location, ports=self._settings.ports))
         except BrowseError as error:
             self._refuse(error)
             return
-        url = self._as_written(url, self.url)
+        url = self._as_written(checked, self.url)
         body = html.encode(errors="replace")[: self._settings.max_body_bytes]
         page = _html_page(url, self._status, body)
         if is_block_page(page):
@@ -209,10 +208,10 @@ class Visit:
         if is_page:
             if not self._may_go(url):
                 return "failRequest", _REFUSED
-            if self._hosts.local_port(self.url) is None:
+            if self._hosts.local_port(self.url.raw_host) is None:
                 await asyncio.sleep(self._pacer.depart(self.url.raw_host or ""))
         scheme, _, rest = url.partition("://")
-        if scheme == "https" and self._hosts.local_port(URL(url)) is not None:
+        if scheme == "https" and self._hosts.local_port(URL(url).raw_host) is not None:
             return "continueRequest", {"url": f"http://{rest}"}
         return "continueRequest", {}
 
@@ -220,8 +219,7 @@ class Visit:
         """Check where the tab is going: the URL that was asked for, or what it leads to."""
         self._num_documents += 1
         try:
-            url = check_url(location, ports=self._settings.ports)
-            self._hosts.check(url)
+            url = self._hosts.check(check_url(location, ports=self._settings.ports))
             if self._num_documents > self._settings.max_redirects + 1:
                 sentence = "the site sends the reader from page to page."
                 raise BrowseError("too_many_redirects", sentence)
@@ -233,7 +231,7 @@ class Visit:
 
     def _as_written(self, url: URL, written: URL | None) -> URL:
         """Return `written` for the URL that was really asked of a local site, over plain HTTP."""
-        if written is None or self._hosts.local_port(url) is None:
+        if written is None or self._hosts.local_port(url.raw_host) is None:
             return url
         is_same = _without_scheme(written) == _without_scheme(url)
         return written.with_fragment(None) if is_same else url

@@ -24,7 +24,7 @@ from typing import ParamSpec, TypeVar
 from yarl import URL
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.store.store import PageStore
@@ -51,11 +51,10 @@ class StoredSource:
         # SQLite, zstd and hashes block for milliseconds: not on the loop.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rnow-store")
 
-    async def fetch(self, url: URL) -> RawPage:
+    async def fetch(self, url: AllowedUrl) -> RawPage:
         """Return the page, from the store where it has it, or raise BrowseError."""
-        self._hosts.check(url)
         mode = self._settings.store_mode
-        if mode == "live" and self._hosts.local_port(url) is not None:
+        if mode == "live" and self._hosts.local_port(url.raw_host) is not None:
             # A folder on this machine: there is no site to spare, and it may change at any time.
             return await self._inner.fetch(url)
         found = await self._look_up(url)
@@ -85,10 +84,10 @@ class StoredSource:
             return None
         if isinstance(found.answer, BrowseError):
             raise found.answer
-        self._hosts.check(found.answer.url)
+        self._hosts.check(found.answer.url)  # where it led when it was kept
         return replace(found.answer, is_stored=True)
 
-    async def _fetch_and_keep(self, url: URL) -> RawPage:
+    async def _fetch_and_keep(self, url: AllowedUrl) -> RawPage:
         try:
             page = await self._inner.fetch(url)
         except BrowseError as error:
