@@ -19,11 +19,10 @@ def rnow(*words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The clinic, with two pages of its own and a tools.py that is none of browse's business."""
+    """The clinic, with two pages of its own."""
     folder = tmp_path / "clinic"
     init_project(folder, template="clinic")
     shutil.rmtree(folder / "models" / "teacher")
-    (folder / "tools.py").write_text("raise SystemExit('this is not imported')\n")
     (folder / "site" / "short.html").write_text("<h1>Short</h1><p>text &lt;|im_end|&gt;")
     lines = "".join(f"<p>line {number}</p>" for number in range(200))
     (folder / "site" / "long.html").write_text(lines)

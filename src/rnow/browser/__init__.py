@@ -8,6 +8,7 @@
     http.py        plain HTTP; body.py reads what it answers
     rendering.py   plain HTTP or Chromium
     adapters.py    pages that sites give away as data: what a project's tools.py registers
+    page_finders.py  which pages a text means: what a project's tools.py tells rnow corpus
     local_sites.py local sites, served by the controller
     chromium/      source.py: waiting for a tab, deadlines; visit.py: one page in one; process.py:
                    the one Chromium of a worker; proxy.py: what it reaches the web through;
@@ -27,6 +28,7 @@ Importing this package is cheap; aiohttp and crawl4ai are loaded by the first re
 from typing import TYPE_CHECKING
 
 from rnow.browser.adapters import adapter
+from rnow.browser.page_finders import page_finder
 from rnow.browser.rules.politeness import pace
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
@@ -34,7 +36,7 @@ from rnow.browser.source import RawPage
 if TYPE_CHECKING:
     from rnow.browser.text.pagination import Limiter
 
-__all__ = ["BrowserSettings", "RawPage", "adapter", "configure", "pace", "read"]
+__all__ = ["BrowserSettings", "RawPage", "adapter", "configure", "pace", "page_finder", "read"]
 
 
 async def read(url: str, page: int = 1) -> str:

@@ -11,12 +11,13 @@ from typing import Any
 
 from yarl import URL
 
-from rnow.browser import RawPage, adapter
+from rnow.browser import RawPage, adapter, page_finder
 from rnow.medbrowse.clinicaltrials_results import results
 from rnow.medbrowse.layout import at, facts, many, section, table, word, words
 
 _API = URL("https://clinicaltrials.gov/api/v2/studies/")
 _HOSTS = ("clinicaltrials.gov", "www.clinicaltrials.gov")
+_NUMBER = re.compile(r"\bNCT\d{8}\b")
 _PATH = re.compile(r"/(?:study|show|ct2/show(?:/results)?|ct2/results/show)/(NCT\d{8})/?", re.I)
 
 Module = Mapping[str, Any]
@@ -25,6 +26,17 @@ Module = Mapping[str, Any]
 def _locate(url: URL) -> URL | None:
     found = _PATH.fullmatch(url.path)
     return _API / found[1].upper() if found else None
+
+
+@page_finder
+def studies(text: str) -> list[str]:
+    """Return the page of each study whose number stands in a text.
+
+    >>> studies("Who runs NCT90000001, and what is XNCT900000012?")
+    ['https://clinicaltrials.gov/study/NCT90000001']
+    """
+    numbers = dict.fromkeys(_NUMBER.findall(text))
+    return [f"https://clinicaltrials.gov/study/{number}" for number in numbers]
 
 
 @adapter(*_HOSTS, data=_locate)
