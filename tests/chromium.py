@@ -36,6 +36,18 @@ async def no_rules(url: URL) -> None:
     """A site without robots.txt."""
 
 
+def num_tabs(source: ChromiumSource) -> int:
+    """Count the pages that are open; a context that lost its page counts as one."""
+    chromium = source._chromium
+    if chromium is None or chromium._browser is None or not chromium.is_alive:
+        return 0
+    return sum(max(len(context.pages), 1) for context in chromium._browser.contexts)
+
+
+def num_restarts(source: ChromiumSource) -> int:
+    return 0 if source._chromium is None else max(source._chromium.num_starts - 1, 0)
+
+
 @dataclass
 class Web:
     """pub may be read, as pub.test and under whatever names a test gives it; inner may not."""
@@ -81,9 +93,9 @@ class Web:
     async def all_tabs_closed(self, within_s: float = 5.0) -> bool:
         """Wait until no tab is open, those included that are kept for the next page."""
         deadline = time.monotonic() + within_s
-        while self.source.num_tabs and time.monotonic() < deadline:
+        while num_tabs(self.source) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        return self.source.num_tabs == 0
+        return num_tabs(self.source) == 0
 
     def is_dialled(self, address: str, port: int) -> bool:
         return (address, port) in self.may_dial

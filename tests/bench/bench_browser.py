@@ -26,7 +26,7 @@ from yarl import URL
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from chromium import browser_processes, chromium_executable, no_rules
+from chromium import browser_processes, chromium_executable, no_rules, num_tabs
 from loopback import Pub, serve_pub
 
 from rnow.browser import BrowserSettings
@@ -116,9 +116,9 @@ async def count_leaks(pub: Pub) -> dict[str, int]:
             )
             assert all("paragraph" in answer.text for answer in answers)
             deadline = time.monotonic() + 30
-            while source.num_tabs and time.monotonic() < deadline:
+            while num_tabs(source) and time.monotonic() < deadline:
                 await asyncio.sleep(0.1)
-            return source.num_tabs, num_processes(), len(os.listdir("/proc/self/fd"))
+            return num_tabs(source), num_processes(), len(os.listdir("/proc/self/fd"))
 
         first, second = await one_round("first"), await one_round("second")
     return {

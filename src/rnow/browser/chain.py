@@ -69,9 +69,9 @@ class AdapterSource:
 
     async def _fetch_data(self, url: AllowedUrl, adapter: Adapter) -> RawPage:
         if not adapter.is_for_all:
-            return await self._http.fetch_data(url)
+            return await self._http.fetch(url, is_data=True)
         kept = self._kept.get(url)
         if kept is None or kept[0] < time.monotonic():
-            kept = (time.monotonic() + _KEPT_S, await self._http.fetch_data(url))
+            kept = (time.monotonic() + _KEPT_S, await self._http.fetch(url, is_data=True))
             self._kept[url] = kept
         return kept[1]

@@ -15,7 +15,6 @@ from yarl import URL
 
 from rnow.browser.body import ACCEPTED_ENCODING, read_body
 from rnow.browser.errors import BrowseError
-from rnow.browser.rules.blocked import is_block_page
 from rnow.browser.rules.guard import (
     BlockedAddressError,
     GuardedResolver,
@@ -29,8 +28,10 @@ from rnow.browser.rules.politeness import Pacer
 from rnow.browser.rules.refusals import (
     REDIRECTS,
     blocked_by_site,
+    is_block_page,
     refusal_of_status,
     status_error,
+    too_many_redirects,
     unreachable,
 )
 from rnow.browser.rules.robots import MAX_ROBOTS_BYTES, Robots
@@ -76,15 +77,18 @@ class HttpSource:
         # Only for local sites, whose address and port are never taken from a URL.
         self._local = self._session(aiohttp.TCPConnector())
 
-    async def fetch(self, url: AllowedUrl) -> RawPage:
-        """Return the page, `max_redirects` redirects away at most, or raise BrowseError."""
-        async with self._in_time() as clock:
-            return await self._follow(url, clock, is_data=False)
+    async def fetch(self, url: AllowedUrl, *, is_data: bool = False) -> RawPage:
+        """Return the page, `max_redirects` redirects away at most, or raise BrowseError.
 
-    async def fetch_data(self, url: AllowedUrl) -> RawPage:
-        """Return what a site made for programs: of any type, and without asking robots.txt."""
+        Data, which a site made for programs, may be of any type, and robots.txt is not asked.
+        """
         async with self._in_time() as clock:
-            return await self._follow(url, clock, is_data=True)
+            for _ in range(self._settings.max_redirects + 1):
+                answer = await self._ask(url, clock, is_data=is_data)
+                if isinstance(answer, RawPage):
+                    return answer
+                url = answer
+            raise too_many_redirects()
 
     async def check_robots(self, url: AllowedUrl) -> None:
         """Raise BrowseError where there is no contact, or the site closes this page to programs."""
@@ -105,14 +109,6 @@ class HttpSource:
             raise BrowseError("timeout", "the site did not answer in time.") from error
         except (aiohttp.ClientError, OSError, zlib.error) as error:
             raise _explain(error) from error
-
-    async def _follow(self, url: AllowedUrl, clock: asyncio.Timeout, *, is_data: bool) -> RawPage:
-        for _ in range(self._settings.max_redirects + 1):
-            answer = await self._ask(url, clock, is_data=is_data)
-            if isinstance(answer, RawPage):
-                return answer
-            url = answer
-        raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
 
     async def _ask(
         self, url: AllowedUrl, clock: asyncio.Timeout, *, is_data: bool
@@ -163,7 +159,7 @@ class HttpSource:
                     return ""
                 body, _ = await read_body(response, MAX_ROBOTS_BYTES)
                 return _raw_page(response, url, body).text()
-        raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
+        raise too_many_redirects()
 
     def _require_contact(self) -> None:
         if self._settings.contact is None:

@@ -29,14 +29,19 @@ _NUM_CONVERTERS = 2  # threads; one page that takes long leaves the other to the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Answer(text="https://… (status 200, page 1 of 1)…", counter="browser/fetched", …)."""
+    """Answer(text="https://… (status 200, page 1 of 1)…", url="https://…", cache="none", …)."""
 
     text: str
-    counter: str  # browser/fetched, browser/stored, browser/shared or browser/error_<code>
     code: str = "ok"  # or that of the error
     url: str | None = None  # after redirects; None where there is no page, like the two below
     source: str | None = None
     cache: Literal["memory", "store", "none"] | None = None
+
+    @property
+    def counter(self) -> str:
+        """What is counted: browser/fetched, …/stored, …/shared or …/error_<code>."""
+        counters = {"none": "fetched", "store": "stored", "memory": "shared"}
+        return f"browser/{counters[self.cache] if self.cache else f'error_{self.code}'}"
 
 
 class Browser:
@@ -77,11 +82,12 @@ class Browser:
             return await self._read(url, page)
         except BrowseError as error:
             _LOG.info("%s: %s (%r)", url, error.text, error.__cause__)
-            return _no_page(error)
+            why = error
         # Parsers meet hostile input here, and the model's answer must show none of our inside.
         except Exception:
             _LOG.exception("%s could not be read", url)
-            return _no_page(BrowseError("unreadable", "this page could not be turned into text."))
+            why = BrowseError("unreadable", "this page could not be turned into text.")
+        return Answer(text=why.text, code=why.code)
 
     async def _read(self, url: str, page: int) -> Answer:
         checked = self._hosts.check(check_url(url, ports=self._settings.ports))
@@ -89,7 +95,12 @@ class Browser:
         num_pages = len(document.pages)
         if not 1 <= page <= num_pages:
             raise BrowseError("bad_page", f"this document has pages 1 to {num_pages}.")
-        return _page(document, page, is_shared=is_shared)
+        return Answer(
+            text=show_page(document, page),
+            url=document.url,
+            source=document.source,
+            cache="memory" if is_shared else "store" if document.is_stored else "none",
+        )
 
     async def _document(self, url: AllowedUrl) -> Document:
         raw = await self._source.fetch(url)
@@ -102,22 +113,6 @@ class Browser:
         except TimeoutError as error:
             sentence = "this page took too long to be turned into text."
             raise BrowseError("timeout", sentence) from error
-
-
-def _page(document: Document, page: int, *, is_shared: bool) -> Answer:
-    cache: Literal["memory", "store", "none"] = "store" if document.is_stored else "none"
-    counter = "browser/stored" if document.is_stored else "browser/fetched"
-    return Answer(
-        text=show_page(document, page),
-        counter="browser/shared" if is_shared else counter,
-        url=document.url,
-        source=document.source,
-        cache="memory" if is_shared else cache,
-    )
-
-
-def _no_page(error: BrowseError) -> Answer:
-    return Answer(text=error.text, counter=f"browser/error_{error.code}", code=error.code)
 
 
 def _to_document(raw: RawPage, limiter: Limiter | None) -> Document:

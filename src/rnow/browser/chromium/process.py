@@ -95,13 +95,6 @@ class Chromium:
         )
 
     @property
-    def num_tabs(self) -> int:
-        """How many pages are open in the browser; a context that lost its page counts as one."""
-        if self._browser is None or not self.is_alive:
-            return 0
-        return sum(max(len(context.pages), 1) for context in self._browser.contexts)
-
-    @property
     def is_alive(self) -> bool:
         return self._browser is not None and self._browser.is_connected()
 
@@ -216,21 +209,22 @@ class Chromium:
                 await self._discard()
 
     async def _launch(self, driver: Playwright) -> Browser:
+        """Launch with a sandbox; without one where that is refused."""
         try:
             return await self._launch_once(driver)
         except Error as error:
             text = str(error).lower()
             if not self._with_sandbox or not any(sign in text for sign in _NO_SANDBOX_SIGNS):
-                raise self._failed(error) from error
+                first, *rest = str(error).splitlines()
+                printed = [line for line in rest if "[err]" in line][:_MAX_QUOTED_LINES]
+                said = "\n".join([f"{self._executable} did not start: {first}", *printed])
+                raise ChromiumFailedError(said) from error
         _LOG.warning(
             "Chromium runs without its sandbox, which it was refused: root never has one, nor have "
             "many containers"
         )
         self._with_sandbox = False
-        try:
-            return await self._launch_once(driver)
-        except Error as error:
-            raise self._failed(error) from error
+        return await self._launch(driver)
 
     async def _launch_once(self, driver: Playwright) -> Browser:
         # The keys of the project's tools are none of its business, nor is the user's profile.
@@ -253,10 +247,3 @@ class Chromium:
                 handle_sigterm=False,
                 handle_sighup=False,
             )
-
-    def _failed(self, error: Error) -> ChromiumFailedError:
-        first, *rest = str(error).splitlines()
-        printed = [line for line in rest if "[err]" in line][:_MAX_QUOTED_LINES]
-        return ChromiumFailedError(
-            "\n".join([f"{self._executable} did not start: {first}", *printed])
-        )

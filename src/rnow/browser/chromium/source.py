@@ -61,14 +61,6 @@ class ChromiumSource:
         self._working: set[asyncio.Task[None]] = set()
         self._idle: dict[Lease, asyncio.TimerHandle] = {}  # whose tabs are wiped, and their end
 
-    @property
-    def num_tabs(self) -> int:
-        return 0 if self._chromium is None else self._chromium.num_tabs
-
-    @property
-    def num_restarts(self) -> int:
-        return 0 if self._chromium is None else max(self._chromium.num_starts - 1, 0)
-
     async def fetch(self, url: AllowedUrl) -> RawPage:
         """Return the page as it is once its scripts have run, or raise BrowseError."""
         if self._hosts.local_port(url.raw_host) is None:

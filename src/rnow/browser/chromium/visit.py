@@ -22,15 +22,16 @@ from yarl import URL
 
 from rnow.browser.chromium.proxy import Lease
 from rnow.browser.errors import BrowseError, NotRenderedError
-from rnow.browser.rules.blocked import is_block_page
 from rnow.browser.rules.guard import check_url
 from rnow.browser.rules.hosts import HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.rules.refusals import (
     REDIRECTS,
     blocked_by_site,
+    is_block_page,
     refusal_of_status,
     too_large,
+    too_many_redirects,
     unreachable,
 )
 from rnow.browser.settings import BrowserSettings
@@ -221,8 +222,7 @@ class Visit:
         try:
             url = self._hosts.check(check_url(location, ports=self._settings.ports))
             if self._num_documents > self._settings.max_redirects + 1:
-                sentence = "the site sends the reader from page to page."
-                raise BrowseError("too_many_redirects", sentence)
+                raise too_many_redirects()
         except BrowseError as error:
             self._refuse(error)
             return False

@@ -151,8 +151,10 @@ class PageStore:
 
     def put(self, url: URL, answer: RawPage | BrowseError, *, now: float | None = None) -> None:
         """Keep an answer, in the place of an older one."""
-        page = answer if isinstance(answer, RawPage) else _page_of_an_error(url)
-        error = None if isinstance(answer, RawPage) else f"{answer.code}\n{answer.sentence}"
+        error, page = None, answer
+        if isinstance(page, BrowseError):
+            error = f"{page.code}\n{page.sentence}"
+            page = RawPage(url=url, status=0, content_type="", charset=None, body=b"")
         body_hash = hashlib.sha256(page.body).hexdigest()
         self._write_blob(body_hash, page.body)
         whole = (
@@ -257,10 +259,6 @@ def _connect_read_only(file: Path) -> sqlite3.Connection:
         index = sqlite3.connect(f"{place}?immutable=1", uri=True, check_same_thread=False)
         index.execute("SELECT 1 FROM pages LIMIT 1")
     return index
-
-
-def _page_of_an_error(url: URL) -> RawPage:
-    return RawPage(url=url, status=0, content_type="", charset=None, body=b"")
 
 
 def _digest(*fields: str | int | None) -> str:
