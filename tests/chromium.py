@@ -44,10 +44,6 @@ def num_tabs(source: ChromiumSource) -> int:
     return sum(max(len(context.pages), 1) for context in chromium._browser.contexts)
 
 
-def num_restarts(source: ChromiumSource) -> int:
-    return 0 if source._chromium is None else max(source._chromium.num_starts - 1, 0)
-
-
 @dataclass
 class Web:
     """pub may be read, as pub.test and under whatever names a test gives it; inner may not."""

@@ -20,7 +20,6 @@ from chromium import (
     Web,
     browser_processes,
     chromium_executable,
-    num_restarts,
     num_tabs,
     open_web,
 )
@@ -432,7 +431,7 @@ async def test_a_page_in_an_endless_loop_is_left_and_the_next_one_is_read() -> N
         assert time.monotonic() - begin < 40
         assert "# Title" in await world.read("http://pub.test/ok")
         assert await world.all_tabs_closed()
-        assert num_restarts(world.source) == 0
+        assert world.source.num_restarts == 0
 
 
 async def test_calls_that_are_abandoned_leave_no_tab(world: Web) -> None:
@@ -454,19 +453,19 @@ async def test_calls_that_are_abandoned_leave_no_tab(world: Web) -> None:
 async def test_a_tab_that_a_busy_browser_closes_late_is_closed(world: Web) -> None:
     world.pub.page("/", with_scripts("0"))
     await world.read("http://pub.test/")
-    before = num_restarts(world.source)
+    before = world.source.num_restarts
     (process,) = browser_processes()
     process.suspend()
     await asyncio.sleep(8)  # the tab is kept for two seconds, and its end waited for for five
     process.resume()
     assert await world.all_tabs_closed()
-    assert num_restarts(world.source) == before
+    assert world.source.num_restarts == before
 
 
 async def test_a_browser_that_is_killed_is_replaced_once(world: Web) -> None:
     world.pub.page("/", with_scripts("setTimeout(() => 0, 500)"))
     await world.read("http://pub.test/")
-    before = num_restarts(world.source)
+    before = world.source.num_restarts
     (process,) = browser_processes()
     reading = [
         asyncio.create_task(world.source.fetch(URL(f"http://pub.test/?{number}")))
@@ -476,7 +475,7 @@ async def test_a_browser_that_is_killed_is_replaced_once(world: Web) -> None:
     process.kill()
     pages = await asyncio.gather(*reading)
     assert {page.status for page in pages} == {200}
-    assert num_restarts(world.source) == before + 1
+    assert world.source.num_restarts == before + 1
     assert len(browser_processes()) == 1
 
 

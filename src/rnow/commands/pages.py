@@ -43,7 +43,9 @@ class Pages:
         """Return for each text the URLs that the project's page finders name."""
         found: list[list[str]] = []
         for start in range(0, len(texts), _TEXTS_A_CALL):
-            found += await self._value("find", {"texts": texts[start : start + _TEXTS_A_CALL]})
+            found += await self._value(
+                "page_finders", {"texts": texts[start : start + _TEXTS_A_CALL]}
+            )
         return found
 
     async def intervals_s(self, hosts: Iterable[str]) -> dict[str, float]:
@@ -60,7 +62,10 @@ class Pages:
             )
         if answer.outcome is not ToolOutcome.OK:
             sentence = answer.text.removeprefix("<tool_error>").removesuffix("</tool_error>")
-            raise ToolDefinitionError(sentence)
+            is_late = answer.outcome is ToolOutcome.TIMEOUT
+            raise ToolDefinitionError(
+                f"{sentence}: mend what tools.py registers" if is_late else sentence
+            )
         return json.loads(answer.text)
 
     async def _call(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:

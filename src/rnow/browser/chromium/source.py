@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp.abc import AbstractResolver
 from yarl import URL
@@ -18,6 +18,7 @@ from rnow.browser.rules.politeness import Pacer
 from rnow.browser.rules.refusals import too_large, unreachable
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
+from rnow.core.counts import count
 
 if TYPE_CHECKING:
     from rnow.browser.chromium.process import Chromium
@@ -29,6 +30,8 @@ _OPEN_TIMEOUT_S = 30.0  # for a tab that is still being made; a busy machine tak
 _KEEP_TAB_S = 2.0  # without a page
 _MAX_TAB_VISITS = 20  # playwright remembers all requests of a context until that is closed
 _START_AGAIN_S = 60.0  # after a start that failed
+
+T = TypeVar("T")
 
 
 class ChromiumSource:
@@ -55,10 +58,11 @@ class ChromiumSource:
         self._check_robots = check_robots
         self._proxy = ForwardProxy(settings, resolver=resolver, may_dial=may_dial)
         self._tabs = asyncio.Semaphore(settings.num_tabs)
-        self._chromium: Chromium | None = None
-        self._opening = asyncio.Lock()
+        self.num_restarts = 0
+        self._chromium: Chromium | None = None  # the one that runs, or ran last
+        self._starting = asyncio.Lock()
         self._no_start_before = float("-inf")  # by time.monotonic
-        self._working: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[Any]] = set()
         self._idle: dict[Lease, asyncio.TimerHandle] = {}  # whose tabs are wiped, and their end
 
     async def fetch(self, url: AllowedUrl) -> RawPage:
@@ -99,20 +103,38 @@ class ChromiumSource:
 
     async def _started(self) -> "Chromium":
         """Return the browser, running; raise NotRenderedError where it does not start."""
-        from rnow.browser.chromium.process import Chromium, ChromiumFailedError
+        from rnow.browser.chromium.process import ChromiumFailedError
 
         if time.monotonic() >= self._no_start_before:
-            async with self._opening:
-                if self._chromium is None:
-                    await self._proxy.start()
-                    self._chromium = Chromium(self._settings, self._proxy)
             try:
-                await self._uncancelled(self._chromium.ensure())
-                return self._chromium
+                return await self._uncancelled(self._ensure())
             except ChromiumFailedError as error:
                 _LOG.warning("%s", error)
                 self._no_start_before = time.monotonic() + _START_AGAIN_S
         raise NotRenderedError("unreadable", "the browser that this page needs does not start.")
+
+    async def _ensure(self) -> "Chromium":
+        """Start a browser unless one is alive. Counts browser/restarts where another ran before."""
+        from rnow.browser.chromium.process import Chromium
+
+        async with self._starting:
+            last = self._chromium
+            if last is not None and last.is_alive:
+                return last
+            if not self._proxy.port:
+                await self._proxy.start()
+            if last is not None:
+                _LOG.warning("Chromium has ended and is started again")
+                await last.aclose()
+            chromium = Chromium(
+                self._settings, self._proxy, sandbox=last is None or last.has_sandbox
+            )
+            await chromium.start()
+            self._chromium = chromium
+            if last is not None:
+                self.num_restarts += 1
+                count("browser/restarts")
+            return chromium
 
     async def _read(self, url: URL, chromium: "Chromium") -> RawPage | None:
         """Visit a page; None where the browser died of it."""
@@ -126,7 +148,6 @@ class ChromiumSource:
             lease=lease,
             pacer=self._pacer,
         )
-        start = chromium.num_starts
         crawling = asyncio.create_task(chromium.visit(visit, lease), name=f"visit {url}")
         crawling.add_done_callback(_note)
         refused = asyncio.create_task(visit.refused.wait())
@@ -138,7 +159,7 @@ class ChromiumSource:
             )
         finally:
             refused.cancel()
-            await self._uncancelled(self._end(visit, crawling, lease, chromium, start))
+            await self._uncancelled(self._end(visit, crawling, lease, chromium))
         if visit.refusal is not None:
             raise visit.refusal
         if visit.page is not None:
@@ -146,7 +167,7 @@ class ChromiumSource:
         if not ended:
             raise BrowseError("timeout", "the page was not ready in time.")
         error = crawling.exception()
-        if not chromium.is_running(start):
+        if not chromium.is_alive:
             return None
         raise _explain(error, visit, lease) from error
 
@@ -169,13 +190,12 @@ class ChromiumSource:
         crawling: "asyncio.Task[None]",
         lease: Lease,
         chromium: "Chromium",
-        start: int,
     ) -> None:
         """Keep a tab whose visit is over, close any other; where it stays open, end the browser."""
         visit.close()
         if not visit.is_over:
             await chromium.end_tab(lease)
-        limit_s = _END_TIMEOUT_S if visit.has_tab else _OPEN_TIMEOUT_S
+        limit_s = _OPEN_TIMEOUT_S if visit.tab is None else _END_TIMEOUT_S
         done, _ = await asyncio.wait({crawling}, timeout=limit_s)
         went_well = bool(done) and visit.is_over and crawling.exception() is None
         if went_well and lease.num_visits < _MAX_TAB_VISITS:
@@ -186,7 +206,7 @@ class ChromiumSource:
         await self._proxy.take_back(lease)
         if not done:
             _LOG.warning("Chromium does not close the tab of %s and is ended", visit.url)
-            await chromium.discard(start)
+            await chromium.aclose()
             await asyncio.wait({crawling}, timeout=_END_TIMEOUT_S)
 
     def _expire(self, lease: Lease) -> None:
@@ -199,15 +219,15 @@ class ChromiumSource:
             await self._chromium.end_tab(lease)
         await self._proxy.take_back(lease)
 
-    def _work(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def _work(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
         return task
 
-    async def _uncancelled(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for work that goes on to its end also where nobody waits any more."""
-        await asyncio.shield(self._work(work))
+        return await asyncio.shield(self._work(work))
 
 
 def _note(crawling: "asyncio.Task[None]") -> None:

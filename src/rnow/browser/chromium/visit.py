@@ -64,6 +64,7 @@ class Visit:
         self.refused = asyncio.Event()
         self.is_over = False  # and the tab as good as new
         self.is_closed = False
+        self.tab: Page | None = None  # once there is one
         self._settings = settings
         self._hosts = hosts
         self._lease = lease
@@ -73,17 +74,12 @@ class Visit:
         self._has_document = False
         self._onward: URL | None = None  # where the last redirect leads
         self._frame = ""  # the tab's own; others are frames in its page
-        self._tab: Page | None = None
         self._devtools: CDPSession | None = None
         self._handling: set[asyncio.Task[None]] = set()
 
-    @property
-    def has_tab(self) -> bool:
-        return self._tab is not None
-
     async def load(self, tab: Page) -> None:
         """Load the page in a tab in which there is none; raises playwright's Error."""
-        self._tab = tab
+        self.tab = tab
         await self._watch(tab)
         timeout_ms = 1_000 * self._settings.render_timeout_s
         await tab.goto(str(self.url), wait_until="domcontentloaded", timeout=timeout_ms)
@@ -152,8 +148,8 @@ class Visit:
 
     def _see_failure(self, request: Request) -> None:
         """Give up on a document that broke off: Chromium would wait for the rest of it for ever."""
-        assert self._tab is not None
-        is_page = request.is_navigation_request() and request.frame == self._tab.main_frame
+        assert self.tab is not None
+        is_page = request.is_navigation_request() and request.frame == self.tab.main_frame
         is_waited_for = is_page and self._has_document and self.page is None
         if is_waited_for and request.failure != _ABORTED:
             known = self._lease.refusals.get(self.url.raw_host or "")

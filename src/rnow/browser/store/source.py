@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from yarl import URL
 
@@ -29,7 +29,6 @@ from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.store.store import PageStore
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 NOT_IN_CORPUS = "this page was not recorded; only pages of the corpus can be read here."
@@ -117,6 +116,5 @@ class StoredSource:
             self._store = PageStore(self._folder, read_only=self._is_read_only)
         return self._store
 
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

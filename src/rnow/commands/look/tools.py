@@ -51,7 +51,7 @@ async def describe() -> dict[str, str | None]:
 
 
 @tool(timeout=120)
-def find(texts: list[str]) -> list[list[str]]:
+def page_finders(texts: list[str]) -> list[list[str]]:
     """Say which pages the project's page finders name for each text."""
     return [find_pages(text) for text in texts]
 
