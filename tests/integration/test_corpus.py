@@ -189,13 +189,13 @@ async def test_a_finder_that_fails_ends_the_build_before_anything_is_fetched(
     assert pub.requests == []
 
 
-@pytest.mark.parametrize("command", ["browse", "corpus build"])
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("command", "text", "said"),
     [
-        ("import math\nraise SystemExit('no')\n", "tools.py:2: SystemExit: no"),
-        ("def browse(:\n", "tools.py:1: invalid syntax"),
+        ("browse", "import math\nraise SystemExit('no')\n", "tools.py:2: SystemExit: no"),
+        ("corpus build", "def browse(:\n", "tools.py:1: invalid syntax"),
         (
+            "browse",
             "import nowhere_to_be_found\n",
             "tools.py:1: ModuleNotFoundError: No module named 'nowhere_to_be_found'; install it in "
             "the environment that rnow runs in",

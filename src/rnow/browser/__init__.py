@@ -4,9 +4,9 @@
     shared.py      the one browser of a process, in a thread of its own
     reader.py      URL in, text for the model out; each page read once
     memory.py      documents in memory, single flight
-    source.py      the seam to whatever gets pages; chain.py puts the sources in their order
+    source.py      the seam to whatever gets pages; chain.py the sources in their order, plain HTTP
+                   before Chromium
     http.py        plain HTTP; body.py reads what it answers
-    rendering.py   plain HTTP or Chromium
     adapters.py    pages that sites give away as data: what a project's tools.py registers
     page_finders.py  which pages a text means: what a project's tools.py tells rnow corpus
     local_sites.py local sites, served by the controller

@@ -1,7 +1,14 @@
 """Who gets a page: the store, then whoever has it as data, then plain HTTP, and Chromium where
 scripts make the page.
+
+A page goes to Chromium at once if its host is one of `browser.render_hosts`; and after plain HTTP
+if what came has scripts, or sends its reader on, and almost no text. Where Chromium cannot help,
+the page stays what plain HTTP gave.
 """
 
+import asyncio
+import logging
+import re
 import time
 from dataclasses import replace
 
@@ -9,16 +16,19 @@ from yarl import URL
 
 from rnow.browser.adapters import ADAPTERS, Adapter
 from rnow.browser.chromium.source import ChromiumSource
-from rnow.browser.errors import BrowseError
+from rnow.browser.errors import BrowseError, NotRenderedError
 from rnow.browser.http import HttpSource
-from rnow.browser.rendering import RenderingSource
+from rnow.browser.rules.guard import covers, normalize_host
 from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.store.source import StoredSource
+from rnow.browser.text.markdown import num_visible_chars
 
+_LOG = logging.getLogger(__name__)
 _KEPT_S = 86_400.0  # data that serve many pages
+_DOES_SOMETHING = re.compile(rb"<script|http-equiv\s*=\s*[\"']?refresh", re.IGNORECASE)
 
 
 def page_source(settings: BrowserSettings) -> PageSource:
@@ -75,3 +85,52 @@ class AdapterSource:
             kept = (time.monotonic() + _KEPT_S, await self._http.fetch(url, is_data=True))
             self._kept[url] = kept
         return kept[1]
+
+
+class RenderingSource:
+    """A PageSource over two others; without a `browser`, all pages come from `http`."""
+
+    def __init__(
+        self, http: PageSource, browser: PageSource | None, settings: BrowserSettings
+    ) -> None:
+        self._http = http
+        self._browser = browser
+        self._render_hosts = tuple(map(normalize_host, settings.render_hosts))
+        self._min_visible_chars = settings.min_visible_chars
+        self._has_warned = False
+
+    async def fetch(self, url: AllowedUrl) -> RawPage:
+        if any(covers(entry, url.raw_host or "") for entry in self._render_hosts):
+            if self._browser is not None:
+                try:
+                    return await self._browser.fetch(url)
+                except NotRenderedError:
+                    return await self._http.fetch(url)
+            self._warn(url)
+        page = await self._http.fetch(url)
+        if not await self._waits_for_scripts(page):
+            return page
+        if self._browser is None:
+            self._warn(url)
+            return page
+        try:
+            return await self._browser.fetch(AllowedUrl(page.url))  # HTTP was led there
+        except BrowseError as error:
+            _LOG.info("%s stays as plain HTTP gave it: %s", url, error.text)
+            return page
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+        if self._browser is not None:
+            await self._browser.aclose()
+
+    async def _waits_for_scripts(self, page: RawPage) -> bool:
+        if not page.content_type.endswith("html") or not _DOES_SOMETHING.search(page.body):
+            return False
+        num_chars = await asyncio.to_thread(num_visible_chars, page.text(), url=str(page.url))
+        return num_chars < self._min_visible_chars
+
+    def _warn(self, url: URL) -> None:
+        if not self._has_warned:
+            _LOG.warning("%s needs a Chromium to be read, and there is none", url)
+        self._has_warned = True
