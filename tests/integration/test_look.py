@@ -111,6 +111,18 @@ def test_without_the_tokenizer_it_is_said_how_pages_are_cut(project: Path) -> No
     assert len(done.stdout) <= 201
 
 
+def test_a_cap_that_only_a_few_words_keep_is_kept(project: Path) -> None:
+    words = ("model.path=Some/Model", "rollout.max_tool_response=10")
+    done = rnow("browse", "https://clinic.test/long", *words, "-d", project)
+    assert (done.returncode, len(done.stdout)) == (0, 41)
+    described = rnow("browse", "https://clinic.test/long", *words, "-d", project, "--json")
+    assert (described.returncode, described.stdout) == (2, "")
+    assert described.stderr.splitlines()[-1] == (
+        "Error: the worker's answer to 'describe' is longer than a tool's may be: raise "
+        "rollout.max_tool_response"
+    )
+
+
 async def test_a_server_of_ones_own_can_be_looked_at(project: Path) -> None:
     import asyncio
 

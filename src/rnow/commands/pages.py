@@ -77,6 +77,12 @@ class Pages:
         )
 
 
+def outcome_of(answer: ToolAnswer) -> str:
+    """Return ok, the code of the browser's error, or what became of the tool call itself."""
+    errors = (name.partition("browser/error_")[2] for name in answer.counts)
+    return next(filter(None, errors), str(answer.outcome))
+
+
 @asynccontextmanager
 async def open_pages(
     loaded: LoadedConfig,

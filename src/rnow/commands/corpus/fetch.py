@@ -9,8 +9,8 @@ for each other. What may work later (timeouts, 5xx, 429) is tried again at the e
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,10 @@ from typing import Any
 from yarl import URL
 
 from rnow.browser.store.store import PageStore
-from rnow.commands.pages import Pages, open_pages
+from rnow.commands.pages import Pages, open_pages, outcome_of
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
 from rnow.rollout.project_pages import require_pages, store_folder
-from rnow.tools.base import ToolAnswer
 
 _PER_HOST = 2
 _MAX_WAIT_S = 3_700.0  # for a slot: a site may say "in an hour"
@@ -61,8 +60,7 @@ def estimate_s(urls: Sequence[URL], intervals_s: Mapping[str, float]) -> float:
     return max((number * intervals_s[host] for host, number in hosts.items()), default=0.0)
 
 
-@asynccontextmanager
-async def open_recorder(loaded: LoadedConfig, directory: Path) -> AsyncIterator[Pages]:
+def open_recorder(loaded: LoadedConfig, directory: Path) -> AbstractAsyncContextManager[Pages]:
     """Start a worker whose pages are recorded: it waits for a site however long that asks for."""
     # What a model would get of a page is nobody's business here: no tokenizer is needed.
     worker = {
@@ -70,9 +68,7 @@ async def open_recorder(loaded: LoadedConfig, directory: Path) -> AsyncIterator[
         "max_tool_response": None,
         "max_tool_response_chars": None,
     }
-    browser = {"store_mode": "record", "max_wait_s": _MAX_WAIT_S}
-    async with open_pages(loaded, directory, worker=worker, **browser) as pages:
-        yield pages
+    return open_pages(loaded, directory, worker=worker, store_mode="record", max_wait_s=_MAX_WAIT_S)
 
 
 async def fetch_pages(pages: Pages, urls: Sequence[URL], *, on_page: Callable[[], None]) -> Built:
@@ -99,12 +95,6 @@ async def fetch_pages(pages: Pages, urls: Sequence[URL], *, on_page: Callable[[]
                 for _ in range(_PER_HOST):
                     group.create_task(work(queue, is_last=round_ == _NUM_ROUNDS))
     return Built(outcomes=outcomes)
-
-
-def outcome_of(answer: ToolAnswer) -> str:
-    """Return ok, the code of the browser's error, or what became of the tool call itself."""
-    errors = (name.partition("browser/error_")[2] for name in answer.counts)
-    return next(filter(None, errors), str(answer.outcome))
 
 
 def describe_corpus(config: Config, directory: Path) -> dict[str, Any]:
