@@ -83,7 +83,7 @@ def test_without_an_answer_of_nvidia_smi_the_driver_is_read(tmp_path: Path, scri
     start = time.monotonic()
     devices = find_devices(environ, root=tmp_path, deadline_s=0.2)
     assert devices.gpus == (Gpu(kind="cuda", name="NVIDIA H200", memory_mib=None),)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_device_files_alone_are_gpus(tmp_path: Path) -> None:
