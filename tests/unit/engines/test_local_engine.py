@@ -347,6 +347,7 @@ async def test_a_merged_adapter_scores_as_peft_does(
     adapted = await score(engine, ids, start=1, policy_version=1)
     np.testing.assert_allclose(adapted.logprobs, reference_logprobs(model, ids), atol=1e-5)
     assert np.abs(adapted.logprobs - started.logprobs).max() > 0.01
+    assert np.array_equal((await score(engine, ids, start=1)).logprobs, started.logprobs)
 
 
 async def test_in_bfloat16_an_adapter_says_what_it_says_to_the_trainer(
@@ -411,6 +412,40 @@ async def test_a_session_on_another_version_begins_anew(
     assert bits([switched]) == bits([await generate(engine, ids, session="t", policy_version=1)])
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"use_dora": True}, "model.layers.0.self_attn.q_proj is adapted as DoraLinearVariant"),
+        (
+            {"alora_invocation_tokens": [1]},
+            "model.layers.0.self_attn.q_proj is adapted as ALoraLinearVariant",
+        ),
+        (
+            {"target_modules": ["embed_tokens"]},
+            "holds base_model.model.model.embed_tokens.base_layer.weight of the base weights "
+            "as well",
+        ),
+        (
+            {"modules_to_save": ["model.norm"]},
+            "holds base_model.model.model.norm.weight of the base weights as well",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+async def test_adapters_of_another_kind_are_refused_and_the_base_stays_as_it_was(
+    engine: LocalEngine, folder: Path, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    save_adapter(folder, tmp_path, **changes)
+    before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    with pytest.raises(EngineError) as caught:
+        await engine.load_policy(tmp_path, 1)
+    assert str(caught.value) == f"{tmp_path}: {reason}, only plain LoRA on linear layers is applied"
+    assert all(torch.equal(before[name], now) for name, now in engine.model.state_dict().items())
+
+
+# peft says so too, once it has loaded what there is.
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
 async def test_policies_that_are_not_plain_lora_or_do_not_fit_are_refused(
     engine: LocalEngine, folder: Path, tmp_path: Path
 ) -> None:
@@ -424,16 +459,19 @@ async def test_policies_that_are_not_plain_lora_or_do_not_fit_are_refused(
         (bad / "adapter_config.json").write_text(json.dumps(config | changes))
         with pytest.raises(EngineError) as caught:
             await engine.load_policy(bad, 1)
-        return str(caught.value).removeprefix(f"{bad}/adapter_config.json: ")
+        return str(caught.value).removeprefix(f"{bad}: ")
 
-    only = "only plain LoRA is applied"
-    assert await message(use_dora=True) == f"sets use_dora, {only}"
-    assert (
-        await message(bias="all", modules_to_save=["norm"]) == f"sets bias, modules_to_save, {only}"
-    )
-    assert await message(peft_type="IA3") == "peft_type is IA3, only LORA is applied"
+    only = "only plain LoRA on linear layers is applied"
+    assert await message(peft_type="IA3") == f"peft_type is IA3, {only}"
     assert await message(init_lora_weights="pissa") == (
         f"init_lora_weights pissa changes the base weights as well, {only}"
+    )
+    first = "base_model.model.model.layers.0.mlp.down_proj"
+    assert await message(target_modules=["q_proj"]) == (
+        f"does not fit this model: {first}.lora_A.weight (24 such in all)"
+    )
+    assert await message(use_dora=True) == (
+        f"does not fit this model: {first}.lora_magnitude_vector (14 such in all)"
     )
     with pytest.raises(EngineError) as caught:
         await engine.load_policy(tmp_path, 1)
@@ -444,7 +482,7 @@ async def test_policies_that_are_not_plain_lora_or_do_not_fit_are_refused(
     with pytest.raises(EngineError, match="other names or shapes than the model"):
         await engine.load_policy(tmp_path / "small", 1)
     other = LocalEngine.load(tmp_path / "small")
-    with pytest.raises(EngineError, match=r"adapts model\.layers\.1\.\S+, which is not a linear"):
+    with pytest.raises(EngineError, match=r": does not fit this model: \S+\.layers\.1\."):
         await other.load_policy(tmp_path / "good", 1)
     await other.aclose()
 
