@@ -240,8 +240,8 @@ def _plan(
         if "vllm" in engines.values():
             raise
         return None
-    workload = Workload.from_config(
-        config,
+    workload = Workload(
+        config=config,
         # Of a role that is not placed the figures are read by nobody.
         student=figures.get("student") or figures["teacher"],
         teacher=figures.get("teacher") or figures["student"],
