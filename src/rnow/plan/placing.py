@@ -59,13 +59,12 @@ def place_roles(
     project: Path,
     *,
     devices: Devices | None = None,
-    torch_version: str | None = None,
     may_download: bool = True,
 ) -> Placement:
     """Return where the roles run; raise ModelError or ConfigError with all that is missing.
 
-    `devices` and `torch_version` None: those that are found. A plan needs both models' config.json,
-    which is fetched if it may be; else there is no plan.
+    `devices` None: those that torch can use here. A plan needs both models' config.json, which is
+    fetched if it may be; else there is no plan.
     """
     config = loaded.config
     teacher = require_distill(config)
@@ -73,7 +72,7 @@ def place_roles(
         "student": find_model("model.path", config.model.path, project=project),
         "teacher": find_model("teacher.path", teacher.path, project=project),
     }
-    found = usable_gpus(devices or find_devices(), torch_version=torch_version)
+    found = devices or usable_gpus(find_devices())
     # The trainer needs the student here, whatever samples from it.
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
     check_models({models[role]: _asked(config, role) for role in here}, devices=found)
@@ -93,14 +92,13 @@ def place_sampler(
     model: ModelFiles,
     lora_rank: int | None,
     devices: Devices | None = None,
-    torch_version: str | None = None,
 ) -> Placement:
     """Return where `model` is sampled from in the place of `role`: nothing else is to fit.
 
     `lora_rank`: of an adapter on it. Raises as `place_roles` does, which says what else is meant.
     """
     config = loaded.config
-    found = usable_gpus(devices or find_devices(), torch_version=torch_version)
+    found = devices or usable_gpus(find_devices())
     if not engine_urls(config, role):
         check_models({model: _asked(config, role)}, devices=found)
     placement = _without_plan(config, project, {role: model}, devices=found)

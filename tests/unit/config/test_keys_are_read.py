@@ -97,7 +97,7 @@ def make_project(folder: Path) -> Path:
 def serve(project: Path, *overrides: str) -> None:
     """Plan vLLM servers and write their specs."""
     config = loaded(project, "engine.kind=vllm", "engine.python=python", *overrides)
-    placement = place_roles(config, project, devices=GPUS, torch_version="2.14.0+cu130")
+    placement = place_roles(config, project, devices=GPUS)
     serving = Serving.here(
         config, project, placement=placement, logs=project / "logs", untied=project / "untied"
     )

@@ -45,7 +45,7 @@ def make_serving(project: Path, *overrides: str, num_gpus: int, environ: Any = N
     devices = Devices(gpus=(H100,) * num_gpus, reason="" if num_gpus else "none")
     return Serving(
         config=loaded.config,
-        placement=place_roles(loaded, project, devices=devices, torch_version="2.14.0+cu130"),
+        placement=place_roles(loaded, project, devices=devices),
         python=str(project / "python"),
         logs=project / "logs",
         untied=project / "untied",
