@@ -22,7 +22,6 @@ import asyncio
 import logging
 import secrets
 import shutil
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -150,20 +149,9 @@ class VllmEngine:
             if policy in self._retired:
                 self._retire(policy)
 
-    def suspend(self, url: str) -> None:
-        """Send nothing more to `url`, whose server has ended, until `resume`."""
-        self._replicas.at(url).is_open = False
-
-    def resume(self, url: str) -> None:
-        self._replicas.at(url).is_open = True
-
-    def answered_at(self, url: str) -> float:
-        """Return the time.monotonic() of the last request that the server at `url` has served."""
-        return self._replicas.at(url).client.answered_at
-
-    def note_answer(self, url: str) -> None:
-        """Take note that the server at `url` has served a request of somebody else's."""
-        self._replicas.at(url).client.answered_at = time.monotonic()
+    def at(self, url: str) -> Replica:
+        """Return the server at `url`, for whoever watches it."""
+        return self._replicas.at(url)
 
     async def restore(self, url: str) -> None:
         """Give a server that was started anew at `url` every version that the others hold."""

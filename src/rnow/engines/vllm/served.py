@@ -12,6 +12,7 @@ nothing of a rollout is lost but time. How many ends a run survives is deaths.py
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -164,7 +165,8 @@ class ServedEngine:
                 *(
                     self._give_up_unless_it_answers(server, error, since=since, limit_s=limit_s)
                     for place, server in enumerate(self._servers)
-                    if self._is_up[place] and self._engine.answered_at(server.url) <= since
+                    if self._is_up[place]
+                    and self._engine.at(server.url).client.answered_at <= since
                 )
             )
             self._note_ends()
@@ -173,9 +175,11 @@ class ServedEngine:
     async def _give_up_unless_it_answers(
         self, server: VllmServer, error: RnowError, *, since: float, limit_s: float
     ) -> None:
-        if await server.answers(limit_s=limit_s):
-            self._engine.note_answer(server.url)  # whoever waits for the same check is told
-        if self._engine.answered_at(server.url) > since:
+        client = self._engine.at(server.url).client
+        with suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await server.answer_once(client)
+        if client.answered_at > since:  # also where somebody else has asked meanwhile
             return
         try:
             await server.give_up(f"does not sample one token within {limit_s:g} s, after: {error}")
@@ -190,7 +194,7 @@ class ServedEngine:
             if self._is_up[place] and server.why_ended() is not None:
                 self._is_up[place] = False
                 self._num_ends += 1
-                self._engine.suspend(server.url)
+                self._engine.at(server.url).is_open = False
         self._note_change()
 
     def _note_change(self) -> None:
@@ -236,7 +240,7 @@ class ServedEngine:
         except RnowError:
             await server.stop()
             raise
-        self._engine.resume(server.url)
+        self._engine.at(server.url).is_open = True
         self._is_up[place] = True
         self._note_change()
         self._say(f"the vLLM server of the {server.settings.role} serves again")
