@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from rnow.config.settings import ModelSettings
-from rnow.errors import CheckpointError, ModelError
+from rnow.errors import ModelError
+from rnow.learner.checkpoint import check_student
 from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
 from rnow.learner.weights import add_lora, load_causal_lm, save_adapter, save_causal_lm
 
@@ -144,15 +145,8 @@ class Policy:
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `trainable_state` gave, bit for bit, or raise CheckpointError."""
         parameters = self.trained_parameters()
-        expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if expected != found:
-            name = min(dict(expected.items() ^ found.items()))
-            raise CheckpointError(
-                f"the checkpoint is of another student: its {name} is "
-                f"{found.get(name, 'missing')}, this run's is {expected.get(name, 'missing')}; "
-                "start anew with --fresh"
-            )
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        check_student(state, shapes, what="")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rnow.config.settings import AlgorithmSettings, TrainerSettings
-from rnow.errors import BadNumbersError, CheckpointError, OutOfMemoryError
+from rnow.errors import BadNumbersError, OutOfMemoryError
+from rnow.learner.checkpoint import check_student
 from rnow.learner.objective import LossTotals, compute_objective
 from rnow.learner.packing import MicroBatch, pack
 from rnow.learner.policy import Policy
@@ -137,7 +138,11 @@ class Trainer:
         """Put back what `state` gave, bit for bit, or raise CheckpointError."""
         self._optimizer.state.clear()
         if tensors:  # before the first update there are none
-            self._check_state(tensors)
+            shapes: dict[str, tuple[int, ...]] = {}
+            for name, parameter in self._parameters.items():
+                shapes[f"step/{name}"] = ()
+                shapes[f"exp_avg/{name}"] = shapes[f"exp_avg_sq/{name}"] = tuple(parameter.shape)
+            check_student(tensors, shapes, what="'s optimizer state")
             for name, parameter in self._parameters.items():
                 self._optimizer.state[parameter] = {
                     # AdamW keeps its count on the CPU.
@@ -146,20 +151,6 @@ class Trainer:
                     "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device, copy=True),
                 }
         self._num_bad_updates = scalars["num_bad_updates"]
-
-    def _check_state(self, tensors: Mapping[str, Tensor]) -> None:
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        expected: dict[str, tuple[int, ...]] = {}
-        for name, parameter in self._parameters.items():
-            expected[f"step/{name}"] = ()
-            expected[f"exp_avg/{name}"] = expected[f"exp_avg_sq/{name}"] = tuple(parameter.shape)
-        if found != expected:
-            name = min(dict(found.items() ^ expected.items()))
-            raise CheckpointError(
-                f"the checkpoint's optimizer state is of another student: its {name} is "
-                f"{found.get(name, 'missing')}, this run's is {expected.get(name, 'missing')}; "
-                "start anew with --fresh"
-            )
 
     def _skip(self, batch: Batch, bad: Mapping[str, float]) -> None:
         self._num_bad_updates += 1
