@@ -115,29 +115,18 @@ class Workload:
         """Return what a server of `role` is asked to do on GPUs of this size."""
         model, teacher = self.config.model, self.teacher_settings
         is_teacher = role == "teacher"
-        dtype_bytes = _DTYPE_BYTES[teacher.dtype if is_teacher else self.config.engine.dtype]
-        quantization = teacher.quantization if is_teacher else None
-        if is_teacher and self.alone is None:
-            return ServerLoad(
-                dtype_bytes=dtype_bytes,
-                quantization=quantization,
-                # Whoever asks for scores is given a token beside them; it needs its place.
-                max_model_len=self.max_context_window + 1,
-                max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
-                max_num_seqs=min(teacher.concurrency, _MAX_SEQS),
-                lora_rank=None,
-                scores=True,
-            )
+        scores = is_teacher and self.alone is None
+        sampled_a_step = _BATCHED_TOKENS if gpu_bytes >= _BIG_GPU else _SMALL_BATCHED_TOKENS
+        concurrency = teacher.concurrency if scores else self.config.rollout.concurrency
         return ServerLoad(
-            dtype_bytes=dtype_bytes,
-            quantization=quantization,
-            max_model_len=self.max_context_window,
-            max_num_batched_tokens=(
-                _BATCHED_TOKENS if gpu_bytes >= _BIG_GPU else _SMALL_BATCHED_TOKENS
-            ),
-            max_num_seqs=min(self.config.rollout.concurrency, _MAX_SEQS),
-            lora_rank=model.qlora_rank if model.tuning == "lora" else None,
-            scores=False,
+            dtype_bytes=_DTYPE_BYTES[teacher.dtype if is_teacher else self.config.engine.dtype],
+            quantization=teacher.quantization if is_teacher else None,
+            # Whoever asks for scores is given a token beside them; it needs its place.
+            max_model_len=self.max_context_window + (1 if scores else 0),
+            max_num_batched_tokens=TEACHER_TOKENS_A_STEP if scores else sampled_a_step,
+            max_num_seqs=min(concurrency, _MAX_SEQS),
+            lora_rank=None if scores or model.tuning == "full" else model.qlora_rank,
+            scores=scores,
         )
 
 

@@ -30,7 +30,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
-from rnow.engines.local.batch import is_batch_invariant, score
+from rnow.engines.local.batch import DecodingBatch, is_batch_invariant, score
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
 from rnow.engines.local.weights import load_model, load_policy_model
 from rnow.engines.local.worker import Generation, LoadedPolicy, Worker
@@ -64,7 +64,7 @@ class LocalEngine:
         self.model = model
         self._rows = rows
         self._request_timeout_s = request_timeout_s
-        self._worker = Worker(LoadedPolicy(0, model, rows))
+        self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, rows)))
         self._limits = _limits_of(model)
 
     @classmethod
@@ -133,7 +133,8 @@ class LocalEngine:
                 model = load_policy_model(path, self.model)
             except ModelError as error:
                 raise EngineError(str(error)) from error
-            self._worker.policies[policy_version] = LoadedPolicy(policy_version, model, self._rows)
+            batch = DecodingBatch(model, self._rows)
+            self._worker.policies[policy_version] = LoadedPolicy(policy_version, model, batch)
 
         await self._call(work, f"engine.load_policy of version {policy_version}")
 

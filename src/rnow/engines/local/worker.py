@@ -40,15 +40,8 @@ class LoadedPolicy:
 
     version: int
     model: PreTrainedModel
-    num_rows: int
-    batch: DecodingBatch = field(init=False)
+    batch: DecodingBatch
     prompts: PromptCache = field(default_factory=PromptCache)
-
-    def __post_init__(self) -> None:
-        self.clear_batch()
-
-    def clear_batch(self) -> None:
-        self.batch = DecodingBatch(self.model, self.num_rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +156,7 @@ class Worker:
         for generation in self._under_way():
             generation.reply.fail(error)
         for policy in {running.session.policy for running in self._running}:
-            policy.clear_batch()
+            policy.batch.clear()
         self._waiting.clear()
         self._running.clear()
         self._sessions.clear()
@@ -273,7 +266,7 @@ class Worker:
                     self._running.remove(running)
                     self._sessions.pop(running.generation.request.session, None)
                     running.generation.reply.fail(_as_engine_error(error))
-            policy.clear_batch()
+            policy.batch.clear()
 
     def _end_if_done(self, running: _Running) -> None:
         row, request = running.row, running.generation.request
