@@ -8,7 +8,6 @@ them in a thread.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import cos, isfinite, pi
 
 import torch
@@ -24,18 +23,6 @@ from rnow.records import Batch, FloatArray
 from rnow.runtime.kill_points import point
 
 MAX_BAD_UPDATES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateResult:
-    """What a step did.
-
-    UpdateResult(step=3, updated=True, metrics={"reverse_kl": 0.31, "trainer/grad_norm": 0.8, …})
-    """
-
-    step: int
-    updated: bool  # False: numbers were not finite, the weights are as before
-    metrics: Mapping[str, float]  # all finite; one that is not finite is left out
 
 
 class Trainer:
@@ -67,8 +54,12 @@ class Trainer:
             weight_decay=settings.weight_decay,
         )
 
-    def update(self, batch: Batch) -> UpdateResult:
-        """Take one step. Raises BadNumbersError at the third in a row that could not be taken."""
+    def update(self, batch: Batch) -> dict[str, float]:
+        """Take one step; return its metrics, all finite: one that is not is left out.
+
+        `trainer/skipped` is 1 where numbers were not finite: then the weights are as before. Raises
+        BadNumbersError at the third in a row that could not be taken.
+        """
         micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
         try:
             totals = accumulate_gradients(
@@ -107,11 +98,7 @@ class Trainer:
             point("update/stepped")
         self._optimizer.zero_grad()  # now, so that the rollouts have the memory
         metrics["trainer/skipped"] = float(bool(bad))
-        return UpdateResult(
-            step=batch.step,
-            updated=not bad,
-            metrics={name: value for name, value in metrics.items() if name not in bad},
-        )
+        return {name: value for name, value in metrics.items() if name not in bad}
 
     def probe_logprobs(self, token_ids: Sequence[int], *, start: int) -> FloatArray:
         """Return log p(token_ids[i] | token_ids[:i]) for i >= start >= 1, as `Engine.score`."""

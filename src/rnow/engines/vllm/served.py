@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,14 +29,6 @@ from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
 _ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Probe:
-    """What a server has to answer to hold the weights of a version."""
-
-    request: ScoreRequest
-    scores: Scores
 
 
 class ServedEngine:
@@ -71,7 +62,7 @@ class ServedEngine:
             untied=spec.untied,
             why_ended=self._why_ended,
         )
-        self._probe: _Probe | None = None
+        self._probe: tuple[ScoreRequest, Scores] | None = None  # of the version that is held
         self._lost: BaseException | None = None  # why there is no going on
         self._checking = asyncio.Lock()
         self._note_change()
@@ -110,7 +101,7 @@ class ServedEngine:
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         """Score by every server; a server that is started again has to answer the same."""
         answers = await self._ask(lambda: self._engine.probe(request), of_all=True)
-        self._probe = _Probe(request=request, scores=answers[0])
+        self._probe = (request, answers[0])
         return answers
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
@@ -246,15 +237,15 @@ class ServedEngine:
         self._say(f"the vLLM server of the {server.settings.role} serves again")
 
     async def _check_probe(self, server: VllmServer) -> None:
-        probe = self._probe
-        if probe is None:
+        if self._probe is None:
             return
-        (scores,) = await self._engine.probe(probe.request, url=server.url)
-        difference = float(np.abs(scores.logprobs - probe.scores.logprobs).mean())
+        request, before = self._probe
+        (scores,) = await self._engine.probe(request, url=server.url)
+        difference = float(np.abs(scores.logprobs - before.logprobs).mean())
         if not difference <= self._spec.tolerance:
             raise PublicationError(
                 f"the vLLM server of the {server.settings.role} was started again and does not "
-                f"hold version {probe.request.policy_version}: on a fixed sequence it is "
+                f"hold version {request.policy_version}: on a fixed sequence it is "
                 f"{difference:.3g} nats a token away from what it answered before "
                 f"(tolerance {self._spec.tolerance:g})"
             )
