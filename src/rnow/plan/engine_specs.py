@@ -6,17 +6,17 @@ On GPUs a server's numbers are the plan's; on the CPU they are the settings' and
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import require_distill
 from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
 from rnow.engines.vllm.untied import is_tied
 from rnow.plan.make import device_variables
-from rnow.plan.placing import EngineRole, Placement, engine_urls, find_python
+from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
 
 GROWING_MEMORY = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
@@ -31,24 +31,10 @@ class Serving:
 
     config: Config
     placement: Placement
-    python: str | None  # interpreter with vLLM
     logs: Path  # folder of student.log and teacher.log
     untied: Path  # folder for models in untied form
-    environ: Mapping[str, str]  # that this process was started with
-
-    @classmethod
-    def here(
-        cls, loaded: LoadedConfig, project: Path, *, placement: Placement, logs: Path, untied: Path
-    ) -> "Serving":
-        """Return what a project's engines have in common in this process as it is now."""
-        return cls(
-            config=loaded.config,
-            placement=placement,
-            python=find_python(loaded.config, project),
-            logs=logs,
-            untied=untied,
-            environ=dict(os.environ),
-        )
+    # that this process was started with
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
 def sampling_spec(
@@ -123,7 +109,7 @@ def _spec(serving: Serving, role: EngineRole, model: Path, **servers: Any) -> En
     return EngineSpec(
         role=role,
         model=model,
-        dtype=_settings(config, role).dtype,
+        dtype=_dtype(serving, role),
         device=placement.device,
         request_timeout_s=config.engine.request_timeout_s,
         tolerance=role_tolerance(config, placement, role),
@@ -135,9 +121,6 @@ def _spec(serving: Serving, role: EngineRole, model: Path, **servers: Any) -> En
 def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmServerSettings, ...]:
     """Return the settings of each server of a role; `of_use` are those of what it is for."""
     settings, plan = _settings(serving.config, role), serving.placement.plan
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "float32" if serving.placement.device == "cpu" else "bfloat16"
     if isinstance(settings, TeacherSettings):
         of_use["quantization"] = settings.quantization
     places: list[dict[str, Any]] = [{}] * (settings.replicas or 1)
@@ -156,8 +139,8 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
     return tuple(
         VllmServerSettings(
             role=role,
-            python=serving.python,
-            dtype=dtype,
+            python=serving.placement.python,
+            dtype=_dtype(serving, role),
             args=settings.args,
             start_timeout_s=serving.config.engine.start_timeout_s,
             log_file=serving.logs / (f"{role}-{number}.log" if number else f"{role}.log"),
@@ -166,6 +149,13 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
         )
         for number, place in enumerate(places)
     )
+
+
+def _dtype(serving: Serving, role: EngineRole) -> Literal["float32", "bfloat16"]:
+    dtype = _settings(serving.config, role).dtype
+    if dtype == "auto":
+        return "float32" if serving.placement.device == "cpu" else "bfloat16"
+    return dtype
 
 
 def _settings(config: Config, role: EngineRole) -> EngineSettings | TeacherSettings:

@@ -35,6 +35,7 @@ class Placement:
     models: Mapping[EngineRole, ModelFiles]
     engines: Mapping[EngineRole, EngineKind]
     urls: Mapping[EngineRole, tuple[str, ...]]  # of the user's own servers
+    python: str | None  # interpreter with vLLM; None: this one
     device: Literal["cuda", "cpu"]  # of the trainer, and of models in this process
     plan: Plan | None  # None: no GPU
     notices: tuple[str, ...]  # one line each, for the user
@@ -136,16 +137,16 @@ def _without_plan(
 ) -> Placement:
     engines: dict[EngineRole, EngineKind] = {}
     notices: list[str] = []
+    python = find_python(config, project)
     for role in models:
-        engines[role], line = _engine_kind(
-            config, role, devices=devices, python=find_python(config, project)
-        )
+        engines[role], line = _engine_kind(config, role, devices=devices, python=python)
         if line is not None and line not in notices:
             notices.append(line)
     return Placement(
         models=models,
         engines=engines,
         urls={role: engine_urls(config, role) for role in models},
+        python=python,
         device="cuda" if devices.gpus else "cpu",
         plan=None,
         notices=tuple(notices),

@@ -98,8 +98,8 @@ def serve(project: Path, *overrides: str) -> None:
     """Plan vLLM servers and write their specs."""
     config = loaded(project, "engine.kind=vllm", "engine.python=python", *overrides)
     placement = place_roles(config, project, devices=GPUS)
-    serving = Serving.here(
-        config, project, placement=placement, logs=project / "logs", untied=project / "untied"
+    serving = Serving(
+        config=config.config, placement=placement, logs=project / "logs", untied=project / "untied"
     )
     models = project / "models"
     serving = replace(serving, environ={})

@@ -46,7 +46,6 @@ def make_serving(project: Path, *overrides: str, num_gpus: int, environ: Any = N
     return Serving(
         config=loaded.config,
         placement=place_roles(loaded, project, devices=devices),
-        python=str(project / "python"),
         logs=project / "logs",
         untied=project / "untied",
         environ=environ or {},

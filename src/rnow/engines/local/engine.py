@@ -23,7 +23,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from rnow.errors import DeadlineError, EngineError, ModelError
 
 _MIN_ROWS = 16  # below, matrix kernels change with the place of a row
 _CLOSE_TIMEOUT_S = 60.0
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Value = TypeVar("Value")
 
@@ -47,44 +48,33 @@ logger = logging.getLogger(__name__)
 class LocalEngine:
     """An `Engine` in this process.
 
-    engine = LocalEngine.load("models/student")
+    engine = LocalEngine(Path("models/student"))
     completion = await engine.sample(SampleRequest(token_ids=ids, …))
     await engine.aclose()
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model_path: Path,
         *,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        device: str = "cpu",
         request_timeout_s: float = 600.0,
         rows: int = 32,
     ) -> None:
+        """Load a model folder; its weights are samplable as policy version 0.
+
+        `rows`: how many sequences decode at once; others wait. It is part of what fixes the bits.
+        Blocks; the number of threads is the caller's at this moment.
+        """
         if rows < _MIN_ROWS:
             raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
+        model = load_model(model_path, dtype=_DTYPES[dtype], device=device)
         self.model = model
         self._rows = rows
         self._request_timeout_s = request_timeout_s
         self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, rows)))
         self._limits = _limits_of(model)
-
-    @classmethod
-    def load(
-        cls,
-        model_path: str | Path,
-        *,
-        dtype: str = "auto",
-        device: str | None = None,
-        request_timeout_s: float = 600.0,
-        rows: int = 32,
-    ) -> "LocalEngine":
-        """Load a model folder; its weights are samplable as policy version 0.
-
-        `dtype` auto: float32 on CPU, bfloat16 on a GPU. `rows`: how many sequences decode at once;
-        others wait. It is part of what fixes the bits. Blocks; the number of threads is the
-        caller's at this moment.
-        """
-        model = load_model(model_path, dtype=dtype, device=device)
-        engine = cls(model, request_timeout_s=request_timeout_s, rows=rows)
         num_threads = torch.get_num_threads()
         if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
             logger.warning(
@@ -94,7 +84,6 @@ class LocalEngine:
                 model_path,
                 num_threads,
             )
-        return engine
 
     async def sample(self, request: SampleRequest) -> Completion:
         """Continue `token_ids`; of ids that extend the session's former ones the rest is read."""

@@ -23,26 +23,20 @@ from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
 from rnow.runtime.logs import quiet_transformers
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Others are subtracted from the base weights: the adapter alone does not say what the policy is.
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal")
 _ONLY = "only plain LoRA on linear layers is applied"
 
 
-def load_model(
-    path: str | Path, *, dtype: str = "auto", device: str | None = None
-) -> PreTrainedModel:
+def load_model(path: Path, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Load a causal language model with our attention; else `ModelError` says what to do."""
-    if dtype not in (*_DTYPES, "auto"):
-        raise ModelError(f"dtype {dtype} is not one of auto, {', '.join(_DTYPES)}")
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = dtype if dtype != "auto" else "float32" if place == "cpu" else "bfloat16"
-    _check_folder(path)
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: has no config.json, so it is not a model folder")
     try:
         with quiet_transformers():
             model, found = AutoModelForCausalLM.from_pretrained(
                 str(path),
-                dtype=_DTYPES[chosen],
+                dtype=dtype,
                 attn_implementation=ATTENTION_NAME,
                 output_loading_info=True,
             )
@@ -58,7 +52,7 @@ def load_model(
         # transformers would fill them with random numbers and go on.
         raise ModelError(f"{path}: lacks the weights {missing[0]} ({len(missing)} missing in all)")
     _check_layers(path, model)
-    return model.to(place).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def load_policy_model(path: Path, base: PreTrainedModel) -> PreTrainedModel:
@@ -70,8 +64,7 @@ def load_policy_model(path: Path, base: PreTrainedModel) -> PreTrainedModel:
             f"{path}: holds neither adapter_config.json nor config.json, so it is no policy"
         )
     weight = next(base.parameters())
-    dtype = next(name for name, value in _DTYPES.items() if value == weight.dtype)
-    model = load_model(path, dtype=dtype, device=str(weight.device))
+    model = load_model(path, dtype=weight.dtype, device=str(weight.device))
     shapes = {name: tuple(value.shape) for name, value in base.state_dict().items()}
     if {name: tuple(value.shape) for name, value in model.state_dict().items()} != shapes:
         raise EngineError(
@@ -91,19 +84,7 @@ def _reason(error: Exception) -> str:
     return reason
 
 
-def _check_folder(path: str | Path) -> None:
-    """Refuse what is no model folder; a hub name is left to transformers, which may have it."""
-    if Path(path).is_dir():
-        if not (Path(path) / "config.json").is_file():
-            raise ModelError(f"{path}: has no config.json, so it is not a model folder")
-    elif isinstance(path, Path) or str(path).count("/") != 1 or str(path)[0] in "./~":
-        raise ModelError(
-            f"{path}: no such folder; give the folder of a model, or fetch one with "
-            "`hf download NAME --local-dir FOLDER`"
-        )
-
-
-def _check_layers(path: str | Path, model: PreTrainedModel) -> None:
+def _check_layers(path: Path, model: PreTrainedModel) -> None:
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ModelError(
