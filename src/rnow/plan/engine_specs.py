@@ -129,8 +129,8 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
         of_use |= {
             "tensor_parallel_size": server.tensor_parallel_size,
             "gpu_memory_utilization": server.gpu_memory_utilization,
-            "max_num_batched_tokens": server.max_num_batched_tokens,
-            "max_num_seqs": server.max_num_seqs,
+            "max_num_batched_tokens": server.load.max_num_batched_tokens,
+            "max_num_seqs": server.load.max_num_seqs,
         }
         places = [
             {"devices": device_variables(gpus, plan.gpus, environ=serving.environ)}

@@ -245,9 +245,7 @@ def _role_plan(
             num_replicas=len(chosen) // size,
             tensor_parallel_size=size,
             gpu_memory_utilization=ceil(1000 * _inside(memory) / gpu_bytes) / 1000,
-            max_model_len=part.load.max_model_len,
-            max_num_batched_tokens=part.load.max_num_batched_tokens,
-            max_num_seqs=part.load.max_num_seqs,
+            load=part.load,
             num_kv_tokens=kv_bytes // part.token_bytes,
         )
     return RolePlan(role=part.role, gpus=chosen, memory=memory, server=server)

@@ -83,10 +83,16 @@ def test_a_server_is_told_its_numbers() -> None:
     assert student.server is not None
     assert teacher is not None
     assert teacher.server is not None
-    assert (student.server.max_model_len, student.server.max_num_batched_tokens) == (32768, 8192)
+    assert (student.server.load.max_model_len, student.server.load.max_num_batched_tokens) == (
+        32768,
+        8192,
+    )
     # One token more than the window, since a token is generated beside the scores.
-    assert (teacher.server.max_model_len, teacher.server.max_num_batched_tokens) == (32769, 2048)
-    assert (student.server.max_num_seqs, teacher.server.max_num_seqs) == (256, 16)
+    assert (teacher.server.load.max_model_len, teacher.server.load.max_num_batched_tokens) == (
+        32769,
+        2048,
+    )
+    assert (student.server.load.max_num_seqs, teacher.server.load.max_num_seqs) == (256, 16)
     assert student.server.num_kv_tokens == 161_539
 
 
@@ -454,8 +460,11 @@ def test_a_teacher_that_samples_is_served_as_a_student_would_be() -> None:
     (teacher,) = made.roles
     assert teacher.server is not None
     # No place for the token beside a score, no log-probs of prompts; as many rollouts as come.
-    assert (teacher.server.max_model_len, teacher.server.max_num_batched_tokens) == (32768, 8192)
-    assert (teacher.server.max_num_seqs, teacher.memory.prompt_logprobs) == (256, 0)
+    assert (teacher.server.load.max_model_len, teacher.server.load.max_num_batched_tokens) == (
+        32768,
+        8192,
+    )
+    assert (teacher.server.load.max_num_seqs, teacher.memory.prompt_logprobs) == (256, 0)
 
 
 def test_an_adapter_takes_its_slots_where_a_model_is_only_sampled_from() -> None:

@@ -133,13 +133,11 @@ class VllmEngine:
 
     async def unload_policy(self, policy_version: int) -> None:
         """Take no new session on this version; those that began on it end on it."""
-        policy = self._policies.pop(policy_version, None)
-        if policy is None and policy_version in self._replaced:
+        if policy_version in self._replaced - self._policies.keys():
             self._replaced.discard(policy_version)
             return
-        if policy is None:
-            raise EngineError(f"policy version {policy_version} is not loaded{self._loaded()}")
-        self._retire(policy)
+        self._retire(self._loaded(policy_version))
+        del self._policies[policy_version]
 
     async def release(self, session: str) -> None:
         self._replicas.release(session)
@@ -216,11 +214,10 @@ class VllmEngine:
         """Return the weights that the session is on; the first request of a session decides."""
         policy = self._of_session.get(session)
         if policy is None or policy.version != version:
-            if version not in self._policies:
-                raise EngineError(f"policy version {version} is not loaded{self._loaded()}")
+            begun = self._loaded(version)
             if policy is not None:
                 policy.sessions.discard(session)
-            policy = self._of_session[session] = self._policies[version]
+            policy = self._of_session[session] = begun
             policy.sessions.add(session)
         return policy
 
@@ -229,12 +226,13 @@ class VllmEngine:
             if not self._has_start_weights:
                 raise EngineError("the weights that the servers were started with are replaced")
             return None
-        if version not in self._policies:
-            raise EngineError(f"policy version {version} is not loaded{self._loaded()}")
-        return self._policies[version].adapter
+        return self._loaded(version).adapter
 
-    def _loaded(self) -> str:
-        return f" (loaded: {', '.join(map(str, sorted(self._policies))) or 'none'})"
+    def _loaded(self, version: int) -> _Policy:
+        if version not in self._policies:
+            loaded = ", ".join(map(str, sorted(self._policies))) or "none"
+            raise EngineError(f"policy version {version} is not loaded (loaded: {loaded})")
+        return self._policies[version]
 
     def _retire(self, policy: _Policy) -> None:
         """Unload weights that no session is on; else remember to."""
