@@ -45,15 +45,11 @@ class Policy:
         self._model = model
         self._causal_lm: Any = model.get_base_model() if settings.tuning == "lora" else model
         self._settings = settings
+        self.tuning = settings.tuning
         self._activation_checkpointing = activation_checkpointing
-        self._dtype = dtype
+        self.dtype = dtype  # of the matrix products
         self._head: nn.Linear = self._causal_lm.get_output_embeddings()
         self._chunk_tokens = chunk_tokens or default_chunk_tokens(self._head.weight.shape[0])
-
-    @property
-    def tuning(self) -> str:
-        """lora, or full."""
-        return self._settings.tuning
 
     @classmethod
     def load(
@@ -105,11 +101,6 @@ class Policy:
     def device(self) -> torch.device:
         return self._head.weight.device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the matrix products."""
-        return self._dtype
-
     def action_logprobs(
         self, token_ids: Tensor, *, position_ids: Tensor, action_index: Tensor
     ) -> Tensor:
@@ -123,7 +114,7 @@ class Policy:
         # A token is predicted where the one before it was read.
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, action_index - 1)
         return token_logprobs(
-            hidden.to(self._dtype),
+            hidden.to(self.dtype),
             token_ids.flatten()[action_index],
             weight=self._head.weight,
             bias=self._head.bias,
@@ -153,15 +144,15 @@ class Policy:
 
     def save(self, directory: Path) -> None:
         """Write what an engine loads: an adapter, or a whole model with weights in `dtype`."""
-        if self._settings.tuning == "lora":
+        if self.tuning == "lora":
             save_adapter(self._model, directory)
         else:
-            save_causal_lm(self._causal_lm, directory, self._dtype)
+            save_causal_lm(self._causal_lm, directory, self.dtype)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self._dtype in (torch.float32, torch.float64):
+        if self.dtype in (torch.float32, torch.float64):
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=self._dtype)
+        return torch.autocast(self.device.type, dtype=self.dtype)
 
     def _set_modes(self) -> None:
         from transformers.modeling_layers import GradientCheckpointingLayer

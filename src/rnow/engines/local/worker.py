@@ -224,8 +224,7 @@ class Worker:
                 self._start_generation(generation, session)
             # Out of memory, a kernel that fails: the caller must hear of it, the others go on.
             except Exception as error:
-                self._sessions.pop(generation.request.session, None)
-                generation.reply.fail(_as_engine_error(error))
+                self._fail(generation, error)
             return True
         return False
 
@@ -264,23 +263,24 @@ class Worker:
             for running in members:
                 if running in self._running:
                     self._running.remove(running)
-                    self._sessions.pop(running.generation.request.session, None)
-                    running.generation.reply.fail(_as_engine_error(error))
+                    self._fail(running.generation, error)
             policy.batch.clear()
 
     def _end_if_done(self, running: _Running) -> None:
         row, request = running.row, running.generation.request
         if not math.isfinite(row.logprobs[-1]):
             self._end(running)
-            self._sessions.pop(request.session, None)
             what = f"the log-probability of token {len(running.session.token_ids)}"
-            running.generation.reply.fail(
-                EngineError(f"session {request.session}: {what} is {row.logprobs[-1]}")
-            )
+            error = EngineError(f"session {request.session}: {what} is {row.logprobs[-1]}")
+            self._fail(running.generation, error)
         elif row.token_ids[-1] in request.stop_token_ids:
             self._complete(running, StopReason.STOP)
         elif len(row.token_ids) == request.max_tokens:
             self._complete(running, StopReason.LENGTH)
+
+    def _fail(self, generation: Generation, error: Exception) -> None:
+        self._sessions.pop(generation.request.session, None)
+        generation.reply.fail(_as_engine_error(error))
 
     def _complete(self, running: _Running, stop_reason: StopReason) -> None:
         self._end(running)
