@@ -74,7 +74,6 @@ class LocalEngine:
         self._rows = rows
         self._request_timeout_s = request_timeout_s
         self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, rows)))
-        self._limits = _limits_of(model)
         num_threads = torch.get_num_threads()
         if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
             logger.warning(
@@ -157,7 +156,9 @@ class LocalEngine:
 
     def _check(self, ids: tuple[int, ...], *, num_more: int) -> None:
         """Refuse what the model cannot read."""
-        vocab_size, max_positions = self._limits
+        config = self.model.config
+        vocab_size = config.vocab_size
+        max_positions = getattr(config, "max_position_embeddings", None) or math.inf
         if not ids or min(ids) < 0 or max(ids) >= vocab_size:
             raise EngineError(
                 f"{len(ids)} token ids from {min(ids, default=None)} to {max(ids, default=None)}; "
@@ -168,12 +169,6 @@ class LocalEngine:
                 f"{len(ids)} tokens and {num_more} to sample exceed the model's {max_positions} "
                 "positions; lower rollout.max_context_window"
             )
-
-
-def _limits_of(model: PreTrainedModel) -> tuple[int, float]:
-    """Return the vocabulary's size and the number of positions; inf where none is named."""
-    config = model.config
-    return config.vocab_size, getattr(config, "max_position_embeddings", None) or math.inf
 
 
 @torch.inference_mode()
