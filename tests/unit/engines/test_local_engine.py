@@ -350,6 +350,22 @@ async def test_a_merged_adapter_scores_as_peft_does(
     assert np.array_equal((await score(engine, ids, start=1)).logprobs, started.logprobs)
 
 
+@pytest.mark.filterwarnings("ignore:Adapter 'default'")
+async def test_an_adapter_with_biases_is_merged_into_none_of_the_base(tmp_path: Path) -> None:
+    tiny_model(attention_bias=True).save_pretrained(tmp_path / "model")
+    changes = {"lora_bias": True, "target_modules": ["q_proj"]}
+    model = save_adapter(tmp_path / "model", tmp_path / "adapter", **changes)
+    engine = LocalEngine(tmp_path / "model")
+    ids = some_ids(40)
+    started = await score(engine, ids, start=1)
+    await engine.load_policy(tmp_path / "adapter", 1)
+    adapted = await score(engine, ids, start=1, policy_version=1)
+    again = await score(engine, ids, start=1)
+    await engine.aclose()
+    np.testing.assert_allclose(adapted.logprobs, reference_logprobs(model, ids), atol=1e-5)
+    assert np.array_equal(again.logprobs, started.logprobs)
+
+
 async def test_in_bfloat16_an_adapter_says_what_it_says_to_the_trainer(
     folder: Path, tmp_path: Path
 ) -> None:

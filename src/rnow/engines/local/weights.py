@@ -136,7 +136,7 @@ def _tensor_names(path: Path) -> set[str]:
 
 
 def _own_weights(path: Path, model: Any) -> None:
-    """Give each adapted layer a weight of its own to merge into, which may be tied to another's."""
+    """Give each adapted layer weights of its own to merge into: tied ones are another's too."""
     from peft.tuners.lora import Linear, LoraLayer
 
     for name, layer in model.get_base_model().named_modules():
@@ -146,4 +146,5 @@ def _own_weights(path: Path, model: Any) -> None:
                 kind = kinds[0] if kinds else type(layer).__name__
                 raise EngineError(f"{path}: {name} is adapted as {kind}, {_ONLY}")
             inner = layer.get_base_layer()
-            inner.weight = nn.Parameter(inner.weight.data, requires_grad=False)
+            for part, tensor in list(inner.named_parameters()):
+                setattr(inner, part, nn.Parameter(tensor.data, requires_grad=False))
