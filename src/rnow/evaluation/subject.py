@@ -106,8 +106,8 @@ def prepare_subject(
     model, adapter = fetch_model(choice.model, weights=not is_elsewhere), choice.adapter
     scratch = Path(tempfile.mkdtemp(prefix=f"rnow-{command}-"))
     weights = scratch / _WEIGHTS
-    serving = Serving.here(
-        loaded, project, placement=placement, logs=scratch, untied=weights / "untied"
+    serving = Serving(
+        config=loaded.config, placement=placement, logs=scratch, untied=weights / "untied"
     )
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, serving.environ, role=role))
