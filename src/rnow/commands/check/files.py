@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
-from rnow.browser.settings import BrowserSettings
 from rnow.chat.prompts import read_prompt_file
 from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
@@ -17,7 +16,7 @@ from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefi
 from rnow.records import Prompt
 from rnow.rollout.project_pages import require_pages
 from rnow.tools.base import ToolSchema
-from rnow.tools.pool import describe_tools
+from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 from rnow.training.steps import prompts_by_step
 
@@ -71,14 +70,21 @@ def check_tools(
             return point("tools", "", _problems_of(error, directory)), ()
         return point("tools", "no tools.py: one turn a rollout"), ()
     with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
-        settings = _worker_settings(directory, loaded, log_file=Path(scratch) / "tools.log")
+        settings = WorkerSettings(
+            project_dir=directory,
+            tool_timeout_s=60.0,  # of calls, of which none is made
+            workers=1,
+            concurrency=1,
+            env_names=() if loaded is None else tuple(loaded.config.tools.env),
+            log_file=Path(scratch) / "tools.log",
+        )
         try:
-            description = asyncio.run(describe_tools(settings))
+            schemas, notices = asyncio.run(_describe_tools(settings))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:
             return point("tools", "", [_tools_problem(file, str(error))]), None
-    names = ", ".join(schema.name for schema in description.schemas)
-    warnings = [_tools_problem(file, text, is_error=False) for text in description.notices]
-    return point("tools", names, warnings), description.schemas
+    names = ", ".join(schema.name for schema in schemas)
+    warnings = [_tools_problem(file, text, is_error=False) for text in notices]
+    return point("tools", names, warnings), schemas
 
 
 def check_data(
@@ -145,22 +151,11 @@ def _data_settings(
     return (kind if kind in ("rl", "sft", "midtrain") else "distill"), train, val, None
 
 
-def _worker_settings(
-    directory: Path, loaded: LoadedConfig | None, *, log_file: Path
-) -> WorkerSettings:
-    """Return what importing tools.py takes; caps on answers play no part in it."""
-    return WorkerSettings(
-        project_dir=directory,
-        tool_timeout_s=60.0,
-        max_tool_response=None,
-        max_tool_response_chars=None,
-        workers=1,
-        concurrency=1,
-        env_names=() if loaded is None else tuple(loaded.config.tools.env),
-        tokenizer_file=None,
-        browser=BrowserSettings(),
-        log_file=log_file,
-    )
+async def _describe_tools(
+    settings: WorkerSettings,
+) -> tuple[tuple[ToolSchema, ...], tuple[str, ...]]:
+    async with ToolPool(settings) as pool:
+        return pool.schemas, pool.notices
 
 
 def _tools_problem(file: Path, text: str, *, is_error: bool = True) -> Problem:
