@@ -164,7 +164,7 @@ def _check_dataset_type(source: ConfigSource) -> None:
         for name in ("algorithm", "rollout"):
             if source.get(name):
                 message = f"{name} is ignored: dataset_type {dataset_type} makes no rollouts"
-                source.report(name, message, severity="warning")
+                source.warn(name, message)
 
 
 def _check_local_sites(source: ConfigSource, directory: Path) -> None:

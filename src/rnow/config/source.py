@@ -37,6 +37,10 @@ class ConfigSource:
             Problem(file=file, line=line, key=key, message=message, severity=severity)
         )
 
+    def warn(self, key: str, message: str) -> None:
+        """Report what loads, but not as its writer may think."""
+        self.report(key, message, severity="warning")
+
     def place(self, key: str) -> tuple[str, int | None]:
         """Return the file and line of `key`, or the override that set it or something inside it."""
         around = key
