@@ -1,8 +1,7 @@
 """`rnow eval`: find the model, place it, evaluate it, show the figures."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,7 +112,8 @@ def evaluate_project(
     say = sayer(console)
     prepared = prepared_subject(loaded, project, choice=choice, command="eval", say=say)
     with prepared as (subject, logs):
-        with _progress(f"evaluating {choice.name}", console) as on_answer:
+        with make_bar(console) as progress:
+            bar = progress.add_task(f"evaluating {choice.name}", total=None)
             evaluation = asyncio.run(
                 evaluate_model(
                     loaded,
@@ -123,20 +123,12 @@ def evaluate_project(
                     passes=passes,
                     max_samples=max_samples,
                     say=say,
-                    on_answer=on_answer,
+                    on_answer=lambda: progress.advance(bar),
                 )
             )
         logs.are_kept = evaluation.num_failed > 0
         show_evaluation(evaluation, title=choice.name, console=console)
     return {"model": choice.name, **evaluation.as_json()}
-
-
-@contextmanager
-def _progress(title: str, console: Console) -> Iterator[Callable[[], None]]:
-    """Show a bar while the block runs; give what moves it on by one."""
-    with make_bar(console) as progress:
-        bar = progress.add_task(title, total=None)
-        yield lambda: progress.advance(bar)
 
 
 def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -> None:

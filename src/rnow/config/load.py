@@ -7,7 +7,7 @@ remedy. What a setting is stands in settings.py; what an old key becomes in old_
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,8 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     config = validate(source)
     if config is not None:
         report_cautions(source, config, directory)
-    problems = _by_line(source.problems)
+    # As the file goes; what has no line (overrides, absent sections) comes last.
+    problems = sorted(source.problems, key=lambda one: (one.line is None, one.line or 0))
     errors = [str(problem) for problem in problems if problem.severity == "error"]
     if errors or config is None:
         raise ConfigError("\n".join(errors), problems=problems)
@@ -129,11 +130,6 @@ def _find_file(directory: Path) -> Path:
     message = f"No config.yml or config.json found in {directory}; {remedy}"
     problem = Problem(file=str(directory), line=None, key=None, message=message)
     raise ConfigError(message, problems=[problem])
-
-
-def _by_line(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort as the file goes; what has no line (overrides, absent sections) comes last."""
-    return sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0))
 
 
 def _fill_in_sections(source: ConfigSource) -> None:

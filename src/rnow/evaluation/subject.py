@@ -176,7 +176,7 @@ def _find(folder: Path) -> Path | None:
 
 def _write_checkpoint(checkpoint: Path, folder: Path, *, student: Path) -> Path:
     """Make the adapter or the model of a checkpoint; return `folder`."""
-    from rnow.runs.checkpoint_model import write_checkpoint_model
+    from rnow.runs.model_folder import write_checkpoint_model
 
     run = RunDirectory(checkpoint.parent.parent)
     write_checkpoint_model(folder, checkpoint=checkpoint, run=run, student=student)
