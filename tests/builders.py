@@ -149,6 +149,20 @@ def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) 
     return folder
 
 
+def write_hollow_model(folder: Path, *, num_bytes: int = 1000) -> Path:
+    """Write the files of a model of one weight, a hole that takes no room on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        (folder / "config.json").write_text("{}")
+    size = num_bytes - 8 - 128
+    weight = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
+    header = json.dumps({"weight": weight}).ljust(128).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(num_bytes)
+    return folder
+
+
 def model_settings(**settings: Any) -> ModelSettings:
     """Settings of a student; of float64 too, which tests compare in and no user may ask for."""
     return ModelSettings(path="student").model_copy(update=settings)

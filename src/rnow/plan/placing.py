@@ -21,6 +21,7 @@ from rnow.plan.figures import load_figures
 from rnow.plan.make import make_plan
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.records import EngineKind, Plan, Workload
+from rnow.plan.weight_files import check_quantization, check_weights
 
 EngineRole = Literal["student", "teacher"]
 
@@ -78,6 +79,7 @@ def place_roles(
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
     check_models({models[role]: _asked(config, role) for role in here}, devices=found)
     placement = _without_plan(config, project, models, devices=found)
+    placement = _look_at_weights(placement, trained="student")
     if config.model.tuning == "lora":
         _check_adapter_dtype(config, placement)
     if not may_download and not all(model.folder for model in models.values()):
@@ -104,6 +106,7 @@ def place_sampler(
     if not engine_urls(config, role):
         check_models({model: _asked(config, role)}, devices=found)
     placement = _without_plan(config, project, {role: model}, devices=found)
+    placement = _look_at_weights(placement)
     if lora_rank is not None:
         _check_adapter_dtype(config, placement)
     if placement.engines[role] == "url":
@@ -152,6 +155,23 @@ def _without_plan(
         plan=None,
         notices=tuple(notices),
     )
+
+
+def _look_at_weights(placement: Placement, *, trained: EngineRole | None = None) -> Placement:
+    """Return `placement` with a notice of each strange precision; refuse what cannot be loaded."""
+    notices = list(placement.notices)
+    for role, model in placement.models.items():
+        if model.folder is None or (placement.engines[role] == "url" and role != trained):
+            continue
+        is_served = placement.engines[role] == "vllm"
+        try:
+            notice = check_weights(model.folder)
+            check_quantization(model.folder, is_trained=role == trained, is_served=is_served)
+        except ModelError as error:
+            raise ModelError(f"{model.path} cannot be loaded\n  {model.key}: {error}") from error
+        if notice is not None and notice not in notices:
+            notices.append(notice)
+    return replace(placement, notices=tuple(notices))
 
 
 def _asked(config: Config, role: EngineRole) -> str:

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import tokenizer_folder
+from builders import tokenizer_folder, write_hollow_model
 
 from rnow.commands.check.models import window_problem
 from rnow.commands.check.point import Outcome
@@ -34,8 +34,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "config.yml").write_text(CONFIG)
     (tmp_path / "train.jsonl").write_text(f"{PROMPT}\n{PROMPT}\n{PROMPT}\n")
     for name in ("student", "teacher"):
-        folder = tokenizer_folder(tmp_path / name, "qwen3")
-        (folder / "model.safetensors").write_bytes(b"0" * 100)
+        write_hollow_model(tokenizer_folder(tmp_path / name, "qwen3"))
     return tmp_path
 
 
@@ -194,11 +193,13 @@ def test_models_that_cannot_run_are_a_problem_of_devices(project: Path) -> None:
     report = check_project(project)
     assert report.points[-1].problems[0].message == (
         "teacher cannot be loaded\n"
-        f"  teacher.path: {project}/teacher has no weights, or not all of their parts"
+        f"  teacher.path: {project}/teacher has no weights (*.safetensors or "
+        "pytorch_model*.bin)"
     )
     assert list(report.lines())[-2:] == [
         f"    ✗ {project}/config.yml:3: teacher cannot be loaded",
-        f"        teacher.path: {project}/teacher has no weights, or not all of their parts",
+        f"        teacher.path: {project}/teacher has no weights (*.safetensors or "
+        "pytorch_model*.bin)",
     ]
 
 

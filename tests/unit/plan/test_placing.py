@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import write_hollow_model
 
 from rnow.config.load import LoadedConfig, load_config
 from rnow.errors import ConfigError, ModelError
@@ -41,7 +42,7 @@ def project(tmp_path: Path) -> Path:
     ):
         (tmp_path / role).mkdir()
         shutil.copy(CONFIGS / f"{name}.json", tmp_path / role / "config.json")
-        (tmp_path / role / "model.safetensors").write_bytes(b"weights")
+        write_hollow_model(tmp_path / role)
     for name, status in (("with_vllm", 0), ("without_vllm", 3)):
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\nexit {status}\n")
