@@ -83,7 +83,7 @@ def check_quantization(folder: Path, *, is_trained: bool, is_served: bool) -> No
             f"{folder} has weights quantized by {method}, and a student is trained from weights "
             "that are not; take the model that it was made from"
         )
-    package = _PACKAGES.get(method)
+    package = None if method is None else _PACKAGES.get(method)
     if package is None or (is_served and method != "bitsandbytes"):
         return
     if importlib.util.find_spec(package.partition(".")[0]) is None:

@@ -77,6 +77,9 @@ async def run_session(session: Session, console: Console) -> None:
         with log_to(run.controller_log), rare_collections():
             _take_up(session, say=sayer(console))
             await _run_opened(session, console)
+    except OSError:
+        run.check_there()  # a folder that is gone explains every file that is missing
+        raise
     finally:
         run.close()
 
