@@ -8,7 +8,7 @@ Coercion is pydantic's lax one, since YAML 1.1 reads `5e-5` as text.
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rnow.config.browser_section import BrowserSection
 from rnow.config.types import (
@@ -23,6 +23,7 @@ from rnow.config.types import (
     Section,
     TrainerGpus,
     Urls,
+    fill_learning_rate,
 )
 
 
@@ -175,7 +176,12 @@ class TrainerSettings(Section):
         ge=1,
         description="Stop after so many optimizer steps; null: after num_epochs.",
     )
-    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(
+        default=1e-4,
+        gt=0,
+        description="Peak learning rate of AdamW; where nothing is said and model.tuning is full, "
+        "1e-5.",
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
     warmup_steps: int = Field(
         default=0, ge=0, description="Steps over which the learning rate rises linearly."
@@ -318,3 +324,5 @@ class Config(Section):
     resources: ResourcesSettings | None = Field(
         default=None, description="Absent: planned from the machine."
     )
+
+    _fill_learning_rate = model_validator(mode="before")(fill_learning_rate)

@@ -9,7 +9,7 @@ from rnow.commands.check.point import Outcome
 from rnow.commands.check.project import CheckReport, as_json, check_project
 
 CONFIG = """\
-data: {batch_size: 1}
+data: {batch_size: 1, group_size: 64}
 model: {path: student}
 teacher: {path: teacher}
 rollout:

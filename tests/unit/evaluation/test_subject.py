@@ -13,7 +13,7 @@ from rnow.evaluation.subject import Choice, choose_model, clear_scratch, prepare
 from rnow.plan.model_files import ModelFiles
 
 CONFIG = """
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: models/student}
 teacher: {path: models/teacher}
 trainer: {num_epochs: 1}

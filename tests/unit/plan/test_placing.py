@@ -24,7 +24,7 @@ H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)
 NO_GPU = Devices(gpus=(), reason="no nvidia-smi, no NVIDIA driver, no ROCm")
 TWO_GPUS = Devices(gpus=(H100, H100), reason="")
 CONFIG = """
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: student}
 teacher: {path: teacher}
 trainer: {num_epochs: 1}
