@@ -21,9 +21,13 @@ def load_causal_lm(path: str, dtype: torch.dtype) -> Any:
     """Return the model in `path`, a folder or hub name, with weights in `dtype`."""
     from transformers import AutoModelForCausalLM
 
+    from rnow.learner.attention import ATTENTION_NAME
+
     try:
         with quiet_transformers():
-            return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+            return AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, attn_implementation=ATTENTION_NAME
+            )
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error
 

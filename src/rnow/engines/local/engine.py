@@ -182,7 +182,7 @@ class LocalEngine:
 
 def _limits_of(model: PreTrainedModel) -> tuple[int, float]:
     """Return the vocabulary's size and the number of positions; inf where none is named."""
-    config = model.config
+    config = model.config.get_text_config()
     return config.vocab_size, getattr(config, "max_position_embeddings", None) or math.inf
 
 

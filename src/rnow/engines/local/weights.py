@@ -155,11 +155,11 @@ def _check_folder(path: str | Path) -> None:
 
 
 def _check_layers(path: str | Path, model: PreTrainedModel) -> None:
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise ModelError(
-            f"{path}: has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}; "
-            "the local engine runs plain causal attention only, set engine.kind to vllm"
+            f"{path}: has layers of kind {', '.join(sorted(unknown))}; the local engine runs "
+            "causal attention with or without a sliding window, set engine.kind to vllm"
         )
 
 
