@@ -175,6 +175,7 @@ def load_policy(
     activation_checkpointing: Literal["auto"] | bool = "auto",
     device: str = "auto",
     chunk_tokens: int | None = None,
+    window: int | None = None,
     **settings: Any,
 ) -> "Policy":
     """Load the student in `folder`, with `settings` of config.yml's section `model`."""
@@ -187,6 +188,7 @@ def load_policy(
         activation_checkpointing=activation_checkpointing,
         device=device,
         chunk_tokens=chunk_tokens,
+        window=window,
     )
 
 

@@ -65,18 +65,20 @@ class Policy:
         activation_checkpointing: Literal["auto"] | bool,
         device: str = "auto",
         chunk_tokens: int | None = None,
+        window: int | None = None,
     ) -> "Policy":
         """Load the student. Raises ModelError if it cannot be loaded, or not be trained here.
 
         `folder` is where the model that settings.path names lies. `seed` is that of LoRA's first
         weights. `device`: "auto" is "cuda" where there is one, else "cpu". `chunk_tokens` go
-        through the LM head at once; None: as many as the vocabulary allows.
+        through the LM head at once; None: as many as the vocabulary allows. `window`: tokens of the
+        longest trajectory, by which some models choose their positions.
         """
         on = _resolve_device(device)
         dtype = _resolve_dtype(settings.dtype, on)
         full = settings.tuning == "full"
         stored = torch.promote_types(dtype, torch.float32) if full else dtype
-        model = load_causal_lm(str(folder), stored).to(on)
+        model = load_causal_lm(str(folder), stored, window=window).to(on)
         if not full:
             rank = settings.qlora_rank
             alpha = 2 * rank if settings.qlora_alpha is None else settings.qlora_alpha

@@ -124,6 +124,7 @@ def _bare_spec(serving: Serving, role: EngineRole, model: Path) -> EngineSpec:
         request_timeout_s=config.engine.request_timeout_s,
         tolerance=role_tolerance(config, placement, role),
         urls=engine_urls(config, role),
+        window=config.rollout.max_context_window,
     )
 
 

@@ -76,14 +76,16 @@ class LocalEngine:
         device: str | None = None,
         request_timeout_s: float = 600.0,
         rows: int = 32,
+        window: int | None = None,
     ) -> "LocalEngine":
         """Load a model folder; its weights are samplable as policy version 0.
 
         `dtype` auto: float32 on CPU, bfloat16 on a GPU. `rows`: how many sequences decode at once;
-        others wait. It is part of what fixes the bits. Blocks; the number of threads is the
+        others wait. It is part of what fixes the bits. `window`: tokens of the longest text, by
+        which some models choose their positions. Blocks; the number of threads is the
         caller's at this moment.
         """
-        model = load_model(model_path, dtype=dtype, device=device)
+        model = load_model(model_path, dtype=dtype, device=device, window=window)
         engine = cls(model, request_timeout_s=request_timeout_s, rows=rows)
         num_threads = torch.get_num_threads()
         if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():

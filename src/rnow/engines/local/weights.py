@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
 from rnow.runtime.logs import quiet_transformers
+from rnow.runtime.rope import load_network_config
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What an adapter may say without changing what W + scale · B·A means; anything else must be absent
@@ -81,9 +82,16 @@ class _Adapted(nn.Module):
 
 
 def load_model(
-    path: str | Path, *, dtype: str = "auto", device: str | None = None
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    window: int | None = None,
 ) -> PreTrainedModel:
-    """Load a causal language model with our attention; else `ModelError` says what to do."""
+    """Load a causal language model with our attention; else `ModelError` says what to do.
+
+    `window` fixes positions that depend on the length of a text: runtime/rope.py.
+    """
     if dtype not in (*_DTYPES, "auto"):
         raise ModelError(f"dtype {dtype} is not one of auto, {', '.join(_DTYPES)}")
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -93,6 +101,7 @@ def load_model(
         with quiet_transformers():
             model, found = AutoModelForCausalLM.from_pretrained(
                 str(path),
+                config=load_network_config(path, window=window),
                 dtype=_DTYPES[chosen],
                 attn_implementation=ATTENTION_NAME,
                 output_loading_info=True,
