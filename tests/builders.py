@@ -149,11 +149,25 @@ def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) 
     return folder
 
 
+HOLLOW_CONFIG = {
+    "model_type": "qwen3",
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
+
+
 def write_hollow_model(folder: Path, *, num_bytes: int = 1000) -> Path:
     """Write the files of a model of one weight, a hole that takes no room on the disk."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
-        (folder / "config.json").write_text("{}")
+        (folder / "config.json").write_text(json.dumps(HOLLOW_CONFIG))
     size = num_bytes - 8 - 128
     weight = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
     header = json.dumps({"weight": weight}).ljust(128).encode()
