@@ -157,12 +157,32 @@ def test_prompts_that_name_an_unknown_tool_are_a_problem(project: Path) -> None:
 
 
 def test_different_token_ids_are_a_problem_of_the_teacher(project: Path) -> None:
-    tokenizer_folder(project / "teacher", "qwen2.5")
+    tokenizer_folder(project / "teacher", "llama3.1")
     report = check_project(project)
     assert outcomes(report)["tokenizers"] == "problem"
     (problem,) = report.points[3].problems
     assert (problem.line, problem.key) == (3, "teacher.path")
     assert problem.message.startswith("student and teacher do not share token ids, ")
+
+
+def test_a_teacher_that_knows_less_tokens_is_said_and_the_template_may_not_write_them(
+    project: Path,
+) -> None:
+    tokenizer_folder(project / "teacher", "qwen2.5")
+    report = check_project(project)
+    assert outcomes(report)["tokenizers"] == "ok"
+    (told,) = report.points[3].problems
+    assert told.severity == "warning"
+    assert told.message.startswith("the teacher does not know 4 ('<tool_response>', ")
+    assert outcomes(report)["template"] == "ok"  # without tools it writes none of them
+    (project / "tools.py").write_text(TOOLS)
+    report = check_project(project, ["rollout.max_turns=4"])
+    assert outcomes(report)["template"] == "problem"
+    (problem,) = report.points[4].problems
+    assert problem.message == (
+        "the student's chat template writes 2 ('<tool_response>', '</tool_response>'), unknown to "
+        "the teacher; take two models with the same tokenizer"
+    )
 
 
 def test_models_that_are_elsewhere_are_not_checked_and_the_reason_is_said(project: Path) -> None:
