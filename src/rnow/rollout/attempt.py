@@ -38,6 +38,10 @@ from rnow.rollout.ledger import Ledger
 from rnow.runtime.kill_points import point
 from rnow.tools.base import ToolCall, ToolRunner, allowed_schemas
 
+# A rollout whose very first id is foreign would have nothing to train on, so it begins again: a
+# network of random weights does so every few rollouts, a trained one never.
+_MAX_BEGINNINGS = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
@@ -125,27 +129,32 @@ class _Rollout:
     async def _sample(self, max_tokens: int) -> Completion | None:
         """Add a generation to the ledger and return it; None: it ended with a foreign token."""
         started = time.monotonic()
-        turn = self.ledger.num_turns
-        request = SampleRequest(
+        for number in range(_MAX_BEGINNINGS):
+            request = self._request(max_tokens, number)
+            completion = await self.engine.sample(request)
+            point("rollout/sampled")
+            self._check_end(completion, request)
+            is_foreign = int(completion.token_ids[-1]) in self.foreign_ids
+            if is_foreign:
+                completion = completion.without_last()
+            if len(completion.token_ids):
+                self.ledger.add_completion(completion, duration_s=time.monotonic() - started)
+            if len(completion.token_ids) or self.ledger.num_turns:
+                break
+        return None if is_foreign else completion
+
+    def _request(self, max_tokens: int, number: int) -> SampleRequest:
+        """Return what is asked of the engine; `number` counts beginnings that were thrown away."""
+        where = (self.id.step, self.id.prompt, self.id.rollout, self.ledger.num_turns)
+        return SampleRequest(
             token_ids=self.ledger.token_ids,
             session=str(self.id),
             max_tokens=max_tokens,
             stop_token_ids=(*self.chat.stop_token_ids, *sorted(self.foreign_ids)),
-            seed=derive_seed(
-                self.run_seed, "sample", self.id.step, self.id.prompt, self.id.rollout, turn
-            ),
+            seed=derive_seed(self.run_seed, "sample", *where, *((number,) if number else ())),
             policy_version=self.attempt.policy_version,
             temperature=self.attempt.temperature,
         )
-        completion = await self.engine.sample(request)
-        point("rollout/sampled")
-        self._check_end(completion, request)
-        is_foreign = int(completion.token_ids[-1]) in self.foreign_ids
-        if is_foreign:
-            completion = completion.without_last()
-        if len(completion.token_ids):
-            self.ledger.add_completion(completion, duration_s=time.monotonic() - started)
-        return None if is_foreign else completion
 
     def _check_end(self, completion: Completion, request: SampleRequest) -> None:
         num_tokens, last = len(completion.token_ids), int(completion.token_ids[-1])
@@ -223,7 +232,9 @@ class _Rollout:
                 f"rollout.max_context_window = {self.limits.max_context_window}"
             )
         if end_reason is EndReason.FOREIGN_TOKEN:
-            return f"{where}: the student began with an id that no token has"
+            return (
+                f"{where}: the student began {_MAX_BEGINNINGS} times with an id that no token has"
+            )
         return (
             f"{where}: no generation ended within rollout.rollout_timeout = "
             f"{self.limits.rollout_timeout:g} s"

@@ -346,13 +346,21 @@ async def test_a_second_turn_that_begins_with_such_an_id_leaves_the_first(
     assert trajectory.action_mask[-1]  # the end of the first turn
 
 
+async def test_a_rollout_that_begins_with_such_an_id_begins_again(chat: ChatTemplate) -> None:
+    engine = ScriptedEngine([[1_000_000], [1_000_000], *said(chat, "Acme")])
+    trajectory = await roll(chat, engine, foreign_ids=frozenset({1_000_000}))
+    assert trajectory.end_reason is EndReason.ANSWER
+    assert chat.decode(trajectory.token_ids[trajectory.action_mask].tolist()) == "Acme<|im_end|>"
+    assert len({request.seed for request in engine.samples}) == 3
+
+
 async def test_a_rollout_of_nothing_but_such_an_id_is_lost(chat: ChatTemplate) -> None:
-    engine = ScriptedEngine([[1_000_000]])
+    engine = ScriptedEngine([[1_000_000]] * 20)
     with pytest.raises(RolloutError) as caught:
         await roll(chat, engine, foreign_ids=frozenset({1_000_000}))
     assert str(caught.value) == (
-        "rollout 3.17.1 (prompt of line 18) has no action token: the student began with an id that "
-        "no token has"
+        "rollout 3.17.1 (prompt of line 18) has no action token: the student began 20 times with "
+        "an id that no token has"
     )
 
 
