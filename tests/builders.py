@@ -149,6 +149,34 @@ def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) 
     return folder
 
 
+HOLLOW_CONFIG = {
+    "model_type": "qwen3",
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
+
+
+def write_hollow_model(folder: Path, *, num_bytes: int = 1000) -> Path:
+    """Write the files of a model of one weight, a hole that takes no room on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        (folder / "config.json").write_text(json.dumps(HOLLOW_CONFIG))
+    size = num_bytes - 8 - 128
+    weight = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
+    header = json.dumps({"weight": weight}).ljust(128).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(num_bytes)
+    return folder
+
+
 def model_settings(**settings: Any) -> ModelSettings:
     """Settings of a student; of float64 too, which tests compare in and no user may ask for."""
     return ModelSettings(path="student").model_copy(update=settings)
@@ -161,6 +189,7 @@ def load_policy(
     activation_checkpointing: Literal["auto"] | bool = "auto",
     device: str = "auto",
     chunk_tokens: int | None = None,
+    window: int | None = None,
     **settings: Any,
 ) -> "Policy":
     """Load the student in `folder`, with `settings` of config.yml's section `model`."""
@@ -173,6 +202,7 @@ def load_policy(
         activation_checkpointing=activation_checkpointing,
         device=device,
         chunk_tokens=chunk_tokens,
+        window=window,
     )
 
 

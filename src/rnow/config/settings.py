@@ -7,7 +7,7 @@ is pydantic's lax one, since YAML 1.1 reads `5e-5` as text.
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rnow.config.types import (
     DEFAULT_ROLLOUT_TIMEOUT_S,
@@ -23,6 +23,7 @@ from rnow.config.types import (
     Sites,
     TrainerGpus,
     Urls,
+    fill_learning_rate,
 )
 
 
@@ -133,7 +134,7 @@ class TrainerSettings(Section):
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many optimizer steps; null: after num_epochs."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW; where nothing is said and model.tuning is full, 1e-5."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of AdamW."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -259,3 +260,5 @@ class Config(Section):
     browser: BrowserSection = BrowserSection()
     resources: ResourcesSettings | None = None
     """Absent: planned from the machine."""
+
+    _fill_learning_rate = model_validator(mode="before")(fill_learning_rate)

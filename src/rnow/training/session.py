@@ -15,11 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from rnow.chat.compare import template_difference
-from rnow.chat.vocabulary import compare_token_maps, token_map
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.config.settings import Config
 from rnow.engines.vllm.deaths import Deaths
-from rnow.errors import Interrupted, TeacherError
+from rnow.errors import Interrupted
 from rnow.learner.policy import Policy
 from rnow.plan.engine_specs import Serving
 from rnow.records import Prompt
@@ -77,6 +76,9 @@ async def run_session(session: Session, console: Console) -> None:
         with log_to(run.controller_log), rare_collections():
             _take_up(session, say=sayer(console))
             await _run_opened(session, console)
+    except OSError:
+        run.check_there()  # a folder that is gone explains every file that is missing
+        raise
     finally:
         run.close()
 
@@ -102,6 +104,7 @@ async def _run_opened(session: Session, console: Console) -> None:
             session.loaded,
             session.directory,
             student=session.models.student,
+            teacher=session.models.teacher,
             log_file=run.logs / "tools.log",
         )
         environment = await stack.enter_async_context(opening)
@@ -121,12 +124,8 @@ async def _run_opened(session: Session, console: Console) -> None:
 
 
 def _compare(session: Session) -> tuple[str, ...]:
-    """Refuse a teacher that means something else by an id; tell of other words for a turn."""
-    models, path = session.models, require_distill(session.config).path
-    difference = compare_token_maps(token_map(models.student), token_map(models.teacher))
-    if difference is not None:
-        raise TeacherError(f"teacher.path {path}: {difference}")
-    words = template_difference(models.student, models.teacher)
+    """Tell of a teacher that has other words for a turn."""
+    words = template_difference(session.models.student, session.models.teacher)
     return () if words is None else (words,)
 
 

@@ -2,14 +2,14 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import tokenizer_folder
+from builders import tokenizer_folder, write_hollow_model
 
 from rnow.commands.check.models import window_problem
 from rnow.commands.check.point import Outcome
 from rnow.commands.check.project import CheckReport, as_json, check_project
 
 CONFIG = """\
-data: {batch_size: 1}
+data: {batch_size: 1, group_size: 64}
 model: {path: student}
 teacher: {path: teacher}
 rollout:
@@ -34,8 +34,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "config.yml").write_text(CONFIG)
     (tmp_path / "train.jsonl").write_text(f"{PROMPT}\n{PROMPT}\n{PROMPT}\n")
     for name in ("student", "teacher"):
-        folder = tokenizer_folder(tmp_path / name, "qwen3")
-        (folder / "model.safetensors").write_bytes(b"0" * 100)
+        write_hollow_model(tokenizer_folder(tmp_path / name, "qwen3"))
     return tmp_path
 
 
@@ -158,12 +157,32 @@ def test_prompts_that_name_an_unknown_tool_are_a_problem(project: Path) -> None:
 
 
 def test_different_token_ids_are_a_problem_of_the_teacher(project: Path) -> None:
-    tokenizer_folder(project / "teacher", "qwen2.5")
+    tokenizer_folder(project / "teacher", "llama3.1")
     report = check_project(project)
     assert outcomes(report)["tokenizers"] == "problem"
     (problem,) = report.points[3].problems
     assert (problem.line, problem.key) == (3, "teacher.path")
     assert problem.message.startswith("student and teacher do not share token ids, ")
+
+
+def test_a_teacher_that_knows_less_tokens_is_said_and_the_template_may_not_write_them(
+    project: Path,
+) -> None:
+    tokenizer_folder(project / "teacher", "qwen2.5")
+    report = check_project(project)
+    assert outcomes(report)["tokenizers"] == "ok"
+    (told,) = report.points[3].problems
+    assert told.severity == "warning"
+    assert told.message.startswith("the teacher does not know 4 ('<tool_response>', ")
+    assert outcomes(report)["template"] == "ok"  # without tools it writes none of them
+    (project / "tools.py").write_text(TOOLS)
+    report = check_project(project, ["rollout.max_turns=4"])
+    assert outcomes(report)["template"] == "problem"
+    (problem,) = report.points[4].problems
+    assert problem.message == (
+        "the student's chat template writes 2 ('<tool_response>', '</tool_response>'), unknown to "
+        "the teacher; take two models with the same tokenizer"
+    )
 
 
 def test_models_that_are_elsewhere_are_not_checked_and_the_reason_is_said(project: Path) -> None:
@@ -194,11 +213,13 @@ def test_models_that_cannot_run_are_a_problem_of_devices(project: Path) -> None:
     report = check_project(project)
     assert report.points[-1].problems[0].message == (
         "teacher cannot be loaded\n"
-        f"  teacher.path: {project}/teacher has no weights, or not all of their parts"
+        f"  teacher.path: {project}/teacher has no weights (*.safetensors or "
+        "pytorch_model*.bin)"
     )
     assert list(report.lines())[-2:] == [
         f"    ✗ {project}/config.yml:3: teacher cannot be loaded",
-        f"        teacher.path: {project}/teacher has no weights, or not all of their parts",
+        f"        teacher.path: {project}/teacher has no weights (*.safetensors or "
+        "pytorch_model*.bin)",
     ]
 
 

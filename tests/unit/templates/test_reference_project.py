@@ -54,7 +54,7 @@ def test_config_says_what_the_reference_project_is() -> None:
     # Ten pages at their cap, and what is said between them, fit in the window.
     assert config.rollout.max_tool_response == 3000
     assert 10 * config.rollout.max_tool_response < config.rollout.max_context_window
-    assert (config.data.batch_size, config.data.group_size) == (4, 4)
+    assert (config.data.batch_size, config.data.group_size) == (8, 8)
     assert (config.trainer.num_epochs, config.trainer.save_step) == (3, 50)
     assert config.browser.contact is None
     assert "clinicaltrials.gov" in config.browser.allow_hosts

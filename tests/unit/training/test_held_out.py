@@ -8,6 +8,7 @@ from rich.console import Console
 
 from rnow.browser.local_sites import LocalSites
 from rnow.chat.template import ChatTemplate
+from rnow.chat.vocabulary import Vocabulary
 from rnow.config.settings import Config
 from rnow.engines.base import SampleRequest
 from rnow.engines.scripted import ScriptedEngine
@@ -35,6 +36,7 @@ def make_environment(folder: Path, *metadata: dict[str, Any], eval_step: int) ->
         config=config,
         directory=folder,
         chat=ChatTemplate.load(tokenizer_folder(folder / "student", "qwen3")),
+        vocabulary=Vocabulary(num_tokens=1, foreign_ids=(), notices=()),
         tools=None,
         sites=LocalSites({}),
     )
