@@ -129,7 +129,7 @@ def evaluate_project(
                     on_answer=on_answer,
                 )
             )
-        keep_logs = evaluation.num_failed > 0
+        keep_logs = bool(evaluation.failures)
         show_evaluation(evaluation, title=choice.name, console=console)
     except (KeyboardInterrupt, SystemExit, UsageError, DataError):  # name none
         keep_logs = False
@@ -173,6 +173,8 @@ def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -
         f"Wilson intervals; {_percent(evaluation.format_ok)} in the asked form; "
         f"{evaluation.num_failed} rollouts failed and are not counted"
     )
+    if evaluation.num_ungraded:
+        say(f"{evaluation.num_ungraded} answers could not be graded and are not counted")
     for reason, count in evaluation.most_common_failures().items():
         say(f"  {count} × {reason}")
     if evaluation.num_tool_failures or evaluation.num_timed_out:
@@ -188,7 +190,7 @@ def _add_row(table: Table, name: str, figures: "Figures") -> None:
         str(figures.num),
         _percent(figures.value),
         _interval(figures),
-        _percent(figures.constant),
+        "not known" if figures.constant is None else _percent(figures.constant),
     )
 
 

@@ -35,6 +35,11 @@ class DataSettings(Section):
         min_length=1,
         description="Held-out prompts for evaluation; used when present.",
     )
+    grader: str = Field(
+        default="same_text",
+        min_length=1,
+        description="What grades answers: a @grader of rewards.py; same_text: case, spaces apart.",
+    )
     batch_size: int = Field(ge=1, description="Prompts in one optimizer step.")
     group_size: int = Field(default=4, ge=1, description="Rollouts of each prompt in a step.")
 
@@ -154,7 +159,7 @@ class RolloutSettings(Section):
     reward_timeout: float = Field(
         default=60.0,
         gt=0,
-        description="Deadline of one reward in rnow test (seconds); @reward(timeout=) wins.",
+        description="Deadline of one reward, one grading (seconds); @reward(timeout=) wins.",
     )
     include_thinking: bool = Field(
         default=False, description="Leave the thinking in what rnow test gives to rewards."

@@ -1,14 +1,15 @@
 """A project's held-out prompts: how right a model is on them, before, during and after training."""
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from rnow.config.load import LoadedConfig
 from rnow.errors import DataError
 from rnow.evaluation.attempts import evaluate
 from rnow.evaluation.figures import Evaluation
+from rnow.evaluation.grading import Grading, grading_by, open_rewards
 from rnow.evaluation.pass_at_k import GREEDY, PassAtK
 from rnow.evaluation.subject import Subject, open_subject
 from rnow.records import Prompt
@@ -31,25 +32,59 @@ async def evaluate_model(
 ) -> Evaluation:
     """Evaluate `subject` on data.val_file, or on its first `max_samples` prompts.
 
-    Tools write to `log_file`, what rnow logs stands in controller.log beside it. `say` is told of
-    servers that start, and start again; `on_answer` is called after each answer.
+    Tools write to `log_file`, what rnow logs stands in controller.log beside it. `say` is told how
+    answers are graded, and of servers that start, and start again; `on_answer` is called after each
+    answer.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         stack.enter_context(log_to(log_file.with_name("controller.log")))
         opening = open_environment(loaded, project, student=subject.engine.model, log_file=log_file)
         environment = await stack.enter_async_context(opening)
-        prompts = gradable_prompts(environment)
+        prompts = gradable_prompts(environment)[:max_samples]
+        opened = open_grading(loaded, project, prompts, log_file=log_file, say=say)
+        grading = await stack.enter_async_context(opened)
         engine, version = await stack.enter_async_context(open_subject(subject, say=say))
         return await evaluate(
-            prompts[:max_samples],
+            prompts,
             environment.roll(engine),
+            grading=grading,
             policy_version=version,
             chat=environment.chat,
             concurrency=loaded.config.rollout.concurrency,
             passes=passes,
             on_answer=on_answer,
         )
+
+
+@asynccontextmanager
+async def open_grading(
+    loaded: LoadedConfig,
+    project: Path,
+    prompts: Sequence[Prompt],
+    *,
+    log_file: Path,
+    say: Callable[[str], None],
+) -> AsyncIterator[Grading]:
+    """Make ready to grade answers to prompts of data.val_file; `say` is told how that is done.
+
+    What rewards.py prints stands in rewards.log beside `log_file`.
+    """
+    opened = open_rewards(
+        loaded,
+        project,
+        prompts,
+        file=loaded.config.data.val_file,
+        log_file=log_file.with_name("rewards.log"),
+    )
+    async with opened as runner:
+        grading = grading_by(runner, loaded)
+        if prompts:
+            names = dict.fromkeys(grading.grader_of(prompt) for prompt in prompts)
+            say(f"answers are graded by {', '.join(names)}")
+        for note in (await grading.constants(prompts)).notes:
+            say(note)
+        yield grading
 
 
 def gradable_prompts(environment: Environment) -> tuple[Prompt, ...]:

@@ -17,8 +17,8 @@ from rnow.errors import ToolDefinitionError
 from rnow.tools.base import ToolSchema
 from rnow.tools.spec import ToolSpec
 
-# What `@tool` and `@reward` themselves find wrong is a whole sentence.
-_SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ")
+# What `@tool`, `@reward` and `@grader` themselves find wrong is a whole sentence.
+_SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ", "Grader ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from rnow.chat.template import ChatTemplate
 from rnow.commands.test.sample import Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
-from rnow.evaluation.grading import Grade
 from rnow.records import (
     EndReason,
     Prompt,
@@ -24,6 +23,7 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
+from rnow.tools.graders import Grade
 from rnow.tools.rewards import NO_REWARDS, Rewards
 
 PROMPT = Prompt(
@@ -86,7 +86,7 @@ def sample(folder: Path, made: Trajectory | None, **changes: object) -> Sample:
         prompt=PROMPT,
         trajectory=made,
         error=None if made else "server gone",
-        grade=Grade(correct=False, extracted="BIFARO", format_ok=True) if made else None,
+        grade=Grade(correct=False, extracted="BIFARO") if made else None,
         rewards=NO_REWARDS,
         file=folder / "sample_1.json",
     )

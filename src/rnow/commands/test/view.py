@@ -61,7 +61,7 @@ def show_line(sample: Sample, *, project: Path, console: Console) -> None:
         text.append(f" {_how_it_went(sample, trajectory)}", style="default")
     text.append(f"  → {sample.file.relative_to(project)}", style="dim")
     console.print(text, soft_wrap=True)
-    for error in rewards.errors:
+    for error in sample.errors:
         console.print(Text(_plain(f"    ⚠ {error}"), style="yellow"), soft_wrap=True)
 
 

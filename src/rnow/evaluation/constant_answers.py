@@ -1,0 +1,62 @@
+"""What one and the same answer to every question of a task would score. Pure.
+
+It takes no browsing and no model, so it is the floor that a result must beat. The answers that are
+tried are the expected ones of the task.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rnow.records import Prompt
+
+
+def task_of(prompt: Prompt) -> str:
+    return str(prompt.metadata.get("task_name", ""))
+
+
+def expected_of(prompt: Prompt) -> str:
+    return str(prompt.metadata["expected_answer"])
+
+
+def by_task(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+    """Return the prompts of each task, in the order in which they stand."""
+    groups: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(task_of(prompt), []).append(prompt)
+    return groups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstantAnswers:
+    """Which expected values of a task are right answers to which of its prompts.
+
+    ConstantAnswers(right={0: {"NA"}, 1: {"NA"}, 2: {"Bern", "Berne"}})
+    """
+
+    right: Mapping[int, frozenset[str]]  # by the index of a prompt
+    # Sentences: a task whose constant answer is not known, and why; one of which too many were
+    # there to try them all, so that the best of them may be better than is said.
+    unknown: Mapping[str, str]
+    floors: Mapping[str, str]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the figures."""
+        return tuple(
+            f"{task or '(no task_name)'}: {why}"
+            for task, why in (*self.unknown.items(), *self.floors.items())
+        )
+
+    def accuracy(self, prompts: Sequence[Prompt]) -> float | None:
+        """Return the share of prompts that the best constant answer of each task gets right.
+
+        None where that of one of the tasks is not known.
+        """
+        num_right = 0
+        for task, group in by_task(prompts).items():
+            if task in self.unknown:
+                return None
+            hits = Counter(value for prompt in group for value in self.right[prompt.index])
+            num_right += max(hits.values(), default=0)
+        return num_right / len(prompts)
