@@ -50,10 +50,9 @@ class Grading:
         Raises GradingError where the grader gives no verdict.
         """
         text = re.sub(r"(<\|\w+\|>\s*)+$", "", said.rpartition("</think>")[2])
-        row = self._row(prompt)
-        return Grade(
-            **await self._ask(row["grader"], {"type": "grade", "row": row, "answer": text})
-        )
+        row = {**self._row(prompt), "metadata": dict(prompt.metadata)}
+        call = {"type": "grade", "row": row, "answer": text}
+        return Grade(**await self._ask(row["grader"], call))
 
     async def constants(self, prompts: Sequence[Prompt]) -> ConstantAnswers:
         """Return which expected values of a task are right answers to which of its prompts.
