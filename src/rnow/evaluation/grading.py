@@ -145,12 +145,11 @@ async def open_rewards(
     if not is_needed and not (with_rewards and any(prompt.rewards for prompt in prompts)):
         yield None
         return
-    uses_default = any(prompt.grader is None for prompt in gradable)
-    named = partial(grader_problems, loaded, gradable, file=file, with_default=uses_default)
     if not (project / "rewards.py").is_file():
-        raise DataError(problems=named(partial(without_rewards_file, project)))
+        explain = partial(without_rewards_file, project)
+        raise DataError(problems=grader_problems(loaded, {file: gradable}, explain))
     async with RewardRunner(RewardSettings.of(loaded.config, project, log_file=log_file)) as runner:
-        problems = named(runner.grader_problem)
+        problems = grader_problems(loaded, {file: gradable}, runner.grader_problem)
         if with_rewards:
             problems += runner.reward_problems(prompts, file=file)
         if problems:
@@ -165,23 +164,27 @@ def grading_by(runner: RewardRunner | None, loaded: LoadedConfig) -> Grading:
 
 def grader_problems(
     loaded: LoadedConfig,
-    prompts: Sequence[Prompt],
+    prompts: Mapping[str, Sequence[Prompt]],
     explain: Callable[[str], str | None],
-    *,
-    file: str,
-    with_default: bool = True,
 ) -> list[Problem]:
-    """Return what `explain` says of the names of graders, of data.grader's and the entries' own."""
-    problems: list[Problem] = []
-    default, key = loaded.config.data.grader, "data.grader"
-    if with_default and (what := explain(default)):
-        line = loaded.lines.get(key)
-        problems.append(Problem(file=str(loaded.file), line=line, key=key, message=f"{key} {what}"))
-    for prompt in prompts:
-        if prompt.grader is not None and (what := explain(prompt.grader)):
-            message = f"grader {what}"
-            problems.append(Problem(file=file, line=prompt.line, key="grader", message=message))
-    return problems
+    """Return what `explain` says of the names of graders: data.grader's, and those of entries.
+
+    `prompts`: of each file.
+    """
+    key = "data.grader"
+    default = loaded.config.data.grader
+    named = [(str(loaded.file), loaded.lines.get(key), key, default)]
+    named += [
+        (file, prompt.line, "grader", prompt.grader)
+        for file, entries in prompts.items()
+        for prompt in entries
+        if prompt.grader is not None
+    ]
+    return [
+        Problem(file=file, line=line, key=key, message=f"{key} {what}")
+        for file, line, key, name in named
+        if (what := explain(name))
+    ]
 
 
 def without_rewards_file(project: Path, name: str) -> str | None:

@@ -111,4 +111,6 @@ def _explain(error: BaseException, file: Path) -> str:
     explanation = f"{where}: {type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError):
         explanation += "; install it in the environment that rnow runs in"
+        if (file.parent / "requirements.txt").is_file():
+            explanation += f": pip install -r {file.parent / 'requirements.txt'}"
     return explanation

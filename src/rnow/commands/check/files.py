@@ -1,9 +1,10 @@
-"""The points of `rnow check` that concern what the user wrote: config.yml, tools.py, prompts."""
+"""The points of `rnow check` on what the user wrote: config.yml, tools.py, rewards.py, prompts."""
 
 import asyncio
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
+from rnow.evaluation.grading import grader_problems, without_rewards_file
 from rnow.records import Prompt
 from rnow.rollout.project_pages import require_pages
 from rnow.tools.base import ToolSchema
 from rnow.tools.pool import describe_tools
+from rnow.tools.rewards import RewardRunner, RewardSettings
 from rnow.tools.settings import WorkerSettings
 from rnow.training.steps import prompts_by_step
 
@@ -83,21 +86,21 @@ def check_tools(
 
 def check_data(
     directory: Path, loaded: LoadedConfig | None, *, schemas: Sequence[ToolSchema] | None
-) -> tuple[Point, tuple[Prompt, ...] | None]:
-    """Read all prompts; None where those to train on have errors.
+) -> tuple[Point, dict[str, tuple[Prompt, ...]]]:
+    """Read all prompts, and return those of each file; none where one of them has errors.
 
     A config.yml with errors may still say which file it is about.
     """
     settings = _data_settings(directory, loaded)
     if settings is None:
-        return not_checked("data", "config.yml cannot be read"), None
+        return not_checked("data", "config.yml cannot be read"), {}
     dataset_type, train_file, val_file, batch_size = settings
     names = None if schemas is None else [schema.name for schema in schemas]
     files = [(directory / train_file, batch_size)]
     if (directory / val_file).is_file():
         files.append((directory / val_file, None))
     problems: list[Problem] = []
-    read: list[tuple[Prompt, ...]] = []
+    read: dict[str, tuple[Prompt, ...]] = {}
     for file, size in files:
         try:
             found = read_prompt_file(
@@ -107,14 +110,61 @@ def check_data(
             problems += _problems_of(error, file)
         else:
             problems += found.warnings
-            read.append(found.prompts)
+            read[str(file)] = found.prompts
     if any(problem.severity == "error" for problem in problems):
-        return point("data", "", problems), None
-    sizes = [f"{len(read[0])} prompts"]
+        return point("data", "", problems), {}
+    train, *held_out = read.values()
+    sizes = [f"{len(train)} prompts"]
     if loaded is not None:
-        sizes.append(f"{len(prompts_by_step(loaded.config, read[0]))} steps")
-    sizes += [f"{len(prompts)} held-out prompts" for prompts in read[1:]]
-    return point("data", ", ".join(sizes), problems), read[0]
+        sizes.append(f"{len(prompts_by_step(loaded.config, train))} steps")
+    sizes += [f"{len(prompts)} held-out prompts" for prompts in held_out]
+    return point("data", ", ".join(sizes), problems), read
+
+
+def check_rewards(
+    directory: Path, loaded: LoadedConfig, prompts: Mapping[str, tuple[Prompt, ...]]
+) -> Point:
+    """Import rewards.py in its process, and look for the names that config.yml and entries give."""
+    file = directory / "rewards.py"
+    if not file.is_file():
+        problems = grader_problems(loaded, prompts, partial(without_rewards_file, directory))
+        problems += _rewards_without_file(loaded, prompts)
+        return point("rewards", "no rewards.py", problems)
+
+    async def look() -> tuple[str, list[Problem]]:
+        async with RewardRunner(settings) as runner:
+            problems = grader_problems(loaded, prompts, runner.grader_problem)
+            for name, entries in prompts.items():
+                problems += runner.reward_problems(entries, file=name)
+            return ", ".join(runner.names), problems
+
+    with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
+        log_file = Path(scratch) / "rewards.log"
+        settings = RewardSettings.of(loaded.config, directory, log_file=log_file)
+        try:
+            return point("rewards", *asyncio.run(look()))
+        except (ToolDefinitionError, ConfigError, DeadlineError) as error:
+            return point("rewards", "", [_tools_problem(file, str(error))])
+
+
+def _rewards_without_file(
+    loaded: LoadedConfig, prompts: Mapping[str, tuple[Prompt, ...]]
+) -> list[Problem]:
+    """Return one for the first entry of each file that names rewards; rl cannot do without."""
+    is_error = loaded.config.dataset_type == "rl"
+    first = [(file, next((one for one in prompts[file] if one.rewards), None)) for file in prompts]
+    return [
+        Problem(
+            file=file,
+            line=entry.line,
+            key="rewards",
+            message=f"rewards names {', '.join(entry.rewards)}, but there is no rewards.py: write "
+            "one, with @reward (from rnow.core) above each, or remove rewards from the entries",
+            severity="error" if is_error else "warning",
+        )
+        for file, entry in first
+        if entry is not None
+    ]
 
 
 def _data_settings(
