@@ -15,6 +15,7 @@ from short_runs import ForkedCli, metrics
 from rnow.commands.init import init_project
 
 REWARDS = """
+import rnow.medbrowse
 from rnow.core import RewardArgs, get_response, reward
 
 @reward
@@ -158,22 +159,23 @@ def test_rewards_that_an_entry_names_are_computed(project: Path, rnow: ForkedCli
     for entry, names in zip(entries, (["accuracy"], ["accuracy", "broken"], []), strict=True):
         entry["rewards"] = names
     (project / "few.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    before = (project / "rewards.py").read_text()
     (project / "rewards.py").write_text(REWARDS)
     few = ("data.train_file=few.jsonl", "data.batch_size=1")
     tried = figures(rnow, "test", project, "--all", "--teacher", *few)
     found = [(record["total_reward"], record["rewards"]) for record in records(tried)]
     assert found == [
         (1.0, {"accuracy": 1.0}),
-        (None, {"accuracy": 1.0, "broken": "error"}),
+        (1.0, {"accuracy": 1.0, "broken": "error"}),  # counts as 0 there
         (None, {}),
     ]
     assert records(tried)[1]["errors"] == ["broken: ValueError: no idea"]
-    assert (tried["mean_reward"], tried["failed"]) == (1.0, 0)
-    done = rnow("test", project, "-e", 2, "-m", "base", *few)
+    assert (tried["mean_reward"], tried["failed"], tried["failed_rewards"]) == (1.0, 0, 1)
+    done = rnow("test", project, "-e", 2, "-m", "base", "data.grader=same_text", *few)
     assert (
         "there is a rewards.py, but these entries name no rewards: none are computed" in done.output
     )
-    (project / "rewards.py").unlink()
+    (project / "rewards.py").write_text(before)
 
 
 def test_an_entry_that_is_not_there_is_named(project: Path, rnow: ForkedCli) -> None:

@@ -116,7 +116,7 @@ async def test_a_reward_without_a_number_is_told_and_the_next_ones_are_computed(
         rewards = await runner.reward(entry("half", name, "accuracy"), MESSAGES)
     assert rewards == Rewards(
         values={"half": 0.5, name: value, "accuracy": 1.0},
-        total=None,
+        total=1.5,  # it counts as 0, as with the public client, and is told
         errors=(error.format(log=tmp_path / "rewards.log"),),
     )
 

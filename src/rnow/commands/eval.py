@@ -103,12 +103,12 @@ def evaluate_project(
     """
     import asyncio
 
-    from rnow.config.load import require_distill
+    from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, clear_scratch, prepare_subject
     from rnow.rollout.project_pages import require_contact
 
-    require_distill(loaded.config)
+    require_messages(loaded)
     require_contact(loaded)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)
@@ -173,6 +173,8 @@ def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -
         f"Wilson intervals; {_percent(evaluation.format_ok)} in the asked form; "
         f"{evaluation.num_failed} rollouts failed and are not counted"
     )
+    if evaluation.mean_reward is not None:
+        say(f"mean reward {evaluation.mean_reward:.3f}")
     if evaluation.num_ungraded:
         say(f"{evaluation.num_ungraded} answers could not be graded and are not counted")
     for reason, count in evaluation.most_common_failures().items():

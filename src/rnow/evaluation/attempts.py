@@ -10,7 +10,6 @@ whose grader failed: it is left out, and how many there were stands beside every
 
 from collections.abc import Callable, Sequence
 
-from rnow.chat.conversation import turn_text
 from rnow.chat.template import ChatTemplate
 from rnow.errors import GradingError, RolloutError
 from rnow.evaluation.figures import Answer, Evaluation
@@ -38,8 +37,8 @@ async def evaluate(
 ) -> Evaluation:
     """Roll out every prompt as often as `passes` need, and grade the answers.
 
-    Each has a metadata.expected_answer. Raises RolloutError when more than MAX_FAILED of the
-    rollouts have failed twice, since an accuracy of the rest would say little.
+    Each has a metadata.expected_answer, or rewards. Raises RolloutError when more than MAX_FAILED
+    of the rollouts have failed twice, since an accuracy of the rest would say little.
     """
     constants = await grading.constants(prompts)
     attempts = [
@@ -55,8 +54,7 @@ async def evaluate(
 
     async def graded(attempt: Attempt, trajectory: Trajectory) -> Answer:
         point("eval/rolled")
-        said = turn_text(trajectory, trajectory.turns[-1], chat)
-        verdict = await grading.grade(attempt.prompt, said)
+        verdict = await grading.judge(attempt.prompt, trajectory, chat)
         on_answer()
         return Answer(prompt=attempt.prompt, trajectory=trajectory, grade=verdict)
 

@@ -51,11 +51,11 @@ class ConstantAnswers:
     def accuracy(self, prompts: Sequence[Prompt]) -> float | None:
         """Return the share of prompts that the best constant answer of each task gets right.
 
-        None where that of one of the tasks is not known.
+        None where that of one of the tasks is not known, as where rewards judge.
         """
         num_right = 0
-        for task, group in by_task(prompts).items():
-            if task in self.unknown:
+        for group in by_task(prompts).values():
+            if not all(prompt.index in self.right for prompt in group):
                 return None
             hits = Counter(value for prompt in group for value in self.right[prompt.index])
             num_right += max(hits.values(), default=0)

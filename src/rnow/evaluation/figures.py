@@ -85,6 +85,13 @@ class Evaluation:
         return sum(answer.grade.format_ok for answer in judged) / len(judged)
 
     @property
+    def mean_reward(self) -> float | None:
+        """The mean total of attempts that rewards have judged; None: there are none."""
+        judged = [answer.grade.reward for answer in self._attempts(self.first)]
+        totals = [total for total in judged if total is not None]
+        return sum(totals) / len(totals) if totals else None
+
+    @property
     def by_task(self) -> dict[str, float]:
         return {task: figures.value for task, figures in self.tasks().items()}
 
@@ -102,7 +109,8 @@ class Evaluation:
         def has_answer(prompt: Prompt) -> bool:
             return not is_not_available(expected_of(prompt))
 
-        return _figures_by(has_answer, self._scores(), self.constants)
+        scores = [each for each in self._scores() if "expected_answer" in each[0].metadata]
+        return _figures_by(has_answer, scores, self.constants)
 
     def pass_figures(self, metric: PassAtK) -> Figures | None:
         """Return pass@k over the prompts of which k attempts came to an end; None: no such."""
@@ -132,6 +140,7 @@ class Evaluation:
             **self.figures().as_json(),
             "temperature": self.first.temperature,
             "format_ok": self.format_ok,
+            "reward": self.mean_reward,
             "by_task": self.by_task,
             "tasks": {task: figures.as_json() for task, figures in self.tasks().items()},
             "not_na": availability[True].as_json() if True in availability else None,

@@ -14,14 +14,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from rnow.chat.conversation import conversation, split_thinking, turn_text
+from rnow.chat.template import ChatTemplate
 from rnow.config.load import LoadedConfig
 from rnow.core.grader import GRADER_REGISTRY, same_text
 from rnow.errors import DataError, GradingError, Problem
 from rnow.evaluation.constant_answers import ConstantAnswers, by_task, expected_of
-from rnow.records import Prompt
+from rnow.records import Prompt, Trajectory
 from rnow.tools.graders import Grade, Graders, LocalGraders
 from rnow.tools.rewards import RewardRunner, RewardSettings
 
@@ -34,14 +37,27 @@ _PAIRS_A_CALL = 2_000
 class Grading:
     """Grades answers to prompts, and finds what their best constant answers are."""
 
-    def __init__(self, graders: Graders, *, default: str) -> None:
+    def __init__(
+        self,
+        graders: Graders,
+        *,
+        default: str,  # data.grader
+        rewards: RewardRunner | None = None,
+        include_thinking: bool = False,
+    ) -> None:
         self._graders = graders
-        self._default = default  # data.grader
+        self._default = default
+        self._rewards = rewards
+        self._include_thinking = include_thinking
         self._constants: dict[tuple[int, ...], ConstantAnswers] = {}
 
-    def grader_of(self, prompt: Prompt) -> str:
-        """Return the name of what grades answers to a prompt."""
-        return prompt.grader or self._default
+    def names(self, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+        """Return the names of all that judges answers to these prompts."""
+        names = (
+            prompt.rewards if _has_rewards(prompt) else (prompt.grader or self._default,)
+            for prompt in prompts
+        )
+        return tuple(dict.fromkeys(chain.from_iterable(names)))
 
     async def grade(self, prompt: Prompt, said: str) -> Grade:
         """Compare what the model said in its last turn with metadata.expected_answer.
@@ -49,10 +65,24 @@ class Grading:
         `said` may be a turn as it was decoded: thinking and the end-of-turn token are left out.
         Raises GradingError where the grader gives no verdict.
         """
-        text = re.sub(r"(<\|\w+\|>\s*)+$", "", said.rpartition("</think>")[2])
+        text = re.sub(r"(<\|\w+\|>\s*)+$", "", split_thinking(said)[1])
         row = {**self._row(prompt), "metadata": dict(prompt.metadata)}
         call = {"type": "grade", "row": row, "answer": text}
         return Grade(**await self._ask(row["grader"], call))
+
+    async def judge(self, prompt: Prompt, trajectory: Trajectory, chat: ChatTemplate) -> Grade:
+        """Grade the answer of a rollout, by its entry's rewards where that names them.
+
+        It is right then if each of them gives 1. Raises GradingError where there is no verdict.
+        """
+        if self._rewards is None or not _has_rewards(prompt):
+            return await self.grade(prompt, turn_text(trajectory, trajectory.turns[-1], chat))
+        said = conversation(prompt, trajectory, chat, include_thinking=self._include_thinking)
+        rewards = await self._rewards.reward(prompt, said)
+        if rewards.errors:
+            raise GradingError(f"no number from the reward {rewards.errors[0]}")
+        right = all(isinstance(value, float) and value >= 1 for value in rewards.values.values())
+        return Grade(correct=right, extracted=None, reward=rewards.total)
 
     async def constants(self, prompts: Sequence[Prompt]) -> ConstantAnswers:
         """Return which expected values of a task are right answers to which of its prompts.
@@ -69,7 +99,8 @@ class Grading:
         unknown: dict[str, str] = {}
         floors: dict[str, str] = {}
         ends_at = time.monotonic() + COMPARE_LIMIT_S
-        for task, group in by_task(prompts).items():
+        graded = [prompt for prompt in prompts if not _has_rewards(prompt)]
+        for task, group in by_task(graded).items():
             rows = {json.dumps(row): row for row in map(self._row, group)}
             counts = Counter(map(expected_of, group)).most_common()
             values = [value for value, _ in counts[: max(1, MAX_PAIRS // len(rows))]]
@@ -115,7 +146,7 @@ class Grading:
 
     def _row(self, prompt: Prompt) -> dict[str, Any]:
         """Return what a comparison of values depends on, as rnow.tools.graders has it."""
-        name = self.grader_of(prompt)
+        name = prompt.grader or self._default
         sees_all = self._graders.takes_metadata(name)
         return {
             "grader": name,
@@ -136,7 +167,7 @@ async def open_rewards(
 ) -> AsyncIterator[RewardRunner | None]:
     """Start the process of rewards.py, if `prompts`, those of `file`, need a grader of it.
 
-    With rewards also if they name one. Raises DataError where a name is not there, and
+    `with_rewards`: also if they name rewards. Raises DataError where a name is not there, and
     ToolDefinitionError where rewards.py cannot be used.
     """
     gradable = [prompt for prompt in prompts if "expected_answer" in prompt.metadata]
@@ -147,7 +178,8 @@ async def open_rewards(
         return
     if not (project / "rewards.py").is_file():
         explain = partial(without_rewards_file, project)
-        raise DataError(problems=grader_problems(loaded, {file: gradable}, explain))
+        problems = grader_problems(loaded, {file: gradable}, explain)
+        raise DataError(problems=problems + rewards_without_file(loaded, {file: prompts}))
     async with RewardRunner(RewardSettings.of(loaded.config, project, log_file=log_file)) as runner:
         problems = grader_problems(loaded, {file: gradable}, runner.grader_problem)
         if with_rewards:
@@ -159,7 +191,12 @@ async def open_rewards(
 
 def grading_by(runner: RewardRunner | None, loaded: LoadedConfig) -> Grading:
     """Return what grades by the graders of rewards.py; without one, by what is built in."""
-    return Grading(runner or LocalGraders(GRADER_REGISTRY), default=loaded.config.data.grader)
+    return Grading(
+        runner or LocalGraders(GRADER_REGISTRY),
+        default=loaded.config.data.grader,
+        rewards=runner,
+        include_thinking=loaded.config.rollout.include_thinking,
+    )
 
 
 def grader_problems(
@@ -195,3 +232,28 @@ def without_rewards_file(project: Path, name: str) -> str | None:
         f"is '{name}', but there is no rewards.py in {project}; write one, with @grader (from "
         f"rnow.core) above the function {name}"
     )
+
+
+def rewards_without_file(
+    loaded: LoadedConfig, prompts: Mapping[str, Sequence[Prompt]]
+) -> list[Problem]:
+    """Return one for the first entry of each file that names rewards; rl cannot do without."""
+    is_error = loaded.config.dataset_type == "rl"
+    first = [(file, next((one for one in prompts[file] if one.rewards), None)) for file in prompts]
+    return [
+        Problem(
+            file=file,
+            line=entry.line,
+            key="rewards",
+            message=f"rewards names {', '.join(entry.rewards)}, but there is no rewards.py: write "
+            "one, with @reward (from rnow.core) above each, or remove rewards from the entries",
+            severity="error" if is_error else "warning",
+        )
+        for file, entry in first
+        if entry is not None
+    ]
+
+
+def _has_rewards(prompt: Prompt) -> bool:
+    """Say whether an entry's rewards judge its answers: it names some, and no grader."""
+    return bool(prompt.rewards) and prompt.grader is None

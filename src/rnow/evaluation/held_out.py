@@ -76,12 +76,12 @@ async def open_grading(
         prompts,
         file=loaded.config.data.val_file,
         log_file=log_file.with_name("rewards.log"),
+        with_rewards=True,
     )
     async with opened as runner:
         grading = grading_by(runner, loaded)
         if prompts:
-            names = dict.fromkeys(grading.grader_of(prompt) for prompt in prompts)
-            say(f"answers are graded by {', '.join(names)}")
+            say(f"answers are graded by {', '.join(grading.names(prompts))}")
         for note in (await grading.constants(prompts)).notes:
             say(note)
         yield grading
@@ -92,7 +92,7 @@ def gradable_prompts(environment: Environment) -> tuple[Prompt, ...]:
     file = environment.config.data.val_file
     prompts = environment.read_prompts(file).prompts
     for prompt in prompts:
-        if "expected_answer" not in prompt.metadata:
+        if "expected_answer" not in prompt.metadata and (prompt.grader or not prompt.rewards):
             raise DataError(
                 f"{file}:{prompt.line}: there is no metadata.expected_answer, without which an "
                 "answer cannot be graded; add it, or take the line out"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rnow.config.settings import Config
+from rnow.config.settings import Config, TeacherSettings
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP
 from rnow.plan.devices import Gpu
 from rnow.plan.figures import ModelFigures
@@ -61,7 +61,8 @@ class Workload:
         teacher_engine: EngineKind = "vllm",
     ) -> "Workload":
         """Take what config.yml says; what runs the roles was settled before (placing.py)."""
-        assert config.teacher is not None, "only distillation is planned"
+        # Without a teacher only the student is planned, alone: nobody reads this one's settings.
+        teacher_settings = config.teacher or TeacherSettings(path=config.model.path)
         resources = config.resources
         gpus: dict[Role, int] | None = None
         if resources is not None:
@@ -80,17 +81,17 @@ class Workload:
             qlora_rank=config.model.qlora_rank,
             trainer_dtype_bytes=_DTYPE_BYTES[config.model.dtype],
             engine_dtype_bytes=_DTYPE_BYTES[config.engine.dtype],
-            teacher_dtype_bytes=_DTYPE_BYTES[config.teacher.dtype],
-            teacher_quantization=config.teacher.quantization,
+            teacher_dtype_bytes=_DTYPE_BYTES[teacher_settings.dtype],
+            teacher_quantization=teacher_settings.quantization,
             max_context_window=config.rollout.max_context_window,
             max_tokens_per_micro_batch=config.trainer.max_tokens_per_micro_batch,
             activation_checkpointing=config.trainer.activation_checkpointing is not False,
             num_rollouts=min(config.data.batch_size * config.data.group_size, concurrency),
             concurrency=concurrency,
-            teacher_concurrency=config.teacher.concurrency,
+            teacher_concurrency=teacher_settings.concurrency,
             gpu_memory_utilization=config.engine.gpu_memory_utilization,
             student_replicas=config.engine.replicas,
-            teacher_replicas=config.teacher.replicas,
+            teacher_replicas=teacher_settings.replicas,
             resources=gpus,
         )
 

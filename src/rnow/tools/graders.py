@@ -29,11 +29,12 @@ class Grade:
 
     correct: bool
     extracted: str | None  # the value that was compared; None: the answer has none
+    reward: float | None = None  # the total, where rewards have judged: then nothing is extracted
 
     @property
     def format_ok(self) -> bool:
         """Whether the answer has the form that its grader reads."""
-        return self.extracted is not None
+        return self.extracted is not None or self.reward is not None
 
 
 class Graders(Protocol):

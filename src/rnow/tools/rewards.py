@@ -3,8 +3,9 @@
     conversation ─▶ each reward that the entry names ─▶ number, "error" or "timeout" ─▶ total
     answer ─▶ the grader that the entry or data.grader names ─▶ graders.py
 
-A total is the sum of the values, and 0 where a precondition's value is 0; where one of them is no
-number there is no total. A process that a reward has hung or ended is replaced before the next one.
+A total is the sum of the values, and 0 where a precondition's value is 0. As with the public client
+a value that is no number counts as 0 in it, and is told: who does not want that looks at `errors`.
+A process that a reward has hung or ended is replaced before the next one.
 """
 
 import asyncio
@@ -30,8 +31,8 @@ class Rewards:
     """What the reward functions of an entry gave; Rewards(values={"accuracy": 1.0}, total=1.0)"""
 
     values: Mapping[str, float | str]  # "error" or "timeout" where there is no number
-    total: float | None  # None: no rewards, or one without a number
-    errors: tuple[str, ...] = ()  # one sentence each
+    total: float | None  # None: no rewards
+    errors: tuple[str, ...] = ()  # one sentence for each that gave no number, and counts as 0
 
 
 NO_REWARDS = Rewards(values={}, total=None)
@@ -167,10 +168,10 @@ class RewardRunner:
                 return {"error": f"its process ended; see {self._settings.log_file}"}
             return answer
 
-    def _total(self, values: Mapping[str, float | str]) -> float | None:
-        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
-        if len(numbers) < len(values):
-            return None
+    def _total(self, values: Mapping[str, float | str]) -> float:
+        numbers = {
+            name: value if isinstance(value, float) else 0.0 for name, value in values.items()
+        }
         gates = (value for name, value in numbers.items() if self._is_precondition(name))
         return 0.0 if 0.0 in gates else sum(numbers.values())
 

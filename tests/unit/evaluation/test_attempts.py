@@ -61,6 +61,7 @@ async def test_a_failed_rollout_is_no_answer_and_is_counted(chat: ChatTemplate) 
         **whole,
         "temperature": 0.0,
         "format_ok": 3 / 4,
+        "reward": None,
         "by_task": {"company": 1 / 3, "date": 1.0},
         "tasks": {"company": company, "date": date},
         "not_na": whole,

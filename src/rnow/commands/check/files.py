@@ -15,7 +15,7 @@ from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
-from rnow.evaluation.grading import grader_problems, without_rewards_file
+from rnow.evaluation.grading import grader_problems, rewards_without_file, without_rewards_file
 from rnow.records import Prompt
 from rnow.rollout.project_pages import require_pages
 from rnow.tools.base import ToolSchema
@@ -128,7 +128,7 @@ def check_rewards(
     file = directory / "rewards.py"
     if not file.is_file():
         problems = grader_problems(loaded, prompts, partial(without_rewards_file, directory))
-        problems += _rewards_without_file(loaded, prompts)
+        problems += rewards_without_file(loaded, prompts)
         return point("rewards", "no rewards.py", problems)
 
     async def look() -> tuple[str, list[Problem]]:
@@ -145,26 +145,6 @@ def check_rewards(
             return point("rewards", *asyncio.run(look()))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:
             return point("rewards", "", [_tools_problem(file, str(error))])
-
-
-def _rewards_without_file(
-    loaded: LoadedConfig, prompts: Mapping[str, tuple[Prompt, ...]]
-) -> list[Problem]:
-    """Return one for the first entry of each file that names rewards; rl cannot do without."""
-    is_error = loaded.config.dataset_type == "rl"
-    first = [(file, next((one for one in prompts[file] if one.rewards), None)) for file in prompts]
-    return [
-        Problem(
-            file=file,
-            line=entry.line,
-            key="rewards",
-            message=f"rewards names {', '.join(entry.rewards)}, but there is no rewards.py: write "
-            "one, with @reward (from rnow.core) above each, or remove rewards from the entries",
-            severity="error" if is_error else "warning",
-        )
-        for file, entry in first
-        if entry is not None
-    ]
 
 
 def _data_settings(

@@ -24,7 +24,7 @@ from rnow.commands.test.entries import choose_entries
 from rnow.commands.test.sample import Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, require_messages
 from rnow.engines.base import Engine
 from rnow.errors import DataError, GradingError, Interrupted, RnowError, UsageError
 from rnow.evaluation.grading import Grading, grading_by, open_rewards
@@ -76,7 +76,7 @@ def try_project(
     loaded: LoadedConfig, project: Path, *, wishes: Wishes, console: Console
 ) -> dict[str, Any]:
     """Roll out, show and keep; return the figures. "failed" counts rollouts without an answer."""
-    require_distill(loaded.config)
+    require_messages(loaded)
     require_contact(loaded)
     choice = choose_model(loaded, project, name=wishes.model, run=run_name(loaded, project))
     loaded = _capped(loaded, wishes)
@@ -151,6 +151,8 @@ class _Trial:
         totals = self._totals()
         if totals:
             line += f"; avg_reward={sum(totals) / len(totals):.3f}"
+        if failed := self._num_failed_rewards():
+            line += f", in which {failed} without a number count as 0"
         self.say(line)
 
     def as_json(self) -> dict[str, Any]:
@@ -161,6 +163,7 @@ class _Trial:
             "rollouts": len(samples),
             "failed": sum(sample.error is not None for sample in samples),
             "mean_reward": sum(totals) / len(totals) if totals else None,
+            "failed_rewards": self._num_failed_rewards(),
             "entries": [sample.prompt.index for sample in samples],
             "files": [str(sample.file) for sample in samples],
             "tools": {tool.name: tool.as_json() for tool in tool_statistics(trajectories)},
@@ -169,6 +172,9 @@ class _Trial:
     def _totals(self) -> list[float]:
         totals = (sample.rewards.total for sample in self.samples)
         return [total for total in totals if total is not None]
+
+    def _num_failed_rewards(self) -> int:
+        return sum(len(sample.rewards.errors) for sample in self.samples)
 
     async def _run(self, subject: Subject, *, log_file: Path) -> None:
         config, wishes = self.loaded.config, self.wishes
@@ -253,8 +259,9 @@ class _Trial:
         if "expected_answer" in prompt.metadata:
             assert self.grading is not None, "opened before the first rollout"
             try:
-                said = turn_text(trajectory, trajectory.turns[-1], chat)
-                verdict = await self.grading.grade(prompt, said)
+                verdict = await self.grading.grade(
+                    prompt, turn_text(trajectory, trajectory.turns[-1], chat)
+                )
             except GradingError as error:
                 grading_error = str(error)
         if self.rewards is not None:
