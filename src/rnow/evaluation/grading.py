@@ -32,6 +32,7 @@ BUILT_IN = same_text.__name__
 MAX_PAIRS = 100_000  # of a task's prompts and expected values, compared for its constant answer
 COMPARE_LIMIT_S = 60.0  # for all tasks together
 _PAIRS_A_CALL = 2_000
+_ROWS_A_CALL = 200
 
 
 class Grading:
@@ -124,7 +125,7 @@ class Grading:
         """Return for each row those of `values` that are as good as its expected answer."""
         found: list[frozenset[str]] = []
         names = ", ".join(dict.fromkeys(row["grader"] for row in rows))
-        size = max(1, _PAIRS_A_CALL // len(values))
+        size = max(1, min(_ROWS_A_CALL, _PAIRS_A_CALL // len(values)))
         for start in range(0, len(rows), size):
             left_s = ends_at - time.monotonic()
             if left_s <= 0:
