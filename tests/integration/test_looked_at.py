@@ -17,7 +17,7 @@ from rnow.commands.init import init_project
 
 REWARDS = """
 import rnow.medbrowse
-from rnow.core import RewardArgs, get_response, reward
+from rnow.core import RewardArgs, get_response, grader, reward
 
 @reward
 def accuracy(args: RewardArgs, messages: list) -> float:
@@ -26,6 +26,10 @@ def accuracy(args: RewardArgs, messages: list) -> float:
 @reward
 async def broken(args: RewardArgs, messages: list) -> float:
     raise ValueError("no idea")
+
+@grader
+def undecided(expected: str, answered: str):
+    return None
 """
 SHORT = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=3", "trainer.save_step=2")
 
@@ -159,6 +163,7 @@ def test_rewards_that_an_entry_names_are_computed(project: Path, rnow: ForkedCli
     entries = [json.loads(line) for line in (project / "train.jsonl").read_text().splitlines()[:3]]
     for entry, names in zip(entries, (["accuracy"], ["accuracy", "broken"], []), strict=True):
         entry["rewards"] = names
+    entries[0]["grader"] = "undecided"
     (project / "few.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     before = (project / "rewards.py").read_text()
     (project / "rewards.py").write_text(REWARDS)
@@ -170,8 +175,23 @@ def test_rewards_that_an_entry_names_are_computed(project: Path, rnow: ForkedCli
         (1.0, {"accuracy": 1.0, "broken": "error"}),  # counts as 0 there
         (None, {}),
     ]
-    assert records(tried)[1]["errors"] == ["broken: ValueError: no idea"]
+    assert [(record["correct"], record["errors"]) for record in records(tried)] == [
+        (
+            None,
+            [
+                "no verdict from the grader undecided: returned None, which is neither True nor "
+                "False"
+            ],
+        ),
+        (True, ["broken: ValueError: no idea"]),
+        (True, []),
+    ]
     assert (tried["mean_reward"], tried["failed"], tried["failed_rewards"]) == (1.0, 0, 1)
+    done = rnow("test", project, "--all", "--teacher", *few)
+    assert done.output.splitlines()[-1].endswith(
+        "; 2 of 2 are correct; 1 could not be graded; avg_reward=1.000, in which 1 without a "
+        "number count as 0"
+    )
     done = rnow("test", project, "-e", 2, "-m", "base", "data.grader=same_text", *few)
     assert (
         "there is a rewards.py, but these entries name no rewards: none are computed" in done.output

@@ -34,19 +34,8 @@ class ConstantAnswers:
     ConstantAnswers(right={0: {"NA"}, 1: {"NA"}, 2: {"Bern", "Berne"}})
     """
 
-    right: Mapping[int, frozenset[str]]  # by the index of a prompt
-    # Sentences: a task whose constant answer is not known, and why; one of which too many were
-    # there to try them all, so that the best of them may be better than is said.
-    unknown: Mapping[str, str]
-    floors: Mapping[str, str]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is to be known of the figures."""
-        return tuple(
-            f"{task or '(no task_name)'}: {why}"
-            for task, why in (*self.unknown.items(), *self.floors.items())
-        )
+    right: Mapping[int, frozenset[str]]  # index of a prompt -> values; without those not known
+    notes: tuple[str, ...] = ()  # why some are not known, or may be better than those tried
 
     def accuracy(self, prompts: Sequence[Prompt]) -> float | None:
         """Return the share of prompts that the best constant answer of each task gets right.

@@ -97,27 +97,27 @@ class Grading:
 
     async def _compare_tasks(self, prompts: Sequence[Prompt]) -> ConstantAnswers:
         right: dict[int, frozenset[str]] = {}
-        unknown: dict[str, str] = {}
-        floors: dict[str, str] = {}
+        notes: list[str] = []
         ends_at = time.monotonic() + COMPARE_LIMIT_S
         graded = [prompt for prompt in prompts if not _has_rewards(prompt)]
         for task, group in by_task(graded).items():
+            what = f"{task}: the constant answer" if task else "the constant answer"
             rows = {json.dumps(row): row for row in map(self._row, group)}
             counts = Counter(map(expected_of, group)).most_common()
             values = [value for value, _ in counts[: max(1, MAX_PAIRS // len(rows))]]
             if len(values) < len(counts):
-                floors[task] = (
-                    f"the constant answer is the best of the {len(values)} commonest expected "
-                    f"answers; all {len(counts)} were too many to compare"
+                notes.append(
+                    f"{what} is the best of the {len(values)} commonest expected answers; all "
+                    f"{len(counts)} were too many to compare"
                 )
             try:
                 found = await self._compare(list(rows.values()), values, ends_at=ends_at)
             except GradingError as error:
-                unknown[task] = f"the constant answer is not known: {error}"
+                notes.append(f"{what} is not known: {error}")
             else:
                 same = dict(zip(rows, found, strict=True))
                 right |= {prompt.index: same[json.dumps(self._row(prompt))] for prompt in group}
-        return ConstantAnswers(right=right, unknown=unknown, floors=floors)
+        return ConstantAnswers(right=right, notes=tuple(notes))
 
     async def _compare(
         self, rows: Sequence[Mapping[str, Any]], values: Sequence[str], *, ends_at: float

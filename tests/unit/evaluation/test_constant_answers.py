@@ -34,13 +34,10 @@ async def test_the_best_constant_answer_is_counted_with_the_rule_of_the_task() -
             4: na,
             5: na,
         },
-        unknown={},
-        floors={},
     )
     # velora in two of three, NA in two of three
     assert constants.accuracy(prompts) == 4 / 6
     assert constants.accuracy(prompts[2:4]) == 1.0
-    assert constants.notes == ()
 
 
 async def test_of_more_expected_answers_than_can_be_compared_the_commonest_are_tried() -> None:
@@ -64,9 +61,6 @@ async def test_of_more_expected_answers_than_can_be_compared_the_commonest_are_t
 
 def test_what_is_not_known_of_one_task_is_not_known_of_all() -> None:
     prompts = prompts_of(("capital", "Bern"), ("river", "Aare"))
-    constants = ConstantAnswers(
-        right={0: frozenset({"Bern"})}, unknown={"river": "it broke"}, floors={}
-    )
+    constants = ConstantAnswers(right={0: frozenset({"Bern"})})
     assert constants.accuracy(prompts[:1]) == 1.0
     assert constants.accuracy(prompts) is None
-    assert constants.notes == ("river: it broke",)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,18 @@ async def test_a_prompt_that_cannot_be_graded_is_found_before_the_run(tmp_path: 
     assert str(caught.value) == (
         "val.jsonl:2: there is no metadata.expected_answer, without which an answer cannot be "
         "graded; add it, or take the line out"
+    )
+
+
+async def test_a_grader_that_is_not_there_is_found_before_the_run(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path, {"expected_answer": "Acme"}, eval_step=2)
+    data = environment.config.data.model_copy(update={"grader": "same_city"})
+    config = environment.config.model_copy(update={"data": data})
+    with pytest.raises(DataError) as caught:
+        await held_out_of(replace(environment, config=config))
+    assert str(caught.value) == (
+        f"{tmp_path}/config.yml: data.grader is 'same_city', but there is no rewards.py in "
+        f"{tmp_path}; write one, with @grader (from rnow.core) above the function same_city"
     )
 
 
