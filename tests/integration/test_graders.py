@@ -219,7 +219,7 @@ async def test_comparing_ends_at_its_limit_where_a_grader_hangs(
         assert time.monotonic() - started < 20
     assert re.fullmatch(
         r"capital: the constant answer is not known: no verdict from the grader hangs: "
-        r"took longer than 0\.[45]\d* s",
+        r"took longer than 0\.[45] s",
         note,
     )
 

@@ -68,6 +68,10 @@ def grader(
         name = function.__name__
         if label is not None and extract is not None:
             raise TypeError(f"Grader '{name}' has a label and an extract; give one of them.")
+        if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
+            raise TypeError(
+                f"Grader '{name}' has timeout={timeout!r}. Give a number of seconds above 0."
+            )
         _check_signature(function)
         if extract is not None:
             _check_count(extract, f"Grader '{name}': its extract", "(answer)", 1)

@@ -127,7 +127,7 @@ class Grading:
         names = ", ".join(dict.fromkeys(row["grader"] for row in rows))
         size = max(1, min(_ROWS_A_CALL, _PAIRS_A_CALL // len(values)))
         for start in range(0, len(rows), size):
-            left_s = ends_at - time.monotonic()
+            left_s = round(ends_at - time.monotonic(), 1)
             if left_s <= 0:
                 raise GradingError(f"comparing expected answers took over {COMPARE_LIMIT_S:g} s")
             call = {"type": "compare", "rows": rows[start : start + size], "values": values}

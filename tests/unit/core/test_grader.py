@@ -79,6 +79,12 @@ def test_label_and_extract_are_two_ways_to_say_one_thing() -> None:
         grader(extract=lambda: None)(two)
 
 
+def test_a_deadline_is_above_nothing() -> None:
+    with pytest.raises(TypeError) as caught:
+        grader(timeout=0)(two)
+    assert str(caught.value) == "Grader 'two' has timeout=0. Give a number of seconds above 0."
+
+
 def test_a_name_is_one_function_s() -> None:
     assert grader(two) is two
     grader(label="CITY")(two)  # the same function once more, as where a file is imported again
