@@ -117,6 +117,7 @@ class Grading:
             else:
                 same = dict(zip(rows, found, strict=True))
                 right |= {prompt.index: same[json.dumps(self._row(prompt))] for prompt in group}
+                notes += _not_right_themselves(task, group, right, tried=values)
         return ConstantAnswers(right=right, notes=tuple(notes))
 
     async def _compare(
@@ -253,6 +254,20 @@ def rewards_without_file(
         for file, entry in first
         if entry is not None
     ]
+
+
+def _not_right_themselves(
+    task: str, group: Sequence[Prompt], right: Mapping[int, frozenset[str]], *, tried: Sequence[str]
+) -> list[str]:
+    """Tell of expected answers that a grader cannot read: who gives them is not right."""
+    odd = [
+        f"{expected_of(prompt)!r} in line {prompt.line}"
+        for prompt in group
+        if expected_of(prompt) in {*tried} - right[prompt.index]
+    ]
+    if not odd:
+        return []
+    return [f"{task}: by its grader the expected answer itself is wrong {len(odd)} times: {odd[0]}"]
 
 
 def _has_rewards(prompt: Prompt) -> bool:

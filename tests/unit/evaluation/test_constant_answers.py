@@ -64,3 +64,12 @@ def test_what_is_not_known_of_one_task_is_not_known_of_all() -> None:
     constants = ConstantAnswers(right={0: frozenset({"Bern"})})
     assert constants.accuracy(prompts[:1]) == 1.0
     assert constants.accuracy(prompts) is None
+
+
+async def test_an_expected_answer_that_its_grader_cannot_read_is_told() -> None:
+    prompts = prompts_of(("date", "2027-02-03"), ("date", "02-30-2027"), ("date", "soon"))
+    constants = await medbrowse_grading().constants(prompts)
+    assert constants.notes == (
+        "date: by its grader the expected answer itself is wrong 2 times: '02-30-2027' in line 2",
+    )
+    assert constants.accuracy(prompts) == 1 / 3
