@@ -16,7 +16,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.config.load import load_config
 from rnow.errors import DataError, GradingError, RolloutError, ToolDefinitionError
 from rnow.evaluation.attempts import evaluate
-from rnow.evaluation.grading import Grading, grading_by, open_rewards
+from rnow.evaluation.grading import Grading, open_grading
 from rnow.records import Prompt, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.tools.graders import Grade
@@ -101,8 +101,8 @@ def make_project(
 @asynccontextmanager
 async def opened(folder: Path, prompts: tuple[Prompt, ...]) -> AsyncIterator[Grading]:
     loaded, log = load_config(folder), folder / "rewards.log"
-    async with open_rewards(loaded, folder, prompts, file="val.jsonl", log_file=log) as runner:
-        yield grading_by(runner, loaded)
+    async with open_grading(loaded, folder, prompts, file="val.jsonl", log_file=log) as grading:
+        yield grading
 
 
 async def test_the_grader_of_the_documentation_serves_a_project_elsewhere(tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ async def test_names_that_are_not_there_are_told_with_file_line_and_remedy(tmp_p
         async with opened(tmp_path, prompts[:1]):
             pass
     assert str(caught.value) == (
-        f"{config}:3: data.grader is 'same_cty', but there is no rewards.py in {tmp_path}; write "
-        "one, with @grader (from rnow.core) above the function same_cty"
+        f"{config}:3: data.grader is 'same_cty', but there is no rewards.py; write one, "
+        "with @grader (from rnow.core) above the function same_cty"
     )
 
 

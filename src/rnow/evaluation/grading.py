@@ -11,9 +11,9 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Grading:
     ) -> None:
         self._graders = graders
         self._default = default
-        self._rewards = rewards
+        self.rewards = rewards  # what computes those of an entry
         self._include_thinking = include_thinking
         self._constants: dict[tuple[int, ...], ConstantAnswers] = {}
 
@@ -76,10 +76,10 @@ class Grading:
 
         It is right then if each of them gives 1. Raises GradingError where there is no verdict.
         """
-        if self._rewards is None or not _has_rewards(prompt):
+        if self.rewards is None or not _has_rewards(prompt):
             return await self.grade(prompt, turn_text(trajectory, trajectory.turns[-1], chat))
         said = conversation(prompt, trajectory, chat, include_thinking=self._include_thinking)
-        rewards = await self._rewards.reward(prompt, said)
+        rewards = await self.rewards.reward(prompt, said)
         if rewards.errors:
             raise GradingError(f"no number from the reward {rewards.errors[0]}")
         right = all(isinstance(value, float) and value >= 1 for value in rewards.values.values())
@@ -158,102 +158,83 @@ class Grading:
 
 
 @asynccontextmanager
-async def open_rewards(
+async def open_grading(
     loaded: LoadedConfig,
     project: Path,
     prompts: Sequence[Prompt],
     *,
     file: str,
     log_file: Path,
-    with_rewards: bool = False,
-) -> AsyncIterator[RewardRunner | None]:
-    """Start the process of rewards.py, if `prompts`, those of `file`, need a grader of it.
+    with_rewards: bool = True,
+) -> AsyncIterator[Grading]:
+    """Make ready to grade answers to `prompts`, those of `file`: in this process, or in that of
+    rewards.py, where they need a grader of it, or `with_rewards` name rewards.
 
-    `with_rewards`: also if they name rewards. Raises DataError where a name is not there, and
-    ToolDefinitionError where rewards.py cannot be used.
+    Raises DataError where a name is not there, ToolDefinitionError where rewards.py cannot be used.
     """
+    config = loaded.config
     gradable = [prompt for prompt in prompts if "expected_answer" in prompt.metadata]
-    default = loaded.config.data.grader
-    is_needed = any((prompt.grader or default) != BUILT_IN for prompt in gradable)
+    is_needed = any((prompt.grader or config.data.grader) != BUILT_IN for prompt in gradable)
     if not is_needed and not (with_rewards and any(prompt.rewards for prompt in prompts)):
-        yield None
+        yield Grading(LocalGraders(GRADER_REGISTRY), default=config.data.grader)
         return
+    checked = {file: prompts if with_rewards else [replace(one, rewards=()) for one in prompts]}
     if not (project / "rewards.py").is_file():
-        explain = partial(without_rewards_file, project)
-        problems = grader_problems(loaded, {file: gradable}, explain)
-        raise DataError(problems=problems + rewards_without_file(loaded, {file: prompts}))
-    async with RewardRunner(RewardSettings.of(loaded.config, project, log_file=log_file)) as runner:
-        problems = grader_problems(loaded, {file: gradable}, runner.grader_problem)
-        if with_rewards:
-            problems += runner.reward_problems(prompts, file=file)
+        raise DataError(problems=name_problems(loaded, checked, None))
+    async with RewardRunner(RewardSettings.of(config, project, log_file=log_file)) as runner:
+        problems = name_problems(loaded, checked, runner)
         if problems:
             raise DataError(problems=problems)
-        yield runner
+        include_thinking = config.rollout.include_thinking
+        yield Grading(
+            runner, default=config.data.grader, rewards=runner, include_thinking=include_thinking
+        )
 
 
-def grading_by(runner: RewardRunner | None, loaded: LoadedConfig) -> Grading:
-    """Return what grades by the graders of rewards.py; without one, by what is built in."""
-    return Grading(
-        runner or LocalGraders(GRADER_REGISTRY),
-        default=loaded.config.data.grader,
-        rewards=runner,
-        include_thinking=loaded.config.rollout.include_thinking,
-    )
-
-
-def grader_problems(
-    loaded: LoadedConfig,
-    prompts: Mapping[str, Sequence[Prompt]],
-    explain: Callable[[str], str | None],
+def name_problems(
+    loaded: LoadedConfig, prompts: Mapping[str, Sequence[Prompt]], runner: RewardRunner | None
 ) -> list[Problem]:
-    """Return what `explain` says of the names of graders: data.grader's, and those of entries.
+    """Return what is wrong with the names of graders and rewards that config.yml and entries give.
 
-    `prompts`: of each file.
+    `prompts`: of each file. `runner`: of rewards.py; None: there is no such file.
     """
+    explain = _without_file if runner is None else runner.grader_problem
     key = "data.grader"
-    default = loaded.config.data.grader
-    named = [(str(loaded.file), loaded.lines.get(key), key, default)]
-    named += [
-        (file, prompt.line, "grader", prompt.grader)
-        for file, entries in prompts.items()
-        for prompt in entries
-        if prompt.grader is not None
-    ]
-    return [
+    named = [(str(loaded.file), loaded.lines.get(key), key, loaded.config.data.grader)]
+    for file, entries in prompts.items():
+        named += [(file, one.line, "grader", one.grader) for one in entries if one.grader]
+    problems = [
         Problem(file=file, line=line, key=key, message=f"{key} {what}")
         for file, line, key, name in named
         if (what := explain(name))
     ]
+    for file, entries in prompts.items():
+        if runner is not None:
+            problems += runner.reward_problems(entries, file=file)
+        elif one := next((one for one in entries if one.rewards), None):
+            message = (
+                f"rewards names {', '.join(one.rewards)}, but there is no rewards.py: write one, "
+                "with @reward (from rnow.core) above each, or remove rewards from the entries"
+            )
+            problems.append(
+                Problem(
+                    file=file,
+                    line=one.line,
+                    key="rewards",
+                    message=message,
+                    severity="error" if loaded.config.dataset_type == "rl" else "warning",
+                )
+            )
+    return problems
 
 
-def without_rewards_file(project: Path, name: str) -> str | None:
-    """Return what is wrong with the name of a grader where there is no rewards.py."""
+def _without_file(name: str) -> str | None:
     if name == BUILT_IN:
         return None
     return (
-        f"is '{name}', but there is no rewards.py in {project}; write one, with @grader (from "
-        f"rnow.core) above the function {name}"
+        f"is '{name}', but there is no rewards.py; write one, with @grader (from rnow.core) above "
+        f"the function {name}"
     )
-
-
-def rewards_without_file(
-    loaded: LoadedConfig, prompts: Mapping[str, Sequence[Prompt]]
-) -> list[Problem]:
-    """Return one for the first entry of each file that names rewards; rl cannot do without."""
-    is_error = loaded.config.dataset_type == "rl"
-    first = [(file, next((one for one in prompts[file] if one.rewards), None)) for file in prompts]
-    return [
-        Problem(
-            file=file,
-            line=entry.line,
-            key="rewards",
-            message=f"rewards names {', '.join(entry.rewards)}, but there is no rewards.py: write "
-            "one, with @reward (from rnow.core) above each, or remove rewards from the entries",
-            severity="error" if is_error else "warning",
-        )
-        for file, entry in first
-        if entry is not None
-    ]
 
 
 def _not_right_themselves(

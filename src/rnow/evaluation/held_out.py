@@ -9,7 +9,7 @@ from rnow.config.load import LoadedConfig
 from rnow.errors import DataError
 from rnow.evaluation.attempts import evaluate
 from rnow.evaluation.figures import Evaluation
-from rnow.evaluation.grading import Grading, grading_by, open_rewards
+from rnow.evaluation.grading import Grading, open_grading
 from rnow.evaluation.pass_at_k import GREEDY, PassAtK
 from rnow.evaluation.subject import Subject, open_subject
 from rnow.records import Prompt
@@ -42,7 +42,7 @@ async def evaluate_model(
         opening = open_environment(loaded, project, student=subject.engine.model, log_file=log_file)
         environment = await stack.enter_async_context(opening)
         prompts = gradable_prompts(environment)[:max_samples]
-        opened = open_grading(loaded, project, prompts, log_file=log_file, say=say)
+        opened = open_held_out_grading(loaded, project, prompts, log_file=log_file, say=say)
         grading = await stack.enter_async_context(opened)
         engine, version = await stack.enter_async_context(open_subject(subject, say=say))
         return await evaluate(
@@ -58,7 +58,7 @@ async def evaluate_model(
 
 
 @asynccontextmanager
-async def open_grading(
+async def open_held_out_grading(
     loaded: LoadedConfig,
     project: Path,
     prompts: Sequence[Prompt],
@@ -70,16 +70,8 @@ async def open_grading(
 
     What rewards.py prints stands in rewards.log beside `log_file`.
     """
-    opened = open_rewards(
-        loaded,
-        project,
-        prompts,
-        file=loaded.config.data.val_file,
-        log_file=log_file.with_name("rewards.log"),
-        with_rewards=True,
-    )
-    async with opened as runner:
-        grading = grading_by(runner, loaded)
+    file, log_file = loaded.config.data.val_file, log_file.with_name("rewards.log")
+    async with open_grading(loaded, project, prompts, file=file, log_file=log_file) as grading:
         if prompts:
             say(f"answers are graded by {', '.join(grading.names(prompts))}")
         for note in (await grading.constants(prompts)).notes:

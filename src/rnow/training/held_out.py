@@ -10,7 +10,7 @@ from rnow.config.load import LoadedConfig
 from rnow.engines.base import Engine
 from rnow.evaluation.attempts import evaluate
 from rnow.evaluation.grading import Grading
-from rnow.evaluation.held_out import gradable_prompts, open_grading
+from rnow.evaluation.held_out import gradable_prompts, open_held_out_grading
 from rnow.records import Prompt
 from rnow.rollout.environment import Environment
 from rnow.training.monitor import Monitor
@@ -36,7 +36,8 @@ async def open_held_out(
     config, directory = loaded.config, environment.directory
     is_due = config.trainer.eval_step and (directory / config.data.val_file).exists()
     prompts = gradable_prompts(environment) if is_due else ()
-    async with open_grading(loaded, directory, prompts, log_file=log_file, say=say) as grading:
+    opened = open_held_out_grading(loaded, directory, prompts, log_file=log_file, say=say)
+    async with opened as grading:
         yield HeldOut(prompts=prompts, grading=grading)
 
 

@@ -75,8 +75,8 @@ async def test_a_grader_that_is_not_there_is_found_before_the_run(tmp_path: Path
     with pytest.raises(DataError) as caught:
         await held_out_of(replace(environment, config=config))
     assert str(caught.value) == (
-        f"{tmp_path}/config.yml: data.grader is 'same_city', but there is no rewards.py in "
-        f"{tmp_path}; write one, with @grader (from rnow.core) above the function same_city"
+        f"{tmp_path}/config.yml: data.grader is 'same_city', but there is no rewards.py; write "
+        "one, with @grader (from rnow.core) above the function same_city"
     )
 
 

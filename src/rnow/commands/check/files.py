@@ -4,7 +4,6 @@ import asyncio
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rnow.commands.check.point import Point, not_checked, place, point
 from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
-from rnow.evaluation.grading import grader_problems, rewards_without_file, without_rewards_file
+from rnow.evaluation.grading import name_problems
 from rnow.records import Prompt
 from rnow.rollout.project_pages import require_pages
 from rnow.tools.base import ToolSchema
@@ -127,16 +126,11 @@ def check_rewards(
     """Import rewards.py in its process, and look for the names that config.yml and entries give."""
     file = directory / "rewards.py"
     if not file.is_file():
-        problems = grader_problems(loaded, prompts, partial(without_rewards_file, directory))
-        problems += rewards_without_file(loaded, prompts)
-        return point("rewards", "no rewards.py", problems)
+        return point("rewards", "no rewards.py", name_problems(loaded, prompts, None))
 
     async def look() -> tuple[str, list[Problem]]:
         async with RewardRunner(settings) as runner:
-            problems = grader_problems(loaded, prompts, runner.grader_problem)
-            for name, entries in prompts.items():
-                problems += runner.reward_problems(entries, file=name)
-            return ", ".join(runner.names), problems
+            return ", ".join(runner.names), name_problems(loaded, prompts, runner)
 
     with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
         log_file = Path(scratch) / "rewards.log"

@@ -27,7 +27,7 @@ from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
 from rnow.config.load import LoadedConfig, require_messages
 from rnow.engines.base import Engine
 from rnow.errors import DataError, GradingError, Interrupted, RnowError, UsageError
-from rnow.evaluation.grading import Grading, grading_by, open_rewards
+from rnow.evaluation.grading import Grading, open_grading
 from rnow.evaluation.subject import (
     Subject,
     choose_model,
@@ -216,7 +216,7 @@ class _Trial:
         is_named = any(prompt.rewards for prompt in prompts)
         if is_named and not is_there:
             self.say("these entries name rewards, but there is no rewards.py: none are computed")
-        opened = open_rewards(
+        opened = open_grading(
             self.loaded,
             self.project,
             prompts,
@@ -224,11 +224,10 @@ class _Trial:
             log_file=log_file.with_name("rewards.log"),
             with_rewards=is_there,
         )
-        runner = await stack.enter_async_context(opened)
-        self.grading = grading_by(runner, self.loaded)
+        self.grading = await stack.enter_async_context(opened)
         if is_named and is_there:
-            self.rewards = runner
-        elif runner is None and is_there:
+            self.rewards = self.grading.rewards
+        elif self.grading.rewards is None and is_there:
             self.say("there is a rewards.py, but these entries name no rewards: none are computed")
 
     async def _roll_all(
