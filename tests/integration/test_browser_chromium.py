@@ -16,7 +16,13 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from attacks import CONTROL_PAGE, INNER_HOSTS, added_ids_of, reaching, tells_of_this_machine
-from chromium import Web, browser_processes, chromium_executable, open_web
+from chromium import (
+    Web,
+    browser_processes,
+    chromium_executable,
+    num_tabs,
+    open_web,
+)
 from loopback import self_signed
 from playwright.async_api import async_playwright
 from yarl import URL
@@ -434,7 +440,7 @@ async def test_calls_that_are_abandoned_leave_no_tab(world: Web) -> None:
         reading = [
             asyncio.create_task(opened.read(f"http://pub.test/?{number}")) for number in range(50)
         ]
-        while world.source.num_tabs < 2:
+        while num_tabs(world.source) < 2:
             await asyncio.sleep(0.01)
         for task in reading:
             task.cancel()
