@@ -9,7 +9,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -501,11 +500,11 @@ async def test_requests_to_a_site_are_spaced(world: Web) -> None:
 
     world.pub.pages["/"] = answer
     world.name("paced.test", world.at_pub)
+    begin = time.monotonic()
     await asyncio.gather(*(world.read(f"http://paced.test/?{number}") for number in range(4)))
     assert len(arrivals) == 4
-    # A second each; on its way through a busy machine a request may lose some of it.
-    assert all(b - a > 0.5 for a, b in pairwise(arrivals))
-    assert arrivals[-1] - arrivals[0] > 2.5
+    # However late a busy machine brings one, none comes before its second.
+    assert all(at >= begin + number - 0.01 for number, at in enumerate(arrivals))
 
 
 async def test_a_site_is_left_alone_for_as_long_as_it_asks(world: Web) -> None:

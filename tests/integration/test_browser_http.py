@@ -350,7 +350,7 @@ async def test_a_site_that_drips_is_left(pub: Pub) -> None:
     begin = time.monotonic()
     async with open_browser(pub, fetch_timeout_s=0.3) as opened:
         assert await read(opened, "https://pub.test/drip") == TIMEOUT
-    assert 0.3 <= time.monotonic() - begin < 10
+    assert 0.3 <= time.monotonic() - begin < 60
 
 
 async def test_a_page_that_takes_long_to_convert_is_given_up(pub: Pub) -> None:

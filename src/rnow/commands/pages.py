@@ -105,7 +105,7 @@ async def open_pages(
                 config,
                 directory,
                 tokenizer_file=None if folder is None else folder / "tokenizer.json",
-                ports=sites.ports or dict.fromkeys(config.browser.local_sites, 0),
+                ports=sites.ports,
                 log_file=Path(logs) / "tools.log",
             )
             changed = replace(settings.browser, num_workers=1, **browser)

@@ -6,7 +6,6 @@ host has at most two requests under way, and its pace decides how long it takes;
 for each other. What may work later (timeouts, 5xx, 429) is tried again at the end.
 """
 
-import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from rnow.commands.pages import Pages, open_pages, outcome_of
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
 from rnow.rollout.project_pages import require_pages, store_folder
+from rnow.runtime.side_by_side import side_by_side
 
 _PER_HOST = 2
 _MAX_WAIT_S = 3_700.0  # for a slot: a site may say "in an hour"
@@ -90,10 +90,9 @@ async def fetch_pages(pages: Pages, urls: Sequence[URL], *, on_page: Callable[[]
                 else:
                     on_page()
 
-        async with asyncio.TaskGroup() as group:
-            for queue in waiting.values():
-                for _ in range(_PER_HOST):
-                    group.create_task(work(queue, is_last=round_ == _NUM_ROUNDS))
+        is_last = round_ == _NUM_ROUNDS
+        queues = (queue for queue in waiting.values() for _ in range(_PER_HOST))
+        await side_by_side(*(work(queue, is_last=is_last) for queue in queues))
     return Built(outcomes=outcomes)
 
 
