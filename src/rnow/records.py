@@ -75,6 +75,7 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     rewards: tuple[str, ...] = ()  # tracking only in distillation
+    grader: str | None = None  # of rewards.py; None: data.grader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

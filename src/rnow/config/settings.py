@@ -34,6 +34,8 @@ class DataSettings(Section):
     """Prompts to train on."""
     val_file: str = Field(default="val.jsonl", min_length=1)
     """Held-out prompts for evaluation; used when present."""
+    grader: str = Field(default="same_text", min_length=1)
+    """What grades answers: a @grader of rewards.py; same_text: case, spaces apart."""
     batch_size: int = Field(ge=1)
     """Prompts in one optimizer step."""
     group_size: int = Field(default=4, ge=1)
@@ -117,7 +119,7 @@ class RolloutSettings(Section):
     rollout_timeout: RolloutTimeout = Field(default=DEFAULT_ROLLOUT_TIMEOUT_S, gt=0)
     """Deadline of one rollout (seconds); null: the default."""
     reward_timeout: float = Field(default=60.0, gt=0)
-    """Deadline of one reward in rnow test (seconds); @reward(timeout=) wins."""
+    """Deadline of one reward, one grading (seconds); @reward(timeout=) wins."""
     include_thinking: bool = False
     """Leave the thinking in what rnow test gives to rewards."""
     concurrency: int = Field(default=256, ge=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from rnow.browser.chromium.executable import find_chromium
 from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.bridge_check import check_template
-from rnow.chat.prompts import PromptFile, read_prompt_file
+from rnow.chat.prompts import PromptFile, asked, read_prompt_file
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
@@ -42,13 +42,19 @@ class Environment:
         return () if self.tools is None else self.tools.schemas
 
     def read_prompts(self, name: str, *, batch_size: int | None = None) -> PromptFile:
-        """Read a file of prompts; tools that it names must exist, unless none are wanted."""
+        """Read a file of prompts; tools that it names must exist, unless none are wanted.
+
+        An example of dataset_type sft is a prompt up to its last message of the user.
+        """
         names = [schema.name for schema in self.schemas]
-        return read_prompt_file(
+        kind = self.config.dataset_type
+        file = read_prompt_file(
             self.directory / name,
+            dataset_type=kind,
             tool_names=names if self.checks_tool_names else None,
             batch_size=batch_size,
         )
+        return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 
     def check(self, prompt: Prompt) -> tuple[str, ...]:
         """Check that turns can be appended token by token; return what the user should know."""

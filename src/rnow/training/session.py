@@ -33,7 +33,7 @@ from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
-from rnow.training.held_out import held_out_evaluation, held_out_prompts
+from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -100,17 +100,19 @@ async def _run_opened(session: Session, console: Console) -> None:
     config, run, say = session.config, session.run, sayer(console)
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(StopRequest(max_time_s=config.trainer.max_time_s))
+        log_file = run.logs / "tools.log"
         opening = open_environment(
             session.loaded,
             session.directory,
             student=session.models.student,
             teacher=session.models.teacher,
-            log_file=run.logs / "tools.log",
+            log_file=log_file,
         )
         environment = await stack.enter_async_context(opening)
         data = config.data
         file = environment.read_prompts(data.train_file, batch_size=data.batch_size)
-        held_out = held_out_prompts(environment)
+        opened = open_held_out(session.loaded, environment, log_file=log_file, say=say)
+        held_out = await stack.enter_async_context(opened)
         steps = prompts_by_step(config, file.prompts)
         told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
         for line in (*told, _headline(session, num_steps=len(steps))):
@@ -146,7 +148,7 @@ async def _train(
     environment: Environment,
     *,
     steps: Sequence[Sequence[Prompt]],
-    held_out: tuple[Prompt, ...],
+    held_out: HeldOut,
     monitor: Monitor,
     stop: StopRequest,
 ) -> None:
