@@ -66,7 +66,8 @@ class LocalEngine:
         """Load a model folder; its weights are samplable as policy version 0.
 
         `rows`: how many sequences decode at once; others wait. It is part of what fixes the bits.
-        `window`: tokens of the longest text, by which some models choose their positions. Blocks; the number of threads is the caller's at this moment.
+        `window`: tokens of the longest text, by which some models choose their positions. Blocks;
+        the number of threads is the caller's at this moment.
         """
         if rows < _MIN_ROWS:
             raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
