@@ -107,13 +107,13 @@ def _clean(html: str, *, url: str, keep_navigation: bool) -> str:
         return ""
     # To lxml's parser, which is older than HTML 5, all that follows an embed is inside of it.
     lxml.etree.strip_tags(body, "embed")
-    lxml.etree.strip_elements(body, *_DROPPED_TAGS, with_tail=False)
     unseen = [element for element in body.iterdescendants() if _is_hidden(element)]
     if not keep_navigation:
         unseen += body.xpath(_NAVIGATION)
+    # Renamed and dropped together: drop_tree() copies all text before an element, for each of them.
     for element in unseen:
-        if element.getparent() is not None:
-            element.drop_tree()
+        element.tag = "template"
+    lxml.etree.strip_elements(body, *_DROPPED_TAGS, with_tail=False)
     _shorten_links(body, url=url, base=url if base is None else _join(url, base.get("href")) or url)
     _simplify_tables(body)
     return str(lxml.html.tostring(body, encoding="unicode", with_tail=False))
