@@ -138,7 +138,6 @@ def test_a_url_that_is_long_is_shortened_in_the_header() -> None:
         "<style>secret {}</style>",
         "<!-- secret -->",
         "<template>secret</template>",
-        "<noscript>secret</noscript>",
         "<p hidden>secret</p>",
         "<p aria-hidden=true>secret</p>",
         "<div style='color: red; DISPLAY : none'><p>secret</p></div>",
@@ -152,6 +151,7 @@ def test_a_url_that_is_long_is_shortened_in_the_header() -> None:
         "<img alt=secret src=secret.png>",
         "<iframe src=secret>secret</iframe>",
         "<svg><text>secret</text></svg>",
+        "<math><annotation>secret</annotation></math>",
         "<a title=secret>",
         "<?xml secret?>",
     ],
@@ -161,6 +161,41 @@ def test_what_a_reader_does_not_see_is_left_out(hidden: str) -> None:
     text = html_to_markdown(html, url=URL)
     assert "secret" not in text
     assert text.split() == ["before", "after", "end"]
+
+
+def test_what_stands_there_for_want_of_scripts_is_read_where_none_ran() -> None:
+    html = "<p>before <noscript>the <b>table</b></noscript> after</p>"
+    assert html_to_markdown(html, url=URL) == "before the table after"
+    assert html_to_markdown(html, url=URL, has_run_scripts=True) == "before after"
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("50 x 10<sup>9</sup>/L", "50 x 10^9/L"),
+        ("1.5 m<sup>2</sup>; 2<sup>10</sup> = 1024", "1.5 m^2; 2^10 = 1024"),
+        ("10<sup>-5</sup>, 10<sup>\u22125</sup>", "10^-5, 10^\u22125"),
+        ("10<sup>5&nbsp;000</sup>", "10^(5 000)"),
+        ("10 <sup> 5 </sup> m", "10 ^5 m"),
+        ("10<sup><b>5</b></sup>", "10^5"),
+        ("e<sup>x+1</sup>, e<sup>x<sup>2</sup></sup>", "e^(x+1), e^(x^2)"),
+        ("H<sub>2</sub>O, SO<sub>4</sub><sup>2-</sup>", "H_2O, SO_4^(2-)"),
+        ("1<sup>st</sup> 2<sup>ND</sup> Brand<sup>®</sup>", "1st 2ND Brand®"),
+        ("note<sup>3</sup>, notes<sup>[4]</sup> and<sup></sup>", "note^3, notes[4] and"),
+        ("note<sup><a href='/n'>3</a></sup>", "note^[3](/n)"),
+        ("1<sup>1</sup>&frasl;<sub>2</sub>; <sup>3</sup>/<sub>4</sub>", "1 1/2; 3/4"),
+        ("was <del>$105</del><ins>$99</ins>", "was ~~$105~~$99"),
+        ("<s>5</s>6 <strike>7 or</strike> 8<s></s>", "~~5~~6 ~~7 or~~ 8"),
+        ("<math><msup><mn>10</mn><mn>5</mn></msup></math>", "10^5"),
+        ("<math><msub><mi>t</mi><mrow><mn>1</mn>/<mn>2</mn></mrow></msub></math>", "t_(1/2)"),
+        ("<math><msubsup><mi>x</mi><mn>1</mn><mn>2</mn></msubsup></math>", "x_1^2"),
+        ("<math><mfrac><mrow>a+b</mrow><mn>2</mn></mfrac></math>", "(a+b)/2"),
+        ("<math><msqrt><mn>2</mn></msqrt></math>", "√2"),
+        ("<table><tr><td>10<sup>5</sup></td></tr></table>", "| 10^5 |\n| --- |"),
+    ],
+)
+def test_raised_lowered_and_struck_text_leaves_numbers_as_they_are(html: str, text: str) -> None:
+    assert html_to_markdown(f"<p>{html}</p>", url=URL) == text
 
 
 @pytest.mark.parametrize(

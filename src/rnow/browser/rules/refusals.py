@@ -17,6 +17,11 @@ def too_large() -> BrowseError:
     return BrowseError("too_large", "this page and what it loads are too large.")
 
 
+def no_text() -> BrowseError:
+    sentence = "this is not a page of text."
+    return BrowseError("unsupported_type", sentence, is_lasting=True)
+
+
 def unreachable() -> BrowseError:
     return BrowseError("unreachable", "the connection to the site failed.")
 
