@@ -104,8 +104,9 @@ def text_of(body: bytes, *, kind: str, charset: str | None) -> str:
     encoding = webencodings.lookup(charset or "") or _declared(body, kind)
     if encoding is None:
         return _undeclared(body, may_be_other=not kind.endswith(("json", "xml")))
-    name = _SUPERSETS.get(encoding.name, encoding.codec_info.name)
-    return str(codecs.decode(body, name, "replace"))
+    wider = _SUPERSETS.get(encoding.name)
+    codec = encoding.codec_info if wider is None else codecs.lookup(wider)
+    return str(codec.decode(body, "replace")[0])
 
 
 def sent_on(html: str, header: str | None, *, url: str) -> str | None:

@@ -176,7 +176,7 @@ def test_what_stands_there_for_want_of_scripts_is_read_where_none_ran() -> None:
         ("1.5 m<sup>2</sup>; 2<sup>10</sup> = 1024", "1.5 m^2; 2^10 = 1024"),
         ("10<sup>-5</sup>, 10<sup>\u22125</sup>", "10^-5, 10^\u22125"),
         ("10<sup>5&nbsp;000</sup>", "10^(5 000)"),
-        ("10 <sup> 5 </sup> m", "10 ^5 m"),
+        ("10 <sup> 5</sup> m", "10 ^5 m"),
         ("10<sup><b>5</b></sup>", "10^5"),
         ("e<sup>x+1</sup>, e<sup>x<sup>2</sup></sup>", "e^(x+1), e^(x^2)"),
         ("H<sub>2</sub>O, SO<sub>4</sub><sup>2-</sup>", "H_2O, SO_4^(2-)"),
