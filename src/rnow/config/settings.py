@@ -37,6 +37,10 @@ class DataSettings(Section):
     )
     batch_size: int = Field(ge=1, description="Prompts in one optimizer step.")
     group_size: int = Field(default=4, ge=1, description="Rollouts of each prompt in a step.")
+    drop_last_answer: bool = Field(
+        default=False,
+        description="Leave out what the assistant says at the end of an entry; else an error.",
+    )
 
 
 class ModelSettings(Section):

@@ -46,6 +46,7 @@ class Environment:
             self.directory / name,
             tool_names=names if self.checks_tool_names else None,
             batch_size=batch_size,
+            drop_last_answer=self.config.data.drop_last_answer,
         )
 
     def check(self, prompt: Prompt) -> tuple[str, ...]:

@@ -97,7 +97,11 @@ def _mentioned(
     names = (config.data.train_file, config.data.val_file)
     for file in (directory / name for name in names):
         if file.name == config.data.train_file or file.is_file():
-            prompts = read_prompt_file(file, dataset_type=config.dataset_type).prompts
+            prompts = read_prompt_file(
+                file,
+                dataset_type=config.dataset_type,
+                drop_last_answer=config.data.drop_last_answer,
+            ).prompts
             for text in _texts(prompts):
                 yield from urls_in(text)
     if urls_file is not None:
