@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rnow.errors import ModelError
 from rnow.records import derive_seed
+from rnow.runtime.atomic_files import give_umask_modes
 from rnow.runtime.logs import quiet_transformers
 
 
@@ -78,6 +79,7 @@ def save_adapter(model: Any, directory: Path) -> None:
     config = copy.copy(model.peft_config["default"])
     config.inference_mode = True
     config.save_pretrained(str(directory))
+    give_umask_modes(directory)
 
 
 def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
@@ -99,6 +101,7 @@ def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
     config = copy.deepcopy(model.config)
     config.dtype = dtype
     config.save_pretrained(str(directory))
+    give_umask_modes(directory)
 
 
 def export_merged(model_path: str, *, adapter_dir: Path, output_dir: Path) -> None:

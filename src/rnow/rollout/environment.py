@@ -1,5 +1,6 @@
 """What rollouts happen in: chat template, tools, local sites; for training and eval alike."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
 from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
+from rnow.browser.shell import network_notices
 from rnow.chat.bridge_check import check_template
 from rnow.chat.prompts import PromptFile, read_prompt_file
 from rnow.chat.template import ChatTemplate
@@ -58,7 +60,9 @@ class Environment:
         browser = self.config.browser
         reads_the_web = browser.allow_hosts or browser.render_hosts
         found = find_chromium(browser.executable, directory=self.directory)
-        return (NO_CHROMIUM,) if reads_the_web and found is None else ()
+        if not reads_the_web:
+            return ()
+        return (*network_notices(os.environ), *((NO_CHROMIUM,) if found is None else ()))
 
     def gauges(self) -> dict[str, float]:
         """Return what the parts count over the whole run, for the step's line of metrics."""

@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and time limits: once is a request, twice is now.
+"""Ctrl-C, SIGTERM, SIGHUP and time limits: once is a request, twice is now.
+
+A terminal that is closed may send SIGHUP several times, so of that one twice is once; under nohup,
+which has it ignored, it stays ignored.
 
 Long waits that may be cut (rollouts) run through `StopRequest.cut`; what must end and be saved (an
 optimizer update) simply runs, and the loop asks `check` afterwards.
@@ -16,6 +19,12 @@ from rnow.errors import Interrupted
 Result = TypeVar("Result")
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a program to stop."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *(() if is_ignored else (signal.SIGHUP,)))
+
+
 class StopRequest:
     """Remembers that someone asked the run to stop. Made inside the running event loop."""
 
@@ -25,18 +34,20 @@ class StopRequest:
         self._give_up_at = None if max_time_s is None else time.monotonic() + max_time_s
 
     def listen(self) -> None:
-        """Take over SIGINT and SIGTERM until `forget`."""
+        """Take over the signals that stop a run until `forget`."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
 
     def forget(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             loop.remove_signal_handler(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._why is not None:
+            if number == signal.SIGHUP:
+                return
             # The second time: whoever asks twice wants the process gone. Every write is either
             # done or absent, so nothing on disk can be hurt.
             os._exit(128 + number)
