@@ -24,7 +24,7 @@ def load_causal_lm(path: str, dtype: torch.dtype) -> Any:
 
     try:
         with quiet_transformers():
-            return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+            return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error
 
@@ -111,7 +111,9 @@ def export_merged(model_path: str, *, adapter_dir: Path, output_dir: Path) -> No
 
     try:
         with quiet_transformers():
-            base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
+            base = AutoModelForCausalLM.from_pretrained(
+                model_path, dtype="auto", trust_remote_code=False
+            )
         merged = PeftModel.from_pretrained(base, str(adapter_dir)).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot add {adapter_dir} to {model_path}: {error}") from error

@@ -17,6 +17,7 @@ from typing import Literal
 
 from rnow.errors import ModelError
 from rnow.plan.model_files import ModelFiles, hub_cache
+from rnow.plan.own_code import own_code_of
 
 NVIDIA_SMI_DEADLINE_S = 10.0
 MAX_CPU_WEIGHT_BYTES = 4 * 10**9  # above it, one step takes hours on a CPU
@@ -121,7 +122,7 @@ def _broken(model: ModelFiles) -> str | None:
         return None if model.may_be_downloaded else f"there is no folder {model.path}"
     if model.weight_bytes is None:
         return f"{model.folder} has no weights, or not all of their parts"
-    return None
+    return own_code_of(model.folder)
 
 
 def _needs_gpu(model: ModelFiles, environ: Mapping[str, str]) -> str | None:

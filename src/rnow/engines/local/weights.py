@@ -96,6 +96,7 @@ def load_model(
                 dtype=_DTYPES[chosen],
                 attn_implementation=ATTENTION_NAME,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
     # transformers raises OSError, ValueError, KeyError, ImportError, RuntimeError for files that
     # are missing or foreign, without a common base; each means the same to the user: this model
