@@ -1,11 +1,14 @@
 """The seam between the browser and whatever gets it pages."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from yarl import URL
 
 from rnow.browser.kind import is_html, text_of
+
+if TYPE_CHECKING:
+    from rnow.browser.rules.hosts import AllowedUrl  # brings aiohttp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,6 @@ class RawPage:
 class PageSource(Protocol):
     """Gets pages. `fetch` returns the page of a checked URL, or raises BrowseError."""
 
-    async def fetch(self, url: URL) -> RawPage: ...
+    async def fetch(self, url: "AllowedUrl") -> RawPage: ...
 
     async def aclose(self) -> None: ...

@@ -1,11 +1,12 @@
 from dataclasses import dataclass
 from datetime import date
 
+from scripted_tools import ScriptedTools
+
 from rnow.core import ToolArgs
 from rnow.core.counts import count
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolCall, ToolRunner, ToolSchema
-from rnow.tools.fake import ScriptedTools
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""ScriptedTools: a ToolRunner of plain functions in this process, for tests and trying things out.
+"""ScriptedTools: a ToolRunner of plain functions in this process, for tests of rollouts.
 
 It checks and answers as the real one does. It has no processes, no deadlines and no cap on length.
 """
@@ -14,8 +14,7 @@ from rnow.core.rich_types import with_rich_values
 from rnow.core.schema import parameters_schema
 from rnow.core.tool import ToolArgs
 from rnow.records import RolloutId, ToolOutcome
-from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema
-from rnow.tools.check import CallRefused, checked_arguments
+from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, checked_arguments
 from rnow.tools.texts import error_of, result_of, tool_error
 
 
@@ -62,8 +61,6 @@ class ScriptedTools:
             with collecting(counts):
                 text = result_of(await self._value(call.name, arguments, metadata))
             outcome = ToolOutcome.OK
-        except CallRefused as refusal:
-            text, outcome = refusal.text, ToolOutcome.MODEL_ERROR
         except ArgumentError as error:
             text, outcome = tool_error(str(error)), ToolOutcome.MODEL_ERROR
         except Exception as error:  # whatever a tool raises is text for the model
@@ -75,9 +72,6 @@ class ScriptedTools:
             truncated=False,
             counts=counts,
         )
-
-    async def aclose(self) -> None:
-        pass
 
     async def _value(
         self, name: str, arguments: dict[str, Any], metadata: Mapping[str, Any]
