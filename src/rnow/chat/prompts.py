@@ -9,7 +9,7 @@ Knows no tokenizer: whether a prompt fits the window is found out by the chat te
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rnow.chat.prompt_forms import foreign_entry, foreign_form
@@ -43,7 +43,8 @@ def read_prompt_file(
 ) -> PromptFile:
     """Read and check every line of `file`.
 
-    `drop_last_answer`: what the assistant says at an entry's end is left out, else it is an error.
+    `drop_last_answer`: what the assistant says at an entry's end is left out, else it is an error;
+    in dataset_type sft it is what is learnt.
 
     `tool_names` are the tools of tools.py: empty where there is none, None where they are not known
     (then names are not checked). With `batch_size`, fewer prompts than that are an error.
@@ -67,10 +68,13 @@ def read_prompt_file(
         if dataset_type != "midtrain" and kinds.add(foreign_entry(entry), line):
             continue
         container_keys.update(reader.container_keys(entry))
-        if drop_last_answer:
+        if drop_last_answer and dataset_type != "sft":
             entry = without_last_answer(entry)
         prompt = reader.prompt(entry, index=len(prompts))
-        if prompt is not None and not kinds.add(last_answer(prompt.messages), line):
+        if prompt is None:
+            continue
+        wrong = None if dataset_type == "sft" else last_answer(prompt.messages)
+        if not kinds.add(wrong, line):
             prompts.append(prompt)
     problems = sorted(kinds.problems() + problems, key=lambda problem: problem.line or 0)
     if problems:
@@ -102,6 +106,13 @@ class _Kinds:
             )
             for what, lines in self._lines.items()
         ]
+
+
+def asked(prompt: Prompt) -> Prompt:
+    """Leave out what stands behind the last message that is no answer of a model or a tool."""
+    messages = prompt.messages
+    ends = [i for i, one in enumerate(messages) if one["role"] not in ("assistant", "tool")]
+    return replace(prompt, messages=messages[: ends[-1] + 1]) if ends else prompt
 
 
 def _read_bytes(file: Path) -> bytes:

@@ -551,6 +551,9 @@ def test_answers_at_the_end_are_left_out_where_that_is_wanted() -> None:
         [USER, answer, USER],
         [USER],
     ]
+    for drop in (False, True):
+        learnt = read_prompt_file(FILE, dataset_type="sft", drop_last_answer=drop).prompts
+        assert [list(prompt.messages) for prompt in learnt] == entries
     FILE.write_text(json.dumps({"messages": [answer]}))
     with pytest.raises(DataError) as caught:
         read_prompt_file(FILE, drop_last_answer=True)
