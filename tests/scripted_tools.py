@@ -10,6 +10,7 @@ from typing import Any
 
 from rnow.core.arguments import ArgumentError
 from rnow.core.counts import collecting
+from rnow.core.rich_types import with_rich_values
 from rnow.core.schema import parameters_schema
 from rnow.core.tool import ToolArgs
 from rnow.records import RolloutId, ToolOutcome
@@ -76,6 +77,7 @@ class ScriptedTools:
         self, name: str, arguments: dict[str, Any], metadata: Mapping[str, Any]
     ) -> Any:
         function = self._functions[name]
+        arguments = with_rich_values(function, name, arguments)
         if "args" in inspect.signature(function).parameters:
             arguments = arguments | {"args": ToolArgs(metadata=dict(metadata))}
         value = function(**arguments)

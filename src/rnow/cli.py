@@ -27,13 +27,15 @@ from rnow.commands.status import status, stop
 from rnow.commands.test.command import try_
 from rnow.errors import Interrupted, RnowError, UsageError
 from rnow.runtime.atomic_files import errno_of
+from rnow.runtime.output import settle_streams
+from rnow.runtime.signals import stop_signals
 
 EPILOG = (
     "This product includes software developed by UncleCode (https://x.com/unclecode) as part of "
     "the Crawl4AI project (https://github.com/unclecode/crawl4ai)."
 )
 
-_SIGNALS: dict[str | int | None, str] = {130: "Ctrl-C", 143: "SIGTERM"}
+_SIGNALS: dict[str | int | None, str] = {129: "SIGHUP", 130: "Ctrl-C", 143: "SIGTERM"}
 # What a machine refuses is no bug: the message is the system's own, with what to do.
 _FREE_SPACE = "free some space; a run goes on where it was with the same command"
 _REMEDIES = {
@@ -62,8 +64,11 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's error is one message and an exit code, never a traceback."""
+    settle_streams()
     # The default would end the process without a word, and leave its temporary folders behind.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for number in stop_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except Interrupted as stop:

@@ -7,7 +7,7 @@ can have several and a file many.
 import difflib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,31 @@ _IMAGE_PARTS = ("image", "image_url", "input_image")
 # Python's string.Template syntax; `$$` is matched so that a name behind it is not.
 _VARIABLE = re.compile(r"\$(?:\$|([_a-zA-Z][_a-zA-Z0-9]*)|\{([_a-zA-Z][_a-zA-Z0-9]*)\})")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def last_answer(messages: Sequence[Message]) -> str | None:
+    """Return what is wrong with messages that end with one of the assistant's own."""
+    if not messages or not _is_answer(messages[-1]):
+        return None
+    return (
+        "the last message is the assistant's: the student would go on after an answer that it "
+        "reads; remove it, or leave such messages out with data.drop_last_answer: true"
+    )
+
+
+def without_last_answer(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry up to the last message that is not the assistant's."""
+    messages = entry.get("messages")
+    if not isinstance(messages, list):
+        return entry
+    kept = list(messages)
+    while kept and _is_answer(kept[-1]):
+        kept.pop()
+    return {**entry, "messages": kept} if kept else entry
+
+
+def _is_answer(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "assistant"
 
 
 def fill_in(text: str, values: Mapping[str, Any]) -> str:

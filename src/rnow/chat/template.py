@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rnow.chat.markup import Markup
+from rnow.chat.rendering_limit import rendered
 from rnow.chat.toolcalls import parse_tool_calls
 from rnow.errors import ModelError, TemplateError
 from rnow.records import Message
@@ -68,7 +69,7 @@ class ChatTemplate:
                 "transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…) writes there"
             )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(model_path))
+            tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
             generation_config = cached_file(
                 str(model_path),
                 "generation_config.json",
@@ -95,21 +96,16 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = ()) -> str:
         """Return the template's text of a conversation, up to where the assistant goes on."""
-        try:
-            text: str = self._tokenizer.apply_chat_template(
+        return rendered(
+            lambda: self._tokenizer.apply_chat_template(
                 [_with_parsed_arguments(message) for message in messages],
                 tools=[tool.as_openai() for tool in tools] or None,
                 add_generation_prompt=True,
                 tokenize=False,
                 **self._options,
-            )
-        # A template is foreign code that runs on foreign data: it may raise anything.
-        except Exception as error:
-            raise TemplateError(
-                f"the chat template of {self.name} cannot render these messages: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        return text
+            ),
+            name=self.name,
+        )
 
     def render_prompt(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()

@@ -40,6 +40,8 @@ class DataSettings(Section):
     """Prompts in one optimizer step."""
     group_size: int = Field(default=4, ge=1)
     """Rollouts of each prompt in a step."""
+    drop_last_answer: bool = False
+    """Leave out what the assistant says at the end of an entry; else an error."""
 
 
 class ModelSettings(Section):

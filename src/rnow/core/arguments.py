@@ -2,7 +2,8 @@
 
 A model writes {"page": "2"} for an integer; refusing that teaches nothing. Mended are: a number in
 a string, a truth word in a string, anything where a string is wanted, JSON in a string where a list
-or an object is wanted. What cannot be mended is an ArgumentError, whose text is for the model.
+or an object is wanted; and all of these within a list. What cannot be mended is an ArgumentError,
+whose text is for the model.
 """
 
 import json
@@ -44,23 +45,28 @@ def check_arguments(
     }
 
 
-def _checked(value: Any, schema: Mapping[str, Any], subject: str) -> Any:
+def _checked(given: Any, schema: Mapping[str, Any], subject: str) -> Any:
+    value = given
     types = _types(schema)
     if "enum" in schema and not (value is None and "null" in types):
         return _enum_member(value, schema["enum"], subject)
-    if any(_is_a(value, type_) for type_ in types):
-        return value
-    for type_ in types:
-        mended = _mend(value, type_)
-        if mended is not _NOT_MENDED:
-            return mended
-    raise ArgumentError(f"{subject} expected type {types}, got {type(value).__name__}.")
+    if types and not any(_is_a(value, type_) for type_ in types):
+        mended = (_mend(value, type_) for type_ in types)
+        value = next((found for found in mended if found is not _NOT_MENDED), _NOT_MENDED)
+        if value is _NOT_MENDED:
+            raise ArgumentError(f"{subject} expected type {types}, got {type(given).__name__}.")
+    if isinstance(value, list) and "items" in schema:
+        items = schema["items"]
+        return [_checked(item, items, f"{subject}[{i}]") for i, item in enumerate(value)]
+    return value
 
 
 def _types(schema: Mapping[str, Any]) -> list[str]:
-    if "anyOf" in schema:
-        return [type_ for option in schema["anyOf"] for type_ in _types(option)]
-    types = schema["type"]
+    """Return the types that a value may have; none where the schema names none."""
+    options = schema.get("anyOf") or schema.get("oneOf")
+    if options:
+        return [type_ for option in options for type_ in _types(option)]
+    types = schema.get("type", [])
     return types if isinstance(types, list) else [types]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rnow.errors import ModelError
 from rnow.records import derive_seed
+from rnow.runtime.atomic_files import give_umask_modes
 from rnow.runtime.logs import quiet_transformers
 from rnow.runtime.rope import load_network_config
 
@@ -37,6 +38,7 @@ def load_causal_lm(
                 dtype=dtype,
                 attn_implementation=ATTENTION_NAME,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error
@@ -87,6 +89,7 @@ def save_adapter(model: Any, directory: Path) -> None:
     # The default would ask the hub whether the vocabulary was resized.
     model.save_pretrained(str(directory), save_embedding_layers=False)
     (directory / "README.md").unlink()  # peft's form of a model card, not filled in
+    give_umask_modes(directory)
 
 
 def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
@@ -108,6 +111,7 @@ def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
     config = copy.deepcopy(model.config)
     config.dtype = dtype
     config.save_pretrained(str(directory))
+    give_umask_modes(directory)
 
 
 def export_merged(model_path: str, *, adapter_dir: Path, output_dir: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from rnow.errors import ModelError
 from rnow.plan.model_files import ModelFiles
+from rnow.plan.own_code import own_code_of
 from rnow.plan.weight_files import check_weights
 
 NVIDIA_SMI_DEADLINE_S = 10.0
@@ -115,6 +116,9 @@ def _broken(model: ModelFiles) -> str | None:
     """Say why `model` can be loaded nowhere."""
     if model.folder is None:
         return None if model.may_be_downloaded else f"there is no folder {model.path}"
+    own_code = own_code_of(model.folder)
+    if own_code is not None:
+        return own_code
     try:
         check_weights(model.folder)
     except ModelError as error:

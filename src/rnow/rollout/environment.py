@@ -53,6 +53,7 @@ class Environment:
             dataset_type=kind,
             tool_names=names if self.checks_tool_names else None,
             batch_size=batch_size,
+            drop_last_answer=self.config.data.drop_last_answer,
         )
         return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rnow.core.rich_types import with_rich_values
 from rnow.core.tool import TOOL_REGISTRY, ToolArgs, ToolFunction
 from rnow.errors import ToolDefinitionError
 from rnow.tools.base import ToolSchema, ToolSpec
@@ -29,8 +30,11 @@ class LoadedTool:
     function: ToolFunction
 
     def invoke(self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any]) -> Any:
-        """Call the function; an async one returns its coroutine."""
-        values = dict(arguments)
+        """Call the function; an async one returns its coroutine.
+
+        Raises ArgumentError, before the function runs, for what its types cannot be made of.
+        """
+        values = with_rich_values(self.function, self.spec.schema.name, arguments)
         signature = inspect.signature(self.function)
         if "args" in signature.parameters:
             values["args"] = ToolArgs(metadata=dict(metadata))

@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 from typing import Any
 
+from rnow.core.arguments import ArgumentError
 from rnow.core.counts import collecting
 from rnow.records import ToolOutcome
 from rnow.tools.limit import TokenLimiter
 from rnow.tools.loader import LoadedTool
-from rnow.tools.texts import error_of, result_of, timed_out
+from rnow.tools.texts import error_of, result_of, timed_out, tool_error
 
 Message = Mapping[str, Any]
 
@@ -94,6 +95,10 @@ class CallRunner:
         self._answer(call, result_of(value), outcome=ToolOutcome.OK, counts=counts)
 
     def _fail(self, call: Message, error: BaseException, counts: Mapping[str, int]) -> None:
+        if isinstance(error, ArgumentError):
+            text, outcome = tool_error(str(error)), ToolOutcome.MODEL_ERROR
+            self._answer(call, text, outcome=outcome, counts=counts)
+            return
         now = time.strftime("%H:%M:%S")
         trace = "".join(traceback.format_exception(error))
         print(

@@ -100,7 +100,11 @@ def check_data(
     for file, size in files:
         try:
             found = read_prompt_file(
-                file, dataset_type=dataset_type, tool_names=names, batch_size=size
+                file,
+                dataset_type=dataset_type,
+                tool_names=names,
+                batch_size=size,
+                drop_last_answer=loaded is not None and loaded.config.data.drop_last_answer,
             )
         except DataError as error:
             problems += _problems_of(error, file)

@@ -46,6 +46,7 @@ def load_model(
                 dtype=dtype,
                 attn_implementation=ATTENTION_NAME,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
     # transformers raises OSError, ValueError, KeyError, ImportError, RuntimeError for files that
     # are missing or foreign, without a common base; each means the same to the user: this model
