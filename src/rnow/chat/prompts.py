@@ -91,8 +91,10 @@ def _of_file(file: Path, message: str) -> Problem:
 
 
 def _how_to_fill(file: Path) -> str:
-    if (file.parent / "convert_dataset.py").is_file():
-        return f"run python {file.parent / 'convert_dataset.py'} to write it"
+    converter = file.parent / "convert_dataset.py"
+    if converter.is_file() and file.name in converter.read_text("utf-8", "replace"):
+        place = "" if file.parent == Path() else f"cd {file.parent} && "
+        return f"{place}python convert_dataset.py writes it"
     return "write one JSON object with messages a line"
 
 
