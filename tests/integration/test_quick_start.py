@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from environments import make_environment
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +84,102 @@ def test_without_datasets_the_converter_says_how_to_get_them(tmp_path: Path) -> 
         1,
         f"Error: {python} has no datasets; uv pip install datasets, or pip install datasets\n",
     )
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = ("config.yml", "tools.py", "train.jsonl", "convert_dataset.py")
+UNTRACKED = shutil.ignore_patterns("__pycache__", "*.egg-info")
+MODELS = ROOT / "src" / "rnow" / "templates" / "clinic" / "models"
+
+
+def quick_start_of(command: str) -> list[str]:
+    """Return the lines of README's block that begins with `command`."""
+    (block,) = re.findall(rf"```bash\n({command}\n.*?)```", README, re.DOTALL)
+    return str(block).splitlines()
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The repository, as far as its project and its package go, beside a stand-in for the hub."""
+    folder = tmp_path / "clone"
+    shutil.copytree(ROOT / "src", folder / "src", symlinks=True, ignore=UNTRACKED)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", *PROJECT):
+        shutil.copyfile(ROOT / name, folder / name)
+    data = folder / "AIM-Harvard" / "MedBrowseComp" / "data"
+    data.mkdir(parents=True)
+    rows = pa.Table.from_pylist(make_rows())
+    pq.write_table(rows, data / "MedBrowseComp_605-00000-of-00001.parquet")
+    for model, stand_in in (("Qwen3-8B", "student"), ("Qwen3-32B", "teacher")):
+        cached = tmp_path / "home" / "hub" / f"models--Qwen--{model}"
+        shutil.copytree(MODELS / stand_in, cached / "snapshots" / "0")
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0")
+    return folder
+
+
+def run_as_typed(lines: list[str], *, folder: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run a quick start without a network: what downloads would bring is taken from here.
+
+    The packages are this environment's own, seen from the new one through a .pth file.
+    """
+    (home / "uv.toml").write_text(
+        "offline = true\n[pip]\nno-deps = true\nno-build-isolation = true\n"
+    )
+    borrow = (
+        "rm -rf .venv/lib/python*/site-packages/{setuptools*,pkg_resources,*distutils*}\n"
+        f"echo {sysconfig.get_path('purelib')} > $(echo .venv/lib/python*/site-packages)/all.pth"
+    )
+    script = ["set -e", lines[0], borrow, *lines[1:]]
+    environ = environ_without_this_rnow(
+        HF_HOME=str(home),
+        HF_HUB_OFFLINE="1",
+        CUDA_VISIBLE_DEVICES="",
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        UV_PYTHON=sys.executable,
+        UV_CONFIG_FILE=str(home / "uv.toml"),
+        PIP_NO_INDEX="1",
+        PIP_NO_DEPS="1",
+        PIP_NO_BUILD_ISOLATION="false",
+    )
+    return subprocess.run(
+        ["bash", "-c", "\n".join(script)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["uv venv", "python3 -m venv .venv"])
+def test_the_quick_start_runs_word_for_word(clone: Path, tmp_path: Path, first: str) -> None:
+    *lines, run = quick_start_of(first)
+    downloads = [line for line in lines if re.search(r"vllm|playwright", line)]
+    assert len(downloads) == 3
+    lines = [line for line in lines if line not in downloads]
+    assert [line.split("#")[0].strip() for line in lines[1:]] == [
+        "source .venv/bin/activate",
+        f"{'uv ' if first == 'uv venv' else ''}pip install -e .",
+        "python convert_dataset.py",
+    ]
+    # The first run asks who is reading the sites; here nobody answers.
+    done = run_as_typed([*lines, run], folder=clone, home=tmp_path / "home")
+    assert "Done! 14 rows to train on, 2 held out\n" in done.stdout
+    assert done.returncode == 1
+    assert "browser.contact" in done.stderr
+    settings = (clone / "config.yml").read_text()
+    for written, now in (
+        ("contact: null", "contact: me@lab.test"),
+        # What the models that stand in have room for, and one step of theirs.
+        ("max_context_window: 32768", "max_context_window: 2048"),
+        ("max_tool_response: 3000", "max_tool_response: 300"),
+        ("num_epochs: 3", "num_epochs: 3\n  max_steps: 1"),
+    ):
+        assert settings.count(written) == 1
+        settings = settings.replace(written, now)
+    (clone / "config.yml").write_text(settings)
+    done = run_as_typed(["source .venv/bin/activate", run], folder=clone, home=tmp_path / "home")
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "done: the model is in runs/clone/model"
