@@ -62,7 +62,7 @@ async def open_pages(
                 config,
                 directory,
                 tokenizer_file=None if folder is None else folder / "tokenizer.json",
-                ports=sites.ports or dict.fromkeys(config.browser.local_sites, 0),
+                ports=sites.ports,
                 log_file=Path(logs) / "tools.log",
             )
             changed: BrowserSettings = replace(settings.browser, num_workers=1, **browser)

@@ -18,7 +18,7 @@ from rnow.config.old_keys import refuse_flat_form, take_project_name, translate_
 from rnow.config.overrides import apply_override
 from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource, read_source, show
-from rnow.errors import ConfigError, Problem
+from rnow.errors import ConfigError, Problem, Severity
 
 # A local site that somebody else serves, in the place of a folder.
 _OWN_SERVER = re.compile(r"127\.0\.0\.1:\d{1,5}")
@@ -38,6 +38,16 @@ class LoadedConfig:
     @property
     def notices(self) -> tuple[str, ...]:
         return tuple(str(warning) for warning in self.warnings)
+
+    def problem(self, key: str, message: str, severity: Severity = "error") -> Problem:
+        """Make a problem that stands where `key` is set."""
+        return Problem(
+            file=str(self.file),
+            line=self.lines.get(key),
+            key=key,
+            message=message,
+            severity=severity,
+        )
 
 
 def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -101,14 +111,18 @@ def find_tools_file(loaded: LoadedConfig, *, directory: Path) -> Path | None:
         remedy = "env.py is its old name: rename it to tools.py"
     key = "rollout.max_turns"
     message = f"{key} is {max_turns}, but there is no tools.py in {directory}; {remedy}"
-    problem = Problem(file=str(loaded.file), line=loaded.lines.get(key), key=key, message=message)
-    raise ConfigError(problems=[problem])
+    raise ConfigError(problems=[loaded.problem(key, message)])
+
+
+def config_file(directory: Path) -> Path | None:
+    """Return the file that holds a project's config; None where there is none."""
+    files = (directory / name for name in ("config.yml", "config.json"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _find_file(directory: Path) -> Path:
-    for name in ("config.yml", "config.json"):
-        if (directory / name).is_file():
-            return directory / name
+    if (file := config_file(directory)) is not None:
+        return file
     remedy = "rnow init makes a project"
     if (directory / "config.yaml").is_file():
         remedy = "rename config.yaml to config.yml"

@@ -6,11 +6,11 @@ the same way. Duplicate keys are problems here, since YAML's own loader lets the
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from rnow.errors import ConfigError, Problem
+from rnow.errors import ConfigError, Problem, Severity
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _MAX_VALUES = 100_000  # a few lines of anchors within anchors would fill the memory
@@ -30,9 +30,7 @@ class ConfigSource:
     overrides: dict[str, str] = field(default_factory=dict)  # dotted key -> "override KEY=VALUE"
     problems: list[Problem] = field(default_factory=list)
 
-    def report(
-        self, key: str, message: str, *, severity: Literal["error", "warning"] = "error"
-    ) -> None:
+    def report(self, key: str, message: str, *, severity: Severity = "error") -> None:
         """Keep a problem, placed at `key` or at the nearest section around it that was written."""
         file, line = self.place(key)
         self.problems.append(

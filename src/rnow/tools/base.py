@@ -25,6 +25,21 @@ class ToolSchema:
         return {"type": "function", "function": function}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """What a worker tells the controller of one tool, when it has imported tools.py."""
+
+    schema: ToolSchema
+    timeout_s: float | None  # @tool(timeout=); None: rollout.tool_timeout
+    is_async: bool  # runs on the worker's event loop, so that it can be cancelled
+    read_only: bool  # may be repeated
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "ToolSpec":
+        """Build the record back from what `asdict` made of it."""
+        return cls(**{**fields, "schema": ToolSchema(**fields["schema"])})
+
+
 def allowed_schemas(
     schemas: Iterable[ToolSchema], allowed: Collection[str] | None
 ) -> list[ToolSchema]:

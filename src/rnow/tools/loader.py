@@ -14,8 +14,7 @@ from typing import Any
 
 from rnow.core.tool import TOOL_REGISTRY, ToolArgs, ToolFunction
 from rnow.errors import ToolDefinitionError
-from rnow.tools.base import ToolSchema
-from rnow.tools.spec import ToolSpec
+from rnow.tools.base import ToolSchema, ToolSpec
 
 # What `@tool` and `@reward` themselves find wrong is a whole sentence.
 _SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ")

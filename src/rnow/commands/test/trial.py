@@ -122,13 +122,8 @@ class _Trial:
 
         Raises Interrupted where it was asked to stop; what had ended by then is kept.
         """
-        stop = StopRequest()
-        stop.listen()
-        try:
-            with log_to(log_file.with_name("controller.log")):
-                await stop.cut(self._run(subject, log_file=log_file))
-        finally:
-            stop.forget()
+        with StopRequest() as stop, log_to(log_file.with_name("controller.log")):
+            await stop.cut(self._run(subject, log_file=log_file))
 
     def how_many(self) -> str:
         """Say how much is done, and where it is."""
