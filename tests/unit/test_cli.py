@@ -143,8 +143,6 @@ def test_without_a_gpu_the_reference_project_names_the_demo(
             "nowhere is not a folder. To make a project there: rnow init nowhere",
         ),
         (["run", ".", "tests"], 2, "one project folder, please; got . and tests"),
-        (["login"], 2, "runs are local: there is nothing to log in to. Start with: rnow run"),
-        (["download"], 2, "runs are local: the model is in runs/NAME/model; see also: rnow export"),
     ],
 )
 def test_wrong_usage_is_one_message_and_a_code(words: list[str], code: int, message: str) -> None:

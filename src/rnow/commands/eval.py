@@ -11,7 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnow.commands.arguments import LIMITS, Args, Dir, Json, Model, make_console, open_project
+from rnow.commands.arguments import (
+    LIMITS,
+    Args,
+    Dir,
+    Json,
+    MaxContextWindow,
+    Model,
+    make_console,
+    open_project,
+    rollout_option,
+)
+from rnow.commands.hosted import hosted_option, tell_ignored
 from rnow.commands.run import run_name
 from rnow.errors import DataError, UsageError
 from rnow.runtime.console import make_bar, sayer
@@ -64,7 +75,25 @@ def eval_(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    max_turns: Annotated[
+        int | None, rollout_option("max-turns", "N", "Generations in one rollout.")
+    ] = None,
+    max_context_window: MaxContextWindow = None,
+    termination_policy: Annotated[
+        str | None,
+        rollout_option("termination-policy", "NAME", "When a rollout ends: last_tool, max_turns."),
+    ] = None,
+    max_tool_response: Annotated[
+        int | None,
+        rollout_option("max-tool-response", "N", "What is shown of one tool result, in tokens."),
+    ] = None,
+    reasoning_mode: Annotated[
+        str | None, rollout_option("reasoning-mode", "NAME", "How much the model thinks.")
+    ] = None,
     json_: Json = False,
+    project_id: Annotated[str | None, hosted_option("--project-id", metavar="ID")] = None,
+    eval_id: Annotated[str | None, hosted_option("--eval-id", metavar="ID")] = None,
+    max_billing: Annotated[str | None, hosted_option("--max-billing", metavar="X")] = None,
 ) -> None:
     """Measure how many held-out prompts, those of val.jsonl, a model answers right.
 
@@ -80,7 +109,15 @@ def eval_(
         ]
     )
     console = make_console(to_stderr=json_)
-    loaded, project = open_project(args, directory, console)
+    tell_ignored(console, project_id=project_id, eval_id=eval_id, max_billing=max_billing)
+    flags = {
+        "rollout.max_turns": max_turns,
+        "rollout.max_context_window": max_context_window,
+        "rollout.termination_policy": termination_policy,
+        "rollout.max_tool_response": max_tool_response,
+        "rollout.reasoning_mode": reasoning_mode,
+    }
+    loaded, project = open_project(args, directory, console, flags=flags)
     evaluation = evaluate_project(
         loaded, project, model=model, passes=passes, max_samples=max_samples, console=console
     )

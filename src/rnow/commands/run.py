@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from rnow.commands.arguments import CHOICE, Args, Dir, find_project, load_project, make_console
+from rnow.commands.arguments import (
+    CHOICE,
+    Args,
+    Dir,
+    find_project,
+    load_project,
+    make_console,
+    with_flags,
+)
+from rnow.commands.hosted import Debug, tell_ignored
 from rnow.errors import Interrupted, UsageError
 from rnow.runtime.console import sayer
 
@@ -90,6 +99,7 @@ def run(
     epochs: _Epochs = None,
     batch_size: _BatchSize = None,
     lr: _LearningRate = None,
+    debug: Debug = False,
 ) -> None:
     """Train the student of a project, or go on with its unfinished run.
 
@@ -107,12 +117,9 @@ def run(
         "trainer.learning_rate": lr,
     }
     project, overrides = find_project(args, directory)
-    # An explicit override wins over its short flag, so it comes last.
-    overrides = [
-        *(f"{key}={value}" for key, value in short.items() if value is not None),
-        *overrides,
-    ]
+    overrides = with_flags(short, overrides)
     console = make_console()
+    tell_ignored(console, debug=debug)
     loaded = load_project(project, overrides, console)
     if dry_run:
         from rnow.commands.check.project import report_check
@@ -139,6 +146,9 @@ def train_project(
         raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
     run = RunDirectory.choose(project, name or run_name(loaded, project), fresh=fresh)
     if run.state().get("finished"):
+        from rnow.runs.resume import check_finished
+
+        check_finished(run.path, run.read_config(), loaded.config.model_dump(mode="json"))
         say(
             f"{run.path} is finished; its model is in {run.model}. "
             f"To train another one: rnow run {project} --fresh"
