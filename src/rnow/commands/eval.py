@@ -22,6 +22,7 @@ from rnow.commands.arguments import (
     open_project,
     rollout_option,
 )
+from rnow.commands.contact import decide_contact
 from rnow.commands.hosted import hosted_option, tell_ignored
 from rnow.commands.run import run_name
 from rnow.errors import DataError, UsageError
@@ -54,6 +55,20 @@ def _temperature_option(k: int) -> Any:
     )
 
 
+MaxTurns = Annotated[int | None, rollout_option("max-turns", "N", "Generations in one rollout.")]
+TerminationPolicy = Annotated[
+    str | None,
+    rollout_option("termination-policy", "NAME", "When a rollout ends: last_tool or max_turns."),
+]
+MaxToolResponse = Annotated[
+    int | None,
+    rollout_option("max-tool-response", "N", "What is shown of one tool result, in tokens."),
+]
+ReasoningMode = Annotated[
+    str | None, rollout_option("reasoning-mode", "NAME", "How much the model thinks.")
+]
+
+
 def eval_(
     args: Args = None,
     directory: Dir = None,
@@ -75,21 +90,11 @@ def eval_(
             rich_help_panel=LIMITS,
         ),
     ] = None,
-    max_turns: Annotated[
-        int | None, rollout_option("max-turns", "N", "Generations in one rollout.")
-    ] = None,
+    max_turns: MaxTurns = None,
     max_context_window: MaxContextWindow = None,
-    termination_policy: Annotated[
-        str | None,
-        rollout_option("termination-policy", "NAME", "When a rollout ends: last_tool, max_turns."),
-    ] = None,
-    max_tool_response: Annotated[
-        int | None,
-        rollout_option("max-tool-response", "N", "What is shown of one tool result, in tokens."),
-    ] = None,
-    reasoning_mode: Annotated[
-        str | None, rollout_option("reasoning-mode", "NAME", "How much the model thinks.")
-    ] = None,
+    termination_policy: TerminationPolicy = None,
+    max_tool_response: MaxToolResponse = None,
+    reasoning_mode: ReasoningMode = None,
     json_: Json = False,
     project_id: Annotated[str | None, hosted_option("--project-id", metavar="ID")] = None,
     eval_id: Annotated[str | None, hosted_option("--eval-id", metavar="ID")] = None,
@@ -143,10 +148,9 @@ def evaluate_project(
     from rnow.config.load import require_distill
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, clear_scratch, prepare_subject
-    from rnow.rollout.project_pages import require_contact
 
     require_distill(loaded.config)
-    require_contact(loaded)
+    loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)
     subject, scratch = prepare_subject(loaded, project, choice=choice, command="eval", say=say)

@@ -16,6 +16,7 @@ from rnow.commands.arguments import (
     make_console,
     with_flags,
 )
+from rnow.commands.contact import decide_contact
 from rnow.commands.hosted import Debug, tell_ignored
 from rnow.errors import Interrupted, UsageError
 from rnow.runtime.console import sayer
@@ -137,7 +138,6 @@ def train_project(
     from rnow.plan.engine_specs import Serving, trainer_environment
     from rnow.plan.model_files import fetch_model
     from rnow.plan.placing import place_roles
-    from rnow.rollout.project_pages import require_contact
     from rnow.runs.folder import RunDirectory
 
     say = sayer(console)
@@ -155,7 +155,7 @@ def train_project(
         )
         return run
     placement = place_roles(loaded, project)
-    require_contact(loaded)
+    loaded = decide_contact(loaded, console)
     for line in placement.lines():
         say(line)
     serving = Serving.here(loaded, project, placement=placement, logs=run.logs, untied=run.untied)

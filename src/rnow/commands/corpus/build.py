@@ -7,11 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rnow.commands.contact import decide_contact
 from rnow.commands.corpus.fetch import Built, build_corpus, estimate_s, missing_pages
 from rnow.commands.corpus.wanted import Wanted, wanted_pages
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError
-from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import duration, sayer
 
 _MAX_SHOWN = 10
@@ -27,7 +27,7 @@ def build_project(
     console: Console,
 ) -> Built:
     """Fetch what the project's pages lack in its store; say what came of it."""
-    require_contact(loaded)
+    loaded = decide_contact(loaded, console)
     folder = None if run is None else _run_folder(project, run)
     wanted = wanted_pages(project, loaded.config, urls_file=urls_file, run=folder)
     _say_left_out(wanted, console)
