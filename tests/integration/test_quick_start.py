@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -167,7 +169,9 @@ def test_the_quick_start_runs_word_for_word(clone: Path, tmp_path: Path, first: 
     done = run_as_typed([*lines, run], folder=clone, home=tmp_path / "home")
     assert "Done! 14 rows to train on, 2 held out\n" in done.stdout
     assert done.returncode == 1
-    assert "browser.contact" in done.stderr
+    assert "/config.yml:48: browser.contact is null: " in done.stderr
+    if first != "uv venv":  # what follows is the same
+        return
     settings = (clone / "config.yml").read_text()
     for written, now in (
         ("contact: null", "contact: me@lab.test"),
@@ -183,3 +187,54 @@ def test_the_quick_start_runs_word_for_word(clone: Path, tmp_path: Path, first: 
     assert done.stderr == ""
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "done: the model is in runs/clone/model"
+
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def make_index(folder: Path, version: str) -> str:
+    """Make an index that has one torch, an empty one; return its URL."""
+    wheel = folder / f"torch-{version}-py3-none-any.whl"
+    info = f"torch-{version}.dist-info"
+    (folder / "torch").mkdir(parents=True)
+    with zipfile.ZipFile(wheel, "w") as parts:
+        parts.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
+        )
+        parts.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        parts.writestr(f"{info}/RECORD", "")
+    link = f'<a href="../{quote(wheel.name)}">{wheel.name}</a>'
+    (folder / "torch" / "index.html").write_text(link)
+    return folder.as_uri()
+
+
+@pytest.mark.parametrize(
+    ("extras", "chosen"), [((), "torch==2.14.0"), (("--extra", "cpu"), "torch==2.14.0+cpu")]
+)
+def test_uv_takes_torch_without_cuda_for_the_extra_cpu_alone(
+    tmp_path: Path, extras: tuple[str, ...], chosen: str
+) -> None:
+    # Of what rnow requires, torch alone: the other packages are no index's matter here.
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert text.count(CPU_INDEX) == 1
+    text = text.replace(CPU_INDEX, make_index(tmp_path / "cpu", "2.14.0+cpu"))
+    text = re.sub(r'^    "(?!torch)[^"]*",\n', "", text, flags=re.MULTILINE)
+    assert re.findall(r"^dependencies = (.*?^])", text, re.MULTILINE | re.DOTALL) == [
+        '[\n    "torch>=2.13,<2.15",\n]'
+    ]
+    (tmp_path / "pyproject.toml").write_text(text)
+    plain = make_index(tmp_path / "plain", "2.14.0")
+    command = [Path(sys.executable).parent / "uv", "pip", "compile", "-q", "--no-annotate"]
+    command += ["--no-header", "--default-index", plain, "pyproject.toml", *extras]
+    done = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environ_without_this_rnow(UV_PYTHON=sys.executable),
+    )
+    assert (done.stdout, done.stderr) == (f"{chosen}\n", "")
+
+
+def test_readme_names_the_extra_and_the_index() -> None:
+    assert f"uv pip install -e '.[cpu]'\npip install --extra-index-url {CPU_INDEX} -e .\n" in README
