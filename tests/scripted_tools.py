@@ -13,8 +13,7 @@ from rnow.core.counts import collecting
 from rnow.core.schema import parameters_schema
 from rnow.core.tool import ToolArgs
 from rnow.records import RolloutId, ToolOutcome
-from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema
-from rnow.tools.check import checked_arguments
+from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, checked_arguments
 from rnow.tools.texts import error_of, result_of, tool_error
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -47,36 +46,22 @@ def browse(
     look, notices = asyncio.run(look_at(loaded, project, url=url, page=page, source=source))
     for notice in notices:
         console.print(notice, style="yellow", soft_wrap=True)
-    typer.echo(json.dumps(look.as_json()) if json_ else look.text)
-    if look.code != "ok":
+    typer.echo(json.dumps(look) if json_ else look["text"])
+    if look["code"] != "ok":
         raise typer.Exit(1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What the model would get of a page, and how it was got.
-
-    Look(text="https://… (status 200, page 1 of 1)…", code="ok", url="https://…", source="http",
-         cache="none", ms=212)
-    """
-
-    text: str
-    code: str  # ok, that of an error, or of the tool call: error, timeout
-    url: str | None  # after redirects; None where there is no page, as below
-    source: str | None
-    cache: str | None  # none, store or memory
-    ms: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 async def look_at(
     loaded: "LoadedConfig", directory: Path, *, url: str, page: int, source: str
-) -> tuple[Look, tuple[str, ...]]:
-    """Read one page; return it with what the user should know.
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Read one page; return what the model would get and how it was got, and notices for the user.
 
-    `source` auto: as a run would. http or browser: by that alone, past the store.
+    {"text": "https://… (status 200, page 1 of 1)…", "code": "ok", "url": "https://…",
+     "source": "http", "cache": "none", "ms": 212}
+
+    Where there is no page, code is that of an error, or of the tool call (error, timeout), and url
+    (after redirects), source and cache (none, store, memory) are None. `source` auto: as a run
+    would; http or browser: by that alone, past the store.
     """
     from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
     from rnow.commands.pages import open_pages
@@ -93,12 +78,5 @@ async def look_at(
         known: Mapping[str, Any] = {"code": str(answer.outcome)}
         if answer.outcome is ToolOutcome.OK:
             known = await pages.describe()
-    look = Look(
-        text=answer.text,
-        code=known["code"],
-        url=known.get("url"),
-        source=known.get("source"),
-        cache=known.get("cache"),
-        ms=round(1_000 * answer.duration_s),
-    )
-    return look, pages.notices
+    how = {name: known.get(name) for name in ("code", "url", "source", "cache")}
+    return {"text": answer.text, **how, "ms": round(1_000 * answer.duration_s)}, pages.notices

@@ -7,7 +7,7 @@ remedy. What a setting is stands in settings.py; what an old key becomes in old_
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,8 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     config = validate(source)
     if config is not None:
         report_cautions(source, config, directory)
-    problems = _by_line(source.problems)
+    # As the file goes; what has no line (overrides, absent sections) comes last.
+    problems = sorted(source.problems, key=lambda one: (one.line is None, one.line or 0))
     errors = [str(problem) for problem in problems if problem.severity == "error"]
     if errors or config is None:
         raise ConfigError("\n".join(errors), problems=problems)
@@ -131,11 +132,6 @@ def _find_file(directory: Path) -> Path:
     raise ConfigError(message, problems=[problem])
 
 
-def _by_line(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort as the file goes; what has no line (overrides, absent sections) comes last."""
-    return sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0))
-
-
 def _fill_in_sections(source: ConfigSource) -> None:
     """Let a section whose keys are all commented out, and a required one, be an empty mapping."""
     for name in (key for key in section_keys() if "." not in key):
@@ -164,7 +160,7 @@ def _check_dataset_type(source: ConfigSource) -> None:
         for name in ("algorithm", "rollout"):
             if source.get(name):
                 message = f"{name} is ignored: dataset_type {dataset_type} makes no rollouts"
-                source.report(name, message, severity="warning")
+                source.warn(name, message)
 
 
 def _check_local_sites(source: ConfigSource, directory: Path) -> None:

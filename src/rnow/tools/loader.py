@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +31,12 @@ class LoadedTool:
     def invoke(self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any]) -> Any:
         """Call the function; an async one returns its coroutine."""
         values = dict(arguments)
-        positional = []
-        parameters = inspect.signature(self.function).parameters
-        if "args" in parameters:
+        signature = inspect.signature(self.function)
+        if "args" in signature.parameters:
             values["args"] = ToolArgs(metadata=dict(metadata))
-        for parameter in parameters.values():
-            if parameter.kind is parameter.POSITIONAL_ONLY:
-                positional.append(values.pop(parameter.name, parameter.default))
-        return self.function(*positional, **values)
+        bound = inspect.BoundArguments(signature, OrderedDict(values))
+        bound.apply_defaults()  # of a positional-only parameter that others follow
+        return self.function(*bound.args, **bound.kwargs)
 
 
 def load_tools(project_dir: Path) -> dict[str, LoadedTool]:

@@ -21,8 +21,7 @@ from typing import Any
 from rnow.core.arguments import ArgumentError
 from rnow.errors import DeadlineError, RnowError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
-from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, ToolSpec
-from rnow.tools.check import checked_arguments
+from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, ToolSpec, checked_arguments
 from rnow.tools.env import worker_environment
 from rnow.tools.limit import TokenLimiter
 from rnow.tools.process import WorkerGone, WorkerProcess

@@ -6,7 +6,6 @@ host has at most two requests under way, and its pace decides how long it takes;
 for each other. What may work later (timeouts, 5xx, 429) is tried again at the end.
 """
 
-import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from rnow.commands.pages import Pages, open_pages
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
 from rnow.rollout.project_pages import require_contact, require_pages, store_folder
+from rnow.runtime.side_by_side import side_by_side
 from rnow.tools.base import ToolAnswer
 
 _PER_HOST = 2
@@ -99,10 +99,7 @@ async def _fetch_all(pages: Pages, urls: Sequence[URL], done: Callable[[URL, str
             url = queue.pop(0)
             done(url, outcome_of(await pages.read(str(url))))
 
-    async with asyncio.TaskGroup() as group:
-        for queue in waiting.values():
-            for _ in range(_PER_HOST):
-                group.create_task(work(queue))
+    await side_by_side(*(work(queue) for queue in waiting.values() for _ in range(_PER_HOST)))
 
 
 def outcome_of(answer: ToolAnswer) -> str:
