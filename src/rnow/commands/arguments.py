@@ -54,7 +54,8 @@ Model = Annotated[
         "-m",
         metavar="NAME",
         help="Which model: base (the student untrained), teacher, the name of a run, a checkpoint "
-        "or a model's folder. Without it: what the project's run has come to, else base.",
+        "or a model's folder, a Hugging Face id as owner/name. Without it: what the project's run "
+        "has come to, else base.",
         rich_help_panel=CHOICE,
     ),
 ]

@@ -147,7 +147,7 @@ def evaluate_project(
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, prepared_subject
 
-    require_distill(loaded.config)
+    require_distill(loaded)
     loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)

@@ -121,12 +121,12 @@ def run(
     overrides = with_flags(short, overrides)
     console = make_console()
     tell_ignored(console, debug=debug)
-    loaded = load_project(project, overrides, console)
     if dry_run:
         from rnow.commands.check.project import report_check
 
         report_check(project, overrides, console)
     else:
+        loaded = load_project(project, overrides, console)
         train_project(loaded, project, name=name, fresh=fresh, console=console)
 
 
@@ -141,7 +141,7 @@ def train_project(
     from rnow.runs.folder import RunDirectory
 
     say = sayer(console)
-    require_distill(loaded.config)
+    require_distill(loaded)
     if name is not None and (name in ("", ".", "..") or "/" in name):
         raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
     run = RunDirectory.choose(project, name or run_name(loaded, project), fresh=fresh)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from rnow.errors import ModelError
+from rnow.plan.hosted_models import why_without_weights
 from rnow.plan.model_files import ModelFiles, hub_cache
 
 NVIDIA_SMI_DEADLINE_S = 10.0
@@ -96,7 +97,10 @@ def check_models(
     too_big = [
         (model, text)
         for model, kind in models.items()
-        if kind == "auto" and not devices.gpus and (text := _needs_gpu(model, environ))
+        if kind == "auto"
+        and not devices.gpus
+        and not _broken(model)
+        and (text := _needs_gpu(model, environ))
     ]
     if not broken and not too_big:
         return
@@ -118,7 +122,8 @@ def _names(items: Sequence[tuple[ModelFiles, str]]) -> str:
 def _broken(model: ModelFiles) -> str | None:
     """Say why `model` can be loaded nowhere."""
     if model.folder is None:
-        return None if model.may_be_downloaded else f"there is no folder {model.path}"
+        without = None if model.may_be_downloaded else f"there is no folder {model.path}"
+        return why_without_weights(model.path) or without
     if model.weight_bytes is None:
         return f"{model.folder} has no weights, or not all of their parts"
     return None

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from rnow.chat.compare import template_difference
 from rnow.chat.vocabulary import compare_token_maps, token_map
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, teacher_of
 from rnow.config.settings import Config
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import Interrupted, TeacherError
@@ -122,7 +122,7 @@ async def _run_opened(session: Session, console: Console) -> None:
 
 def _compare(session: Session) -> tuple[str, ...]:
     """Refuse a teacher that means something else by an id; tell of other words for a turn."""
-    models, path = session.models, require_distill(session.config).path
+    models, path = session.models, teacher_of(session.config).path
     difference = compare_token_maps(token_map(models.student), token_map(models.teacher))
     if difference is not None:
         raise TeacherError(f"teacher.path {path}: {difference}")
@@ -131,7 +131,7 @@ def _compare(session: Session) -> tuple[str, ...]:
 
 
 def _headline(session: Session, *, num_steps: int) -> str:
-    config, teacher = session.config, require_distill(session.config).path
+    config, teacher = session.config, teacher_of(session.config).path
     tuning = f"LoRA rank {config.model.qlora_rank}" if config.model.tuning == "lora" else "full"
     return (
         f"{session.run.path}: {config.model.path} ({tuning}) learns from {teacher}, "

@@ -70,7 +70,7 @@ def try_project(
     loaded: LoadedConfig, project: Path, *, wishes: Wishes, console: Console
 ) -> dict[str, Any]:
     """Roll out, show and keep; return the figures. "failed" counts rollouts without an answer."""
-    require_distill(loaded.config)
+    require_distill(loaded)
     loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=wishes.model, run=run_name(loaded, project))
     loaded = _capped(loaded, wishes)
