@@ -143,11 +143,15 @@ def evaluate_project(
     """
     import asyncio
 
+    from rnow.chat.prompts import read_prompt_file
     from rnow.config.load import require_distill
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, prepared_subject
 
     require_distill(loaded)
+    # Before a model is fetched for nothing.
+    held_out = project / loaded.config.data.val_file
+    read_prompt_file(held_out, dataset_type=loaded.config.dataset_type)
     loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)

@@ -31,6 +31,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 def write_project(folder: Path, browser: str) -> Path:
     (folder / "config.yml").write_text(NEEDED + browser)
+    (folder / "val.jsonl").write_text('{"messages": [{"role": "user", "content": "?"}]}\n')
     return folder
 
 
