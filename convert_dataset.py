@@ -78,11 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write train.jsonl, val.jsonl from MedBrowseComp.")
-    names = ", ".join(SPLITS)
     parser.add_argument(
         "--split",
         metavar="NAME",
-        help=f"{names}, or a split of --source; default: the first of these, or the only one",
+        help=f"{', '.join(SPLITS)}, or another of --source; default: the first, or the only one",
     )
     parser.add_argument("--output", type=Path, default=Path("train.jsonl"), metavar="FILE")
     parser.add_argument("--limit", type=int, default=0, help="first so many rows; 0: all")

@@ -44,7 +44,9 @@ def decide_contact(loaded: "LoadedConfig", console: Console) -> "LoadedConfig":
             raise ConfigError(problems=[replace(error.problems[0], message=told)]) from error
     say = sayer(console)
     say("The sites that this project reads are told who is asking.")
-    contact = typer.prompt("Your mail or web address", default=offered, value_proc=_address)
+    contact = typer.prompt(
+        "Your mail or web address", default=offered, value_proc=_address, err=True
+    )
     if write_contact(loaded, contact):
         say(f"written into {loaded.file}: browser.contact: {contact}")
     else:
@@ -87,13 +89,12 @@ def write_contact(loaded: "LoadedConfig", contact: str) -> bool:
         lines.insert(first, f"{lines[first][: -len(lines[first].lstrip())]}{value}")
     text = "\n".join(lines)
     try:
-        is_there = yaml.safe_load(text)["browser"].get("contact") == contact
-    except (yaml.YAMLError, AttributeError):  # a way to write it that this does not know
-        return False
-    if not is_there:
-        return False
-    replace_file(file, text)
-    return True
+        fits = yaml.safe_load(text)["browser"]["contact"] == contact
+    except (yaml.YAMLError, LookupError, TypeError):  # a way to write it that this does not know
+        fits = False
+    if fits:
+        replace_file(file, text)
+    return bool(fits)
 
 
 def _address(text: str) -> str:
