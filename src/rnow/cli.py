@@ -20,7 +20,7 @@ from rnow.commands.corpus.command import corpus
 from rnow.commands.demo import demo
 from rnow.commands.eval import eval_
 from rnow.commands.export import export
-from rnow.commands.hosted import Debug, download, hosted_option, login, logout, orgs
+from rnow.commands.hosted import Debug, download, hosted_option, login, logout, orgs, tell_ignored
 from rnow.commands.init import init
 from rnow.commands.replay import replay
 from rnow.commands.run import run
@@ -115,7 +115,7 @@ def _root(
     debug: Debug = False,
     api_url: Annotated[str | None, hosted_option("--api-url", metavar="URL")] = None,
 ) -> None:
-    pass
+    tell_ignored(_error_console(), debug=debug, api_url=api_url)
 
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {

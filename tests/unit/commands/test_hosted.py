@@ -40,7 +40,6 @@ def rnow(tmp_path: Path) -> Run:
         ("logout", "runs are local: there is nothing to log out of"),
         ("orgs", "runs are local: there are no organizations"),
         ("orgs org_123", "runs are local: there are no organizations"),
-        ("--debug --api-url http://x.test orgs", "runs are local: there are no organizations"),
     ],
 )
 def test_what_has_nothing_to_do_here_says_so_and_succeeds(
@@ -48,6 +47,15 @@ def test_what_has_nothing_to_do_here_says_so_and_succeeds(
 ) -> None:
     done = rnow(*words.split())
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{sentence}\n", "")
+
+
+def test_what_is_ignored_before_a_command_is_told_beside_its_output(rnow: Run) -> None:
+    done = rnow("--debug", "--api-url", "http://x.test", "orgs")
+    assert (done.returncode, done.stdout) == (0, "runs are local: there are no organizations\n")
+    assert done.stderr.splitlines() == [
+        "--debug is ignored: logs/controller.log in a run's folder has all of it",
+        "--api-url is ignored: runs are local",
+    ]
 
 
 @pytest.mark.parametrize(
