@@ -22,10 +22,9 @@ _REASONS = {
     "--project-id": _RUNS_ARE_LOCAL,
 }
 # Its templates -> the nearest of ours.
+_BROWSING = ("on-distill-agent", "off-distill-agent", "rl-browser", "web-tasks")
 _NEAREST = dict.fromkeys(("start", "first-rl", "new", "blank", "tutorial-tool"), "clinic")
-_NEAREST |= dict.fromkeys(
-    ("on-distill-agent", "off-distill-agent", "rl-browser", "web-tasks"), "medbrowsecomp"
-)
+_NEAREST |= dict.fromkeys(_BROWSING, "medbrowsecomp")
 _FAR = (
     *("sft", "midtrain", "posttrain", "rl-single", "rl-nextjs", "rl-tools", "kernel"),
     *("mcp-tavily", "deepseek-aha", "finqa", "convfinqa", "quantqa", "adaptllm-finance"),
@@ -70,9 +69,7 @@ def nearest_template(name: str, console: Console) -> str:
     return nearest
 
 
-def login(
-    force: Annotated[bool, hosted_option("--force", "-f")] = False,
-) -> None:
+def login(force: Annotated[bool, hosted_option("--force", "-f")] = False) -> None:
     """Say that there is nothing to log in to."""
     typer.echo("runs are local: there is nothing to log in to. Start with: rnow run")
 
