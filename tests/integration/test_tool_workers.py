@@ -310,7 +310,7 @@ async def test_a_stuck_tool_times_out_and_its_worker_is_replaced(tmp_path: Path,
             ToolOutcome.TIMEOUT,
             f"<tool_error>Tool '{tool}' timed out after 0.3 s</tool_error>",
         )
-        assert 0.3 <= time.monotonic() - started < 5
+        assert 0.3 <= time.monotonic() - started < 60
         assert int((await ask(pool, "pid")).text) != stuck
         await wait_for_end(stuck)
         assert pool.num_replaced == 1

@@ -43,7 +43,8 @@ def browse(
     loaded = load_project(project, overrides or [], console)
     import asyncio
 
-    look, notices = asyncio.run(look_at(loaded, project, url=url, page=page, source=source))
+    reading = look_at(loaded, project, url=url, page=page, source=source, is_described=json_)
+    look, notices = asyncio.run(reading)
     for notice in notices:
         console.print(notice, style="yellow", soft_wrap=True)
     typer.echo(json.dumps(look) if json_ else look["text"])
@@ -52,19 +53,21 @@ def browse(
 
 
 async def look_at(
-    loaded: "LoadedConfig", directory: Path, *, url: str, page: int, source: str
+    loaded: "LoadedConfig",
+    directory: Path,
+    *,
+    url: str,
+    page: int,
+    source: str,
+    is_described: bool,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Read one page; return what the model would get and how it was got, and notices for the user.
+    """Read one page; return what --json shows of it, and what the user should know.
 
-    {"text": "https://… (status 200, page 1 of 1)…", "code": "ok", "url": "https://…",
-     "source": "http", "cache": "none", "ms": 212}
-
-    Where there is no page, code is that of an error, or of the tool call (error, timeout), and url
-    (after redirects), source and cache (none, store, memory) are None. `source` auto: as a run
-    would; http or browser: by that alone, past the store.
+    Its code is ok, that of an error, or of the tool call: error, timeout. `source` auto: as a run
+    would. http or browser: by that alone, past the store. Unless `is_described` it has no more.
     """
     from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
-    from rnow.commands.pages import open_pages
+    from rnow.commands.pages import open_pages, outcome_of
     from rnow.records import ToolOutcome
 
     program = loaded.config.browser.executable
@@ -75,8 +78,9 @@ async def look_at(
         changes |= {"store": None, "store_mode": "live"}
     async with open_pages(loaded, directory, **changes) as pages:
         answer = await pages.read(url, page)
-        known: Mapping[str, Any] = {"code": str(answer.outcome)}
-        if answer.outcome is ToolOutcome.OK:
-            known = await pages.describe()
-    how = {name: known.get(name) for name in ("code", "url", "source", "cache")}
-    return {"text": answer.text, **how, "ms": round(1_000 * answer.duration_s)}, pages.notices
+        got: Mapping[str, Any] = {"code": outcome_of(answer)}
+        if is_described:
+            is_read = answer.outcome is ToolOutcome.OK
+            unknown = dict.fromkeys(("url", "source", "cache"))
+            got = await pages.describe() if is_read else {**got, **unknown}
+    return {"text": answer.text, **got, "ms": round(1_000 * answer.duration_s)}, pages.notices

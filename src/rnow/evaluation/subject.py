@@ -122,8 +122,8 @@ def prepared_subject(
     model, adapter = fetch_model(choice.model, weights=not is_elsewhere), choice.adapter
     logs = Logs(folder=Path(tempfile.mkdtemp(prefix=f"rnow-{command}-")))
     weights = logs.folder / "weights"  # can be as large as the model
-    serving = Serving.here(
-        loaded, project, placement=placement, logs=logs.folder, untied=weights / "untied"
+    serving = Serving(
+        config=loaded.config, placement=placement, logs=logs.folder, untied=weights / "untied"
     )
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, serving.environ, role=role))

@@ -3,6 +3,7 @@
 Opened here for a moment only, by the controller; tool workers keep it open.
 """
 
+from contextlib import closing
 from pathlib import Path
 
 from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
@@ -45,11 +46,8 @@ def store_fingerprint(config: Config, directory: Path) -> str | None:
     if config.browser.store_mode in ("live", "record"):
         return None
     require_pages(config, directory)
-    store = PageStore(store_folder(config, directory), read_only=True)
-    try:
+    with closing(PageStore(store_folder(config, directory), read_only=True)) as store:
         return store.fingerprint()
-    finally:
-        store.close()
 
 
 def require_contact(loaded: LoadedConfig) -> None:

@@ -68,6 +68,8 @@ def import_project_file(file: Path) -> None:
     sys.modules[file.stem] = module  # dataclasses and pickle look a class's module up there
     try:
         module_spec.loader.exec_module(module)
+    except ToolDefinitionError:  # of a file that this one imports in the same way: it says where
+        raise
     except BaseException as error:  # the user's code: sys.exit() at import is an error of the file
         traceback.print_exc()
         raise ToolDefinitionError(_explain(error, file)) from error
