@@ -120,7 +120,8 @@ def test_a_name_that_nothing_has_is_answered_with_those_that_there_are(project: 
 def test_a_model_of_the_hub_is_named_by_its_id(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(project / "hub"))
+    # Read from the environment when the library is imported, which it is by now.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project / "hub"))
     away = chosen(project, "Qwen/Qwen3-0.6B")  # to be downloaded
     assert (away.name, away.model.path, away.model.folder) == (("Qwen/Qwen3-0.6B",) * 2 + (None,))
     assert (away.role, away.model.key, away.adapter) == ("student", "--model", None)
