@@ -72,9 +72,6 @@ class ScriptedTools:
             counts=counts,
         )
 
-    async def aclose(self) -> None:
-        pass
-
     async def _value(
         self, name: str, arguments: dict[str, Any], metadata: Mapping[str, Any]
     ) -> Any:

@@ -198,12 +198,10 @@ class RunDirectory:
 def _take(lock: IO[str]) -> None:
     """Lock the file, or raise OSError; whoever only looks holds it for an instant."""
     for _ in range(NUM_TRIES):
-        try:
+        with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.02)
-        else:
             return
+        time.sleep(0.02)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

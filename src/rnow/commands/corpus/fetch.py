@@ -91,7 +91,7 @@ async def fetch_pages(pages: Pages, urls: Sequence[URL], *, on_page: Callable[[]
                     on_page()
 
         is_last = round_ == _NUM_ROUNDS
-        queues = [queue for queue in waiting.values() for _ in range(_PER_HOST)]
+        queues = (queue for queue in waiting.values() for _ in range(_PER_HOST))
         await side_by_side(*(work(queue, is_last=is_last) for queue in queues))
     return Built(outcomes=outcomes)
 
