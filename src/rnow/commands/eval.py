@@ -144,11 +144,11 @@ def evaluate_project(
     import asyncio
 
     from rnow.chat.prompts import read_prompt_file
-    from rnow.config.load import require_distill
+    from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, prepared_subject
 
-    require_distill(loaded)
+    require_messages(loaded)
     # Before a model is fetched for nothing.
     held_out = project / loaded.config.data.val_file
     read_prompt_file(held_out, dataset_type=loaded.config.dataset_type)
@@ -171,7 +171,7 @@ def evaluate_project(
                     on_answer=lambda: progress.advance(bar),
                 )
             )
-        logs.are_kept = evaluation.num_failed > 0
+        logs.are_kept = bool(evaluation.failures)
         show_evaluation(evaluation, title=choice.name, console=console)
     return {"model": choice.name, **evaluation.as_json()}
 
@@ -202,6 +202,10 @@ def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -
         f"Wilson intervals; {_percent(evaluation.format_ok)} in the asked form; "
         f"{evaluation.num_failed} rollouts failed and are not counted"
     )
+    if evaluation.mean_reward is not None:
+        say(f"mean reward {evaluation.mean_reward:.3f}")
+    if evaluation.num_ungraded:
+        say(f"{evaluation.num_ungraded} answers could not be graded and are not counted")
     for reason, count in evaluation.most_common_failures().items():
         say(f"  {count} × {reason}")
     if evaluation.num_tool_failures or evaluation.num_timed_out:
@@ -217,7 +221,7 @@ def _add_row(table: Table, name: str, figures: "Figures") -> None:
         str(figures.num),
         _percent(figures.value),
         _interval(figures),
-        _percent(figures.constant),
+        "not known" if figures.constant is None else _percent(figures.constant),
     )
 
 
