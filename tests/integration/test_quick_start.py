@@ -89,7 +89,7 @@ def test_without_datasets_the_converter_says_how_to_get_them(tmp_path: Path) -> 
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROJECT = ("config.yml", "tools.py", "train.jsonl", "convert_dataset.py")
+PROJECT = ("config.yml", "tools.py", "rewards.py", "train.jsonl", "convert_dataset.py")
 UNTRACKED = shutil.ignore_patterns("__pycache__", "*.egg-info")
 MODELS = ROOT / "src" / "rnow" / "templates" / "clinic" / "models"
 

@@ -11,7 +11,7 @@ import pytest
 from rnow.commands.contact import git_email, write_contact
 from rnow.config.load import load_config
 
-NEEDED = "data: {batch_size: 1}\nmodel: {path: a}\nteacher: {path: b}\ntrainer: {num_epochs: 1}\n"
+NEEDED = "data: {batch_size: 16}\nmodel: {path: a}\nteacher: {path: b}\ntrainer: {num_epochs: 1}\n"
 BROWSER = "browser:\n  contact: null\n  allow_hosts: [pub.test]\n"
 
 

@@ -15,7 +15,7 @@ from rnow.errors import RnowError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-CONFIG = "data: {batch_size: 1}\nmodel: {path: a}\nteacher: {path: b}\ntrainer: {num_epochs: 1}\n"
+CONFIG = "data: {batch_size: 16}\nmodel: {path: a}\nteacher: {path: b}\ntrainer: {num_epochs: 1}\n"
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_init_makes_the_project_here_and_asks_nothing(rnow: Run, tmp_path: Path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "--dataset is ignored: the prompts are the file data.train_file",
-        "Made 4 files in .: config.yml, convert_dataset.py, tools.py, train.jsonl",
+        "Made 5 files in .: config.yml, convert_dataset.py, rewards.py, tools.py, train.jsonl",
         "Next: rnow check && rnow run",
     ]
     text = (tmp_path / "config.yml").read_text()
@@ -136,7 +136,7 @@ def test_a_template_that_nothing_here_is_like_is_one_sentence(template: str) -> 
 def test_templates_by_their_names_there_on_the_command_line(rnow: Run, tmp_path: Path) -> None:
     done = rnow("init", "--template", "on-distill-agent")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[1].startswith("Made 4 files in .: ")
+    assert done.stdout.splitlines()[1].startswith("Made 5 files in .: ")
     done = rnow("init", "other", "--template", "kernel")
     assert (done.returncode, done.stdout) == (1, "")
     assert not (tmp_path / "other").exists()
@@ -144,7 +144,9 @@ def test_templates_by_their_names_there_on_the_command_line(rnow: Run, tmp_path:
 
 def test_run_takes_debug(rnow: Run, tmp_path: Path) -> None:
     (tmp_path / "config.yml").write_text(CONFIG)
-    done = rnow("run", "--debug", "-d", ".", "-n", "x", "-m", "c", "-e", 2, "-b", 1, "--lr", "1e-5")
+    done = rnow(
+        "run", "--debug", "-d", ".", "-n", "x", "-m", "c", "-e", 2, "-b", 16, "--lr", "1e-5"
+    )
     assert done.returncode == 1
     assert done.stdout.splitlines()[:2] == [
         "--debug is ignored: logs/controller.log in a run's folder has all of it",
