@@ -123,6 +123,13 @@ def test_a_finished_run_is_left_as_it_is(project: Path, first_run: Path) -> None
     done = rnow("run", project, "--name", "first", *SHORT)
     assert "is finished" in done.stdout
     assert (first_run / "state.json").read_bytes() == before
+    done = rnow("run", project, "--name", "first", *SHORT, "trainer.num_epochs=7", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"Error: nothing was trained: {first_run} is finished, and was made with another config:\n"
+        "  trainer.num_epochs: the run has "
+    )
+    assert (first_run / "state.json").read_bytes() == before
 
 
 def test_a_run_does_not_go_on_with_another_rank(project: Path, first_run: Path) -> None:

@@ -19,6 +19,7 @@ from rnow.errors import DataError, Problem
 from rnow.records import Prompt
 
 _MAX_PROBLEMS_SHOWN = 20
+_WRITERS = ("convert_dataset.py", "make_site.py")  # what in a project may write its prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +142,11 @@ def _of_file(file: Path, message: str) -> Problem:
 
 
 def _how_to_fill(file: Path) -> str:
-    if (file.parent / "convert_dataset.py").is_file():
-        return f"run python {file.parent / 'convert_dataset.py'} to write it"
+    for name in _WRITERS:
+        script = file.parent / name
+        if script.is_file() and file.name in script.read_text("utf-8", "replace"):
+            place = "" if file.parent == Path() else f"cd {file.parent} && "
+            return f"{place}python {name} writes it"
     return "write one JSON object with messages a line"
 
 

@@ -10,7 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnow.commands.arguments import LIMITS, Args, Dir, Json, Model, make_console, open_project
+from rnow.commands.arguments import (
+    LIMITS,
+    Args,
+    Dir,
+    Json,
+    MaxContextWindow,
+    Model,
+    make_console,
+    open_project,
+    rollout_option,
+)
+from rnow.commands.contact import decide_contact
+from rnow.commands.hosted import hosted_option, tell_ignored
 from rnow.commands.run import run_name
 from rnow.runtime.console import make_bar, sayer
 
@@ -41,6 +53,20 @@ def _temperature_option(k: int) -> Any:
     )
 
 
+MaxTurns = Annotated[int | None, rollout_option("max-turns", "N", "Generations in one rollout.")]
+TerminationPolicy = Annotated[
+    str | None,
+    rollout_option("termination-policy", "NAME", "When a rollout ends: last_tool or max_turns."),
+]
+MaxToolResponse = Annotated[
+    int | None,
+    rollout_option("max-tool-response", "N", "What is shown of one tool result, in tokens."),
+]
+ReasoningMode = Annotated[
+    str | None, rollout_option("reasoning-mode", "NAME", "How much the model thinks.")
+]
+
+
 def eval_(
     args: Args = None,
     directory: Dir = None,
@@ -62,7 +88,15 @@ def eval_(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    max_turns: MaxTurns = None,
+    max_context_window: MaxContextWindow = None,
+    termination_policy: TerminationPolicy = None,
+    max_tool_response: MaxToolResponse = None,
+    reasoning_mode: ReasoningMode = None,
     json_: Json = False,
+    project_id: Annotated[str | None, hosted_option("--project-id", metavar="ID")] = None,
+    eval_id: Annotated[str | None, hosted_option("--eval-id", metavar="ID")] = None,
+    max_billing: Annotated[str | None, hosted_option("--max-billing", metavar="X")] = None,
 ) -> None:
     """Measure how many held-out prompts, those of val.jsonl, a model answers right.
 
@@ -78,7 +112,15 @@ def eval_(
         ]
     )
     console = make_console(to_stderr=json_)
-    loaded, project = open_project(args, directory, console)
+    tell_ignored(console, project_id=project_id, eval_id=eval_id, max_billing=max_billing)
+    flags = {
+        "rollout.max_turns": max_turns,
+        "rollout.max_context_window": max_context_window,
+        "rollout.termination_policy": termination_policy,
+        "rollout.max_tool_response": max_tool_response,
+        "rollout.reasoning_mode": reasoning_mode,
+    }
+    loaded, project = open_project(args, directory, console, flags=flags)
     evaluation = evaluate_project(
         loaded, project, model=model, passes=passes, max_samples=max_samples, console=console
     )
@@ -101,13 +143,16 @@ def evaluate_project(
     """
     import asyncio
 
+    from rnow.chat.prompts import read_prompt_file
     from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, prepared_subject
-    from rnow.rollout.project_pages import require_contact
 
     require_messages(loaded)
-    require_contact(loaded)
+    # Before a model is fetched for nothing.
+    held_out = project / loaded.config.data.val_file
+    read_prompt_file(held_out, dataset_type=loaded.config.dataset_type)
+    loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)
     prepared = prepared_subject(loaded, project, choice=choice, command="eval", say=say)

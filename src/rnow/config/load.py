@@ -20,6 +20,7 @@ from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource, read_source, show
 from rnow.errors import ConfigError, Problem, Severity
 
+_WITHOUT_ROLLOUTS = ("sft", "midtrain")
 # A local site that somebody else serves, in the place of a folder.
 _OWN_SERVER = re.compile(r"127\.0\.0\.1:\d{1,5}")
 
@@ -85,13 +86,20 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     )
 
 
-def require_distill(config: Config) -> TeacherSettings:
+def require_distill(loaded: LoadedConfig) -> TeacherSettings:
     """Return the teacher's settings; ConfigError where another kind of training is asked for."""
-    if config.dataset_type != "distill":
-        raise ConfigError(
-            f"dataset_type {config.dataset_type} is read and checked, but not trained "
-            "in this version; only distill is"
+    key, kind = "dataset_type", loaded.config.dataset_type
+    if kind != "distill":
+        message = (
+            f"{key} {kind} is read and checked, but not trained in this version; only distill is. "
+            f"To train this project so: {key}: distill, and a teacher: {{path: MODEL}}"
         )
+        raise ConfigError(problems=[loaded.problem(key, message)])
+    return teacher_of(loaded.config)
+
+
+def teacher_of(config: Config) -> TeacherSettings:
+    """Return the teacher's settings of a config whose dataset_type is distill."""
     assert config.teacher is not None, "load_config refuses distill without a teacher"
     return config.teacher
 
@@ -115,7 +123,7 @@ def find_tools_file(loaded: LoadedConfig, *, directory: Path) -> Path | None:
     if file.is_file():
         return file
     max_turns = loaded.config.rollout.max_turns
-    if max_turns == 1:
+    if max_turns == 1 or loaded.config.dataset_type in _WITHOUT_ROLLOUTS:
         return None
     remedy = "write one, or set rollout.max_turns to 1"
     if (directory / "env.py").is_file():
@@ -166,7 +174,7 @@ def _check_dataset_type(source: ConfigSource) -> None:
             "'teacher' is only available for dataset_type: distill; "
             f"remove the section, or dataset_type: {dataset_type}",
         )
-    if dataset_type in ("sft", "midtrain"):
+    if dataset_type in _WITHOUT_ROLLOUTS:
         for name in ("algorithm", "rollout"):
             if source.get(name):
                 message = f"{name} is ignored: dataset_type {dataset_type} makes no rollouts"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rnow.config.load import require_distill
+from rnow.config.load import teacher_of
 from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
@@ -160,7 +160,7 @@ def _dtype(serving: Serving, role: EngineRole) -> Literal["float32", "bfloat16"]
 
 
 def _settings(config: Config, role: EngineRole) -> EngineSettings | TeacherSettings:
-    return config.engine if role == "student" else require_distill(config)
+    return config.engine if role == "student" else teacher_of(config)
 
 
 def adapter_rank(adapter: Path) -> int:

@@ -70,7 +70,7 @@ def place_roles(
     fetched if it may be; else there is no plan.
     """
     config = loaded.config
-    teacher = require_distill(config)
+    teacher = require_distill(loaded)
     models: dict[EngineRole, ModelFiles] = {
         "student": find_model("model.path", config.model.path, project=project),
         "teacher": find_model("teacher.path", teacher.path, project=project),

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rnow.config.load import require_distill
+from rnow.config.load import teacher_of
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
@@ -119,7 +119,7 @@ async def check_teacher(engine: Engine, serving: Serving, *, probe_ids: Sequence
     config = serving.config
     teacher = Teacher(
         engine,
-        concurrency=require_distill(config).concurrency,
+        concurrency=teacher_of(config).concurrency,
         tolerance=role_tolerance(config, serving.placement, "teacher"),
     )
     await teacher.preflight(probe_ids, max_context_window=config.rollout.max_context_window)

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rnow.chat.compare import template_difference
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, teacher_of
 from rnow.config.settings import Config
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import Interrupted
@@ -132,7 +132,7 @@ def _compare(session: Session) -> tuple[str, ...]:
 
 
 def _headline(session: Session, *, num_steps: int) -> str:
-    config, teacher = session.config, require_distill(session.config).path
+    config, teacher = session.config, teacher_of(session.config).path
     tuning = f"LoRA rank {config.model.qlora_rank}" if config.model.tuning == "lora" else "full"
     return (
         f"{session.run.path}: {config.model.path} ({tuning}) learns from {teacher}, "

@@ -342,11 +342,20 @@ def test_a_file_that_is_not_there() -> None:
     assert str(caught.value) == (
         "train.jsonl: file not found; write one JSON object with messages a line"
     )
-    Path("convert_dataset.py").write_text("")
+    Path("convert_dataset.py").write_text("open('train.jsonl', 'w')")
     with pytest.raises(DataError) as caught:
         read_prompt_file(FILE)
+    assert str(caught.value) == "train.jsonl: file not found; python convert_dataset.py writes it"
+    with pytest.raises(DataError) as caught:
+        read_prompt_file(Path.cwd() / FILE)
     assert str(caught.value) == (
-        "train.jsonl: file not found; run python convert_dataset.py to write it"
+        f"{Path.cwd()}/train.jsonl: file not found; "
+        f"cd {Path.cwd()} && python convert_dataset.py writes it"
+    )
+    with pytest.raises(DataError) as caught:
+        read_prompt_file(Path("val.jsonl"))  # which this converter does not write
+    assert str(caught.value) == (
+        "val.jsonl: file not found; write one JSON object with messages a line"
     )
 
 

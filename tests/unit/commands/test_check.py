@@ -58,7 +58,8 @@ def test_a_right_project_is_ok_in_all_points(project: Path) -> None:
     device = messages.pop("devices")
     assert device
     assert messages == {
-        "config": f"{project}/config.yml",
+        "config": f"{project}/config.yml\nrollout.max_turns = 4 (was: not set)\n"
+        "engine.kind = 'local' (was: not set)",
         "tools": "browse",
         "data": "3 prompts, 6 steps, 1 held-out prompts",
         "rewards": "no rewards.py",
@@ -255,14 +256,14 @@ def test_a_teacher_that_knows_less_tokens_is_said_and_the_template_may_not_write
     tokenizer_folder(project / "teacher", "qwen2.5")
     report = check_project(project)
     assert outcomes(report)["tokenizers"] == "ok"
-    (told,) = report.points[3].problems
+    (told,) = report.points[4].problems
     assert told.severity == "warning"
     assert told.message.startswith("the teacher does not know 4 ('<tool_response>', ")
     assert outcomes(report)["template"] == "ok"  # without tools it writes none of them
     (project / "tools.py").write_text(TOOLS)
     report = check_project(project, ["rollout.max_turns=4"])
     assert outcomes(report)["template"] == "problem"
-    (problem,) = report.points[4].problems
+    (problem,) = report.points[5].problems
     assert problem.message == (
         "the student's chat template writes 2 ('<tool_response>', '</tool_response>'), unknown to "
         "the teacher; take two models with the same tokenizer"
@@ -327,9 +328,53 @@ def test_kinds_of_training_that_are_not_built_are_a_problem(project: Path) -> No
     report = check_project(project)
     assert problems(report)[1] == (
         f"{project}/config.yml:3: dataset_type midtrain is read and checked, but not trained in "
-        "this version; only distill is"
+        "this version; only distill is. To train this project so: dataset_type: distill, and a "
+        "teacher: {path: MODEL}"
     )
     assert report.points[4].message == "dataset_type midtrain has no teacher"
+
+
+@pytest.mark.parametrize("dataset_type", ["sft", "midtrain"])
+def test_turns_need_no_tools_where_there_are_no_rollouts(project: Path, dataset_type: str) -> None:
+    text = CONFIG.replace("teacher: {path: teacher}\n", f"dataset_type: {dataset_type}\n")
+    (project / "config.yml").write_text(text.replace("rollout:\n", "rollout:\n  max_turns: 4\n"))
+    report = check_project(project)
+    assert outcomes(report)["tools"] == "ok"
+    assert [problem for problem in problems(report) if "max_turns" in problem] == []
+
+
+@pytest.mark.parametrize(
+    ("teacher", "what"),
+    [
+        (
+            "gpt-4o",
+            "is a model behind an API, and its weights are needed here; take a Hugging Face "
+            "id, as Qwen/Qwen3-32B, or a folder",
+        ),
+        (
+            "cm3x8k2j40001abcdefghijkl",
+            "is an id of a hosted service's model; download it with that "
+            "service's client, and name the folder",
+        ),
+    ],
+)
+def test_a_teacher_without_weights_is_told_from_one_that_is_not_here(
+    project: Path, teacher: str, what: str
+) -> None:
+    report = check_project(project, [f"teacher.path={teacher}"])
+    assert report.points[-1].problems[0].message == (
+        f"{teacher} cannot be loaded\n  teacher.path: {teacher} {what}"
+    )
+    far = check_project(project, ["teacher.path=Qwen/Qwen3-32B"])
+    assert "is neither a folder nor in the Hugging Face cache" in problems(far)[-1]
+
+
+def test_overrides_are_shown_beside_the_config_once(project: Path) -> None:
+    lines = list(check_project(project, ["trainer.num_epochs=7"]).lines())
+    assert lines[:2] == [
+        f"✓ config      {project}/config.yml",
+        "    trainer.num_epochs = 7 (was: 2)",
+    ]
 
 
 def test_a_folder_without_config_is_a_problem(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_what_an_anchor_names_is_translated_in_each_of_its_places_alone() -> Non
         """,
         overrides=["teacher.dtype=bfloat16"],
     )
-    assert (loaded.config.model.dtype, require_distill(loaded.config).dtype) == (
+    assert (loaded.config.model.dtype, require_distill(loaded).dtype) == (
         "float32",
         "bfloat16",
     )
@@ -176,7 +176,7 @@ def test_of_several_merged_mappings_the_first_wins() -> None:
         trainer: {num_epochs: 3}
         """
     )
-    teacher = require_distill(loaded.config)
+    teacher = require_distill(loaded)
     assert (teacher.path, teacher.dtype) == ("student", "float32")
 
 
@@ -572,15 +572,16 @@ def test_other_kinds_of_training_load_and_are_not_trained(dataset_type: str) -> 
     loaded = load(text)
     assert loaded.notices == ()
     with pytest.raises(ConfigError) as caught:
-        require_distill(loaded.config)
+        require_distill(loaded)
     assert str(caught.value) == (
-        f"dataset_type {dataset_type} is read and checked, but not trained in this version; "
-        "only distill is"
+        f"config.yml:3: dataset_type {dataset_type} is read and checked, but not trained in this "
+        "version; only distill is. To train this project so: dataset_type: distill, and a "
+        "teacher: {path: MODEL}"
     )
 
 
 def test_distill_gives_its_teacher() -> None:
-    assert require_distill(load(MINIMAL).config).path == "teacher"
+    assert require_distill(load(MINIMAL)).path == "teacher"
 
 
 @pytest.mark.parametrize("dataset_type", ["sft", "midtrain"])
@@ -888,7 +889,7 @@ def test_override_values(override: str, value: object) -> None:
 
 def test_an_override_can_replace_a_section() -> None:
     loaded = load(MINIMAL, overrides=["teacher={path: other, concurrency: 2}", "rollout=null"])
-    assert require_distill(loaded.config).path == "other"
+    assert require_distill(loaded).path == "other"
     assert "teacher.path" not in loaded.lines
 
 

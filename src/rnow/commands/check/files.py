@@ -36,7 +36,7 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
         return point("config", "", _problems_of(error, directory)), None
     config, problems, notices = loaded.config, list(loaded.warnings), list[str]()
     checks: dict[str, Callable[[], object]] = {
-        "dataset_type": lambda: require_distill(config),
+        "dataset_type": lambda: require_distill(loaded),
         "browser.contact": lambda: require_contact(loaded),
         "browser.executable": lambda: notices.extend(chromium_notices(config, directory)),
         "browser.store_mode": lambda: require_pages(config, directory),
@@ -47,7 +47,7 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
         except ConfigError as error:
             problems += error.problems or [loaded.problem(key, str(error))]
     problems += [loaded.problem("browser.executable", text, "warning") for text in notices]
-    return point("config", str(loaded.file), problems), loaded
+    return point("config", "\n".join((str(loaded.file), *loaded.overrides)), problems), loaded
 
 
 def check_tools(

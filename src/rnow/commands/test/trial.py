@@ -19,6 +19,7 @@ from rich.console import Console
 
 from rnow.chat.conversation import conversation, turn_text
 from rnow.chat.template import ChatTemplate
+from rnow.commands.contact import decide_contact
 from rnow.commands.run import run_name
 from rnow.commands.test.entries import choose_entries
 from rnow.commands.test.sample import Sample, make_folder, write_sample
@@ -33,7 +34,6 @@ from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.rollout.environment import Environment, open_environment
 from rnow.rollout.many import roll_many
-from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import sayer
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
@@ -71,7 +71,7 @@ def try_project(
 ) -> dict[str, Any]:
     """Roll out, show and keep; return the figures. "failed" counts rollouts without an answer."""
     require_messages(loaded)
-    require_contact(loaded)
+    loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=wishes.model, run=run_name(loaded, project))
     loaded = _capped(loaded, wishes)
     say = sayer(console)
