@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from rnow.config.browser_section import BrowserSection
+from rnow.config.mcp_servers import McpServers
 from rnow.config.types import (
     DEFAULT_ROLLOUT_TIMEOUT_S,
     DatasetType,
@@ -124,7 +125,14 @@ class RolloutSettings(Section):
     """How the student works on a prompt."""
 
     max_turns: int = Field(
-        default=1, ge=1, description="Generations in one rollout; more than 1 needs a tools.py."
+        default=1, ge=1, description="Generations in one rollout; more than 1 needs tools."
+    )
+    mcp_url: McpServers = Field(
+        default=[], description="MCP servers whose tools join those of tools.py; see docs/mcp.md."
+    )
+    mcp_session: Literal["rollout", "run"] = Field(
+        default="rollout",
+        description="What a server keeps is one rollout's own, or shared by those of a worker.",
     )
     max_tokens: int | None = Field(
         default=None,

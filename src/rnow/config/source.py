@@ -14,6 +14,7 @@ from rnow.errors import ConfigError, Problem
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _MAX_VALUES = 100_000  # a few lines of anchors within anchors would fill the memory
+SECRET_KEYS = frozenset({"rollout.mcp_url"})  # whose values no message shows
 _CONTAINER_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 

@@ -22,21 +22,24 @@ def check_arguments(
     tool_name: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the arguments, mended; raise ArgumentError for the first that is wrong."""
-    properties = schema["properties"]
-    for name in schema["required"]:
+    properties = schema.get("properties", {})
+    for name in schema.get("required", ()):
         if name not in arguments:
             raise ArgumentError(f"Tool '{tool_name}': missing required argument '{name}'.")
-    for name in arguments:
-        if name not in properties:
-            raise ArgumentError(f"Tool '{tool_name}': unexpected argument '{name}'.")
+    if schema.get("additionalProperties") is False and "patternProperties" not in schema:
+        for name in arguments:
+            if name not in properties:
+                raise ArgumentError(f"Tool '{tool_name}': unexpected argument '{name}'.")
     return {
-        name: _checked(value, properties[name], f"Tool '{tool_name}': argument '{name}'")
+        name: _checked(value, properties.get(name), f"Tool '{tool_name}': argument '{name}'")
         for name, value in arguments.items()
     }
 
 
-def _checked(value: Any, schema: Mapping[str, Any], subject: str) -> Any:
+def _checked(value: Any, schema: Any, subject: str) -> Any:
     types = _types(schema)
+    if types is None:
+        return value  # the schema of an MCP server may say what is not read here: it checks itself
     if "enum" in schema and not (value is None and "null" in types):
         return _enum_member(value, schema["enum"], subject)
     if any(_is_a(value, type_) for type_ in types):
@@ -48,11 +51,15 @@ def _checked(value: Any, schema: Mapping[str, Any], subject: str) -> Any:
     raise ArgumentError(f"{subject} expected type {types}, got {type(value).__name__}.")
 
 
-def _types(schema: Mapping[str, Any]) -> list[str]:
+def _types(schema: Any) -> list[str] | None:
+    """Return the JSON types that a value may have; None where the schema does not just list them."""
+    if not isinstance(schema, Mapping):
+        return None
     if "anyOf" in schema:
-        return [type_ for option in schema["anyOf"] for type_ in _types(option)]
-    types = schema["type"]
-    return types if isinstance(types, list) else [types]
+        options = [_types(option) for option in schema["anyOf"]]
+        return None if None in options else [type_ for types in options for type_ in types or ()]
+    types = schema.get("type")
+    return types if isinstance(types, list) or types is None else [types]
 
 
 def _enum_member(value: Any, members: list[Any], subject: str) -> Any:

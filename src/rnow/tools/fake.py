@@ -72,6 +72,9 @@ class ScriptedTools:
             counts=counts,
         )
 
+    def release(self, rollout: RolloutId) -> None:
+        pass
+
     async def aclose(self) -> None:
         pass
 

@@ -8,7 +8,8 @@
 
 All rollouts of a prompt go to one worker and share what it keeps of pages; where that one is being
 replaced they go to the next. A replaced worker ends the calls that it holds, beside its successor,
-and is then killed.
+and is then killed. A rollout with a session at an MCP server stays with the worker that has it; with
+the worker the session is lost, which the model is told once.
 """
 
 import asyncio
@@ -23,12 +24,13 @@ from rnow.errors import DeadlineError, RnowError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema
 from rnow.tools.check import CallRefused, checked_arguments
-from rnow.tools.env import worker_environment
+from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.limit import TokenLimiter
+from rnow.tools.mcp.spec import McpSpec, fill_in
 from rnow.tools.process import WorkerGone, WorkerProcess
 from rnow.tools.settings import WorkerSettings
 from rnow.tools.spec import ToolSpec
-from rnow.tools.texts import timed_out, worker_died
+from rnow.tools.texts import session_gone, timed_out, worker_died
 
 _log = logging.getLogger(__name__)
 _MAX_STARTS = 3  # of one replacement in a row
@@ -36,14 +38,14 @@ _MAX_STARTS = 3  # of one replacement in a row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolDescription:
-    """What tools.py defines."""
+    """What tools.py defines and MCP servers have."""
 
     schemas: tuple[ToolSchema, ...]
     notices: tuple[str, ...]  # for the user, one sentence each
 
 
 async def describe_tools(settings: WorkerSettings) -> ToolDescription:
-    """Import tools.py in one worker process, and end it again.
+    """Import tools.py in one worker process that asks MCP servers too, and end it again.
 
     Raises ToolDefinitionError, ConfigError (.env, tools.env) or DeadlineError.
     """
@@ -67,7 +69,9 @@ class ToolPool:
         self._limiter = TokenLimiter(None, None)
         self._specs: dict[str, ToolSpec] = {}
         self._slots: list[asyncio.Task[WorkerProcess]] = []
-        self._running: set[asyncio.Task[ToolAnswer]] = set()
+        self._servers: tuple[McpSpec, ...] = ()
+        self._running: dict[asyncio.Task[ToolAnswer], RolloutId | None] = {}  # an MCP call's rollout
+        self._holders: dict[RolloutId, tuple[int, WorkerProcess]] = {}  # of sessions
         self._leaving: dict[asyncio.Task[None], WorkerProcess] = {}
 
     async def __aenter__(self) -> "ToolPool":
@@ -83,6 +87,9 @@ class ToolPool:
         self._environment = worker_environment(
             settings.project_dir, shell=os.environ, names=settings.env_names
         )
+        # As in a worker, the shell wins over .env.
+        variables = load_dotenv(settings.project_dir / ".env") | os.environ
+        self._servers = fill_in(settings.mcp, variables)
         settings.log_file.parent.mkdir(parents=True, exist_ok=True)
         self._limiter = await asyncio.to_thread(
             TokenLimiter,
@@ -95,6 +102,11 @@ class ToolPool:
         ]
         try:
             workers = await asyncio.gather(*self._slots)
+            if any(worker.specs != workers[0].specs for worker in workers):
+                raise ToolDefinitionError(
+                    "the workers were given different tools: an MCP server must have the same for "
+                    "all of its sessions"
+                )
         except BaseException:
             await self.aclose()
             raise
@@ -128,10 +140,22 @@ class ToolPool:
             "timeout_s": spec.timeout_s or self._settings.tool_timeout_s,
         }
         # A rollout that gives up does not end the tool: the call keeps its place and its deadline.
-        running = asyncio.create_task(self._run(message, spec=spec, prompt=rollout.prompt))
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
+        running = asyncio.create_task(self._run(message, spec=spec, rollout=rollout))
+        self._running[running] = rollout if self._has_session(spec) else None
+        running.add_done_callback(self._running.pop)
         return await asyncio.shield(running)
+
+    def release(self, rollout: RolloutId) -> None:
+        """Close the rollout's sessions with MCP servers; calls that still use them are dropped."""
+        for running, of in self._running.items():
+            if of == rollout:
+                running.cancel()
+        _, holder = self._holders.pop(rollout, (None, None))
+        if holder is not None:
+            holder.release(str(rollout))
+
+    def _has_session(self, spec: ToolSpec) -> bool:
+        return spec.server is not None and self._settings.mcp.per_rollout
 
     async def aclose(self) -> None:
         """End all workers, and with them the calls that they hold."""
@@ -147,16 +171,28 @@ class ToolPool:
         )
         self._slots.clear()
 
-    async def _run(self, message: Mapping[str, Any], *, spec: ToolSpec, prompt: int) -> ToolAnswer:
+    async def _run(
+        self, message: Mapping[str, Any], *, spec: ToolSpec, rollout: RolloutId
+    ) -> ToolAnswer:
         timeout_s = message["timeout_s"]
         limit_s = timeout_s + self._settings.grace_s if spec.is_async else timeout_s
         may_repeat = spec.read_only
         while True:
-            slot, worker = await self._pick(prompt)
+            has_session = self._has_session(spec)
+            if has_session and rollout in self._holders:
+                slot, worker = self._holders[rollout]
+                if not worker.accepting:
+                    del self._holders[rollout]
+                    text, counts = session_gone(), {"mcp/lost_sessions": 1}
+                    return self._own_answer(text, ToolOutcome.ERROR, duration_s=0.0, counts=counts)
+            else:
+                slot, worker = await self._pick(rollout.prompt)
             async with worker.slots:
                 started = time.monotonic()
                 if not worker.accepting:
                     continue  # it fell ill while this call waited for its turn
+                if has_session:
+                    self._holders[rollout] = slot, worker
                 try:
                     answer = await worker.call(message, limit_s=limit_s)
                     return _answer_of(answer, duration_s=time.monotonic() - started)
@@ -217,12 +253,29 @@ class ToolPool:
 
     async def _start_worker(self, slot: int) -> WorkerProcess:
         return await WorkerProcess.start(
-            self._settings, environment=self._environment, name=f"tool worker {slot}"
+            self._settings,
+            environment=self._environment,
+            name=f"tool worker {slot}",
+            servers=self._servers,
+            known=list(self._specs.values()) or None,
         )
 
-    def _own_answer(self, text: str, outcome: ToolOutcome, *, duration_s: float) -> ToolAnswer:
+    def _own_answer(
+        self,
+        text: str,
+        outcome: ToolOutcome,
+        *,
+        duration_s: float,
+        counts: Mapping[str, int] | None = None,
+    ) -> ToolAnswer:
         text, truncated = self._limiter.cut(text)
-        return ToolAnswer(text=text, outcome=outcome, duration_s=duration_s, truncated=truncated)
+        return ToolAnswer(
+            text=text,
+            outcome=outcome,
+            duration_s=duration_s,
+            truncated=truncated,
+            counts=counts or {},
+        )
 
 
 def _answer_of(message: Mapping[str, Any], *, duration_s: float) -> ToolAnswer:

@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import within
 from rnow.runtime.kill_points import point
+from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.settings import WorkerSettings
 from rnow.tools.spec import ToolSpec
 from rnow.tools.wire import Channel
@@ -59,16 +60,23 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, settings: WorkerSettings, *, environment: Mapping[str, str], name: str
+        cls,
+        settings: WorkerSettings,
+        *,
+        environment: Mapping[str, str],
+        name: str,
+        servers: Sequence[McpSpec] = (),
+        known: Sequence[ToolSpec] | None = None,
     ) -> "WorkerProcess":
-        """Start a process and let it import tools.py.
+        """Start a process, let it import tools.py and ask MCP servers for their tools.
 
+        `known`: all tools that there are; then no server is asked.
         Raises ToolDefinitionError where that cannot be done, DeadlineError where it takes too long.
         """
         worker = await cls._spawn(settings, environment=environment, name=name)
         try:
             async with within(settings.start_timeout_s, f"tools: the import of tools.py in {name}"):
-                await worker._introduce()
+                await worker._introduce(_mcp_message(settings, servers, known))
         except DeadlineError as error:
             await worker.kill()
             raise DeadlineError(
@@ -150,7 +158,11 @@ class WorkerProcess:
         )
         return cls(name, channel, settings=settings, log_start=log_start)
 
-    async def _introduce(self) -> None:
+    def release(self, rollout: str) -> None:
+        """Close the rollout's sessions with MCP servers."""
+        self._channel.post({"type": "release", "rollout": rollout})
+
+    async def _introduce(self, mcp: Mapping[str, Any] | None) -> None:
         settings = self._settings
         await self._channel.send(
             {
@@ -161,6 +173,7 @@ class WorkerProcess:
                 "max_tokens": settings.max_tool_response,
                 "max_chars": settings.max_tool_response_chars,
                 "browser": dataclasses.asdict(settings.browser),
+                "mcp": mcp,
             }
         )
         message = await self._channel.receive()
@@ -205,6 +218,20 @@ class WorkerProcess:
             answer = self._pending.get(message["id"])
             if answer is not None and not answer.done():  # else its deadline has passed
                 answer.set_result(message)
+
+
+def _mcp_message(
+    settings: WorkerSettings, servers: Sequence[McpSpec], known: Sequence[ToolSpec] | None
+) -> dict[str, Any] | None:
+    if not servers:
+        return None
+    theirs = None if known is None else [s.as_json() for s in known if s.server is not None]
+    return {
+        "servers": [server.as_json() for server in servers],
+        "per_rollout": settings.mcp.per_rollout,
+        "known": theirs,
+        "logs": str(settings.log_file.absolute().parent),
+    }
 
 
 def _printed(log_file: Path, *, since: int) -> str:

@@ -13,15 +13,26 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 from rnow.core.counts import collecting
 from rnow.records import ToolOutcome
 from rnow.tools.limit import TokenLimiter
-from rnow.tools.loader import LoadedTool
+from rnow.tools.spec import ToolSpec
 from rnow.tools.texts import error_of, result_of, timed_out
 
 Message = Mapping[str, Any]
+
+
+class Tool(Protocol):
+    """What can be called: a function of tools.py, or what an MCP server has."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    def invoke(
+        self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any], rollout: str
+    ) -> Any: ...
 
 
 class CallRunner:
@@ -31,7 +42,7 @@ class CallRunner:
 
     def __init__(
         self,
-        tools: Mapping[str, LoadedTool],
+        tools: Mapping[str, Tool],
         *,
         limiter: TokenLimiter,
         loop: asyncio.AbstractEventLoop,
@@ -88,7 +99,8 @@ class CallRunner:
                 self._fail(call, error, counts)
 
     def _invoke(self, call: Message) -> Any:
-        return self._tools[call["name"]].invoke(call["arguments"], metadata=call["metadata"])
+        tool, metadata = self._tools[call["name"]], call["metadata"]
+        return tool.invoke(call["arguments"], metadata=metadata, rollout=call["rollout"])
 
     def _finish(self, call: Message, value: Any, counts: Mapping[str, int]) -> None:
         self._answer(call, result_of(value), outcome=ToolOutcome.OK, counts=counts)

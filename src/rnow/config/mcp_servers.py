@@ -1,0 +1,99 @@
+"""The servers under `rollout.mcp_url`: each a URL, `{url: …}` or `{command: …}`.
+
+A server may need a secret in any of its texts, so none of them is ever shown: messages have its
+number in the list and its `name`. `${NAME}` is filled in when tool workers start, not here.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+_URL = re.compile(r"https?://[^\s/?#]+\S*")
+
+
+class McpServer(BaseModel):
+    """One MCP server: one that runs already, or the command that starts it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str | None = Field(default=None, description="Where it listens.")
+    transport: Literal["auto", "http", "sse"] = Field(
+        default="auto",
+        description="How a url is spoken to; auto: sse where its path ends in /sse, else http.",
+    )
+    headers: dict[str, str] = Field(default={}, description="Sent with every request to the url.")
+    command: str | None = Field(
+        default=None, min_length=1, description="Program that speaks MCP over its standard streams."
+    )
+    args: list[str] = Field(default=[], description="What the command is given.")
+    env: dict[str, str] = Field(
+        default={}, description="Variables of the command, beside PATH, HOME and the like."
+    )
+    tools: list[str] | None = Field(
+        default=None, min_length=1, description="Take these of its tools only; null: all."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        if (self.url is None) == (self.command is None):
+            raise ValueError("must have either a url or a command")
+        if self.url is not None and not _URL.fullmatch(self.url):
+            raise ValueError("has a url that is not one, as http://127.0.0.1:8000/mcp")
+        needs = "command" if self.url is not None else "url"
+        alone = ("args", "env") if self.url is not None else ("headers", "transport")
+        for field in alone:
+            if field in self.model_fields_set:
+                raise ValueError(f"has {field}, which belongs to a {needs}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What messages call it: no path, query or argument, any of which may hold a secret."""
+        if self.url is None:
+            return str(self.command)
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    @property
+    def is_sse(self) -> bool:
+        if self.transport != "auto":
+            return self.transport == "sse"
+        return self.url is not None and urlsplit(self.url).path.rstrip("/").endswith("/sse")
+
+
+def _parse_servers(value: Any) -> list[McpServer]:
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    return [_parse_server(item, f"server {number}") for number, item in enumerate(items, 1)]
+
+
+def _parse_server(item: Any, which: str) -> McpServer:
+    if isinstance(item, McpServer):
+        return item
+    if isinstance(item, str):
+        item = {"url": item}
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{which} must be a URL, {{url: …}} or {{command: …}}")
+    try:
+        return McpServer.model_validate(item)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)[0]
+    if not details["loc"]:
+        raise ValueError(f"{which} {details['msg'].removeprefix('Value error, ')}")
+    field = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "extra_forbidden":
+        known = ", ".join(McpServer.model_fields)
+        raise ValueError(f"{which} has no setting {field}; it has {known}")
+    raise ValueError(f"{which}: {field} is not right: {details['msg']}")
+
+
+McpServers = Annotated[list[McpServer], BeforeValidator(_parse_servers)]
