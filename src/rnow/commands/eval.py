@@ -11,7 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnow.commands.arguments import LIMITS, Args, Dir, Json, Model, make_console, open_project
+from rnow.commands.arguments import (
+    CHOICE,
+    LIMITS,
+    Args,
+    Dir,
+    Json,
+    Model,
+    make_console,
+    open_project,
+)
 from rnow.commands.run import run_name
 from rnow.errors import DataError, UsageError
 from rnow.runtime.console import make_bar, sayer
@@ -64,6 +73,16 @@ def eval_(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    mcp_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mcp-url",
+            metavar="URL",
+            help="An MCP server whose tools the model may call, in the place of those of "
+            "rollout.mcp_url; may be given more than once.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Measure how many held-out prompts, those of val.jsonl, a model answers right.
@@ -80,6 +99,8 @@ def eval_(
         ]
     )
     console = make_console(to_stderr=json_)
+    if mcp_url:
+        args = [*(args or []), f"rollout.mcp_url={json.dumps(mcp_url)}"]
     loaded, project = open_project(args, directory, console)
     evaluation = evaluate_project(
         loaded, project, model=model, passes=passes, max_samples=max_samples, console=console

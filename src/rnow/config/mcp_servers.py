@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -55,6 +56,12 @@ class McpServer(BaseModel):
             if field in self.model_fields_set:
                 raise ValueError(f"has {field}, which belongs to a {needs}")
         return self
+
+    @model_serializer
+    def _without_secrets(self) -> dict[str, Any]:
+        """What a run's folder keeps of it."""
+        kind = "command" if self.url is None else "url"
+        return {kind: self.name, "tools": self.tools}
 
     @property
     def name(self) -> str:

@@ -52,7 +52,7 @@ def _checked(value: Any, schema: Any, subject: str) -> Any:
 
 
 def _types(schema: Any) -> list[str] | None:
-    """Return the JSON types that a value may have; None where the schema does not just list them."""
+    """Return the JSON types that a value may have; None where the schema says it otherwise."""
     if not isinstance(schema, Mapping):
         return None
     if "anyOf" in schema:

@@ -8,8 +8,8 @@
 
 All rollouts of a prompt go to one worker and share what it keeps of pages; where that one is being
 replaced they go to the next. A replaced worker ends the calls that it holds, beside its successor,
-and is then killed. A rollout with a session at an MCP server stays with the worker that has it; with
-the worker the session is lost, which the model is told once.
+and is then killed. A rollout that has a session at an MCP server stays with that
+worker; with it the session is lost, and the model is told so.
 """
 
 import asyncio
@@ -70,7 +70,9 @@ class ToolPool:
         self._specs: dict[str, ToolSpec] = {}
         self._slots: list[asyncio.Task[WorkerProcess]] = []
         self._servers: tuple[McpSpec, ...] = ()
-        self._running: dict[asyncio.Task[ToolAnswer], RolloutId | None] = {}  # an MCP call's rollout
+        self._running: dict[
+            asyncio.Task[ToolAnswer], RolloutId | None
+        ] = {}  # an MCP call's rollout
         self._holders: dict[RolloutId, tuple[int, WorkerProcess]] = {}  # of sessions
         self._leaving: dict[asyncio.Task[None], WorkerProcess] = {}
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from rnow.core.counts import collecting
 from rnow.records import ToolOutcome
 from rnow.tools.limit import TokenLimiter
+from rnow.tools.mcp.spec import McpCallError
 from rnow.tools.spec import ToolSpec
 from rnow.tools.texts import error_of, result_of, timed_out
 
@@ -107,9 +108,11 @@ class CallRunner:
 
     def _fail(self, call: Message, error: BaseException, counts: Mapping[str, int]) -> None:
         now = time.strftime("%H:%M:%S")
-        trace = "".join(traceback.format_exception(error))
+        # What a server said has no place in any file.
+        where = isinstance(error, McpCallError)
+        trace = f"{error}\n" if where else "\n" + "".join(traceback.format_exception(error))
         print(
-            f"{now} tool {call['name']!r} in rollout {call['rollout']} raised:\n{trace}",
+            f"{now} tool {call['name']!r} in rollout {call['rollout']} raised: {trace}",
             file=sys.__stderr__,
         )
         self._answer(call, error_of(error), outcome=ToolOutcome.ERROR, counts=counts)

@@ -4,6 +4,7 @@ import asyncio
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from rnow.config.load import LoadedConfig, find_tools_file, load_config, require
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
 from rnow.records import Prompt
+from rnow.rollout.environment import mcp_settings
 from rnow.rollout.project_pages import require_pages
 from rnow.tools.base import ToolSchema
+from rnow.tools.mcp.spec import McpSettings
 from rnow.tools.pool import describe_tools
 from rnow.tools.settings import WorkerSettings
 from rnow.training.steps import prompts_by_step
@@ -61,9 +64,12 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
 def check_tools(
     directory: Path, loaded: LoadedConfig | None
 ) -> tuple[Point, tuple[ToolSchema, ...] | None]:
-    """Import tools.py in a worker; () where there is none, None where it cannot be used."""
+    """Import tools.py in a worker that asks MCP servers too; () where there is neither, None where
+    they cannot be used.
+    """
     file = directory / "tools.py"
-    if not file.is_file():
+    mcp = McpSettings() if loaded is None else mcp_settings(loaded)
+    if not file.is_file() and not mcp.servers:
         try:
             if loaded is not None:
                 find_tools_file(loaded, directory=directory)
@@ -72,6 +78,7 @@ def check_tools(
         return point("tools", "no tools.py: one turn a rollout"), ()
     with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
         settings = _worker_settings(directory, loaded, log_file=Path(scratch) / "tools.log")
+        settings = replace(settings, mcp=mcp)
         try:
             description = asyncio.run(describe_tools(settings))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:

@@ -82,7 +82,7 @@ class McpSession:
             return calling.result()
         except MCPError as error:
             if self._owner.done() or _ends_session(error):
-                raise SessionLost(self._why or self._spec.scrub(error.message)) from None
+                raise SessionLost(self._why or self._connection.why(error)) from None
             raise CallFailed(self._spec.scrub(error.message)) from None
         except (ValidationError, RuntimeError) as error:
             if self._owner.done():

@@ -15,6 +15,10 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _MIN_SECRET_CHARS = 6  # shorter ones are words of any text
 
 
+class McpCallError(Exception):
+    """What the model is told instead of a server's result."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class McpSettings:
     """The servers of a project. No server: McpSettings()."""
@@ -54,7 +58,7 @@ class McpSpec:
 
 
 def fill_in(settings: McpSettings, variables: Mapping[str, str]) -> tuple[McpSpec, ...]:
-    """Return the servers with `${NAME}` taken from `variables`; ConfigError where one is missing."""
+    """Return the servers with `${NAME}` taken from `variables`; ConfigError for a missing one."""
     return tuple(
         _fill_in(server, f"{settings.place}: MCP server {number} ({server.name})", variables)
         for number, server in enumerate(settings.servers, 1)

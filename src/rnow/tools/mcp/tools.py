@@ -23,14 +23,10 @@ from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.tools.base import ToolSchema
 from rnow.tools.mcp.content import text_of
 from rnow.tools.mcp.session import CallFailed, McpSession, SessionLost, Unreachable
-from rnow.tools.mcp.spec import McpSpec
+from rnow.tools.mcp.spec import McpCallError, McpSpec
 from rnow.tools.spec import ToolSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # the protocol's own rule
-
-
-class McpCallError(Exception):
-    """What the model is told instead of a result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +75,9 @@ class McpTools:
         for spec in specs:
             if spec.name in by_name:
                 other = by_name[spec.name].spec
-                raise ToolDefinitionError(clash(spec.name, self.place_of(spec), self.place_of(other)))
+                raise ToolDefinitionError(
+                    clash(spec.name, self.place_of(spec), self.place_of(other))
+                )
             by_name[spec.name] = McpTool(spec=spec, owner=self)
         return by_name
 
@@ -135,9 +133,7 @@ class McpTools:
         return session
 
     def _open(self, server: int) -> McpSession:
-        return McpSession(
-            self._servers[server], log_file=self._logs / f"mcp-{server + 1}.log"
-        )
+        return McpSession(self._servers[server], log_file=self._logs / f"mcp-{server + 1}.log")
 
     def _forget(self, server: int, rollout: str) -> None:
         session = self._sessions.pop(self._key(server, rollout), None)

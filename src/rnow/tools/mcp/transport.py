@@ -12,7 +12,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import anyio
 import httpx2
@@ -33,6 +32,7 @@ _NO_READ_LIMIT_S = 10.0 * 365 * 86_400  # each call has a deadline of its own
 _EOF_GRACE_S = 1.0  # for a server to end once its input has
 _TERM_GRACE_S = 1.0  # and after SIGTERM
 _MAX_QUOTED_CHARS = 300
+_TOO_LONG = f"it sent a message of more than {MAX_MESSAGE_BYTES // 1_000_000} MB"
 
 
 class Connection:
@@ -44,6 +44,7 @@ class Connection:
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
         self._status: int | None = None  # of the last HTTP reply that was an error
         self._ended: int | None = None  # how the command ended
+        self._fault: str | None = None  # what was wrong with what it sent
 
     def open(self) -> AbstractAsyncContextManager[TransportStreams]:
         if self.spec.url is None:
@@ -59,6 +60,8 @@ class Connection:
 
     def why(self, error: BaseException) -> str:
         """Say why it failed, in words that hold no URL and no secret."""
+        if self._fault is not None:
+            return self._fault
         if self._ended is not None:
             return f"it ended ({how_it_ended(self._ended)}); {self._printed()}"
         if self._status is not None:
@@ -79,7 +82,14 @@ class Connection:
         ):
             yield streams
 
-    def _client(self, **_: Any) -> httpx2.AsyncClient:
+    def _client(
+        self,
+        headers: dict[str, str] | None = None,
+        timeout: httpx2.Timeout | None = None,
+        auth: httpx2.Auth | None = None,
+    ) -> httpx2.AsyncClient:
+        """As the SDK wants it made; what it would set is set here."""
+
         async def note(response: httpx2.Response) -> None:
             self._status = response.status_code if response.status_code >= 400 else None
 
@@ -98,11 +108,14 @@ class Connection:
 
         async def read() -> None:
             async with to_session:
-                with suppress(ValueError, ConnectionError, anyio.BrokenResourceError):
-                    while line := await reader.readline():  # ValueError: longer than is allowed
-                        message = _parse(line)
-                        if message is not None:
-                            await to_session.send(message)
+                with suppress(ConnectionError, anyio.BrokenResourceError):
+                    try:
+                        while line := await reader.readline():
+                            message = _parse(line)
+                            if message is not None:
+                                await to_session.send(message)
+                    except ValueError:  # of readline alone
+                        self._fault = _TOO_LONG
 
         async def write() -> None:
             async with from_session:
@@ -131,7 +144,7 @@ class Connection:
         self,
     ) -> tuple[ChildProcess, tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         program, *args = self.spec.command
-        environment = get_default_environment() | self.spec.env
+        environment = get_default_environment() | dict(self.spec.env)
         if shutil.which(program, path=environment.get("PATH")) is None:
             raise FileNotFoundError(f"there is no program {program}; install it, or give its path")
         ours, theirs = socket.socketpair()
@@ -200,7 +213,7 @@ class _Capped(httpx2.AsyncByteStream):
         async for piece in self._stream:
             num_bytes += len(piece)
             if num_bytes > MAX_MESSAGE_BYTES:
-                raise httpx2.ReadError(f"a message longer than {MAX_MESSAGE_BYTES} bytes")
+                raise httpx2.ReadError(_TOO_LONG)
             yield piece
 
     async def aclose(self) -> None:
