@@ -1,4 +1,4 @@
-"""The texts of tools that a template shows: what they are called, do and take, each to be exchanged.
+"""The texts of tools that a template shows, each to be exchanged for another.
 
 A tool of an MCP server is foreign text like a page. Whatever of it is not a word of JSON schema may
 hold an added token, or become one with what the template writes around it: a property `tool_call`
@@ -12,9 +12,12 @@ from rnow.tools.base import ToolSchema
 
 # Templates ask for these, and write other things for each.
 _SCHEMA_WORDS = frozenset(
-    "additionalProperties allOf anyOf array boolean const default description enum format function "
-    "integer items maximum minimum name null nullable number object oneOf parameters properties "
-    "required return string title type".split()
+    (
+        *("additionalProperties", "allOf", "anyOf", "array", "boolean", "const", "default"),
+        *("description", "enum", "format", "function", "integer", "items", "maximum", "minimum"),
+        *("name", "null", "nullable", "number", "object", "oneOf", "parameters", "properties"),
+        *("required", "return", "string", "title", "type"),
+    )
 )
 
 

@@ -257,7 +257,7 @@ def test_what_a_template_writes_around_a_tools_text_does_not_make_a_token(load: 
     assert chat.render(PROMPT, tools=tools).startswith("<url><tool_call>")
     prompt, token = chat.render_prompt(PROMPT, tools), chat.encode("<tool_call>")
     assert chat.decode(prompt) == chat.render(PROMPT, tools=tools)
-    assert prompt[:4] != token and token[0] not in prompt[:10]
+    assert token[0] not in prompt[:10]
 
 
 def test_an_added_token_in_the_users_own_prompt_stays_one(qwen3: ChatTemplate) -> None:

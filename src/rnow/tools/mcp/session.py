@@ -14,7 +14,7 @@ from typing import Any
 
 from mcp import Client
 from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED, UNSUPPORTED_PROTOCOL_VERSION, CallToolResult, Tool
+from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, CallToolResult, Tool
 from pydantic import ValidationError
 
 from rnow.runtime.deadline import within
@@ -81,7 +81,7 @@ class McpSession:
                 raise SessionLost(self._why or "it was closed")
             return calling.result()
         except MCPError as error:
-            if self._owner.done() or _ends_session(error):
+            if self._owner.done() or self._connection.ends_session(error):
                 raise SessionLost(self._why or self._connection.why(error)) from None
             raise CallFailed(self._spec.scrub(error.message)) from None
         except (ValidationError, RuntimeError) as error:
@@ -132,10 +132,6 @@ class McpSession:
                 self._client = await stack.enter_async_context(client)
             self._settled.set()
             await self._closing.wait()
-
-
-def _ends_session(error: MCPError) -> bool:
-    return error.code == CONNECTION_CLOSED or error.message == "Session terminated"
 
 
 def _code_of(error: BaseException) -> int | None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from mcp.client._transport import TransportStreams
 from mcp.client.sse import sse_client
 from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
-from mcp_types import jsonrpc_message_adapter
+from mcp_types import CONNECTION_CLOSED, jsonrpc_message_adapter
 
 from rnow.runtime.child_process import ChildProcess, how_it_ended
 from rnow.tools.mcp.spec import McpSpec
@@ -42,7 +43,7 @@ class Connection:
         self.spec = spec
         self._log_file = log_file
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
-        self._status: int | None = None  # of the last HTTP reply that was an error
+        self._status: int | None = None  # of the last HTTP reply, where it was an error
         self._ended: int | None = None  # how the command ended
         self._fault: str | None = None  # what was wrong with what it sent
 
@@ -57,6 +58,10 @@ class Connection:
                 httpx_client_factory=self._client,
             )
         return self._http(self.spec.url)
+
+    def ends_session(self, error: MCPError) -> bool:
+        """Say whether the server knows the session no longer."""
+        return error.code == CONNECTION_CLOSED or self._status == 404
 
     def why(self, error: BaseException) -> str:
         """Say why it failed, in words that hold no URL and no secret."""
@@ -91,12 +96,16 @@ class Connection:
         """As the SDK wants it made; what it would set is set here."""
 
         async def note(response: httpx2.Response) -> None:
-            self._status = response.status_code if response.status_code >= 400 else None
+            if response.request.method == "POST" or self.spec.is_sse:
+                self._status = response.status_code if response.status_code >= 400 else None
+
+        def too_long() -> None:
+            self._fault = _TOO_LONG
 
         return httpx2.AsyncClient(
             headers={**self.spec.headers, "Accept-Encoding": "identity"},
             timeout=httpx2.Timeout(CONNECT_S, read=None),
-            transport=_CappedTransport(),
+            transport=_CappedTransport(too_long),
             event_hooks={"response": [note]},
         )
 
@@ -138,7 +147,8 @@ class Connection:
                 group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
-                await _end(process, writer)
+                ended = await _end(process, writer)
+                self._ended = ended if self._ended is None else self._ended
 
     async def _start(
         self,
@@ -168,13 +178,17 @@ class Connection:
         return f"it printed: {text[-_MAX_QUOTED_CHARS:]}" if text else "it printed nothing"
 
 
-async def _end(process: ChildProcess, writer: asyncio.StreamWriter) -> None:
-    """Close the server's input; ask it to end where it does not; then kill it."""
+async def _end(process: ChildProcess, writer: asyncio.StreamWriter) -> int | None:
+    """Close the server's input; ask it to end where it does not; then kill it.
+
+    Return how it ended by itself, None where it had to be asked.
+    """
     try:
         with suppress(OSError, TimeoutError):
             writer.write_eof()
             async with asyncio.timeout(_EOF_GRACE_S):
-                await process.wait()
+                return await process.wait()
+        return None
     finally:
         writer.transport.abort()
         await process.end(grace_s=_TERM_GRACE_S)
@@ -192,6 +206,10 @@ def _parse(line: bytes) -> SessionMessage | None:
 class _CappedTransport(httpx2.AsyncHTTPTransport):
     """Ends a reply that is longer than a message may be; the SDK does it for streams of events."""
 
+    def __init__(self, too_long: Callable[[], None]) -> None:
+        super().__init__()
+        self._too_long = too_long
+
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await super().handle_async_request(request)
         if response.headers.get("content-encoding", "identity") != "identity":
@@ -200,19 +218,21 @@ class _CappedTransport(httpx2.AsyncHTTPTransport):
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             return response
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Capped(response.stream)
+        response.stream = _Capped(response.stream, self._too_long)
         return response
 
 
 class _Capped(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, too_long: Callable[[], None]) -> None:
         self._stream = stream
+        self._too_long = too_long
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         num_bytes = 0
         async for piece in self._stream:
             num_bytes += len(piece)
             if num_bytes > MAX_MESSAGE_BYTES:
+                self._too_long()
                 raise httpx2.ReadError(_TOO_LONG)
             yield piece
 
