@@ -209,10 +209,12 @@ async def test_servers_that_cannot_be_reached(tmp_path: Path, http: Served) -> N
     remedy = "start it, or take it out of rollout.mcp_url"
     place = f"config.yml:7: MCP server 1 (http://127.0.0.1:{http.port})"
     assert await unfit(tmp_path, McpServer(url=http.url("/wrong?key=s3cret-1"))) == (
-        f"{place} cannot be reached: it answered with HTTP status 404; {remedy}"
+        f"{place} cannot be reached: it answered with HTTP status 404; is the path of its url "
+        f"right? It is often /mcp; {remedy}"
     )
     assert await unfit(tmp_path, McpServer(url=http.url("/wrong"), transport="sse")) == (
-        f"{place} cannot be reached: it answered with HTTP status 404; {remedy}"
+        f"{place} cannot be reached: it answered with HTTP status 404; is the path of its url "
+        f"right? It is often /mcp; {remedy}"
     )
     text = await unfit(tmp_path, McpServer(url="http://127.0.0.1:9/mcp"))
     assert text.startswith("config.yml:7: MCP server 1 (http://127.0.0.1:9) cannot be reached: ")

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+_LOCAL = re.compile(r"(localhost|127\.0\.0\.1):\d")  # as files of the hosted service have it
 _URL = re.compile(r"https?://[^\s/?#]+\S*")
 
 
@@ -87,7 +88,7 @@ def _parse_server(item: Any, which: str) -> McpServer:
     if isinstance(item, McpServer):
         return item
     if isinstance(item, str):
-        item = {"url": item}
+        item = {"url": f"http://{item}" if _LOCAL.match(item) else item}
     if not isinstance(item, Mapping):
         raise ValueError(f"{which} must be a URL, {{url: …}} or {{command: …}}")
     try:

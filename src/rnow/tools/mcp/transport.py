@@ -70,7 +70,8 @@ class Connection:
         if self._ended is not None:
             return f"it ended ({how_it_ended(self._ended)}); {self._printed()}"
         if self._status is not None:
-            return f"it answered with HTTP status {self._status}"
+            hint = "; is the path of its url right? It is often /mcp" if self._status == 404 else ""
+            return f"it answered with HTTP status {self._status}{hint}"
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, httpx2.TransportError):
