@@ -9,9 +9,11 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 THIS_FILE = Path(__file__)
 IMAGE = ImageContent(type="image", data="aGVsbG8=", mime_type="image/png")
 PAGE = TextResourceContents(uri="note://1", text="kept", mime_type="text/plain")
-TOOLS = ["note", "hang", "die", "repeat", "fail", "show", "whoami", "echo"]
+TOOLS = ["note", "hang", "die", "repeat", "fail", "show", "whoami", "stay", "echo"]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -85,6 +87,13 @@ def notes_server() -> MCPServer:
         """Give away what only the server should know."""
         key = (ctx.headers or {}).get("x-key") or os.environ.get("NOTES_KEY")
         return f"key {key}, pid {os.getpid()}, other {os.environ.get('OTHER_KEY')}"
+
+    @server.tool()
+    async def stay() -> int:
+        """Refuse to end, whatever is asked; give the process."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Thread(target=threading.Event().wait).start()
+        return os.getpid()
 
     @server.tool()
     def echo(value: Any) -> str:
@@ -177,7 +186,9 @@ class Served:
 
     def end(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def restart(self) -> None:
         self.end()

@@ -55,6 +55,7 @@ class FakeTools(ToolRunner):
         self._answer = answer
         self._names = names
         self.asked: list[tuple[ToolCall, RolloutId, tuple[str, ...] | None, Mapping[str, Any]]] = []
+        self.released: list[RolloutId] = []
 
     @property
     def schemas(self) -> tuple[ToolSchema, ...]:
@@ -80,6 +81,9 @@ class FakeTools(ToolRunner):
         return ToolAnswer(
             text=text, outcome=outcome, duration_s=0.5, truncated=False, counts={"n": 1}
         )
+
+    def release(self, rollout: RolloutId) -> None:
+        self.released.append(rollout)
 
     async def aclose(self) -> None: ...
 

@@ -89,15 +89,15 @@ class McpTools:
         """Return the result as text. Raises McpCallError for whatever there is no result of."""
         assert spec.server is not None
         label = self._servers[spec.server].label.rpartition(": ")[2]
+        session = self._session(spec.server, rollout)
         try:
-            session = self._session(spec.server, rollout)
             result = await session.call(spec.name, arguments)
         except (Unreachable, DeadlineError) as error:
-            self._forget(spec.server, rollout)
+            self._forget(spec.server, rollout, session)
             count("mcp/unreachable")
             raise McpCallError(f"{label} cannot be reached: {error}") from None
         except SessionLost as error:
-            self._forget(spec.server, rollout)
+            self._forget(spec.server, rollout, session)
             count("mcp/lost_sessions")
             raise McpCallError(f"The session with {label} was lost: {error}. {LOST}") from None
         except CallFailed as error:
@@ -123,10 +123,7 @@ class McpTools:
     def _session(self, server: int, rollout: str) -> McpSession:
         key = self._key(server, rollout)
         session = self._sessions.get(key)
-        if session is not None and session.is_over:
-            if self._per_rollout:
-                raise SessionLost("the server ended it")
-            self._forget(server, rollout)
+        if session is not None and session.is_over and not self._per_rollout:
             session = None
         if session is None:
             session = self._sessions[key] = self._open(server)
@@ -135,9 +132,12 @@ class McpTools:
     def _open(self, server: int) -> McpSession:
         return McpSession(self._servers[server], log_file=self._logs / f"mcp-{server + 1}.log")
 
-    def _forget(self, server: int, rollout: str) -> None:
-        session = self._sessions.pop(self._key(server, rollout), None)
-        if session is not None:
+    def _forget(self, server: int, rollout: str, of: McpSession | None = None) -> None:
+        """Close a session; `of`: only this one, not what came in its place."""
+        key = self._key(server, rollout)
+        session = self._sessions.get(key)
+        if session is not None and of in (None, session):
+            del self._sessions[key]
             closing = asyncio.create_task(session.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
