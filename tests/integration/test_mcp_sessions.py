@@ -49,7 +49,9 @@ async def reached(
     tmp_path: Path, *servers: McpServer, per_rollout: bool = True, **variables: str
 ) -> AsyncIterator[Worker]:
     settings = McpSettings(servers=servers, place="config.yml:7")
-    tools = McpTools(fill_in(settings, variables), per_rollout=per_rollout, logs=tmp_path)
+    tools = McpTools(
+        fill_in(settings, variables), per_rollout=per_rollout, folder=tmp_path, logs=tmp_path
+    )
     worker = Worker(tools)
     try:
         worker.tools = dict(await tools.list_tools())

@@ -112,13 +112,14 @@ class WorkerProcess:
     async def retire(self) -> None:
         """Take no new calls, write all stacks to the log, let the running calls end, then kill.
 
-        Each running call has its own deadline, so this ends.
+        Each running call has its own deadline, so this ends. A worker that still can, closes its
+        sessions with MCP servers first.
         """
         self.accepting = False
         self._process.signal(signal.SIGUSR1)
         await asyncio.sleep(0.1)  # for the stacks to be written
         await self._idle.wait()
-        await self.kill()
+        await (self.stop() if self._settings.mcp.servers else self.kill())
 
     async def stop(self) -> None:
         """Let the process end by itself for a moment, then kill what is left of its group."""
@@ -230,6 +231,7 @@ def _mcp_message(
         "servers": [server.as_json() for server in servers],
         "per_rollout": settings.mcp.per_rollout,
         "known": theirs,
+        "folder": str(settings.project_dir.resolve()),
         "logs": str(settings.log_file.absolute().parent),
     }
 

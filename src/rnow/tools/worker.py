@@ -105,6 +105,7 @@ async def _open_servers(
     servers = McpTools(
         [McpSpec.from_json(fields) for fields in start["servers"]],
         per_rollout=start["per_rollout"],
+        folder=Path(start["folder"]),
         logs=Path(start["logs"]),
     )
     if start["known"] is None:

@@ -41,9 +41,9 @@ class CallFailed(Exception):
 class McpSession:
     """Open from its making until `close`, or until the server ends it."""
 
-    def __init__(self, spec: McpSpec, *, log_file: Path) -> None:
+    def __init__(self, spec: McpSpec, *, folder: Path, log_file: Path) -> None:
         self._spec = spec
-        self._connection = Connection(spec, log_file)
+        self._connection = Connection(spec, folder=folder, log_file=log_file)
         self._client: Client | None = None
         self._settled = asyncio.Event()  # opened, or failed to
         self._closing = asyncio.Event()

@@ -45,9 +45,12 @@ class McpTool:
 class McpTools:
     """All servers of a worker, and the sessions that it has with them."""
 
-    def __init__(self, servers: Sequence[McpSpec], *, per_rollout: bool, logs: Path) -> None:
+    def __init__(
+        self, servers: Sequence[McpSpec], *, per_rollout: bool, folder: Path, logs: Path
+    ) -> None:
         self._servers = tuple(servers)
         self._per_rollout = per_rollout
+        self._folder = folder  # of the project: commands run there
         self._logs = logs
         self._sessions: dict[tuple[int, str], McpSession] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -130,7 +133,11 @@ class McpTools:
         return session
 
     def _open(self, server: int) -> McpSession:
-        return McpSession(self._servers[server], log_file=self._logs / f"mcp-{server + 1}.log")
+        return McpSession(
+            self._servers[server],
+            folder=self._folder,
+            log_file=self._logs / f"mcp-{server + 1}.log",
+        )
 
     def _forget(self, server: int, rollout: str, of: McpSession | None = None) -> None:
         """Close a session; `of`: only this one, not what came in its place."""

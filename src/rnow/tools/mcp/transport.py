@@ -39,8 +39,9 @@ _TOO_LONG = f"it sent a message of more than {MAX_MESSAGE_BYTES // 1_000_000} MB
 class Connection:
     """A way to one server, and what is known of why it failed."""
 
-    def __init__(self, spec: McpSpec, log_file: Path) -> None:
+    def __init__(self, spec: McpSpec, *, folder: Path, log_file: Path) -> None:
         self.spec = spec
+        self._folder = folder
         self._log_file = log_file
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
         self._status: int | None = None  # of the last HTTP reply, where it was an error
@@ -165,6 +166,7 @@ class Connection:
                     [program, *args],
                     environment=environment,
                     log_file=self._log_file,
+                    folder=self._folder,
                     stdin=theirs.fileno(),
                     answers_to_stdin=True,
                 )
