@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,14 @@ class Worker:
 async def reached(
     tmp_path: Path, *servers: McpServer, per_rollout: bool = True, **variables: str
 ) -> AsyncIterator[Worker]:
+    told: list[Mapping[str, Any]] = []
     settings = McpSettings(servers=servers, place="config.yml:7")
     tools = McpTools(
-        fill_in(settings, variables), per_rollout=per_rollout, folder=tmp_path, logs=tmp_path
+        fill_in(settings, variables),
+        per_rollout=per_rollout,
+        folder=tmp_path,
+        logs=tmp_path,
+        tell=told.append,
     )
     worker = Worker(tools)
     try:
@@ -58,6 +63,9 @@ async def reached(
         yield worker
     finally:
         await tools.aclose()
+    opened = [message["session"] for message in told if message["open"]]
+    closed = [message["session"] for message in told if not message["open"]]
+    assert sorted(opened) == sorted(closed)
 
 
 async def unfit(tmp_path: Path, *servers: McpServer) -> str:

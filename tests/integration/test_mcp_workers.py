@@ -1,6 +1,7 @@
 """MCP servers behind real tool workers: names, deadlines, caps, deaths."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,13 +13,17 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from builders import tokenizer_folder
 from mcp_server import TOOLS, Served, over_stdio, served_over_http
 from processes import is_alive, wait_until
 
 from rnow.browser.settings import BrowserSettings
+from rnow.commands.check.project import check_project
+from rnow.config.load import load_config
 from rnow.config.mcp_servers import McpServer
 from rnow.errors import ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
+from rnow.rollout.environment import open_environment
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.mcp.spec import McpSettings
 from rnow.tools.pool import ToolPool, describe_tools
@@ -77,6 +82,11 @@ async def ask(
 
 def told(answer: ToolAnswer) -> tuple[ToolOutcome, str, dict[str, int]]:
     return answer.outcome, answer.text, dict(answer.counts)
+
+
+def num_open(server: Served) -> int:
+    counts = server.counts()
+    return counts["opened"] - counts["closed"]
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +156,11 @@ async def test_a_released_rollout_begins_anew_and_its_calls_end(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_worker_that_dies_takes_its_sessions_with_it(pool: ToolPool) -> None:
+async def test_a_worker_that_dies_takes_its_sessions_with_it(pool: ToolPool, http: Served) -> None:
     assert told(await ask(pool, "note", 3, text="a"))[1] == "a: 1 kept"
     server = int((await ask(pool, "stay", 3)).text)
     assert is_alive(server)
+    assert num_open(http) >= 1
     assert told(await ask(pool, "end_worker", 4)) == (
         ToolOutcome.ERROR,
         "<tool_error>Tool 'end_worker' failed: its process ended before it answered</tool_error>",
@@ -164,6 +175,8 @@ async def test_a_worker_that_dies_takes_its_sessions_with_it(pool: ToolPool) -> 
     assert told(await ask(pool, "note", 3, text="a")) == (ToolOutcome.OK, "a: 1 kept", {})
     assert pool.num_replaced == 1
     await asyncio.to_thread(wait_until, lambda: not is_alive(server))
+    # One is open again. What the dead worker held over HTTP, its successor has closed.
+    await asyncio.to_thread(wait_until, lambda: num_open(http) == 1)
 
 
 async def test_a_call_has_a_deadline_and_a_new_worker_needs_no_server(tmp_path: Path) -> None:
@@ -203,6 +216,62 @@ async def test_a_name_of_tools_py_that_a_server_has_too(tmp_path: Path, http: Se
         f"(http://127.0.0.1:{http.port}); rename one, or leave one out with `tools:` of its server "
         "(docs/mcp.md)"
     )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """All that `rnow check` looks at, without a tools.py."""
+    prompt = {"messages": [{"role": "user", "content": "Keep a note."}], "tools": ["note"]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(prompt))
+    for name in ("student", "teacher"):
+        folder = tokenizer_folder(tmp_path / name, "qwen3")
+        (folder / "model.safetensors").write_bytes(b"0" * 100)
+    (tmp_path / "config.yml").write_text(
+        "data: {batch_size: 1}\nmodel: {path: student}\nteacher: {path: teacher}\n"
+        "trainer: {num_epochs: 1}\nrollout:\n  max_turns: 3\n  max_context_window: 4096\n"
+        "  mcp_url: http://127.0.0.1:9/mcp\n"
+    )
+    return tmp_path
+
+
+UNREACHABLE = (
+    "config.yml:8: MCP server 1 (http://127.0.0.1:9) cannot be reached: ConnectError: All "
+    "connection attempts failed; start it, or take it out of rollout.mcp_url"
+)
+
+
+def test_check_says_which_server_cannot_be_reached(project: Path) -> None:
+    report = check_project(project)
+    (point,) = (point for point in report.points if point.name == "tools")
+    assert [str(problem) for problem in point.problems] == [f"{project}/{UNREACHABLE}"]
+    assert not report.ok
+
+
+def test_check_counts_the_tools_of_servers(project: Path, http: Served) -> None:
+    report = check_project(project, [f"rollout.mcp_url={http.url('/json')}", "engine.kind=local"])
+    messages = {point.name: point.message for point in report.points}
+    assert messages["tools"] == ", ".join(TOOLS)
+    assert messages["data"] == "1 prompts, 1 steps"
+    assert int(messages["window"].split()[4]) > 300
+    assert report.ok
+
+
+async def test_rollouts_begin_with_the_tools_of_servers_or_not_at_all(
+    project: Path, http: Served
+) -> None:
+    async def names(*overrides: str) -> list[str]:
+        loaded = load_config(project, overrides=overrides)
+        opening = open_environment(
+            loaded, project, student=project / "student", log_file=project / "logs" / "tools.log"
+        )
+        async with opening as environment:
+            assert environment.read_prompts("train.jsonl").prompts[0].tools == ("note",)
+            return [schema.name for schema in environment.schemas]
+
+    assert await names(f"rollout.mcp_url={http.url('/json')}") == TOOLS
+    with pytest.raises(ToolDefinitionError) as raised:
+        await names()
+    assert str(raised.value) == UNREACHABLE
 
 
 CONTROLLER = """

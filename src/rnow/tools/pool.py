@@ -17,6 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,10 +232,17 @@ class ToolPool:
         _log.warning("%s is replaced: %s", worker.name, reason)
         self.num_replaced += 1
         worker.accepting = False
-        leaving = asyncio.create_task(worker.retire())
+        leaving = asyncio.create_task(self._retire(slot, worker))
         self._leaving[leaving] = worker
         leaving.add_done_callback(lambda task: self._leaving.pop(task, None))
         self._slots[slot] = asyncio.create_task(self._start_replacement(slot))
+
+    async def _retire(self, slot: int, worker: WorkerProcess) -> None:
+        await worker.retire()
+        if worker.sessions:
+            with suppress(RnowError, OSError):  # whoever calls next is told of these
+                successor = await asyncio.shield(self._slots[slot])
+                successor.end_sessions(worker.sessions)
 
     async def _start_replacement(self, slot: int) -> WorkerProcess:
         for attempt in range(1, _MAX_STARTS + 1):

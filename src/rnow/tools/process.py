@@ -47,6 +47,7 @@ class WorkerProcess:
         self.specs: tuple[ToolSpec, ...] = ()
         self.notices: tuple[str, ...] = ()
         self.accepting = True  # takes new calls
+        self.sessions: set[tuple[int, str]] = set()  # of (MCP server, id), that it would leave open
         self.slots = asyncio.Semaphore(settings.concurrency)
         self._channel = channel
         self._process = channel.process
@@ -163,6 +164,10 @@ class WorkerProcess:
         """Close the rollout's sessions with MCP servers."""
         self._channel.post({"type": "release", "rollout": rollout})
 
+    def end_sessions(self, sessions: set[tuple[int, str]]) -> None:
+        """Close what another worker, which has ended, left open."""
+        self._channel.post({"type": "end_sessions", "sessions": sorted(sessions)})
+
     async def _introduce(self, mcp: Mapping[str, Any] | None) -> None:
         settings = self._settings
         await self._channel.send(
@@ -178,6 +183,9 @@ class WorkerProcess:
             }
         )
         message = await self._channel.receive()
+        while message is not None and message["type"] == "session":
+            self._note_session(message)
+            message = await self._channel.receive()
         if message is None:
             how = how_it_ended(await self._process.wait())
             raise ToolDefinitionError(
@@ -214,8 +222,15 @@ class WorkerProcess:
             if not answer.done():
                 answer.set_exception(WorkerGone(self.name))
 
+    def _note_session(self, message: Mapping[str, Any]) -> None:
+        change = self.sessions.add if message["open"] else self.sessions.discard
+        change((message["server"], message["session"]))
+
     async def _read_answers(self) -> None:
         while (message := await self._channel.receive()) is not None:
+            if message["type"] == "session":
+                self._note_session(message)
+                continue
             answer = self._pending.get(message["id"])
             if answer is not None and not answer.done():  # else its deadline has passed
                 answer.set_result(message)

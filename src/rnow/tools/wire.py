@@ -13,6 +13,8 @@ code runs. A conversation with a tool worker:
                                     ◀─ {"type": "answer", "id", "text", "outcome",
                                         "truncated", "counts"}
     {"type": "release", "rollout"}                      ─▶  its sessions with MCP servers end
+                                    ◀─ {"type": "session", "server", "session", "open"}
+    {"type": "end_sessions", "sessions"}                ─▶  what a worker that died has left open
     {"type": "stop"}                                    ─▶  ends; so does the end of the stream
 """
 

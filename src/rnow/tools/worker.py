@@ -52,7 +52,8 @@ def main() -> None:
             loaded = load_tools(folder)
         tools |= loaded
         if start["mcp"] is not None:
-            servers, found = loop.run_until_complete(_open_servers(start["mcp"], loaded))
+            opening = _open_servers(start["mcp"], loaded, line)
+            servers, found = loop.run_until_complete(opening)
             tools |= found
     except ToolDefinitionError as error:
         line.send({"type": "unusable", "message": str(error)})
@@ -97,7 +98,7 @@ class _Line:
 
 
 async def _open_servers(
-    start: Mapping[str, Any], loaded: Mapping[str, LoadedTool]
+    start: Mapping[str, Any], loaded: Mapping[str, LoadedTool], line: "_Line"
 ) -> "tuple[McpTools, dict[str, McpTool]]":
     """Reach the MCP servers; with their tools known from before, each at its first call."""
     from rnow.tools.mcp.tools import McpTools, clash
@@ -107,6 +108,7 @@ async def _open_servers(
         per_rollout=start["per_rollout"],
         folder=Path(start["folder"]),
         logs=Path(start["logs"]),
+        tell=line.send,
     )
     if start["known"] is None:
         tools = await servers.list_tools()
@@ -132,8 +134,10 @@ def _serve(
         while (message := line.receive())["type"] != "stop":
             if message["type"] == "call":
                 runner.start(message)
-            elif servers is not None:
+            elif servers is not None and message["type"] == "release":
                 loop.call_soon_threadsafe(servers.release, message["rollout"])
+            elif servers is not None:
+                loop.call_soon_threadsafe(servers.end_sessions, message["sessions"])
         stopping.set()
         loop.call_soon_threadsafe(loop.stop)
 

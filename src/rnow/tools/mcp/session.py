@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 from mcp import Client
@@ -18,7 +17,6 @@ from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, CallToolResult, Tool
 from pydantic import ValidationError
 
 from rnow.runtime.deadline import within
-from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.mcp.transport import CONNECT_S, Connection
 
 _log = logging.getLogger(__name__)
@@ -41,9 +39,9 @@ class CallFailed(Exception):
 class McpSession:
     """Open from its making until `close`, or until the server ends it."""
 
-    def __init__(self, spec: McpSpec, *, folder: Path, log_file: Path) -> None:
-        self._spec = spec
-        self._connection = Connection(spec, folder=folder, log_file=log_file)
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        spec = self._spec = connection.spec
         self._client: Client | None = None
         self._settled = asyncio.Event()  # opened, or failed to
         self._closing = asyncio.Event()
@@ -63,8 +61,8 @@ class McpSession:
             for _ in range(_MAX_PAGES):
                 try:
                     page = await client.list_tools(cursor=cursor)
-                except (MCPError, ValidationError) as error:
-                    raise Unreachable(self._connection.why(error)) from None
+                except Exception as error:  # of the SDK, of what a foreign server sent
+                    raise Unreachable(self.connection.why(error)) from None
                 tools += page.tools
                 cursor = page.next_cursor
                 if cursor is None:
@@ -81,8 +79,8 @@ class McpSession:
                 raise SessionLost(self._why or "it was closed")
             return calling.result()
         except MCPError as error:
-            if self._owner.done() or self._connection.ends_session(error):
-                raise SessionLost(self._why or self._connection.why(error)) from None
+            if self._owner.done() or self.connection.ends_session(error):
+                raise SessionLost(self._why or self.connection.why(error)) from None
             raise CallFailed(self._spec.scrub(error.message)) from None
         except (ValidationError, RuntimeError) as error:
             if self._owner.done():
@@ -119,7 +117,7 @@ class McpSession:
                     raise
                 await self._stay("auto")
         except BaseException as error:  # of the SDK, of the network, of foreign servers
-            self._why = self._connection.why(error)
+            self._why = self.connection.why(error)
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
@@ -128,7 +126,7 @@ class McpSession:
     async def _stay(self, mode: str) -> None:
         async with AsyncExitStack() as stack:
             async with within(CONNECT_S, f"{self._spec.label}: its start"):
-                client = Client(self._connection.open(), mode=mode, cache=None)
+                client = Client(self.connection.open(), mode=mode, cache=None)
                 self._client = await stack.enter_async_context(client)
             self._settled.set()
             await self._closing.wait()

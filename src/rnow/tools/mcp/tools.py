@@ -9,7 +9,7 @@ With `rollout.mcp_session: run` all rollouts of a worker share a session, which 
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from rnow.tools.base import ToolSchema
 from rnow.tools.mcp.content import text_of
 from rnow.tools.mcp.session import CallFailed, McpSession, SessionLost, Unreachable
 from rnow.tools.mcp.spec import McpCallError, McpSpec
+from rnow.tools.mcp.transport import Connection
 from rnow.tools.spec import ToolSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # the protocol's own rule
@@ -46,12 +47,19 @@ class McpTools:
     """All servers of a worker, and the sessions that it has with them."""
 
     def __init__(
-        self, servers: Sequence[McpSpec], *, per_rollout: bool, folder: Path, logs: Path
+        self,
+        servers: Sequence[McpSpec],
+        *,
+        per_rollout: bool,
+        folder: Path,
+        logs: Path,
+        tell: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._servers = tuple(servers)
         self._per_rollout = per_rollout
         self._folder = folder  # of the project: commands run there
         self._logs = logs
+        self._tell = tell  # of sessions that would be left, did this process die
         self._sessions: dict[tuple[int, str], McpSession] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -116,6 +124,11 @@ class McpTools:
             if self._per_rollout:
                 self._forget(server, rollout)
 
+    def end_sessions(self, sessions: Sequence[tuple[int, str]]) -> None:
+        """Close, later, what another worker held when it died."""
+        for server, session_id in sessions:
+            self._later(self._connect(server).end_session(session_id))
+
     async def aclose(self) -> None:
         """Close all sessions."""
         for server, rollout in list(self._sessions):
@@ -133,11 +146,14 @@ class McpTools:
         return session
 
     def _open(self, server: int) -> McpSession:
-        return McpSession(
-            self._servers[server],
-            folder=self._folder,
-            log_file=self._logs / f"mcp-{server + 1}.log",
-        )
+        connection = self._connect(server)
+        told = {"type": "session", "server": server, "open": True}
+        connection.on_session = lambda session_id: self._tell({**told, "session": session_id})
+        return McpSession(connection)
+
+    def _connect(self, server: int) -> Connection:
+        log_file = self._logs / f"mcp-{server + 1}.log"
+        return Connection(self._servers[server], folder=self._folder, log_file=log_file)
 
     def _forget(self, server: int, rollout: str, of: McpSession | None = None) -> None:
         """Close a session; `of`: only this one, not what came in its place."""
@@ -145,9 +161,18 @@ class McpTools:
         session = self._sessions.get(key)
         if session is not None and of in (None, session):
             del self._sessions[key]
-            closing = asyncio.create_task(session.close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._later(self._close(server, session))
+
+    async def _close(self, server: int, session: McpSession) -> None:
+        await session.close()
+        if session.connection.session_id is not None:
+            told = {"type": "session", "server": server, "open": False}
+            self._tell({**told, "session": session.connection.session_id})
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _key(self, server: int, rollout: str) -> tuple[int, str]:
         return server, rollout if self._per_rollout else ""

@@ -18,12 +18,14 @@ import httpx2
 from mcp.client._transport import TransportStreams
 from mcp.client.sse import sse_client
 from mcp.client.stdio import get_default_environment
-from mcp.client.streamable_http import streamable_http_client
+from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, jsonrpc_message_adapter
 
+from rnow.errors import DeadlineError
 from rnow.runtime.child_process import ChildProcess, how_it_ended
+from rnow.runtime.deadline import within
 from rnow.tools.mcp.spec import McpSpec
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ class Connection:
 
     def __init__(self, spec: McpSpec, *, folder: Path, log_file: Path) -> None:
         self.spec = spec
+        self.session_id: str | None = None  # over HTTP, where the server keeps state
+        self.on_session: Callable[[str], None] = lambda _: None  # is told of it
         self._folder = folder
         self._log_file = log_file
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
@@ -63,6 +67,14 @@ class Connection:
     def ends_session(self, error: MCPError) -> bool:
         """Say whether the server knows the session no longer."""
         return error.code == CONNECTION_CLOSED or self._status == 404
+
+    async def end_session(self, session_id: str) -> None:
+        """Close a session that whoever held it can no longer close."""
+        assert self.spec.url is not None
+        what = f"{self.spec.label}: the end of a session that was left"
+        with suppress(httpx2.HTTPError, DeadlineError):
+            async with within(CONNECT_S, what), self._client() as client:
+                await client.delete(self.spec.url, headers={MCP_SESSION_ID: session_id})
 
     def why(self, error: BaseException) -> str:
         """Say why it failed, in words that hold no URL and no secret."""
@@ -98,6 +110,10 @@ class Connection:
         """As the SDK wants it made; what it would set is set here."""
 
         async def note(response: httpx2.Response) -> None:
+            given = response.headers.get(MCP_SESSION_ID)
+            if given is not None and self.session_id is None:
+                self.session_id = given
+                self.on_session(given)
             if response.request.method == "POST" or self.spec.is_sse:
                 self._status = response.status_code if response.status_code >= 400 else None
 
@@ -156,6 +172,8 @@ class Connection:
         self,
     ) -> tuple[ChildProcess, tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         program, *args = self.spec.command
+        if "/" in program:
+            program = str(self._folder / program)
         environment = get_default_environment() | dict(self.spec.env)
         if shutil.which(program, path=environment.get("PATH")) is None:
             raise FileNotFoundError(f"there is no program {program}; install it, or give its path")
