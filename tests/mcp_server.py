@@ -1,7 +1,7 @@
 """A real MCP server, made with the SDK: run as a program it speaks over stdio or HTTP.
 
     python mcp_server.py stdio
-    python mcp_server.py http [PORT]       prints its port; /mcp, /json, /sse, /odd, /counts
+    python mcp_server.py http PORT         prints its port; for the paths see Site
 
 `note` counts by session, so that a test sees which calls share one.
 """
@@ -130,15 +130,40 @@ class Site:
     def __init__(self) -> None:
         self.streamable, self.json, self.odd = notes_server(), notes_server(), odd_server()
         self.counts = {"opened": 0, "closed": 0}
-        self.apps = {
+        self.apps: dict[str, Any] = {
             "/mcp": self.streamable.streamable_http_app(),
             "/json": self.json.streamable_http_app(
                 streamable_http_path="/json", json_response=True
             ),
+            "/modern": self.modern_only,
             "/odd": self.odd.streamable_http_app(streamable_http_path="/odd"),
             "/sse": (sse := notes_server().sse_app()),
             "/messages/": sse,
         }
+
+    async def modern_only(
+        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
+    ) -> None:
+        """Refuse the handshake, as a server that knows no sessions does."""
+        message = await receive()
+        request = json.loads(message["body"])
+        if request["method"] != "initialize":
+            messages = iter([message])
+
+            async def again() -> MutableMapping[str, Any]:
+                return next(messages, None) or await receive()
+
+            await self.apps["/json"]({**scope, "path": "/json"}, again, send)
+            return
+        error = {
+            "code": -32022,
+            "message": "Unsupported protocol version",
+            "data": {"supported": ["2026-07-28"], "requested": "2025-11-25"},
+        }
+        body = json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}).encode()
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 400, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["path"] in self.apps:

@@ -92,6 +92,14 @@ async def test_tools_of_a_server_over_http(tmp_path: Path, http: Served, path: s
         assert worker.counts == {"mcp/left_out": 1}
 
 
+async def test_a_server_that_knows_no_sessions(tmp_path: Path, http: Served) -> None:
+    async with reached(tmp_path, McpServer(url=http.url("/modern"))) as worker:
+        assert list(worker.tools) == TOOLS
+        texts = [await worker.call("note", rollout, text="a") for rollout in ("0.0.0", "0.0.1")]
+        assert texts == ["a: 1 kept", "a: 2 kept"]
+        assert await worker.failed("fail") == "no such note"
+
+
 async def test_each_rollout_has_a_session_of_its_own(tmp_path: Path, http: Served) -> None:
     before = http.counts()
     async with reached(tmp_path, McpServer(url=http.url())) as worker:

@@ -227,8 +227,9 @@ def _unfit(tool: Tool) -> str | None:
     try:
         kind = validator_for(tool.input_schema, default=Draft202012Validator)
         kind.check_schema(tool.input_schema)
-    except SchemaError as error:
-        return f"has a schema that is none: {error.message:.200}"
+    except (SchemaError, RecursionError) as error:
+        what = error.message if isinstance(error, SchemaError) else "it is nested too deeply"
+        return f"has a schema that is none: {what:.200}"
     return None
 
 

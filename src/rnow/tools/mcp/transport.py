@@ -6,9 +6,11 @@ server would outlive a killed worker. All three end the session where a message 
 """
 
 import asyncio
+import functools
 import logging
 import shutil
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -125,6 +127,7 @@ class Connection:
             timeout=httpx2.Timeout(CONNECT_S, read=None),
             transport=_CappedTransport(too_long),
             event_hooks={"response": [note]},
+            trust_env=False,  # ~/.netrc has keys of other programs
         )
 
     @asynccontextmanager
@@ -224,11 +227,16 @@ def _parse(line: bytes) -> SessionMessage | None:
         return None
 
 
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    return httpx2.create_ssl_context()  # a third of a second of a busy machine
+
+
 class _CappedTransport(httpx2.AsyncHTTPTransport):
     """Ends a reply that is longer than a message may be; the SDK does it for streams of events."""
 
     def __init__(self, too_long: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__(verify=_ssl_context())
         self._too_long = too_long
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
