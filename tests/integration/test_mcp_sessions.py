@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -199,8 +200,9 @@ async def test_a_message_that_is_too_long_over_http(tmp_path: Path, http: Served
 
 
 async def test_secrets_reach_the_server_and_come_back_from_nowhere(
-    tmp_path: Path, http: Served
+    tmp_path: Path, http: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG)  # as a tools.py may
     secrets = {"KEY": "sk-0123456789", "OTHER_KEY": "not-for-servers"}
     over_http = McpServer(
         url=http.url() + "?key=${KEY}", headers={"X-Key": "${KEY}"}, tools=["whoami"]
@@ -211,6 +213,30 @@ async def test_secrets_reach_the_server_and_come_back_from_nowhere(
     command = over_stdio(env={"NOTES_KEY": "${KEY}"}, tools=["whoami"])
     async with reached(tmp_path, command, per_rollout=False, **secrets) as worker:
         assert (await worker.call("whoami")).startswith("key …, pid ")
+    sse = McpServer(url=http.url("/sse") + "?key=${KEY}", tools=["whoami"])
+    async with reached(tmp_path, sse, **secrets) as worker:
+        await worker.failed("whoami", nothing=object)  # cannot be sent
+    assert secrets["KEY"] not in caplog.text
+
+
+def test_secrets_are_known_by_their_names() -> None:
+    server = McpServer(
+        url="${SERVER}/mcp?key=${API_KEY}",
+        headers={"Authorization": "Bearer literal-token", "Accept": "application/json"},
+    )
+    variables = {"SERVER": "http://127.0.0.1:1/sse", "API_KEY": "sk-0123456789"}
+    (spec,) = fill_in(McpSettings(servers=(server,)), variables)
+    assert spec.url == "http://127.0.0.1:1/sse/mcp?key=sk-0123456789"
+    assert spec.headers["Authorization"] == "Bearer literal-token"
+    assert spec.secrets == ("literal-token", "sk-0123456789")
+    said = "application/json of http://127.0.0.1:1/sse: no sk-0123456789, Bearer literal-token"
+    assert spec.scrub(said) == "application/json of http://127.0.0.1:1/sse: no …, Bearer …"
+    with pytest.raises(ConfigError) as raised:
+        fill_in(McpSettings(servers=(server,)), variables | {"SERVER": "ftp://a"})
+    assert str(raised.value) == (
+        "config.yml: MCP server 1 (${SERVER}) has a url that is none, once its variables are "
+        "filled in"
+    )
 
 
 def test_a_variable_that_is_set_nowhere_is_named() -> None:

@@ -49,7 +49,7 @@ class McpServer(BaseModel):
     def _is_one_or_the_other(self) -> Self:
         if (self.url is None) == (self.command is None):
             raise ValueError("must have either a url or a command")
-        if self.url is not None and not _URL.fullmatch(self.url):
+        if self.url is not None and not (is_url(self.url) or self.url.startswith("${")):
             raise ValueError("has a url that is not one, as http://127.0.0.1:8000/mcp")
         needs = "command" if self.url is not None else "url"
         alone = ("args", "env") if self.url is not None else ("headers", "transport")
@@ -69,14 +69,20 @@ class McpServer(BaseModel):
         """What messages call it: no path, query or argument, any of which may hold a secret."""
         if self.url is None:
             return str(self.command)
+        if self.url.startswith("${"):
+            return self.url.partition("}")[0] + "}"
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
-    @property
-    def is_sse(self) -> bool:
+    def is_sse_at(self, url: str) -> bool:
+        """Say how the url, its variables filled in, is spoken to."""
         if self.transport != "auto":
             return self.transport == "sse"
-        return self.url is not None and urlsplit(self.url).path.rstrip("/").endswith("/sse")
+        return urlsplit(url).path.rstrip("/").endswith("/sse")
+
+
+def is_url(text: str) -> bool:
+    return _URL.fullmatch(text) is not None
 
 
 def _parse_servers(value: Any) -> list[McpServer]:

@@ -111,14 +111,15 @@ def test_what_is_no_server(value: str, message: str) -> None:
 
 def test_a_url_that_ends_in_sse_is_spoken_to_that_way() -> None:
     urls = ("http://a.test/sse", "http://a.test/sse/?k=v", "http://a.test/mcp", "http://a.test")
-    assert [McpServer(url=url).is_sse for url in urls] == [True, True, False, False]
-    assert not McpServer(url="http://a.test/sse", transport="http").is_sse
-    assert McpServer(url="http://a.test/mcp", transport="sse").is_sse
+    assert [McpServer(url=url).is_sse_at(url) for url in urls] == [True, True, False, False]
+    assert not McpServer(url=urls[0], transport="http").is_sse_at(urls[0])
+    assert McpServer(url=urls[2], transport="sse").is_sse_at(urls[2])
 
 
 def test_no_message_shows_a_servers_texts() -> None:
     url = f"https://me:{SECRET}@a.test/{SECRET}/mcp?key={SECRET}"
     assert McpServer(url=url).name == "https://a.test"
+    assert McpServer(url="${SERVER_URL}/mcp").name == "${SERVER_URL}"
     assert McpServer(command="npx", args=[SECRET], env={"KEY": SECRET}).name == "npx"
     for value in (f"{{command: npx, key: {SECRET}}}", f"ftp://{SECRET}", f"{{a: [{SECRET}]}}"):
         with pytest.raises(ConfigError) as raised:

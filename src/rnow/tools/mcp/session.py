@@ -14,7 +14,6 @@ from typing import Any
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, CallToolResult, Tool
-from pydantic import ValidationError
 
 from rnow.runtime.deadline import within
 from rnow.tools.mcp.transport import CONNECT_S, Connection
@@ -77,16 +76,15 @@ class McpSession:
             await asyncio.wait({calling, self._owner}, return_when=asyncio.FIRST_COMPLETED)
             if not calling.done() or calling.cancelled():
                 raise SessionLost(self._why or "it was closed")
-            return calling.result()
-        except MCPError as error:
-            if self._owner.done() or self.connection.ends_session(error):
-                raise SessionLost(self._why or self.connection.why(error)) from None
-            raise CallFailed(self._spec.scrub(error.message)) from None
-        except (ValidationError, RuntimeError) as error:
-            if self._owner.done():
-                raise SessionLost(self._why or "it was closed") from None
-            text = self._spec.scrub(str(error)).partition("\n")[0]
-            raise CallFailed(f"the server answered in a form that is not allowed: {text}") from None
+            failure = calling.exception()
+            if failure is None:
+                return calling.result()
+            if self._owner.done() or self.connection.ends_session(failure):
+                raise SessionLost(self._why or self.connection.why(failure))
+            if isinstance(failure, MCPError):
+                raise CallFailed(self._spec.scrub(failure.message))
+            text = self._spec.scrub(str(failure)).partition("\n")[0]
+            raise CallFailed(f"the server answered in a form that is not allowed: {text}")
         finally:
             calling.cancel()
             calling.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -4,15 +4,16 @@ Only the worker's start message holds the filled-in texts: no environment, no co
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rnow.config.mcp_servers import McpServer
+from rnow.config.mcp_servers import McpServer, is_url
 from rnow.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
-_MIN_SECRET_CHARS = 6  # shorter ones are words of any text
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|AUTH|COOKIE", re.IGNORECASE)  # names of such
+_MIN_SECRET_CHARS = 8  # shorter ones are words of any text
 
 
 class McpCallError(Exception):
@@ -39,7 +40,7 @@ class McpSpec:
     command: tuple[str, ...]
     env: Mapping[str, str]
     tools: tuple[str, ...] | None  # None: all that it has
-    secrets: tuple[str, ...]  # what `${NAME}` and headers held
+    secrets: tuple[str, ...]  # what variables and headers with the names of secrets held
 
     def scrub(self, text: str) -> str:
         """Return `text` without what only the server is to know."""
@@ -66,7 +67,7 @@ def fill_in(settings: McpSettings, variables: Mapping[str, str]) -> tuple[McpSpe
 
 
 def _fill_in(server: McpServer, label: str, variables: Mapping[str, str]) -> McpSpec:
-    used: list[str] = []
+    used: dict[str, str] = {}
 
     def value_of(match: re.Match[str]) -> str:
         if match[1] not in variables:
@@ -74,33 +75,39 @@ def _fill_in(server: McpServer, label: str, variables: Mapping[str, str]) -> Mcp
                 f"{label} uses ${{{match[1]}}}, which is set neither in this shell nor in .env; "
                 "set it or take it out"
             )
-        used.append(variables[match[1]])
-        return variables[match[1]]
+        used[match[1]] = variables[match[1]]
+        return used[match[1]]
 
     def filled(text: str) -> str:
         return _VARIABLE.sub(value_of, text)
 
-    headers = _each(server.headers, filled)
+    headers, env = _each(server.headers, filled), _each(server.env, filled)
     url = None if server.url is None else filled(server.url)
+    if url is not None and not is_url(url):
+        raise ConfigError(f"{label} has a url that is none, once its variables are filled in")
     command = () if server.command is None else (server.command, *server.args)
-    spec = McpSpec(
+    return McpSpec(
         label=label,
         url=url,
-        is_sse=server.is_sse,
+        is_sse=url is not None and server.is_sse_at(url),
         headers=headers,
         command=tuple(filled(word) for word in command),
-        env=_each(server.env, filled),
+        env=env,
         tools=None if server.tools is None else tuple(server.tools),
-        secrets=(),
+        secrets=_secrets_in(used | headers | env),
     )
-    return _with_secrets(spec, [*used, *headers.values()])
 
 
-def _with_secrets(spec: McpSpec, texts: Sequence[str]) -> McpSpec:
-    """Keep what is to be scrubbed, the longest first: one may be a part of another."""
-    long = {text for text in texts if len(text) >= _MIN_SECRET_CHARS}
-    secrets = sorted(long, key=lambda text: (-len(text), text))
-    return McpSpec.from_json(spec.as_json() | {"secrets": secrets})
+def _secrets_in(texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what is to be scrubbed, the longest first: one may be a part of another."""
+    words = {
+        word
+        for name, text in texts.items()
+        if _SECRET.search(name)
+        for word in text.split()  # "Bearer" says nothing
+        if len(word) >= _MIN_SECRET_CHARS
+    }
+    return tuple(sorted(words, key=lambda word: (-len(word), word)))
 
 
 def _each(texts: Mapping[str, str], change: Callable[[str], str]) -> dict[str, str]:

@@ -31,6 +31,9 @@ from rnow.runtime.deadline import within
 from rnow.tools.mcp.spec import McpSpec
 
 _log = logging.getLogger(__name__)
+# A tools.py may turn logging on, and theirs has whole URLs; what matters of it, errors say here.
+for _name in ("mcp", "httpx2", "httpcore2"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 MAX_MESSAGE_BYTES = 16_000_000
 CONNECT_S = 60.0  # npx may have to download what it runs
 _NO_READ_LIMIT_S = 10.0 * 365 * 86_400  # each call has a deadline of its own
@@ -66,9 +69,11 @@ class Connection:
             )
         return self._http(self.spec.url)
 
-    def ends_session(self, error: MCPError) -> bool:
-        """Say whether the server knows the session no longer."""
-        return error.code == CONNECTION_CLOSED or self._status == 404
+    def ends_session(self, error: BaseException) -> bool:
+        """Say whether a call that failed so is the session's last."""
+        if isinstance(error, MCPError):
+            return error.code == CONNECTION_CLOSED or self._status == 404
+        return isinstance(error, anyio.ClosedResourceError | anyio.BrokenResourceError)
 
     async def end_session(self, session_id: str) -> None:
         """Close a session that whoever held it can no longer close."""
@@ -85,7 +90,8 @@ class Connection:
         if self._ended is not None:
             return f"it ended ({how_it_ended(self._ended)}); {self._printed()}"
         if self._status is not None:
-            hint = "; is the path of its url right? It is often /mcp" if self._status == 404 else ""
+            is_lost = self._status == 404 and self.session_id is None
+            hint = "; is the path of its url right? It is often /mcp" if is_lost else ""
             return f"it answered with HTTP status {self._status}{hint}"
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -194,7 +200,11 @@ class Connection:
         except BaseException:
             ours.close()
             raise
-        return process, await asyncio.open_connection(sock=ours, limit=MAX_MESSAGE_BYTES)
+        try:
+            return process, await asyncio.open_connection(sock=ours, limit=MAX_MESSAGE_BYTES)
+        except BaseException:
+            await process.kill()
+            raise
 
     def _printed(self) -> str:
         text = self._log_file.read_bytes()[self._log_start :].decode(errors="replace").strip()
