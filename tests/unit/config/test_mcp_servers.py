@@ -153,3 +153,50 @@ def test_an_override_names_several_servers() -> None:
         McpServer(url="http://a.test/mcp?a=1&b=2"),
         McpServer(command="npx"),
     ]
+
+
+HOSTED = """\
+project_id: 0b5b
+project_name: web
+dataset_id: 1
+dataset_name: d
+organization_id: o
+dataset_type: {dataset_type}
+data: {{batch_size: 2, group_size: 16, train_file: train.jsonl}}
+model: {{path: Qwen/Qwen3-8B, qlora_rank: 32, name: m}}
+{teacher}algorithm: {{loss_fn: ppo, adv_estimator: grpo, kl_penalty_coef: 0.01}}
+rollout:
+  max_turns: 10
+  max_tokens: 2048
+  max_tool_response_chars: 4000
+  mcp_url: {mcp_url}
+trainer: {{num_epochs: 30, learning_rate: 0.0001, save_step: 0, eval_step: 0, max_billing: 5}}
+"""
+
+
+@pytest.mark.parametrize("dataset_type", ["rl", "distill"])
+@pytest.mark.parametrize(
+    "mcp_url",
+    [
+        "localhost:8931",
+        "http://localhost:8931",
+        "https://mcp.tavily.com/mcp/?tavilyApiKey=${TAVILY_API_KEY}",
+        "[http://localhost:8931, https://mcp.example.com/sse]",
+    ],
+)
+def test_a_file_of_the_hosted_client_loads_with_its_servers(
+    dataset_type: str, mcp_url: str
+) -> None:
+    teacher = "teacher: {path: Qwen/Qwen3-32B}\n" if dataset_type == "distill" else ""
+    text = HOSTED.format(dataset_type=dataset_type, teacher=teacher, mcp_url=mcp_url)
+    Path("config.yml").write_text(text)
+    loaded = load_config(Path())
+    assert len(loaded.config.rollout.mcp_url) == 1 + mcp_url.count(",")
+    told = {problem.key: problem.severity for problem in loaded.warnings}
+    assert told == dict.fromkeys(
+        (
+            *("project_id", "dataset_id", "dataset_name", "organization_id", "model.name"),
+            *("rollout.max_tool_response_chars", "trainer.save_step", "trainer.max_billing"),
+        ),
+        "warning",
+    )
