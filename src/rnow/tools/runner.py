@@ -109,8 +109,8 @@ class CallRunner:
     def _fail(self, call: Message, error: BaseException, counts: Mapping[str, int]) -> None:
         now = time.strftime("%H:%M:%S")
         # What a server said has no place in any file.
-        where = isinstance(error, McpCallError)
-        trace = f"{error}\n" if where else "\n" + "".join(traceback.format_exception(error))
+        is_a_servers = isinstance(error, McpCallError)
+        trace = f"{error}\n" if is_a_servers else "\n" + "".join(traceback.format_exception(error))
         print(
             f"{now} tool {call['name']!r} in rollout {call['rollout']} raised: {trace}",
             file=sys.__stderr__,

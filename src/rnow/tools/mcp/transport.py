@@ -12,12 +12,13 @@ import shutil
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
-from mcp.client._transport import TransportStreams
+from mcp.client import Transport
 from mcp.client.sse import sse_client
 from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
@@ -30,6 +31,7 @@ from rnow.runtime.child_process import ChildProcess, how_it_ended
 from rnow.runtime.deadline import within
 from rnow.tools.mcp.spec import McpSpec
 
+_Streams = tuple[Any, Any]  # of messages, as the SDK's Transport gives them: to read, to write
 _log = logging.getLogger(__name__)
 # A tools.py may turn logging on, and theirs has whole URLs; what matters of it, errors say here.
 for _name in ("mcp", "httpx2", "httpcore2"):
@@ -57,7 +59,7 @@ class Connection:
         self._ended: int | None = None  # how the command ended
         self._fault: str | None = None  # what was wrong with what it sent
 
-    def open(self) -> AbstractAsyncContextManager[TransportStreams]:
+    def open(self) -> Transport:
         if self.spec.url is None:
             return self._stdio()
         if self.spec.is_sse:
@@ -100,7 +102,7 @@ class Connection:
         return self.spec.scrub(str(error)) or type(error).__name__
 
     @asynccontextmanager
-    async def _http(self, url: str) -> AsyncIterator[TransportStreams]:
+    async def _http(self, url: str) -> AsyncIterator[_Streams]:
         async with (
             self._client() as client,
             streamable_http_client(
@@ -137,7 +139,7 @@ class Connection:
         )
 
     @asynccontextmanager
-    async def _stdio(self) -> AsyncIterator[TransportStreams]:
+    async def _stdio(self) -> AsyncIterator[_Streams]:
         process, (reader, writer) = await self._start()
         to_session, inbox = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         outbox, from_session = anyio.create_memory_object_stream[SessionMessage](0)
