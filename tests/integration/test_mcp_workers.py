@@ -28,7 +28,7 @@ from rnow.rollout.attempt import Attempt
 from rnow.rollout.environment import open_environment
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.mcp.spec import McpSettings
-from rnow.tools.pool import ToolPool, describe_tools
+from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
 TOOLS_FILE = '''
@@ -202,8 +202,8 @@ async def test_a_call_has_a_deadline_and_a_new_worker_needs_no_server(tmp_path: 
 
 
 async def test_a_project_needs_no_tools_py(tmp_path: Path, http: Served) -> None:
-    described = await describe_tools(make_settings(tmp_path, McpServer(url=http.url("/json"))))
-    assert ([schema.name for schema in described.schemas], described.notices) == (TOOLS, ())
+    async with ToolPool(make_settings(tmp_path, McpServer(url=http.url("/json")))) as pool:
+        assert ([schema.name for schema in pool.schemas], pool.notices) == (TOOLS, ())
 
 
 async def test_a_name_of_tools_py_that_a_server_has_too(tmp_path: Path, http: Served) -> None:
@@ -212,7 +212,7 @@ async def test_a_name_of_tools_py_that_a_server_has_too(tmp_path: Path, http: Se
         "    return a\n"
     )
     with pytest.raises(ToolDefinitionError) as raised:
-        await describe_tools(make_settings(tmp_path, McpServer(url=http.url()), tools=own))
+        await ToolPool(make_settings(tmp_path, McpServer(url=http.url()), tools=own)).start()
     assert str(raised.value) == (
         "tools.py:4 has a tool 'note', and so has config.yml:7: MCP server 1 "
         f"(http://127.0.0.1:{http.port}); rename one, or leave one out with `tools:` of its server "

@@ -154,6 +154,18 @@ def test_imports_point_one_way() -> None:
     assert against == STILL_AGAINST
 
 
+def test_the_medicine_stands_in_its_own_room_alone() -> None:
+    medicine = re.compile(r"NCT[0-9(\[]|orange_?book|drugs_?at_?fda|clinicaltrials")
+    found = {
+        name.parts[0]
+        for path in SOURCE.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+        for name in [path.relative_to(SOURCE)]
+        if medicine.search(path.read_text(encoding="utf-8", errors="replace"))
+    }
+    assert found == {"medbrowse", "templates"}
+
+
 def test_every_room_has_its_place_in_the_order() -> None:
     rooms = {room_of(dotted_name_of(path)) for path in MODULES}
     assert rooms == set().union(*LAYERS) | SIDE_ROOMS.keys()

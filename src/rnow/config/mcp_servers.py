@@ -28,22 +28,13 @@ class McpServer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str | None = Field(default=None, description="Where it listens.")
-    transport: Literal["auto", "http", "sse"] = Field(
-        default="auto",
-        description="How a url is spoken to; auto: sse where its path ends in /sse, else http.",
-    )
-    headers: dict[str, str] = Field(default={}, description="Sent with every request to the url.")
-    command: str | None = Field(
-        default=None, min_length=1, description="Program that speaks MCP over its standard streams."
-    )
-    args: list[str] = Field(default=[], description="What the command is given.")
-    env: dict[str, str] = Field(
-        default={}, description="Variables of the command, beside PATH, HOME and the like."
-    )
-    tools: list[str] | None = Field(
-        default=None, min_length=1, description="Take these of its tools only; null: all."
-    )
+    url: str | None = None  # where it listens, if it runs already
+    transport: Literal["auto", "http", "sse"] = "auto"  # auto: sse where the url's path ends so
+    headers: dict[str, str] = Field(default={})
+    command: str | None = Field(default=None, min_length=1)  # speaks over its standard streams
+    args: list[str] = Field(default=[])
+    env: dict[str, str] = Field(default={})  # beside PATH, HOME and the like
+    tools: list[str] | None = Field(default=None, min_length=1)  # None: all that it has
 
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:

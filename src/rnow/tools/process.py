@@ -18,9 +18,9 @@ from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import within
 from rnow.runtime.kill_points import point
+from rnow.tools.base import ToolSpec
 from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.settings import WorkerSettings
-from rnow.tools.spec import ToolSpec
 from rnow.tools.wire import Channel
 
 _log = logging.getLogger(__name__)
@@ -241,7 +241,9 @@ def _mcp_message(
 ) -> dict[str, Any] | None:
     if not servers:
         return None
-    theirs = None if known is None else [s.as_json() for s in known if s.server is not None]
+    theirs = (
+        None if known is None else [dataclasses.asdict(s) for s in known if s.server is not None]
+    )
     return {
         "servers": [server.as_json() for server in servers],
         "per_rollout": settings.mcp.per_rollout,

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from rnow.core.counts import collecting
 from rnow.records import ToolOutcome
+from rnow.tools.base import ToolSpec
 from rnow.tools.limit import TokenLimiter
 from rnow.tools.mcp.spec import McpCallError
-from rnow.tools.spec import ToolSpec
 from rnow.tools.texts import error_of, result_of, timed_out
 
 Message = Mapping[str, Any]

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from rnow import browser
 from rnow.browser import shared
 from rnow.errors import ToolDefinitionError
+from rnow.tools.base import ToolSpec
 from rnow.tools.limit import CharacterLimiter, TokenLimiter
 from rnow.tools.loader import LoadedTool, load_tools, sandbox_notices
 from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.runner import CallRunner, Tool
-from rnow.tools.spec import ToolSpec
 from rnow.tools.wire import pack, receive, socket_of_worker
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def main() -> None:
         max_chars=start["max_chars"],
     )
     _configure_browser(start["browser"], limiter)
-    specs = [tool.spec.as_json() for tool in tools.values()]
+    specs = [asdict(tool.spec) for tool in tools.values()]
     line.send({"type": "ready", "tools": specs, "notices": sandbox_notices(loaded)})
     _serve(line, CallRunner(tools, limiter=limiter, loop=loop, reply=line.send), loop, servers)
     if servers is not None:

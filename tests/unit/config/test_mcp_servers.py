@@ -1,5 +1,6 @@
 """rollout.mcp_url: its shapes, what is wrong with others; no message shows what it holds."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,12 @@ def test_a_runs_folder_keeps_the_server_without_its_secrets() -> None:
     ]
     again = Config.model_validate(kept).rollout.mcp_url
     assert again == [McpServer(url="http://a.test", tools=None), McpServer(command="npx")]
+
+
+def test_the_page_has_each_field_of_a_server() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "mcp.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert named == McpServer.model_fields.keys()
 
 
 def test_an_override_names_several_servers() -> None:

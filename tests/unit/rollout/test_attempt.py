@@ -85,8 +85,6 @@ class FakeTools(ToolRunner):
     def release(self, rollout: RolloutId) -> None:
         self.released.append(rollout)
 
-    async def aclose(self) -> None: ...
-
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:

@@ -20,12 +20,11 @@ from mcp_types import Tool
 
 from rnow.core.counts import count
 from rnow.errors import DeadlineError, ToolDefinitionError
-from rnow.tools.base import ToolSchema
+from rnow.tools.base import ToolSchema, ToolSpec
 from rnow.tools.mcp.content import text_of
 from rnow.tools.mcp.session import CallFailed, McpSession, SessionLost, Unreachable
 from rnow.tools.mcp.spec import McpCallError, McpSpec
 from rnow.tools.mcp.transport import Connection
-from rnow.tools.spec import ToolSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # the protocol's own rule
 
@@ -84,12 +83,11 @@ class McpTools:
         """Return the tools by name. Raises ToolDefinitionError where two have the same."""
         by_name: dict[str, McpTool] = {}
         for spec in specs:
-            if spec.name in by_name:
-                other = by_name[spec.name].spec
-                raise ToolDefinitionError(
-                    clash(spec.name, self.place_of(spec), self.place_of(other))
-                )
-            by_name[spec.name] = McpTool(spec=spec, owner=self)
+            name = spec.schema.name
+            if name in by_name:
+                other = by_name[name].spec
+                raise ToolDefinitionError(clash(name, self.place_of(spec), self.place_of(other)))
+            by_name[name] = McpTool(spec=spec, owner=self)
         return by_name
 
     def place_of(self, spec: ToolSpec) -> str:
@@ -102,7 +100,7 @@ class McpTools:
         label = self._servers[spec.server].label.rpartition(": ")[2]
         session = self._session(spec.server, rollout)
         try:
-            result = await session.call(spec.name, arguments)
+            result = await session.call(spec.schema.name, arguments)
         except (Unreachable, DeadlineError) as error:
             self._forget(spec.server, rollout, session)
             count("mcp/unreachable")
