@@ -51,9 +51,8 @@ class ToolPool:
         self._specs: dict[str, ToolSpec] = {}
         self._slots: list[asyncio.Task[WorkerProcess]] = []
         self._servers: tuple[McpSpec, ...] = ()
-        self._running: dict[
-            asyncio.Task[ToolAnswer], RolloutId | None
-        ] = {}  # an MCP call's rollout
+        # With the rollout of a call that uses its sessions.
+        self._running: dict[asyncio.Task[ToolAnswer], RolloutId | None] = {}
         self._holders: dict[RolloutId, tuple[int, WorkerProcess]] = {}  # of sessions
         self._leaving: dict[asyncio.Task[None], WorkerProcess] = {}
 
