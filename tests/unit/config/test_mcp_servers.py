@@ -11,7 +11,7 @@ from rnow.config.settings import Config
 from rnow.errors import ConfigError
 
 MINIMAL = """\
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: student}
 teacher: {path: teacher}
 trainer: {num_epochs: 3}
@@ -169,7 +169,7 @@ dataset_id: 1
 dataset_name: d
 organization_id: o
 dataset_type: {dataset_type}
-data: {{batch_size: 2, group_size: 16, train_file: train.jsonl}}
+data: {{batch_size: 4, group_size: 16, train_file: train.jsonl}}
 model: {{path: Qwen/Qwen3-8B, qlora_rank: 32, name: m}}
 {teacher}algorithm: {{loss_fn: ppo, adv_estimator: grpo, kl_penalty_coef: 0.01}}
 rollout:
