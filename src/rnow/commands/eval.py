@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rnow.commands.arguments import (
+    CHOICE,
     LIMITS,
     Args,
     Dir,
@@ -93,6 +94,16 @@ def eval_(
     termination_policy: TerminationPolicy = None,
     max_tool_response: MaxToolResponse = None,
     reasoning_mode: ReasoningMode = None,
+    mcp_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mcp-url",
+            metavar="URL",
+            help="An MCP server whose tools the model may call, in the place of those of "
+            "rollout.mcp_url; may be given more than once.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
     json_: Json = False,
     project_id: Annotated[str | None, hosted_option("--project-id", metavar="ID")] = None,
     eval_id: Annotated[str | None, hosted_option("--eval-id", metavar="ID")] = None,
@@ -112,6 +123,8 @@ def eval_(
         ]
     )
     console = make_console(to_stderr=json_)
+    if mcp_url:
+        args = [*(args or []), f"rollout.mcp_url={json.dumps(mcp_url)}"]
     tell_ignored(console, project_id=project_id, eval_id=eval_id, max_billing=max_billing)
     flags = {
         "rollout.max_turns": max_turns,

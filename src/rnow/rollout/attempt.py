@@ -88,6 +88,8 @@ async def run_rollout(
             raise
         end_reason = EndReason.TIMEOUT
     finally:
+        if tools is not None:
+            tools.release(attempt.id)
         await engine.release(str(attempt.id))
     if rollout.ledger.num_turns == 0:
         raise RolloutError(rollout.why_nothing_was_sampled(end_reason))

@@ -21,6 +21,7 @@ from rnow.rollout.attempt import run_rollout
 from rnow.rollout.many import Roll
 from rnow.rollout.project_pages import check_store, chromium_notices, store_folder
 from rnow.tools.base import ToolSchema
+from rnow.tools.mcp.spec import McpSettings
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
@@ -33,7 +34,7 @@ class Environment:
     directory: Path
     chat: ChatTemplate
     vocabulary: Vocabulary
-    tools: ToolPool | None  # None: no tools.py, or none wanted; one turn
+    tools: ToolPool | None  # None: the project has no tools, or none are wanted; one turn
     checks_tool_names: bool = True  # that prompts name
     sites: LocalSites
 
@@ -103,13 +104,14 @@ async def open_environment(
     """
     config = loaded.config
     tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
+    mcp = mcp_settings(loaded)
     vocabulary = read_vocabulary(student, teacher)
     chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
         check_store(config, directory)
         tools: ToolPool | None = None
-        if tools_file is not None:
+        if tools_file is not None or (with_tools and mcp.servers):
             settings = worker_settings(
                 config,
                 directory,
@@ -117,7 +119,7 @@ async def open_environment(
                 ports=sites.ports,
                 log_file=log_file,
             )
-            tools = await stack.enter_async_context(ToolPool(settings))
+            tools = await stack.enter_async_context(ToolPool(replace(settings, mcp=mcp)))
         yield Environment(
             config=config,
             directory=directory,
@@ -127,6 +129,16 @@ async def open_environment(
             checks_tool_names=with_tools,
             sites=sites,
         )
+
+
+def mcp_settings(loaded: LoadedConfig) -> McpSettings:
+    """Return the MCP servers of a project, and where they are set."""
+    rollout, line = loaded.config.rollout, loaded.lines.get("rollout.mcp_url")
+    return McpSettings(
+        servers=tuple(rollout.mcp_url),
+        per_rollout=rollout.mcp_session == "rollout",
+        place=loaded.file.name if line is None else f"{loaded.file.name}:{line}",
+    )
 
 
 def worker_settings(

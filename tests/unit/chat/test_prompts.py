@@ -369,7 +369,7 @@ def test_a_file_that_is_not_there() -> None:
 )
 def test_tools_that_do_not_exist(tool_names: list[str], remedy: str) -> None:
     assert error_of({"messages": [USER], "tools": ["brows"]}, tool_names=tool_names) == (
-        f"train.jsonl:1: tools.0 is 'brows', which is not in tools.py; {remedy}"
+        f"train.jsonl:1: tools.0 is 'brows', which no tool of the project is called; {remedy}"
     )
 
 

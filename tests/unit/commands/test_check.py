@@ -145,8 +145,8 @@ def test_without_tools_py_several_turns_are_a_problem(project: Path) -> None:
     report = check_project(project, ["rollout.max_turns=3"])
     assert outcomes(report)["tools"] == "problem"
     assert problems(report)[0].endswith(
-        f"rollout.max_turns is 3, but there is no tools.py in {project}; write one, or set "
-        "rollout.max_turns to 1"
+        f"rollout.max_turns is 3, but there is no tools.py in {project}; write one, name an MCP "
+        "server in rollout.mcp_url, or set rollout.max_turns to 1"
     )
 
 
