@@ -51,7 +51,8 @@ class Environment:
     def check(self, prompt: Prompt) -> tuple[str, ...]:
         """Check that turns can be appended token by token; return what the user should know."""
         own = () if self.tools is None else (*self.tools.notices, *self._browser_notices())
-        return (*own, *check_template(self.chat, prompt.messages, self.schemas))
+        limits = self.config.rollout
+        return (*own, *check_template(self.chat, prompt.messages, self.schemas, limits=limits))
 
     def _browser_notices(self) -> tuple[str, ...]:
         browser = self.config.browser

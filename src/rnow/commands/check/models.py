@@ -101,7 +101,10 @@ def _check_chat(
     try:
         chat = ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode)
         notices = check_template(
-            chat, prompts[0].messages, allowed_schemas(schemas, prompts[0].tools)
+            chat,
+            prompts[0].messages,
+            allowed_schemas(schemas, prompts[0].tools),
+            limits=loaded.config.rollout,
         )
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
