@@ -23,6 +23,7 @@ _HEADER = re.compile(
 )
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<>]*)")
 _END = re.compile(r"<\|(?:call|end|return|start)\|>")
+_AT_END = re.compile(rf"\s*(?:\Z|{_END.pattern})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +43,18 @@ class Channels:
         assert header is not None
         recipient = _RECIPIENT.search(header["header"])
         assert recipient is not None
-        ended = _END.search(text, header.end())
-        end = len(text) if ended is None else ended.start()
-        raw = text[header.end() : end].strip()
+        start = header.end()
         try:
-            value, json_end = decode(raw)
-            if raw[json_end:].strip():
-                raise ValueError(f"Extra data: {raw[json_end:][:40]!r}")
-            call = ToolCall(name=recipient[1], arguments=arguments_of(value), raw=raw)
+            value, end = decode(text, start)
+            if not _AT_END.match(text, end):
+                raise ValueError(f"Extra data: {text[end:][:40]!r}")
+            arguments = arguments_of(value)
         except (ValueError, RecursionError) as error:
-            return Read(calls=(malformed(raw, error),), end=end, is_whole=ended is not None)
+            ended = _END.search(text, start)
+            end = len(text) if ended is None else ended.start()
+            call = malformed(text[start:end].strip(), error)
+            return Read(calls=(call,), end=end, is_whole=ended is not None)
+        call = ToolCall(name=recipient[1], arguments=arguments, raw=text[start:end].strip())
         return Read(calls=(call,), end=end)
 
 

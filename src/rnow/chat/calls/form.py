@@ -75,10 +75,11 @@ def read_calls(
     """
     calls: list[ToolCall] = []
     at = 0
-    while (start := form.find(text, at, schemas)) is not None:
+    while True:
+        start = form.find(text, at, schemas)
         thought = text.find(thinking.open, at)
-        if 0 <= thought < start:
-            closed = text.find(thinking.close, thought)
+        if start is None or 0 <= thought < start:
+            closed = text.find(thinking.close, thought) if thought >= 0 else -1
             if closed < 0:
                 break
             at = closed + len(thinking.close)

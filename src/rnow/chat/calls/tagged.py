@@ -70,7 +70,7 @@ class Tagged:
                 return self._malformed(
                     text, opening.end(), f"the end of argument {key[1]!r} is missing"
                 )
-            value = self._value(text[key.end() : value_end.start()])
+            value = text[key.end() : value_end.start()].removeprefix(self._space_before)
             arguments[key[1]] = typed(value, properties.get(key[1]))
             end = value_end.end()
         closing = self._closing.match(text, end)
@@ -83,18 +83,17 @@ class Tagged:
         call = ToolCall(name=name[1], arguments=arguments, raw=raw)
         return Read(calls=(call,), end=closing.end())
 
-    def _value(self, text: str) -> str:
-        # The template's own whitespace around a value, and no more of it, is left out.
-        start = self.key_end[len(self.key_end.rstrip()) :]
-        end = self.value_end[: len(self.value_end) - len(self.value_end.lstrip())]
-        return text.removeprefix(start).removesuffix(end)
-
     def _malformed(self, text: str, start: int, reason: str) -> Read:
         closed = text.find("<" + self.closing.rpartition("<")[2], start)
         end = len(text) if closed < 0 else closed
         error = f"Invalid tool call: {reason}"
         call = ToolCall(name="", arguments={}, raw=text[start:end].strip(), error=error)
         return Read(calls=(call,), end=end, is_whole=closed >= 0)
+
+    # The template's own whitespace around a value, and no more of it, is left out.
+    @cached_property
+    def _space_before(self) -> str:
+        return self.key_end[len(self.key_end.rstrip()) :]
 
     @cached_property
     def _opening(self) -> re.Pattern[str]:
