@@ -95,7 +95,7 @@ def find_calling(
         takes_many=samples.two is not None,
         tail=tail,
         end_id=end_id,
-        marks=(*form.marks, *marks_in(after[len(tail) :].replace(_RESULT, "\n"))),
+        marks=marks_in(*form.marks, after[len(tail) :].replace(_RESULT, "\n")),
     )
 
 

@@ -230,6 +230,11 @@ class ChatTemplate:
             for call in calls
         )
 
+    def before_calls(self, text: str) -> str:
+        """Return what the text of a turn, without its thinking, says before the first call."""
+        start = None if self.calling is None else self.calling.form.find(text, 0, {})
+        return text[:start]
+
     def encode(self, text: str) -> list[int]:
         """Encode as the tokenizer does: characters of an added token become that token."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids

@@ -63,6 +63,7 @@ class Environment:
     def gauges(self) -> dict[str, float]:
         """Return what the parts count over the whole run, for the step's line of metrics."""
         return {
+            "tool/offered": len(self.schemas),
             "tool/restarts": 0 if self.tools is None else self.tools.num_replaced,
             "browser/local_requests": self.sites.num_requests,
         }

@@ -128,8 +128,9 @@ def test_with_tools_a_template_is_used_or_the_reason_is_said(load: Load, name: s
 
 
 UNREADABLE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
-    "do {{ c.function.name }}{% for k, v in c.function.arguments.items() %} with {{ k }} = {{ v }}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}do {{ c.function.name }}"
+    "{% for k, v in c.function.arguments.items() %} with {{ k }} = {{ v }}"
     "{% endfor %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -162,7 +163,7 @@ def texts(name: str, chat: ChatTemplate) -> st.SearchStrategy[str]:
     form: Any = chat.calling.form
     marks = list(chat.calling.marks)
     if FORMS[name] == "Braces":
-        marks.remove(form.quote)  # ends a string, and nothing escapes it
+        marks = [mark for mark in marks if mark != form.quote]  # nothing escapes what ends a string
     plain = st.lists(st.sampled_from(_PIECES + marks), max_size=8).map("x".join)
     wild = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
     if FORMS[name] in ("Tagged", "Braces", "PythonCall"):
@@ -238,9 +239,8 @@ def test_thinking_holds_no_calls(load: Load, name: str) -> None:
     thought = f"{thinking.open}\n{call.rpartition('<|call|>')[0] or call}\n{thinking.close}\n\n"
     if name == "gptoss":
         # Its messages say who writes, and to whom: a header within one is none.
-        thought = (
-            f"{thinking.open}I call{call.partition('<|channel|>')[0]}<|end|><|start|>assistant"
-        )
+        recipient = call.partition("<|channel|>")[0]
+        thought = f"{thinking.open}I call{recipient}<|end|><|start|>assistant"
     if name == "muse_glimmer":
         thought = f"{thinking.open}{call.partition('<|eot|>')[0]}{thinking.close}<|start|>assistant"
     if thinking.is_open_at_end_of(chat.render([ASKED], tools=TOOLS)):

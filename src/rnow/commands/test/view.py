@@ -4,7 +4,6 @@ What models, pages and rewards wrote is shown as it is: no markup of theirs colo
 control character of theirs reaches the terminal.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from rnow.commands.test.sample import Sample
 from rnow.commands.test.tool_statistics import error_code, tool_statistics
 from rnow.records import ToolCallRecord, Trajectory, Turn
 
-# A call is shown with what came of it, so not a second time in the turn's text.
-_CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 _TEAL = "#14B8A6"
 
 
@@ -101,7 +98,8 @@ def _show_turn(
     thinking, said = split_thinking(turn_text(trajectory, turn, chat))
     if thinking:
         _print(console, "", thinking, style="dim italic", limit=cuts.said)
-    said = _CALL.sub("", said).strip()
+    # A call is shown with what came of it, so not a second time in the turn's text.
+    said = chat.before_calls(said).strip() if turn.tool_calls else said.strip()
     if said:
         _print(console, "", said, style="", limit=cuts.said)
     for call in turn.tool_calls:
