@@ -74,9 +74,11 @@ def check_template(
 def _check_prompt(
     chat: ChatTemplate, messages: Sequence[Message], tools: Sequence[ToolSchema]
 ) -> None:
-    asked = messages[-1]["content"].strip()
+    asked = str(messages[-1].get("content") or "").strip() if messages else ""
+    if not asked:
+        return
     rendered = chat.render(messages, tools=tools)
-    if asked not in rendered and asked.split()[-1:] and asked.split()[-1] not in rendered:
+    if asked not in rendered and asked.split()[-1] not in rendered:
         raise TemplateError(
             f"the chat template of {chat.name} leaves out the last message of a prompt: "
             f"{asked[:60]!r} is not in its rendering {rendered[-60:]!r}. It may be made for "

@@ -100,12 +100,9 @@ def _check_chat(
 ) -> list[Point]:
     try:
         chat = ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode)
-        notices = check_template(
-            chat,
-            prompts[0].messages,
-            allowed_schemas(schemas, prompts[0].tools),
-            limits=loaded.config.rollout,
-        )
+        limits = loaded.config.rollout
+        notices = check_template(chat, prompts[0].messages, schemas, limits=limits)
+        _render_each_kind(chat, schemas, prompts)
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
         problem = place(loaded, "model.path", str(error))
@@ -114,7 +111,12 @@ def _check_chat(
             not_checked("window", "the template has problems"),
         ]
     warnings = [place(loaded, "model.path", text, is_error=False) for text in notices]
-    template = point("template", "tool results can be appended token by token", warnings)
+    end = chat.decode([chat.end_of_turn_id])
+    appends = bool(schemas) and limits.max_turns > 1
+    message = (
+        "tool results can be appended token by token" if appends else f"a turn ends with {end}"
+    )
+    template = point("template", message, warnings)
     window = loaded.config.rollout.max_context_window
     wrong = window_problem(longest, window)
     if wrong is not None:
@@ -123,6 +125,18 @@ def _check_chat(
         return [template, point("window", f"{window - longest} tokens left", [problem])]
     message = f"the longest prompt takes {longest} of {window} tokens, tools included"
     return [template, point("window", message)]
+
+
+def _render_each_kind(
+    chat: ChatTemplate, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt]
+) -> None:
+    """Render one prompt of each order of roles; raise TemplateError with the line of a bad one."""
+    kinds = {tuple((m["role"], "tool_calls" in m) for m in p.messages): p for p in prompts[::-1]}
+    for prompt in kinds.values():
+        try:
+            chat.render(prompt.messages, tools=allowed_schemas(schemas, prompt.tools))
+        except TemplateError as error:
+            raise TemplateError(f"the prompt of line {prompt.line}: {error}") from error
 
 
 def _longest_prompt(
