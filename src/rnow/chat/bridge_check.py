@@ -59,15 +59,15 @@ def check_template(
     `messages` is a prompt of the project: what it is rendered with must not matter either.
     """
     _check_prompt(chat, messages, tools)
-    notices: tuple[str, ...] = ()
+    notices = chat.ends.notices(chat.name, chat.decode)
     if limits.max_turns > 1 and limits.termination_policy == "max_turns":
         _check_answers(chat, messages, tools)
     if tools and limits.max_turns > 1:
         _check_calls(chat, messages, tools)
         _check_tool_texts(chat)
-        notices = _check_whole_conversation(chat, messages, tools)
+        notices += _check_whole_conversation(chat, messages, tools)
     elif tools and chat.calling is None:
-        notices = (f"the chat template of {chat.name} {chat.why_no_calls}; no call is read",)
+        notices += (f"the chat template of {chat.name} {chat.why_no_calls}; no call is read",)
     return notices
 
 

@@ -23,8 +23,9 @@ from typing import Any
 from rnow.chat.calling import SENTINEL, UNNAMED, Calling, find_calling
 from rnow.chat.calls.form import read_calls
 from rnow.chat.calls.probe import QUESTION, TOOLS, default_id, schemas_of
+from rnow.chat.ends import Ends, find_end_of_turn
 from rnow.chat.markup import Markup
-from rnow.chat.tokenizer_files import load_tokenizer
+from rnow.chat.tokenizer_files import eos_ids_of, load_tokenizer
 from rnow.errors import TemplateError
 from rnow.records import Message
 from rnow.tools.base import ToolCall, ToolSchema
@@ -36,13 +37,20 @@ _CALL_ENDS = ("<|eom_id|>", "<|call|>")
 class ChatTemplate:
     """The tokenizer and chat template of one model.
 
-    stop_token_ids: what ends a generation: the template's end of turn, the model's eos tokens
-    end_of_turn_id: the id that every bridge begins with
+    end_of_turn_id: ends an answer
+    stop_token_ids: what ends a generation: that, the end of a turn with calls, the student's and
+        the teacher's eos tokens
     added_ids: ids that tool text never holds
     """
 
     def __init__(
-        self, tokenizer: Any, *, name: str, eos_ids: Collection[int], options: Mapping[str, Any]
+        self,
+        tokenizer: Any,
+        *,
+        name: str,
+        eos_ids: Collection[int],
+        teacher_eos_ids: Collection[int] = (),
+        options: Mapping[str, Any],
     ) -> None:
         self.name = name
         self._tokenizer = tokenizer
@@ -54,14 +62,20 @@ class ChatTemplate:
         self.added_ids = self._markup.added_ids
         self.calling: Calling | None = None
         self.why_no_calls = ""
-        self.end_of_turn_id = self._find_end_of_turn(eos_ids)
+        end = find_end_of_turn(self._render, self._markup, eos_ids, name=name)
         also = {id for _, id in self._markup.find("".join(t for t in _CALL_ENDS if t in source))}
         try:
             self.calling = find_calling(self._render, tokenizer, self._markup, {*eos_ids, *also})
         except TemplateError as error:
             self.why_no_calls = str(error)
-        ends = {self.calling.end_id, *also} if self.calling else set()
-        self.stop_token_ids = tuple(sorted({self.end_of_turn_id, *ends, *eos_ids}))
+        self.ends = Ends(
+            turn=end,
+            calls=frozenset({self.calling.end_id, *also} if self.calling else ()),
+            student=frozenset(eos_ids),
+            teacher=self.added_ids.intersection(teacher_eos_ids),
+        )
+        self.end_of_turn_id = end
+        self.stop_token_ids = tuple(sorted(self.ends.ids))
         marks = self.calling.marks if self.calling else ()
         plain = [re.escape(mark) for mark in marks if not [*self._markup.find(mark)]]
         self._text_marks = re.compile("|".join(plain) or r"(?!)")
@@ -73,8 +87,14 @@ class ChatTemplate:
             self._opens_thinking_after_tools = is_open(self.bridge_text(["x"]))
 
     @classmethod
-    def load(cls, model_path: str | Path, *, reasoning_mode: str | None = None) -> "ChatTemplate":
-        """Load from a model folder or hub name.
+    def load(
+        cls,
+        model_path: str | Path,
+        *,
+        reasoning_mode: str | None = None,
+        teacher: Path | None = None,
+    ) -> "ChatTemplate":
+        """Load from a model folder or hub name; with the folder of a teacher, its ends count too.
 
         `reasoning_mode` "disabled" and "none" render with enable_thinking=False, any other with
         True; None leaves it to the template.
@@ -84,6 +104,7 @@ class ChatTemplate:
             tokenizer,
             name=str(model_path),
             eos_ids=eos_ids,
+            teacher_eos_ids=() if teacher is None else eos_ids_of(teacher),
             options=_template_options(reasoning_mode),
         )
 
@@ -244,35 +265,6 @@ class ChatTemplate:
         """Return the text of `token_ids`, added tokens included."""
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=False)
         return text
-
-    def _find_end_of_turn(self, eos_ids: Collection[int]) -> int:
-        """Return the token that ends an answer.
-
-        The one that both an answer at the end and one before a question have, and that the model's
-        files call an end; else the first that the template writes behind an answer.
-        """
-        answer = {"role": "assistant", "content": SENTINEL}
-        _, found, last = self._render([QUESTION, answer], goes_on=False).partition(SENTINEL)
-        if not found:
-            raise TemplateError(
-                f"the chat template of {self.name} leaves out what the assistant said"
-            )
-        try:
-            again = self._render([QUESTION, answer, QUESTION], goes_on=False)
-        except TemplateError:
-            again = ""
-        followed = again.partition(SENTINEL)[2].partition(QUESTION["content"])[0]
-        at_end = [id for _, id in self._markup.find(last)]
-        before_question = [id for _, id in self._markup.find(followed)]
-        both = [id for id in at_end if id in before_question and id in eos_ids]
-        ends = [*both, *at_end, *before_question]
-        if not ends:
-            raise TemplateError(
-                f"the chat template of {self.name} goes on after an assistant's turn with "
-                f"{last[:40]!r}, which does not begin with an added token: "
-                "there is no token by which the student could end its turn"
-            )
-        return ends[0]
 
     def _without_marks(self, text: str) -> str:
         """Break what would read as a marker of calls or answers; tokens are kept out anyway."""

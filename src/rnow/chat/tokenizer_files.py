@@ -40,6 +40,20 @@ def load_tokenizer(model_path: str | Path) -> tuple[Any, frozenset[int]]:
     return tokenizer, frozenset(eos_ids)
 
 
+def eos_ids_of(folder: Path) -> frozenset[int]:
+    """Return the ids that a model's files call an end, read without loading its tokenizer."""
+    ids: set[int] = set()
+    if (folder / "generation_config.json").is_file():
+        ids |= eos_ids_in(folder / "generation_config.json")
+    if (folder / "tokenizer_config.json").is_file():
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        eos = config.get("eos_token")
+        text = eos.get("content") if isinstance(eos, dict) else eos
+        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        ids |= {token["id"] for token in tokenizer["added_tokens"] if token["content"] == text}
+    return frozenset(ids)
+
+
 def eos_ids_in(file: Path) -> set[int]:
     """Return the ids of `eos_token_id` in a model's JSON file: one, several, or none."""
     eos = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")

@@ -15,6 +15,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
+from rnow.plan.model_files import find_tokenizer
 from rnow.records import Prompt
 from rnow.rollout.attempt import run_rollout
 from rnow.rollout.many import Roll
@@ -95,7 +96,7 @@ async def open_environment(
     """
     config = loaded.config
     tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
-    chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
+    chat = load_chat(config, directory, student=student)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
         check_store(config, directory)
@@ -117,6 +118,13 @@ async def open_environment(
             checks_tool_names=with_tools,
             sites=sites,
         )
+
+
+def load_chat(config: Config, directory: Path, *, student: Path) -> ChatTemplate:
+    """Load the student's template; where the teacher would end a text, its rollouts end too."""
+    path = None if config.teacher is None else config.teacher.path
+    teacher = None if path is None else find_tokenizer(path, project=directory)
+    return ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode, teacher=teacher)
 
 
 def worker_settings(

@@ -192,7 +192,7 @@ def test_a_template_that_the_ledger_cannot_use_is_a_problem(project: Path) -> No
 
 
 def test_a_prompt_that_the_template_refuses_is_named(project: Path) -> None:
-    template = real_template("gemma.jinja")
+    template = real_template("gemma.jinja").replace("<end_of_turn>", "<|im_end|>")
     tokenizer_folder(project / "student", "qwen3", template=template)
     system = {"role": "system", "content": "Be brief."}
     line = json.dumps({"messages": [system, {"role": "user", "content": "Who?"}]})

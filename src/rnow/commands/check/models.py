@@ -12,6 +12,7 @@ from rnow.errors import ConfigError, ModelError, TemplateError
 from rnow.plan.model_files import find_tokenizer
 from rnow.plan.placing import place_roles
 from rnow.records import Prompt
+from rnow.rollout.environment import load_chat
 from rnow.tools.base import ToolSchema, allowed_schemas
 
 MIN_TOKENS_LEFT = 2000  # for the student's turns and the pages that it reads
@@ -60,7 +61,7 @@ def check_chat(
     elif schemas is None or not prompts:
         reason = "tools.py or the prompts have problems"
     else:
-        return _check_chat(loaded, folder, schemas=schemas, prompts=prompts)
+        return _check_chat(loaded, directory, folder, schemas=schemas, prompts=prompts)
     return [not_checked("template", reason), not_checked("window", reason)]
 
 
@@ -96,10 +97,15 @@ def window_problem(longest: int, window: int) -> tuple[str, bool] | None:
 
 
 def _check_chat(
-    loaded: LoadedConfig, folder: Path, *, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt]
+    loaded: LoadedConfig,
+    directory: Path,
+    folder: Path,
+    *,
+    schemas: Sequence[ToolSchema],
+    prompts: Sequence[Prompt],
 ) -> list[Point]:
     try:
-        chat = ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode)
+        chat = load_chat(loaded.config, directory, student=folder)
         limits = loaded.config.rollout
         notices = check_template(chat, prompts[0].messages, schemas, limits=limits)
         _render_each_kind(chat, schemas, prompts)
@@ -113,10 +119,8 @@ def _check_chat(
     warnings = [place(loaded, "model.path", text, is_error=False) for text in notices]
     end = chat.decode([chat.end_of_turn_id])
     appends = bool(schemas) and limits.max_turns > 1
-    message = (
-        "tool results can be appended token by token" if appends else f"a turn ends with {end}"
-    )
-    template = point("template", message, warnings)
+    can = "tool results can be appended token by token" if appends else f"a turn ends with {end}"
+    template = point("template", can, warnings)
     window = loaded.config.rollout.max_context_window
     wrong = window_problem(longest, window)
     if wrong is not None:
