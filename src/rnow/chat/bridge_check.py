@@ -159,7 +159,7 @@ def _own_bridge(
         rendered = chat.render([*history, assistant, *answers], tools=tools)
         if said and said not in rendered[: rendered.rfind(SENTINEL)]:
             return None
-        return calling.bridge_of(rendered)
+        return calling.bridge_of(rendered, [assistant, *answers])
     except TemplateError as error:
         if said:
             return None
@@ -249,7 +249,7 @@ def _turn_after(
         said = before.removeprefix(prompt)
         if said == before:  # the prompt says that there is no thinking; the rendering has some
             said = calling.thinking.after(behind(prompt, before)).lstrip()
-        return said + SENTINEL + calling.tail, turn
+        return said + SENTINEL + calling.tail_of(turn), turn
     raise AssertionError("unreachable")
 
 

@@ -22,12 +22,14 @@ from rnow.chat.calls.probe import (
     RenderText,
     Samples,
     Writing,
+    default_id,
     schemas_of,
     take_samples,
 )
 from rnow.chat.calls.table import find_form
 from rnow.chat.markup import Markup
 from rnow.errors import TemplateError
+from rnow.records import Message
 
 # Stands for what the student sampled; letters only, so that no template trims or escapes it.
 SENTINEL = "rnowassistantcontent"
@@ -53,12 +55,19 @@ class Calling:
         """Return an assistant's message with a call for each text, and the tools' answers."""
         return _turn(self.writing, texts, names, ids, takes_many=self.takes_many)
 
-    def bridge_of(self, rendered: str) -> str:
+    def tail_of(self, turn: Sequence[Message]) -> str:
+        """Return what follows the last value of the calls of `turn`."""
+        calls = [*turn[0].get("tool_calls", ())]
+        # Mistral writes a call's id behind its arguments.
+        return self.tail.replace(default_id(0), calls[-1]["id"]) if calls else self.tail
+
+    def bridge_of(self, rendered: str, turn: Sequence[Message]) -> str:
         """Return what stands behind the last call of a conversation that ends with `turn`."""
         _, found, after = rendered.rpartition(SENTINEL)
-        if not found or not after.startswith(self.tail):
+        tail = self.tail_of(turn)
+        if not found or not after.startswith(tail):
             raise TemplateError("what ends a turn with tool calls depends on what was answered")
-        return after[len(self.tail) :]
+        return after[len(tail) :]
 
 
 def find_calling(

@@ -55,6 +55,9 @@ class ChatTemplate:
         self.name = name
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
+        # A tokenizer that was saved in the middle of a training pads or cuts what it encodes.
+        self._backend.no_padding()
+        self._backend.no_truncation()
         self._options = dict(options)
         source = str(tokenizer.chat_template)
         self._names_xml_tools = "xml_tools" in source  # SmolLM3's name for tools
@@ -192,7 +195,7 @@ class ChatTemplate:
         if tool_texts:
             calling = self.need_calling()
             turn = calling.turn(tool_texts, names, ids)
-            return calling.bridge_of(self.render([*after, *turn], tools=tools))
+            return calling.bridge_of(self.render([*after, *turn], tools=tools), turn)
         answer = {"role": "assistant", "content": SENTINEL}
         _, found, bridge = self.render([*after, answer]).partition(SENTINEL)
         if not found:

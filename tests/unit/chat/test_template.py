@@ -6,6 +6,7 @@ import pytest
 from builders import FAMILIES, real_template, tokenizer_folder
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
@@ -397,6 +398,19 @@ def test_a_model_without_a_generation_config_stops_at_the_tokenizers_eos(tmp_pat
     (folder / "generation_config.json").unlink()
     chat = ChatTemplate.load(folder)
     assert [chat.decode([token]) for token in chat.stop_token_ids] == ["<|im_end|>"]
+
+
+@pytest.mark.parametrize("how", ["pads", "cuts"])
+def test_a_tokenizers_padding_and_truncation_are_off(tmp_path: Path, how: str) -> None:
+    folder = tokenizer_folder(tmp_path, "qwen3")
+    whole = ChatTemplate.load(folder).render_prompt(PROMPT, [BROWSE])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if how == "pads":
+        tokenizer.enable_padding(length=2 * len(whole), pad_token="<|endoftext|>")
+    else:
+        tokenizer.enable_truncation(len(whole) // 2)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert ChatTemplate.load(folder).render_prompt(PROMPT, [BROWSE]) == whole
 
 
 # -- calls --------------------------------------------------------------------------------------
