@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rnow.chat.calling import SENTINEL, UNNAMED, Calling, find_calling
-from rnow.chat.calls.form import read_calls
-from rnow.chat.calls.probe import QUESTION, TOOLS, default_id, schemas_of
+from rnow.chat.calls.form import behind, read_calls
+from rnow.chat.calls.probe import QUESTION, TOOLS, default_id, find_thinking, schemas_of
 from rnow.chat.ends import Ends, find_end_of_turn
 from rnow.chat.markup import Markup
 from rnow.chat.tokenizer_files import eos_ids_of, load_tokenizer
@@ -82,6 +82,10 @@ class ChatTemplate:
         marks = self.calling.marks if self.calling else ()
         plain = [re.escape(mark) for mark in marks if not [*self._markup.find(mark)]]
         self._text_marks = re.compile("|".join(plain) or r"(?!)")
+        self.thinking = self.calling.thinking if self.calling else find_thinking(self._render)
+        answer = self._render([QUESTION, {"role": "assistant", "content": SENTINEL}], goes_on=False)
+        said = behind(self._render([QUESTION]), answer).partition(SENTINEL)[0]
+        self.answer_opening = self.thinking.after(said).strip()
         # Some templates open the thinking themselves; what the student samples starts inside it.
         self._opens_thinking = self._opens_thinking_after_tools = False
         if self.calling is not None:

@@ -39,6 +39,9 @@ class Thinking:
         return self.open + text if text.lstrip().startswith(self.close) else text
 
 
+THINK_TAGS = Thinking(open="<think>", close="</think>")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
     """What was read from one opening: the calls, where they end, whether the model got to it."""

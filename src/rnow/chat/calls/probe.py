@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rnow.chat.calls.form import Thinking, behind, marks_in
+from rnow.chat.calls.form import THINK_TAGS, Thinking, behind, marks_in
 from rnow.errors import TemplateError
 from rnow.tools.base import ToolSchema
 
@@ -155,7 +155,7 @@ def find_thinking(render: RenderText, writing: Writing | None = None) -> Thinkin
         opening = opening or before.rstrip().rpartition("\n")[2]
         if found and follows in after and opening and closing:
             return Thinking(open=opening, close=closing[0])
-    return Thinking(open="<think>", close="</think>")
+    return THINK_TAGS
 
 
 def _writings(render: RenderText) -> Iterator[Writing]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnow.chat.conversation import split_thinking, turn_text
+from rnow.chat.conversation import chat_split, turn_text
 from rnow.chat.template import ChatTemplate
 from rnow.commands.test.sample import Sample
 from rnow.commands.test.tool_statistics import error_code, tool_statistics
@@ -95,7 +95,7 @@ def _show_turn(
 ) -> None:
     about = f"{turn.end - turn.start} tokens, {turn.duration_s:.1f} s"
     console.print(Text(f"turn {number}", style="bold").append(f" ({about})", style="dim"))
-    thinking, said = split_thinking(turn_text(trajectory, turn, chat))
+    thinking, said = chat_split(turn_text(trajectory, turn, chat), chat)
     if thinking:
         _print(console, "", thinking, style="dim italic", limit=cuts.said)
     # A call is shown with what came of it, so not a second time in the turn's text.
