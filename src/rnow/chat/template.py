@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from rnow.errors import TemplateError
 from rnow.records import Message
 from rnow.tools.base import ToolCall, ToolSchema
 
+# What a template reads off the clock: the same in a run, its resumption and its evaluations.
+TODAY = datetime(2025, 1, 1)
 # End a turn with calls in families that name them in the template, whatever the files say.
 _CALL_ENDS = ("<|eom_id|>", "<|call|>")
 
@@ -130,12 +133,19 @@ class ChatTemplate:
         prepared = [_with_arguments(message, as_text=as_text) for message in messages]
         return self._render(prepared, tools=tools, goes_on=goes_on)
 
+    def reads_the_clock(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> bool:
+        """Say whether a prompt would be another one on another day."""
+        days = (TODAY, TODAY + timedelta(days=400))
+        one, other = (self._render(messages, tools=tools, today=day) for day in days)
+        return one != other
+
     def _render(
         self,
         messages: Sequence[Message],
         *,
         tools: Sequence[ToolSchema] = (),
         goes_on: bool = True,
+        today: datetime = TODAY,
     ) -> str:
         schemas = [tool.as_openai() for tool in tools] or None
         named = {"xml_tools": schemas} if self._names_xml_tools else {}
@@ -145,6 +155,7 @@ class ChatTemplate:
                 tools=schemas,
                 add_generation_prompt=goes_on,
                 tokenize=False,
+                strftime_now=today.strftime,
                 **named,
                 **self._options,
             )

@@ -76,8 +76,22 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     return load
 
 
-def of_ends(chat: ChatTemplate) -> tuple[str, ...]:
-    return chat.ends.notices(chat.name, chat.decode)
+def of_every_use(chat: ChatTemplate) -> tuple[str, ...]:
+    """What is told of every use of a template: its ends, and the day that it writes."""
+    ends = chat.ends.notices(chat.name, chat.decode)
+    day = (
+        f"the chat template of {chat.name} writes the day into each prompt: in every run and "
+        "evaluation it is 2025-01-01, so that they have the same prompts",
+    )
+    return ends + (day if chat.reads_the_clock([ASKED], TOOLS) else ())
+
+
+def test_the_day_in_a_prompt_is_the_same_every_day(load: Load) -> None:
+    assert {name for name in FORMS if load(name).reads_the_clock([ASKED], TOOLS)} == {
+        *("gptoss", "llama3_2", "muse_glimmer")
+    }
+    assert "Current date: 2025-01-01\n" in load("gptoss").render([ASKED])
+    assert "Today Date: 01 Jan 2025\n" in load("llama3_2").render([ASKED])
 
 
 def test_every_template_of_trl_is_in_the_table() -> None:
@@ -104,9 +118,7 @@ def test_one_turn_needs_nothing_but_an_end(load: Load, name: str) -> None:
     chat = load(name)
     for max_turns in (1, 8):
         limits = RolloutSettings(max_turns=max_turns)
-        assert check_template(chat, [ASKED], limits=limits) == chat.ends.notices(
-            chat.name, chat.decode
-        )
+        assert check_template(chat, [ASKED], limits=limits) == of_every_use(chat)
     assert chat.end_of_turn_id in chat.stop_token_ids
 
 
@@ -116,10 +128,7 @@ def test_with_tools_a_template_is_used_or_the_reason_is_said(load: Load, name: s
     limits = RolloutSettings(max_turns=4)
     if name not in BRIDGE_DEPENDS and FORMS[name] is not None:
         for notice in check_template(chat, [ASKED], TOOLS, limits=limits):
-            assert (
-                notice in chat.ends.notices(chat.name, chat.decode)
-                or "rewrites earlier thinking" in notice
-            )
+            assert notice in of_every_use(chat) or "rewrites earlier thinking" in notice
         return
     with pytest.raises(TemplateError) as caught:
         check_template(chat, [ASKED], TOOLS, limits=limits)
@@ -157,7 +166,7 @@ def test_a_form_that_cannot_be_read_is_an_error_that_shows_it(tmp_path: Path) ->
         check_template(chat, [ASKED], TOOLS, limits=RolloutSettings(max_turns=2))
     assert str(caught.value).startswith(shown + ". Tools need a template that writes calls ")
     one_turn = check_template(chat, [ASKED], TOOLS, limits=RolloutSettings(max_turns=1))
-    assert one_turn == (*of_ends(chat), f"{shown}; no call is read")
+    assert one_turn == (*of_every_use(chat), f"{shown}; no call is read")
 
 
 # -- a rendered call is read back ---------------------------------------------------------------
