@@ -5,7 +5,6 @@ They import heavy modules inside their functions, so that `rnow --help` answers 
 
 import errno
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from rnow.commands.run import run
 from rnow.commands.status import status, stop
 from rnow.commands.test.command import try_
 from rnow.errors import Interrupted, RnowError, UsageError
+from rnow.runtime.atomic_files import errno_of
 
 EPILOG = (
     "This product includes software developed by UncleCode (https://x.com/unclecode) as part of "
@@ -90,15 +90,10 @@ def main() -> None:
 
 def _refusal(error: Exception) -> str | None:
     """Return what to say of an error that a disk, a right or a limit of this machine made."""
-    place = ""
-    if isinstance(error, OSError) and error.errno:
-        number = error.errno
-        place = f"{error.filename}: " if error.filename else ""
-    else:
-        # safetensors tells of the system's errors in Rust's words, shutil of several at once.
-        found = re.search(r"(?:\(os error |\[Errno )(\d+)", str(error))
-        number = int(found[1]) if found else 0
+    number = errno_of(error)
     remedy = _REMEDIES.get(number)
+    # Where one file is to blame, an OSError knows its name.
+    place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     return None if remedy is None else f"{place}{os.strerror(number)}; {remedy}"
 
 

@@ -41,6 +41,9 @@ class UsageError(RnowError):
     exit_code = 2
 
 
+Severity = Literal["error", "warning"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One thing that is wrong, or worth a word, in a file of the user's.
@@ -53,7 +56,7 @@ class Problem:
     line: int | None  # from 1; None where the file as a whole is meant
     key: str | None  # dotted path of the setting or field, "messages.0.content"
     message: str  # a sentence that says what is wrong and what to do
-    severity: Literal["error", "warning"] = "error"
+    severity: Severity = "error"
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"

@@ -1,6 +1,6 @@
 """What travels between the parts: frozen records, each made whole by the stage that owns it.
 
-    Prompt ──rollout──▶ Trajectory ──teacher──▶ ScoredTrajectory ──▶ Batch ──trainer──▶ UpdateResult
+    Prompt ──rollout──▶ Trajectory ──teacher──▶ ScoredTrajectory ──▶ Batch ──trainer──▶ metrics
 
 No record has a field that a later stage fills in. Arrays are numpy; torch is not imported here. A
 log-probability stands exactly where a token was sampled and is NaN everywhere else, so that using

@@ -27,7 +27,7 @@ import rnow
 from rnow.browser import BrowserSettings
 from rnow.browser.http import HttpSource
 from rnow.browser.reader import Browser
-from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 
 BLOCKED = "ERROR blocked_address: this address is not on the public internet."
 NOT_ALLOWED = "ERROR host_not_allowed: this host is not on the list of sites that may be read."
@@ -144,32 +144,30 @@ async def test_a_redirect_leads_to_no_host_that_is_not_allowed(pub: Pub) -> None
         assert await read(opened, "https://pub.test/") == NOT_ALLOWED
 
 
-class CountedRules(HostRules):
-    """Rules that keep what they were asked."""
+async def test_the_host_of_a_url_is_checked_once_and_that_of_each_redirect(
+    pub: Pub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    check = HostRules.check
 
-    def __init__(self, settings: BrowserSettings) -> None:
-        super().__init__(settings)
-        self.checked: list[str] = []
+    def counted(rules: HostRules, url: URL) -> AllowedUrl:
+        checked.append(str(url))
+        return check(rules, url)
 
-    def check(self, url: URL) -> None:
-        self.checked.append(str(url))
-        super().check(url)
-
-
-async def test_the_host_of_a_url_is_checked_once_and_that_of_each_redirect(pub: Pub) -> None:
+    monkeypatch.setattr(HostRules, "check", counted)
     pub.pages["/old"] = lambda _: web.Response(status=301, headers={"Location": "/new"})
     pub.page("/new", "<p>new")
-    rules = BrowserSettings(allow_hosts=("a.test",), contact="me@example.org")
-    hosts = CountedRules(rules)
-    source = HttpSource(
-        rules,
-        resolver=Names({"a.test": [[("127.0.0.1", pub.port)]]}),
-        may_dial=lambda address, port: port == pub.port,
-        hosts=hosts,
+    # All sources in their order; the store keeps where the page ended.
+    rules = BrowserSettings(
+        local_sites={"a.test": pub.port}, store=str(tmp_path), store_mode="record"
     )
-    async with Browser(rules, source=source) as opened:
-        assert (await read(opened, "http://a.test/old")).endswith("new")
-    assert hosts.checked == ["http://a.test/old", "http://a.test/new"]
+    way = ["http://a.test/old", "http://a.test/new"]
+    for _ in range(2):
+        async with Browser(rules) as opened:
+            assert (await read(opened, "http://a.test/old")).endswith("new")
+        assert checked == way
+        checked.clear()
+    assert [request.path for request in pub.requests] == ["/old", "/new"]
 
 
 async def test_a_redirect_within_a_site_is_followed(pub: Pub) -> None:
@@ -352,7 +350,7 @@ async def test_a_site_that_drips_is_left(pub: Pub) -> None:
     begin = time.monotonic()
     async with open_browser(pub, fetch_timeout_s=0.3) as opened:
         assert await read(opened, "https://pub.test/drip") == TIMEOUT
-    assert 0.3 <= time.monotonic() - begin < 10
+    assert 0.3 <= time.monotonic() - begin < 60
 
 
 async def test_a_page_that_takes_long_to_convert_is_given_up(pub: Pub) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from itertools import pairwise
 
 import pytest
 from aiohttp import web
@@ -109,12 +108,14 @@ async def test_requests_to_a_site_are_spaced_and_to_a_local_one_are_not(pub: Pub
     async with open_browser(pub, **settings) as opened:
         await opened.read("http://pub.test/")  # loads crawl4ai
         await asyncio.gather(*(opened.read(f"http://pub.test/?{i}") for i in range(20)))
-        assert arrivals[-1] - arrivals[1] < 10
+        assert arrivals[-1] - arrivals[1] < 15  # spaced they would take 19
         arrivals.clear()
+        begin = time.monotonic()
         answers = await asyncio.gather(*(opened.read(f"http://a.test/?{i}") for i in range(3)))
     assert [answer.counter for answer in answers] == ["browser/fetched"] * 3
     assert len(arrivals) == 4  # robots.txt is one of them
-    assert all(b - a > 0.9 for a, b in pairwise(arrivals))
+    # However late a busy machine brings one, none comes before its second.
+    assert all(at >= begin + number - 0.01 for number, at in enumerate(arrivals))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ async def test_error_texts_show_nothing_of_this_machine(pub: Pub, unused_port: i
             await read(opened, url)
             for url in ("https://none.test/", "https://refused.test/", "https://pub.test/x", "x")
         ]
-    async with Browser(BrowserSettings(), source=Broken()) as opened:  # type: ignore[arg-type]  # a fake
+    async with Browser(BrowserSettings(allow_hosts=("*",)), source=Broken()) as opened:  # type: ignore[arg-type]  # a fake
         texts.append(await read(opened, "https://pub.test/"))
     assert texts == [
         "ERROR unreachable: there is no such host.",

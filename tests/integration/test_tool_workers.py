@@ -21,7 +21,7 @@ from rnow.browser.settings import BrowserSettings
 from rnow.errors import ConfigError, DeadlineError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolAnswer, ToolCall
-from rnow.tools.pool import ToolPool, describe_tools
+from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
 TOOLS = '''
@@ -310,7 +310,7 @@ async def test_a_stuck_tool_times_out_and_its_worker_is_replaced(tmp_path: Path,
             ToolOutcome.TIMEOUT,
             f"<tool_error>Tool '{tool}' timed out after 0.3 s</tool_error>",
         )
-        assert 0.3 <= time.monotonic() - started < 5
+        assert 0.3 <= time.monotonic() - started < 60
         assert int((await ask(pool, "pid")).text) != stuck
         await wait_for_end(stuck)
         assert pool.num_replaced == 1
@@ -542,14 +542,14 @@ async def test_a_tools_file_that_cannot_be_used_is_an_error_before_anything_runs
 ) -> None:
     settings = make_settings(tmp_path, tools)
     with pytest.raises(ToolDefinitionError) as caught:
-        await describe_tools(settings)
+        await ToolPool(settings).start()
     assert str(caught.value) == message
 
 
 async def test_an_import_that_hangs_is_a_deadline_with_a_name(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, "import time, os\nprint(os.getpid())\ntime.sleep(1000)")
     with pytest.raises(DeadlineError) as caught:
-        await describe_tools(replace(settings, start_timeout_s=3))
+        await ToolPool(replace(settings, start_timeout_s=3)).start()
     assert str(caught.value) == (
         "tools: the import of tools.py in tool worker 0 has waited 3 s; "
         "move what takes so long into a tool, where it has a deadline of its own"

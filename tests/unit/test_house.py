@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rnow"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "templates" not in path.parts)
 
-MAX_SOURCE_LINES = 26_300  # templates and all; it goes up with what rnow can do, not with habit
+MAX_SOURCE_LINES = 25_500  # templates and all; it goes up with what rnow can do, not with habit
 MAX_MODULE_LINES = 330
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_P95 = 30
@@ -152,6 +152,18 @@ def test_imports_point_one_way() -> None:
         if not is_allowed(room_of(module), room_of(name))
     }
     assert against == STILL_AGAINST
+
+
+def test_the_medicine_stands_in_its_own_room_alone() -> None:
+    medicine = re.compile(r"NCT[0-9(\[]|orange_?book|drugs_?at_?fda|clinicaltrials")
+    found = {
+        name.parts[0]
+        for path in SOURCE.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+        for name in [path.relative_to(SOURCE)]
+        if medicine.search(path.read_text(encoding="utf-8", errors="replace"))
+    }
+    assert found == {"medbrowse", "templates"}
 
 
 def test_every_room_has_its_place_in_the_order() -> None:

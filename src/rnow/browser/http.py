@@ -15,7 +15,6 @@ from yarl import URL
 
 from rnow.browser.body import ACCEPTED_ENCODING, read_body
 from rnow.browser.errors import BrowseError
-from rnow.browser.rules.blocked import is_block_page
 from rnow.browser.rules.guard import (
     BlockedAddressError,
     GuardedResolver,
@@ -24,13 +23,15 @@ from rnow.browser.rules.guard import (
     guarded_socket,
     is_public,
 )
-from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.rules.refusals import (
     REDIRECTS,
     blocked_by_site,
+    is_block_page,
     refusal_of_status,
     status_error,
+    too_many_redirects,
     unreachable,
 )
 from rnow.browser.rules.robots import MAX_ROBOTS_BYTES, Robots
@@ -61,13 +62,10 @@ class HttpSource:
         resolver: AbstractResolver | None = None,
         may_dial: MayDial = lambda address, port: is_public(address),
         pacer: Pacer | None = None,
-        hosts: HostRules | None = None,
     ) -> None:
         self._settings = settings
-        self._hosts = hosts or HostRules(settings)
-        self._pacer = pacer or Pacer(
-            max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
-        )
+        self._hosts = HostRules(settings)
+        self._pacer = pacer or Pacer(settings)
         self._robots = Robots()
         self._public = self._session(
             aiohttp.TCPConnector(
@@ -79,21 +77,21 @@ class HttpSource:
         # Only for local sites, whose address and port are never taken from a URL.
         self._local = self._session(aiohttp.TCPConnector())
 
-    async def fetch(self, url: URL) -> RawPage:
-        """Return the page, `max_redirects` redirects away at most, or raise BrowseError."""
-        async with self._in_time() as clock:
-            return await self._follow(url, clock, is_data=False)
+    async def fetch(self, url: AllowedUrl, *, is_data: bool = False) -> RawPage:
+        """Return the page, `max_redirects` redirects away at most, or raise BrowseError.
 
-    async def fetch_data(self, url: URL) -> RawPage:
-        """Return what a site made for programs: of any type, and without asking robots.txt."""
-        async with self._in_time() as clock:
-            return await self._follow(url, clock, is_data=True)
-
-    async def check_robots(self, url: URL) -> None:
-        """Raise BrowseError where the site closes this page to programs.
-
-        For other sources, which have checked that its host may be read.
+        Data, which a site made for programs, may be of any type, and robots.txt is not asked.
         """
+        async with self._in_time() as clock:
+            for _ in range(self._settings.max_redirects + 1):
+                answer = await self._ask(url, clock, is_data=is_data)
+                if isinstance(answer, RawPage):
+                    return answer
+                url = answer
+            raise too_many_redirects()
+
+    async def check_robots(self, url: AllowedUrl) -> None:
+        """Raise BrowseError where there is no contact, or the site closes this page to programs."""
         async with self._in_time() as clock:
             await self._ask_robots(url, clock)
 
@@ -112,18 +110,11 @@ class HttpSource:
         except (aiohttp.ClientError, OSError, zlib.error) as error:
             raise _explain(error) from error
 
-    async def _follow(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage:
-        self._hosts.check(url)
-        for _ in range(self._settings.max_redirects + 1):
-            answer = await self._ask(url, clock, is_data=is_data)
-            if isinstance(answer, RawPage):
-                return answer
-            url = answer
-        raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
-
-    async def _ask(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage | URL:
+    async def _ask(
+        self, url: AllowedUrl, clock: asyncio.Timeout, *, is_data: bool
+    ) -> RawPage | AllowedUrl:
         """Send one request; return the page, or where the site sends the reader."""
-        local_port = self._hosts.local_port(url)
+        local_port = self._hosts.local_port(url.raw_host)
         request: AbstractAsyncContextManager[aiohttp.ClientResponse]
         if local_port is not None:
             at_home = url.with_scheme("http").with_host("127.0.0.1").with_port(local_port)
@@ -136,21 +127,24 @@ class HttpSource:
         async with request as response:
             return await self._take(response, url, is_data=is_data)
 
-    async def _ask_robots(self, url: URL, clock: asyncio.Timeout) -> None:
+    async def _ask_robots(self, url: AllowedUrl, clock: asyncio.Timeout) -> None:
         """Raise BrowseError where the site closes this page to programs."""
         self._require_contact()
-        delay_s = await self._robots.check(url, lambda robots: self._read_robots(robots, clock))
+        delay_s = await self._robots.check(
+            url,
+            lambda robots: self._read_robots(AllowedUrl(robots), clock),  # on the same host
+        )
         self._pacer.slow_down(url.raw_host or "", delay_s)
 
     async def _ask_public(
-        self, url: URL, clock: asyncio.Timeout
+        self, url: AllowedUrl, clock: asyncio.Timeout
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Return the request of one hop in the open web, once it is its turn."""
         self._require_contact()
         await self._wait_for_slot(url.raw_host or "", clock)
         return self._public.get(url, allow_redirects=False)
 
-    async def _read_robots(self, url: URL, clock: asyncio.Timeout) -> str:
+    async def _read_robots(self, url: AllowedUrl, clock: asyncio.Timeout) -> str:
         """Return a site's robots.txt, "" where it has none; raise BrowseError where it fails."""
         for _ in range(self._settings.max_redirects + 1):
             async with await self._ask_public(url, clock) as response:
@@ -165,7 +159,7 @@ class HttpSource:
                     return ""
                 body, _ = await read_body(response, MAX_ROBOTS_BYTES)
                 return _raw_page(response, url, body).text()
-        raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
+        raise too_many_redirects()
 
     def _require_contact(self) -> None:
         if self._settings.contact is None:
@@ -182,7 +176,7 @@ class HttpSource:
 
     async def _take(
         self, response: aiohttp.ClientResponse, url: URL, *, is_data: bool
-    ) -> RawPage | URL:
+    ) -> RawPage | AllowedUrl:
         location = response.headers.get("Location")
         if response.status in REDIRECTS and location is not None:
             return self._redirected(url, location)
@@ -201,15 +195,13 @@ class HttpSource:
             raise blocked_by_site()
         return page
 
-    def _redirected(self, url: URL, location: str) -> URL:
+    def _redirected(self, url: URL, location: str) -> AllowedUrl:
         """Return where a site sends its reader, checked like the URL that was asked for."""
         try:
             target = url.join(URL(location.strip()))
         except ValueError:
             raise BrowseError("bad_url", "the site sends the reader to a broken URL.") from None
-        checked = check_url(str(target), ports=self._settings.ports)
-        self._hosts.check(checked)
-        return checked
+        return self._hosts.check(check_url(str(target), ports=self._settings.ports))
 
     async def _refusal(self, response: aiohttp.ClientResponse, url: URL) -> BrowseError:
         """Return what the model is told of an answer that is no page."""

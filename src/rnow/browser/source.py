@@ -3,9 +3,12 @@
 import codecs
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from yarl import URL
+
+if TYPE_CHECKING:
+    from rnow.browser.rules.hosts import AllowedUrl  # brings aiohttp
 
 # The web's encodings. Python knows others, which are no encodings of text (zlib) or slow (idna).
 _CHARSET = re.compile(
@@ -53,6 +56,6 @@ class RawPage:
 class PageSource(Protocol):
     """Gets pages. `fetch` returns the page of a checked URL, or raises BrowseError."""
 
-    async def fetch(self, url: URL) -> RawPage: ...
+    async def fetch(self, url: "AllowedUrl") -> RawPage: ...
 
     async def aclose(self) -> None: ...

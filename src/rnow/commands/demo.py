@@ -134,7 +134,7 @@ def _measure(
     spec = EngineSpec(
         role="student",
         model=(directory / "models" / model).resolve(),
-        dtype="auto",
+        dtype="float32",
         device="cpu",
         request_timeout_s=loaded.config.engine.request_timeout_s,
         tolerance=0.05,

@@ -1,8 +1,7 @@
 """`rnow eval`: find the model, place it, evaluate it, show the figures."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,6 @@ from rich.text import Text
 
 from rnow.commands.arguments import LIMITS, Args, Dir, Json, Model, make_console, open_project
 from rnow.commands.run import run_name
-from rnow.errors import DataError, UsageError
 from rnow.runtime.console import make_bar, sayer
 
 if TYPE_CHECKING:
@@ -105,46 +103,32 @@ def evaluate_project(
 
     from rnow.config.load import require_distill
     from rnow.evaluation.held_out import evaluate_model
-    from rnow.evaluation.subject import choose_model, clear_scratch, prepare_subject
+    from rnow.evaluation.subject import choose_model, prepared_subject
     from rnow.rollout.project_pages import require_contact
 
     require_distill(loaded.config)
     require_contact(loaded)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)
-    subject, scratch = prepare_subject(loaded, project, choice=choice, command="eval", say=say)
-    say(f"Model: {choice.name}")
-    keep_logs = True  # messages name them, until it is known that there are none
-    try:
-        with _progress(f"evaluating {choice.name}", console) as on_answer:
+    prepared = prepared_subject(loaded, project, choice=choice, command="eval", say=say)
+    with prepared as (subject, logs):
+        with make_bar(console) as progress:
+            bar = progress.add_task(f"evaluating {choice.name}", total=None)
             evaluation = asyncio.run(
                 evaluate_model(
                     loaded,
                     project,
                     subject=subject,
-                    log_file=scratch / "tools.log",
+                    log_file=logs.folder / "tools.log",
                     passes=passes,
                     max_samples=max_samples,
                     say=say,
-                    on_answer=on_answer,
+                    on_answer=lambda: progress.advance(bar),
                 )
             )
-        keep_logs = evaluation.num_failed > 0
+        logs.are_kept = evaluation.num_failed > 0
         show_evaluation(evaluation, title=choice.name, console=console)
-    except (KeyboardInterrupt, SystemExit, UsageError, DataError):  # name none
-        keep_logs = False
-        raise
-    finally:
-        clear_scratch(scratch, keep_logs=keep_logs, say=say)
     return {"model": choice.name, **evaluation.as_json()}
-
-
-@contextmanager
-def _progress(title: str, console: Console) -> Iterator[Callable[[], None]]:
-    """Show a bar while the block runs; give what moves it on by one."""
-    with make_bar(console) as progress:
-        bar = progress.add_task(title, total=None)
-        yield lambda: progress.advance(bar)
 
 
 def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -> None:

@@ -6,8 +6,8 @@ here needs a network.
 """
 
 import difflib
-import importlib.util
 import os
+import runpy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -87,7 +87,8 @@ def _sources(template: Path, scratch: Path, seed: int) -> dict[Path, Path]:
     """Return path in the project -> file to copy: the template's own, then those it generates."""
     generator = template / "make_site.py"
     if generator.is_file():
-        _make_project_data(generator, scratch, seed)
+        # A file of the project, not a module of this package.
+        runpy.run_path(str(generator))["make_project_data"](scratch, seed)
     return {
         file.relative_to(root): file for root in (template, scratch) for file in _files_in(root)
     }
@@ -125,13 +126,3 @@ def _kept_notice(kept: list[Path]) -> str:
     names = ", ".join(str(path) for path in kept[:_NUM_NAMES_SHOWN])
     more = len(kept) - _NUM_NAMES_SHOWN
     return f"there already, left as it was: {names}" + (f" and {more} more" if more > 0 else "")
-
-
-def _make_project_data(program: Path, folder: Path, seed: int) -> None:
-    """Run the template's own generator: a file of the project, not a module of this package."""
-    spec = importlib.util.spec_from_file_location("rnow_template_make_site", program)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.make_project_data(folder, seed)

@@ -148,7 +148,7 @@ def train_project(
     require_contact(loaded)
     for line in placement.lines():
         say(line)
-    serving = Serving.here(loaded, project, placement=placement, logs=run.logs, untied=run.untied)
+    serving = Serving(config=loaded.config, placement=placement, logs=run.logs, untied=run.untied)
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, serving.environ))
     # Models can run here, so what takes seconds to import is needed.

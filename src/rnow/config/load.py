@@ -7,7 +7,7 @@ remedy. What a setting is stands in settings.py; what an old key becomes in old_
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from rnow.config.old_keys import refuse_flat_form, take_project_name, translate_
 from rnow.config.overrides import apply_override
 from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource, read_source, show
-from rnow.errors import ConfigError, Problem
+from rnow.errors import ConfigError, Problem, Severity
 
 # A local site that somebody else serves, in the place of a folder.
 _OWN_SERVER = re.compile(r"127\.0\.0\.1:\d{1,5}")
@@ -38,6 +38,16 @@ class LoadedConfig:
     @property
     def notices(self) -> tuple[str, ...]:
         return tuple(str(warning) for warning in self.warnings)
+
+    def problem(self, key: str, message: str, severity: Severity = "error") -> Problem:
+        """Make a problem that stands where `key` is set."""
+        return Problem(
+            file=str(self.file),
+            line=self.lines.get(key),
+            key=key,
+            message=message,
+            severity=severity,
+        )
 
 
 def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -60,7 +70,8 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     config = validate(source)
     if config is not None:
         report_cautions(source, config, directory)
-    problems = _by_line(source.problems)
+    # As the file goes; what has no line (overrides, absent sections) comes last.
+    problems = sorted(source.problems, key=lambda one: (one.line is None, one.line or 0))
     errors = [str(problem) for problem in problems if problem.severity == "error"]
     if errors or config is None:
         raise ConfigError("\n".join(errors), problems=problems)
@@ -101,25 +112,24 @@ def find_tools_file(loaded: LoadedConfig, *, directory: Path) -> Path | None:
         remedy = "env.py is its old name: rename it to tools.py"
     key = "rollout.max_turns"
     message = f"{key} is {max_turns}, but there is no tools.py in {directory}; {remedy}"
-    problem = Problem(file=str(loaded.file), line=loaded.lines.get(key), key=key, message=message)
-    raise ConfigError(problems=[problem])
+    raise ConfigError(problems=[loaded.problem(key, message)])
+
+
+def config_file(directory: Path) -> Path | None:
+    """Return the file that holds a project's config; None where there is none."""
+    files = (directory / name for name in ("config.yml", "config.json"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _find_file(directory: Path) -> Path:
-    for name in ("config.yml", "config.json"):
-        if (directory / name).is_file():
-            return directory / name
+    if (file := config_file(directory)) is not None:
+        return file
     remedy = "rnow init makes a project"
     if (directory / "config.yaml").is_file():
         remedy = "rename config.yaml to config.yml"
     message = f"No config.yml or config.json found in {directory}; {remedy}"
     problem = Problem(file=str(directory), line=None, key=None, message=message)
     raise ConfigError(message, problems=[problem])
-
-
-def _by_line(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort as the file goes; what has no line (overrides, absent sections) comes last."""
-    return sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0))
 
 
 def _fill_in_sections(source: ConfigSource) -> None:
@@ -150,7 +160,7 @@ def _check_dataset_type(source: ConfigSource) -> None:
         for name in ("algorithm", "rollout"):
             if source.get(name):
                 message = f"{name} is ignored: dataset_type {dataset_type} makes no rollouts"
-                source.report(name, message, severity="warning")
+                source.warn(name, message)
 
 
 def _check_local_sites(source: ConfigSource, directory: Path) -> None:

@@ -83,7 +83,7 @@ def translate_old_keys(source: ConfigSource) -> None:
     """Take every other key of the tables above out of `source`, with a warning or an error each."""
     for key, reason in IGNORED_KEYS.items():
         if source.has(key):
-            source.report(key, f"{key} is ignored: {reason}", severity="warning")
+            source.warn(key, f"{key} is ignored: {reason}")
             source.pop(key)
     for key in sorted(KEYS_TO_COME):
         if source.has(key):
@@ -119,7 +119,7 @@ def _refuse_other_sampling(source: ConfigSource) -> None:
                 continue
             value = source.pop(key)
             if value is None or value in harmless:
-                source.report(key, f"{key} is ignored: it is always so", severity="warning")
+                source.warn(key, f"{key} is ignored: it is always so")
             else:
                 source.report(
                     key,
@@ -135,12 +135,10 @@ def _translate_thinking_mode(source: ConfigSource) -> None:
         return
     mode = source.pop(old)
     if source.get(new) is not None:
-        source.report(old, f"{old} is ignored: {new} is set", severity="warning")
+        source.warn(old, f"{old} is ignored: {new} is set")
     elif mode in _THINKING_TO_REASONING:
         source.set(new, _THINKING_TO_REASONING[mode])
-        source.report(
-            old, f"{old} is an old key, read as {new}: {source.get(new)}", severity="warning"
-        )
+        source.warn(old, f"{old} is an old key, read as {new}: {source.get(new)}")
     elif mode is not None:
         known = ", ".join(_THINKING_TO_REASONING)
         source.report(old, f"{old} is {show(mode)}; use {new} (the old values were {known})")
@@ -151,8 +149,4 @@ def _translate_save_step(source: ConfigSource) -> None:
     value = source.get(key)
     if value in (0, "0") and value is not False:
         source.set(key, -1)
-        source.report(
-            key,
-            f"{key} is 0, which was an old way to say -1: only the end is saved",
-            severity="warning",
-        )
+        source.warn(key, f"{key} is 0, which was an old way to say -1: only the end is saved")

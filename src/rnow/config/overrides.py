@@ -1,6 +1,7 @@
 """Settings given on the command line: `key=value`, laid over what the file holds, in order."""
 
 import re
+from pathlib import Path
 
 import yaml
 
@@ -71,7 +72,11 @@ def _parse_value(key: str, text: str) -> object:
     if _FLOAT.fullmatch(text):
         return float(text)
     if text.startswith(("[", "{")):
-        return read_yaml_text(text)
+        source = ConfigSource(Path(key))
+        value = read_yaml_text(text, source=source)
+        if source.problems:
+            raise ValueError(source.problems[0].message)
+        return value
     return text
 
 

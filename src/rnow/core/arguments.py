@@ -8,9 +8,18 @@ or an object is wanted. What cannot be mended is an ArgumentError, whose text is
 import json
 import math
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 _NOT_MENDED = object()
+_PYTHON_TYPES: dict[str, Any] = {
+    "string": str,
+    "integer": int,
+    "number": int | float,
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+}
 _TRUTH_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -65,20 +74,9 @@ def _enum_member(value: Any, members: list[Any], subject: str) -> Any:
 
 
 def _is_a(value: Any, type_: str) -> bool:
-    match type_:
-        case "string":
-            return isinstance(value, str)
-        case "integer":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "number":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case "boolean":
-            return isinstance(value, bool)
-        case "array":
-            return isinstance(value, list)
-        case "object":
-            return isinstance(value, dict)
-    return value is None
+    if isinstance(value, bool):  # an integer to Python
+        return type_ == "boolean"
+    return isinstance(value, _PYTHON_TYPES.get(type_, NoneType))
 
 
 def _mend(value: Any, type_: str) -> Any:

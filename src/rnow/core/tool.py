@@ -30,7 +30,6 @@ class ToolFunction(Protocol):
     _is_sandbox: bool
     _timeout: float | None
     _read_only: bool
-    __code__: Any
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 

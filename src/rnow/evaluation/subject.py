@@ -9,8 +9,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
-from rnow.errors import UsageError
+from rnow.errors import DataError, Interrupted, UsageError
 from rnow.plan.engine_specs import Serving, adapter_rank, sampling_spec, trainer_environment
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.placing import EngineRole, place_sampler
@@ -29,7 +29,6 @@ from rnow.runtime.console import StartTeller
 
 BASE_VERSION = 0
 ADAPTER_VERSION = 1
-_WEIGHTS = "weights"  # the part of the scratch folder that can be as large as the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +49,14 @@ class Subject:
 
     engine: EngineSpec  # of a folder with model and tokenizer
     adapter: Path | None = None  # folder with an adapter on it
+
+
+@dataclass(slots=True, kw_only=True)
+class Logs:
+    """A folder for the logs of one look at a model, and whether anybody will want to read them."""
+
+    folder: Path
+    are_kept: bool = False
 
 
 def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: str) -> Choice:
@@ -79,15 +86,17 @@ def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: 
     )
 
 
-def prepare_subject(
+@contextmanager
+def prepared_subject(
     loaded: LoadedConfig,
     project: Path,
     *,
     choice: Choice,
     command: str,
     say: Callable[[str], None],
-) -> tuple[Subject, Path]:
-    """Place and fetch the model; return it with a new folder for logs, for `clear_scratch`.
+) -> Iterator[tuple[Subject, Logs]]:
+    """Place and fetch the model; give it with a folder for logs, which outlives the block where an
+    error of it, or what it said to keep, names them.
 
     Raises ModelError or ConfigError where the model does not fit, UsageError where a server of the
     user's own has another one.
@@ -104,10 +113,10 @@ def prepare_subject(
             "own; take it with engine.url=null"
         )
     model, adapter = fetch_model(choice.model, weights=not is_elsewhere), choice.adapter
-    scratch = Path(tempfile.mkdtemp(prefix=f"rnow-{command}-"))
-    weights = scratch / _WEIGHTS
-    serving = Serving.here(
-        loaded, project, placement=placement, logs=scratch, untied=weights / "untied"
+    logs = Logs(folder=Path(tempfile.mkdtemp(prefix=f"rnow-{command}-")))
+    weights = logs.folder / "weights"  # can be as large as the model
+    serving = Serving(
+        config=loaded.config, placement=placement, logs=logs.folder, untied=weights / "untied"
     )
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, serving.environ, role=role))
@@ -116,17 +125,16 @@ def prepare_subject(
             made = _write_checkpoint(choice.checkpoint, weights / "checkpoint", student=model)
             model, adapter = (made, None) if rank is None else (model, made)
         spec = sampling_spec(serving, role, model, lora_rank=rank)
-    except BaseException:
-        clear_scratch(scratch, keep_logs=False, say=say)  # there are none yet
+        say(f"Model: {choice.name}")
+        logs.are_kept = True  # until it is known that nobody needs them
+        yield Subject(engine=spec, adapter=adapter), logs
+    except (KeyboardInterrupt, SystemExit, Interrupted, UsageError, DataError):  # name none
+        logs.are_kept = False
         raise
-    return Subject(engine=spec, adapter=adapter), scratch
-
-
-def clear_scratch(scratch: Path, *, keep_logs: bool, say: Callable[[str], None]) -> None:
-    """Remove the folder of `prepare_subject`; where logs are to be read, only the rest of it."""
-    shutil.rmtree(scratch / _WEIGHTS if keep_logs else scratch, ignore_errors=True)
-    if keep_logs:
-        say(f"logs: {scratch}")
+    finally:
+        shutil.rmtree(weights if logs.are_kept else logs.folder, ignore_errors=True)
+        if logs.are_kept:
+            say(f"logs: {logs.folder}")
 
 
 @asynccontextmanager
@@ -168,7 +176,7 @@ def _find(folder: Path) -> Path | None:
 
 def _write_checkpoint(checkpoint: Path, folder: Path, *, student: Path) -> Path:
     """Make the adapter or the model of a checkpoint; return `folder`."""
-    from rnow.runs.checkpoint_model import write_checkpoint_model
+    from rnow.runs.model_folder import write_checkpoint_model
 
     run = RunDirectory(checkpoint.parent.parent)
     write_checkpoint_model(folder, checkpoint=checkpoint, run=run, student=student)

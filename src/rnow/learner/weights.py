@@ -7,7 +7,7 @@ policy.py's; that a folder is complete or absent is for whoever asked for it.
 import copy
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,23 @@ from rnow.records import derive_seed
 from rnow.runtime.logs import quiet_transformers
 
 
-def load_causal_lm(path: str, dtype: torch.dtype) -> Any:
+def load_causal_lm(path: str, dtype: torch.dtype | Literal["auto"]) -> Any:
     """Return the model in `path`, a folder or hub name, with weights in `dtype`."""
     from transformers import AutoModelForCausalLM
 
     try:
         with quiet_transformers():
-            return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would fill them with random numbers and go on.
+        raise ModelError(
+            f"model.path: {path} lacks the weights {missing[0]} ({len(missing)} missing in all)"
+        )
+    return model
 
 
 def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
@@ -64,20 +72,9 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
 
 def save_adapter(model: Any, directory: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors of a model that `add_lora` made."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    directory.mkdir(parents=True, exist_ok=True)
     # The default would ask the hub whether the vocabulary was resized.
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-        directory / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
-    config = copy.copy(model.peft_config["default"])
-    config.inference_mode = True
-    config.save_pretrained(str(directory))
+    model.save_pretrained(str(directory), save_embedding_layers=False)
+    (directory / "README.md").unlink()  # peft's form of a model card, not filled in
 
 
 def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
@@ -104,11 +101,9 @@ def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
 def export_merged(model_path: str, *, adapter_dir: Path, output_dir: Path) -> None:
     """Write the model with its adapter added to its weights, in the precision it came in."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
+    base = load_causal_lm(model_path, "auto")
     try:
-        with quiet_transformers():
-            base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
         merged = PeftModel.from_pretrained(base, str(adapter_dir)).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot add {adapter_dir} to {model_path}: {error}") from error

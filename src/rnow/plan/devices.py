@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from rnow.errors import ModelError
-from rnow.plan.model_files import ModelFiles, hub_cache
+from rnow.plan.model_files import ModelFiles
 
 NVIDIA_SMI_DEADLINE_S = 10.0
 MAX_CPU_WEIGHT_BYTES = 4 * 10**9  # above it, one step takes hours on a CPU
@@ -81,12 +81,7 @@ def usable_gpus(devices: Devices, *, torch_version: str | None = None) -> Device
     return devices
 
 
-def check_models(
-    models: Mapping[ModelFiles, str],
-    *,
-    devices: Devices,
-    environ: Mapping[str, str] = os.environ,
-) -> None:
+def check_models(models: Mapping[ModelFiles, str], *, devices: Devices) -> None:
     """Raise ModelError with all that is missing to run `models`, each with its engine.kind.
 
     Without a GPU, `auto` takes models that are on this machine and small, and downloads nothing;
@@ -96,7 +91,7 @@ def check_models(
     too_big = [
         (model, text)
         for model, kind in models.items()
-        if kind == "auto" and not devices.gpus and (text := _needs_gpu(model, environ))
+        if kind == "auto" and not devices.gpus and (text := _needs_gpu(model))
     ]
     if not broken and not too_big:
         return
@@ -124,12 +119,14 @@ def _broken(model: ModelFiles) -> str | None:
     return None
 
 
-def _needs_gpu(model: ModelFiles, environ: Mapping[str, str]) -> str | None:
+def _needs_gpu(model: ModelFiles) -> str | None:
     """Say why `model` cannot be loaded without a GPU."""
     if model.folder is None and model.may_be_downloaded:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
         return (
             f"{model.path} is neither a folder nor in the Hugging Face cache "
-            f"({hub_cache(environ)}), and without a GPU nothing is downloaded"
+            f"({HF_HUB_CACHE}), and without a GPU nothing is downloaded"
         )
     if (model.weight_bytes or 0) > MAX_CPU_WEIGHT_BYTES:
         size, most = (model.weight_bytes or 0) / 1e9, MAX_CPU_WEIGHT_BYTES / 1e9

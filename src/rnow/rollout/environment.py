@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
+from rnow.browser.chromium.executable import find_chromium
 from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.bridge_check import check_template
@@ -19,7 +19,7 @@ from rnow.plan.model_files import find_tokenizer
 from rnow.records import Prompt
 from rnow.rollout.attempt import run_rollout
 from rnow.rollout.many import Roll
-from rnow.rollout.project_pages import check_store, store_folder
+from rnow.rollout.project_pages import check_store, chromium_notices, store_folder
 from rnow.tools.base import ToolSchema
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
@@ -51,15 +51,11 @@ class Environment:
 
     def check(self, prompt: Prompt) -> tuple[str, ...]:
         """Check that turns can be appended token by token; return what the user should know."""
-        own = () if self.tools is None else (*self.tools.notices, *self._browser_notices())
+        own: tuple[str, ...] = ()
+        if self.tools is not None:
+            own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
         limits = self.config.rollout
         return (*own, *check_template(self.chat, prompt.messages, self.schemas, limits=limits))
-
-    def _browser_notices(self) -> tuple[str, ...]:
-        browser = self.config.browser
-        reads_the_web = browser.allow_hosts or browser.render_hosts
-        found = find_chromium(browser.executable, directory=self.directory)
-        return (NO_CHROMIUM,) if reads_the_web and found is None else ()
 
     def gauges(self) -> dict[str, float]:
         """Return what the parts count over the whole run, for the step's line of metrics."""
@@ -106,7 +102,7 @@ async def open_environment(
                 config,
                 directory,
                 tokenizer_file=student / "tokenizer.json",
-                ports=sites.ports or dict.fromkeys(config.browser.local_sites, 0),
+                ports=sites.ports,
                 log_file=log_file,
             )
             tools = await stack.enter_async_context(ToolPool(settings))
@@ -135,7 +131,8 @@ def worker_settings(
     ports: dict[str, int],
     log_file: Path,
 ) -> WorkerSettings:
-    """Return what tool workers are told; `ports` are those of the local sites."""
+    """Return what tool workers are told; `ports` are those of the local sites,
+    none where none is served."""
     chromium = find_chromium(config.browser.executable, directory=directory)
     return WorkerSettings(
         project_dir=directory,
@@ -150,7 +147,7 @@ def worker_settings(
             allow_hosts=tuple(config.browser.allow_hosts),
             contact=config.browser.contact,
             num_workers=config.tools.workers,
-            local_sites=ports,
+            local_sites=ports or dict.fromkeys(config.browser.local_sites, 0),
             render_hosts=tuple(config.browser.render_hosts),
             executable=None if chromium is None else str(chromium),
             store=str(store_folder(config, directory)),

@@ -24,6 +24,7 @@ from rnow.errors import (
 )
 from rnow.records import Trajectory
 from rnow.rollout.attempt import Attempt
+from rnow.runtime.side_by_side import side_by_side
 
 NUM_TRIES = 2
 
@@ -90,12 +91,7 @@ async def roll_many(
         except TeacherError as error:
             lose(attempt, error)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for position, attempt in enumerate(attempts):
-                group.create_task(one(position, attempt))
-    except* (RnowError, OSError) as errors:
-        raise errors.exceptions[0] from errors
+    await side_by_side(*(one(position, attempt) for position, attempt in enumerate(attempts)))
     return [results[position] for position in sorted(results)]
 
 

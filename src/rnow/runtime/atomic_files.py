@@ -39,8 +39,8 @@ def telling_if_full(path: Path, *, needs_bytes: int) -> Iterator[None]:
     """Raise SpaceError if the block finds the disk full: `path` was being written."""
     try:
         yield
-    except Exception as error:  # safetensors tells of it in Rust's words, shutil of many at once
-        if not _says_full(error):
+    except Exception as error:
+        if errno_of(error) not in _FULL:
             raise
         needed = ceil(needs_bytes / 1e5) / 10
         free = floor(shutil.disk_usage(path.parent).free / 1e5) / 10
@@ -51,11 +51,13 @@ def telling_if_full(path: Path, *, needs_bytes: int) -> Iterator[None]:
         ) from error
 
 
-def _says_full(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
+def errno_of(error: Exception) -> int:
+    """Return the number of the system's error that this one is, or tells of; 0 where it is none."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    # safetensors tells of them in Rust's words, shutil of several at once.
     found = re.search(r"(?:\(os error |\[Errno )(\d+)", str(error))
-    return found is not None and int(found[1]) in _FULL
+    return int(found[1]) if found else 0
 
 
 def _write_synced(temporary: Path, content: bytes, *, name: str) -> None:

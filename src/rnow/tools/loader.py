@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,7 @@ from typing import Any
 
 from rnow.core.tool import TOOL_REGISTRY, ToolArgs, ToolFunction
 from rnow.errors import ToolDefinitionError
-from rnow.tools.base import ToolSchema
-from rnow.tools.spec import ToolSpec
+from rnow.tools.base import ToolSchema, ToolSpec
 
 # What `@tool` and `@reward` themselves find wrong is a whole sentence.
 _SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ")
@@ -31,14 +31,12 @@ class LoadedTool:
     def invoke(self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any]) -> Any:
         """Call the function; an async one returns its coroutine."""
         values = dict(arguments)
-        positional = []
-        parameters = inspect.signature(self.function).parameters
-        if "args" in parameters:
+        signature = inspect.signature(self.function)
+        if "args" in signature.parameters:
             values["args"] = ToolArgs(metadata=dict(metadata))
-        for parameter in parameters.values():
-            if parameter.kind is parameter.POSITIONAL_ONLY:
-                positional.append(values.pop(parameter.name, parameter.default))
-        return self.function(*positional, **values)
+        bound = inspect.BoundArguments(signature, OrderedDict(values))
+        bound.apply_defaults()  # of a positional-only parameter that others follow
+        return self.function(*bound.args, **bound.kwargs)
 
 
 def load_tools(project_dir: Path) -> dict[str, LoadedTool]:
@@ -70,6 +68,8 @@ def import_project_file(file: Path) -> None:
     sys.modules[file.stem] = module  # dataclasses and pickle look a class's module up there
     try:
         module_spec.loader.exec_module(module)
+    except ToolDefinitionError:  # of a file that this one imports in the same way: it says where
+        raise
     except BaseException as error:  # the user's code: sys.exit() at import is an error of the file
         traceback.print_exc()
         raise ToolDefinitionError(_explain(error, file)) from error

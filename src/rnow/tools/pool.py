@@ -16,39 +16,20 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from rnow.core.arguments import ArgumentError
 from rnow.errors import DeadlineError, RnowError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
-from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema
-from rnow.tools.check import CallRefused, checked_arguments
+from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, ToolSpec, checked_arguments
 from rnow.tools.env import worker_environment
 from rnow.tools.limit import TokenLimiter
 from rnow.tools.process import WorkerGone, WorkerProcess
 from rnow.tools.settings import WorkerSettings
-from rnow.tools.spec import ToolSpec
-from rnow.tools.texts import timed_out, worker_died
+from rnow.tools.texts import timed_out, tool_error, worker_died
 
 _log = logging.getLogger(__name__)
 _MAX_STARTS = 3  # of one replacement in a row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolDescription:
-    """What tools.py defines."""
-
-    schemas: tuple[ToolSchema, ...]
-    notices: tuple[str, ...]  # for the user, one sentence each
-
-
-async def describe_tools(settings: WorkerSettings) -> ToolDescription:
-    """Import tools.py in one worker process, and end it again.
-
-    Raises ToolDefinitionError, ConfigError (.env, tools.env) or DeadlineError.
-    """
-    async with ToolPool(settings, workers=1) as pool:
-        return ToolDescription(schemas=pool.schemas, notices=pool.notices)
 
 
 class ToolPool:
@@ -58,11 +39,10 @@ class ToolPool:
         answer = await pool.call(call, rollout=id, allowed=None, metadata={})
     """
 
-    def __init__(self, settings: WorkerSettings, *, workers: int | None = None) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         self.notices: tuple[str, ...] = ()
         self.num_replaced = 0  # workers that died or got stuck
         self._settings = settings
-        self._num_workers = settings.workers if workers is None else workers
         self._environment: dict[str, str] = {}
         self._limiter = TokenLimiter(None, None)
         self._specs: dict[str, ToolSpec] = {}
@@ -78,7 +58,10 @@ class ToolPool:
         await self.aclose()
 
     async def start(self) -> None:
-        """Start all workers, side by side. Raises as `describe_tools` does."""
+        """Start all workers, side by side.
+
+        Raises ToolDefinitionError, ConfigError (.env, tools.env) or DeadlineError.
+        """
         settings = self._settings
         self._environment = worker_environment(
             settings.project_dir, shell=os.environ, names=settings.env_names
@@ -91,14 +74,14 @@ class ToolPool:
             max_chars=settings.max_tool_response_chars,
         )
         self._slots = [
-            asyncio.create_task(self._start_worker(slot)) for slot in range(self._num_workers)
+            asyncio.create_task(self._start_worker(slot)) for slot in range(self._settings.workers)
         ]
         try:
             workers = await asyncio.gather(*self._slots)
         except BaseException:
             await self.aclose()
             raise
-        self._specs = {spec.name: spec for spec in workers[0].specs}
+        self._specs = {spec.schema.name: spec for spec in workers[0].specs}
         self.notices = workers[0].notices
 
     @property
@@ -117,8 +100,9 @@ class ToolPool:
         schemas = {name: spec.schema for name, spec in self._specs.items()}
         try:
             arguments = checked_arguments(call, schemas=schemas, allowed=allowed)
-        except CallRefused as refusal:
-            return self._own_answer(refusal.text, ToolOutcome.MODEL_ERROR, duration_s=0.0)
+        except ArgumentError as error:
+            text = tool_error(str(error))
+            return self._own_answer(text, ToolOutcome.MODEL_ERROR, duration_s=0.0)
         spec = self._specs[call.name]
         message = {
             "name": call.name,
@@ -162,13 +146,13 @@ class ToolPool:
                     return _answer_of(answer, duration_s=time.monotonic() - started)
                 except DeadlineError as error:
                     self._replace(slot, worker, reason=str(error))
-                    text, outcome = timed_out(spec.name, timeout_s), ToolOutcome.TIMEOUT
+                    text, outcome = timed_out(spec.schema.name, timeout_s), ToolOutcome.TIMEOUT
                 except WorkerGone:
-                    self._replace(slot, worker, reason=f"it ended while it ran {spec.name}")
+                    self._replace(slot, worker, reason=f"it ended while it ran {spec.schema.name}")
                     if may_repeat:
                         may_repeat = False
                         continue
-                    text, outcome = worker_died(spec.name), ToolOutcome.ERROR
+                    text, outcome = worker_died(spec.schema.name), ToolOutcome.ERROR
                 return self._own_answer(text, outcome, duration_s=time.monotonic() - started)
 
     async def _pick(self, prompt: int) -> tuple[int, WorkerProcess]:
@@ -176,8 +160,8 @@ class ToolPool:
         does.
         """
         while True:
-            for offset in range(self._num_workers):
-                slot = (prompt + offset) % self._num_workers
+            for offset in range(self._settings.workers):
+                slot = (prompt + offset) % self._settings.workers
                 if not self._slots[slot].done():
                     continue
                 worker = self._slots[slot].result()  # raises what kept a replacement from starting
@@ -207,7 +191,7 @@ class ToolPool:
                 if attempt == _MAX_STARTS:
                     raise
                 _log.warning("worker %d could not be started: %s", slot, error)
-        if {spec.name: spec for spec in worker.specs} != self._specs:
+        if {spec.schema.name: spec for spec in worker.specs} != self._specs:
             await worker.kill()
             raise ToolDefinitionError(
                 "tools.py: its tools are no longer those that this run began with; "

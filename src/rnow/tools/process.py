@@ -18,8 +18,8 @@ from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import within
 from rnow.runtime.kill_points import point
+from rnow.tools.base import ToolSpec
 from rnow.tools.settings import WorkerSettings
-from rnow.tools.spec import ToolSpec
 from rnow.tools.wire import Channel
 
 _log = logging.getLogger(__name__)

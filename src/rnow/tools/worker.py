@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -47,7 +48,7 @@ def main() -> None:
         max_chars=start["max_chars"],
     )
     _configure_browser(start["browser"], limiter)
-    specs = [tool.spec.as_json() for tool in tools.values()]
+    specs = [asdict(tool.spec) for tool in tools.values()]
     line.send({"type": "ready", "tools": specs, "notices": sandbox_notices(tools)})
     _serve(line, CallRunner(tools, limiter=limiter, loop=loop, reply=line.send), loop)
     # Its Chromium ends with it in any case, but left to itself keeps a folder of its own behind.

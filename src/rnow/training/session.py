@@ -96,36 +96,28 @@ def _take_up(session: Session, *, say: Callable[[str], None]) -> None:
 
 async def _run_opened(session: Session, console: Console) -> None:
     config, run, say = session.config, session.run, sayer(console)
-    stop = StopRequest(max_time_s=config.trainer.max_time_s)
-    stop.listen()
-    try:
-        async with open_environment(
+    async with AsyncExitStack() as stack:
+        stop = stack.enter_context(StopRequest(max_time_s=config.trainer.max_time_s))
+        opening = open_environment(
             session.loaded,
             session.directory,
             student=session.models.student,
             log_file=run.logs / "tools.log",
-        ) as environment:
-            data = config.data
-            file = environment.read_prompts(data.train_file, batch_size=data.batch_size)
-            held_out = held_out_prompts(environment)
-            steps = prompts_by_step(config, file.prompts)
-            told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
-            for line in (*told, _headline(session, num_steps=len(steps))):
-                say(line)
-            with Monitor(console, run=run, num_steps=len(steps)) as monitor:
-                async with beating(
-                    run.status_file, log_file=run.controller_log, describe=monitor.snapshot
-                ):
-                    await _train(
-                        session,
-                        environment,
-                        steps=steps,
-                        held_out=held_out,
-                        monitor=monitor,
-                        stop=stop,
-                    )
-    finally:
-        stop.forget()
+        )
+        environment = await stack.enter_async_context(opening)
+        data = config.data
+        file = environment.read_prompts(data.train_file, batch_size=data.batch_size)
+        held_out = held_out_prompts(environment)
+        steps = prompts_by_step(config, file.prompts)
+        told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
+        for line in (*told, _headline(session, num_steps=len(steps))):
+            say(line)
+        monitor = stack.enter_context(Monitor(console, run=run, num_steps=len(steps)))
+        heartbeat = beating(run.status_file, log_file=run.controller_log, describe=monitor.snapshot)
+        await stack.enter_async_context(heartbeat)
+        await _train(
+            session, environment, steps=steps, held_out=held_out, monitor=monitor, stop=stop
+        )
 
 
 def _compare(session: Session) -> tuple[str, ...]:

@@ -223,7 +223,7 @@ def test_sites_without_a_contact_are_a_problem(project: Path) -> None:
     report = check_project(project)
     assert problems(report)[0] == (
         f"{project}/config.yml: browser.contact is null: no site outside this machine is read "
-        "until it is your mail or web address"
+        "until it is your mail or web address, which those sites are told"
     )
     assert outcomes(report)["config"] == "problem"
     assert outcomes(report)["template"] == "ok"
@@ -256,7 +256,7 @@ def test_a_window_must_leave_room(longest: int, window: int, needed: int, is_err
     assert window_problem(longest, window) == (
         f"rollout.max_context_window is {window} tokens, and the longest prompt takes {longest} "
         f"with its tools; that leaves {window - longest} for the student, who needs {needed}",
-        is_error,
+        "error" if is_error else "warning",
     )
 
 

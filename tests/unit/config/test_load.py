@@ -132,6 +132,22 @@ def test_merged_mappings_give_way_to_what_is_written_beside_them() -> None:
     assert (loaded.config.teacher.path, loaded.config.teacher.dtype) == ("teacher", "float32")
 
 
+def test_what_an_anchor_names_is_translated_in_each_of_its_places_alone() -> None:
+    loaded = load(
+        """\
+        data: {batch_size: 4}
+        model: &same {path: student, dtype: float32}
+        teacher: *same
+        trainer: {num_epochs: 3}
+        """,
+        overrides=["teacher.dtype=bfloat16"],
+    )
+    assert (loaded.config.model.dtype, require_distill(loaded.config).dtype) == (
+        "float32",
+        "bfloat16",
+    )
+
+
 def test_of_several_merged_mappings_the_first_wins() -> None:
     loaded = load(
         """\
@@ -195,8 +211,8 @@ def test_a_file_with_the_other_ending_is_pointed_out() -> None:
         ),
         (
             "seed: 1\ndata: !!python/tuple [1]\n",
-            "config.yml:2: is not valid YAML: the tag tag:yaml.org,2002:python/tuple has no "
-            "meaning here",
+            "config.yml:2: is not valid YAML: "
+            "could not determine a constructor for the tag 'tag:yaml.org,2002:python/tuple'",
         ),
         (
             "seed: !secret x\n",
@@ -204,9 +220,16 @@ def test_a_file_with_the_other_ending_is_pointed_out() -> None:
             "could not determine a constructor for the tag '!secret'",
         ),
         ("seed: 2020-13-45\n", "config.yml:1: is not valid YAML: month must be in 1..12"),
-        ("a: &a\n  b: *a\n", "config.yml:1: is not valid YAML: an anchor holds itself"),
+        (
+            "a: &a\n  b: *a\n",
+            "config.yml:1: is not valid YAML: found unconstructable recursive node",
+        ),
         ("[1, 2]: 3\n", "config.yml:1: is not valid YAML: a key must be one word"),
-        ("data:\n  <<: 3\n", "config.yml:2: is not valid YAML: << merges mappings only"),
+        (
+            "data:\n  <<: 3\n",
+            "config.yml:2: is not valid YAML: expected a mapping or list of mappings for merging, "
+            "but found scalar",
+        ),
         (
             "a: " + "[" * 3000 + "]" * 3000,
             "config.yml: is nested too deeply to be a config.yml",
@@ -879,6 +902,10 @@ def test_an_old_key_as_override_is_placed_at_the_override() -> None:
         (
             "tools.env=[1,",
             "[1, is not valid YAML: expected the node content, but found '<stream end>'",
+        ),
+        (
+            "engine.args={a: 1, a: 2}",
+            "'{a: 1, a: 2}' cannot be read: a is set twice, first in line 1; keep one of them",
         ),
         (
             f"seed={'9' * 5000}",

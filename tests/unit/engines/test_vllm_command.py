@@ -49,9 +49,12 @@ def test_a_long_prompt_on_cpu_is_read_in_one_part() -> None:
     assert value_of(given, "--max-num-batched-tokens") == "9000"
 
 
-def test_a_teacher_is_started_so_that_scoring_is_safe() -> None:
-    settings = VllmServerSettings.for_teacher(
-        max_context_window=32768,
+def test_a_teacher_over_two_gpus_is_started_like_this() -> None:
+    settings = VllmServerSettings(
+        role="teacher",
+        max_model_len=32769,
+        max_num_batched_tokens=2048,
+        prefix_caching=False,
         model=Path("/models/Qwen3-32B"),
         log_file=Path("teacher.log"),
         python="/vllm/bin/python",

@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -7,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from rnow.config.load import LoadedConfig, load_config
-from rnow.errors import UsageError
-from rnow.evaluation.subject import Choice, choose_model, clear_scratch, prepare_subject
+from rnow.errors import EngineError, Interrupted, RnowError, UsageError
+from rnow.evaluation.subject import Choice, choose_model, prepared_subject
 from rnow.plan.model_files import ModelFiles
 
 CONFIG = """
@@ -121,10 +123,11 @@ def test_a_server_of_ones_own_does_not_become_another_model(project: Path) -> No
         ("elsewhere", str(project / "elsewhere")),
         ("full", f"{project}/runs/full after step 1"),
     ):
-        with pytest.raises(UsageError) as caught:
-            prepare_subject(
-                loaded, project, choice=chosen(project, name), command="eval", say=lambda _: None
-            )
+        preparing = prepared_subject(
+            loaded, project, choice=chosen(project, name), command="eval", say=lambda _: None
+        )
+        with pytest.raises(UsageError) as caught, preparing:
+            pass
         assert str(caught.value) == (
             f"--model {shown} is a whole model, and engine.url names a server that has its own; "
             "take it with engine.url=null"
@@ -134,25 +137,47 @@ def test_a_server_of_ones_own_does_not_become_another_model(project: Path) -> No
 def test_nothing_is_left_of_a_model_that_could_not_be_made(project: Path) -> None:
     add_checkpoint(project, "first", "latest", step=1)  # of a run whose config.yml lacks data
     command = f"unmade-{os.getpid()}"
-    with pytest.raises(ValidationError):
-        prepare_subject(
-            loaded_from(project),
-            project,
-            choice=chosen(project, "first"),
-            command=command,
-            say=lambda _: None,
-        )
+    preparing = prepared_subject(
+        loaded_from(project),
+        project,
+        choice=chosen(project, "first"),
+        command=command,
+        say=lambda _: None,
+    )
+    with pytest.raises(ValidationError), preparing:
+        pass
     assert not list(Path(tempfile.gettempdir()).glob(f"rnow-{command}-*"))
 
 
-def test_logs_can_outlive_the_weights_that_lay_beside_them(tmp_path: Path) -> None:
-    scratch = tmp_path / "rnow-eval-1"
-    (scratch / "weights" / "checkpoint").mkdir(parents=True)
-    (scratch / "student.log").touch()
+@pytest.mark.parametrize(
+    ("error", "is_kept"),
+    [
+        (None, True),
+        (EngineError("it ended; see student.log"), True),
+        (UsageError("-e 7 is out of range"), False),
+        (Interrupted("Ctrl-C", 130), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_logs_outlive_the_weights_beside_them_where_they_are_to_be_read(
+    project: Path, error: BaseException | None, is_kept: bool
+) -> None:
     said: list[str] = []
-    clear_scratch(scratch, keep_logs=True, say=said.append)
-    assert said == [f"logs: {scratch}"]
-    assert [path.name for path in scratch.iterdir()] == ["student.log"]
-    clear_scratch(scratch, keep_logs=False, say=said.append)
-    assert len(said) == 1
-    assert not scratch.exists()
+    choice = chosen(project, "base")
+    loaded = loaded_from(project)
+    with (
+        contextlib.suppress(RnowError, KeyboardInterrupt),
+        prepared_subject(loaded, project, choice=choice, command="eval", say=said.append) as (
+            _,
+            logs,
+        ),
+    ):
+        (logs.folder / "weights" / "checkpoint").mkdir(parents=True)
+        (logs.folder / "student.log").touch()
+        if error is not None:
+            raise error
+    assert (f"logs: {logs.folder}" in said) == is_kept
+    assert logs.folder.exists() == is_kept
+    if is_kept:
+        assert [path.name for path in logs.folder.iterdir()] == ["student.log"]
+        shutil.rmtree(logs.folder)

@@ -81,8 +81,6 @@ class FakeTools(ToolRunner):
             text=text, outcome=outcome, duration_s=0.5, truncated=False, counts={"n": 1}
         )
 
-    async def aclose(self) -> None: ...
-
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from builders import real_template, real_templates, template_folder
+from scripted_tools import ScriptedTools
 
 from rnow.chat.calls.form import behind
 from rnow.chat.conversation import conversation
@@ -18,7 +19,6 @@ from rnow.errors import TemplateError
 from rnow.records import EndReason, Prompt, RolloutId, ToolOutcome, Trajectory
 from rnow.rollout.attempt import Attempt, run_rollout
 from rnow.rollout.environment import load_chat
-from rnow.tools.fake import ScriptedTools
 
 CONFIG = """\
 data: {batch_size: 1}

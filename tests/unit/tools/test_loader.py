@@ -1,15 +1,15 @@
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from rnow.core import TOOL_REGISTRY, clear_tool_registry
 from rnow.errors import ToolDefinitionError
-from rnow.tools.base import ToolSchema
+from rnow.tools.base import ToolSchema, ToolSpec
 from rnow.tools.loader import load_tools, sandbox_notices
-from rnow.tools.spec import ToolSpec
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_tools_are_found_and_described(tmp_path: Path) -> None:
     )
     spec = ToolSpec(schema=schema, timeout_s=5, is_async=True, read_only=True)
     assert tools["browse"].spec == spec
-    assert ToolSpec.from_json(spec.as_json()) == spec
+    assert ToolSpec.from_json(asdict(spec)) == spec
     assert (tools["add"].spec.is_async, tools["add"].spec.read_only) == (False, False)
     assert sandbox_notices(tools) == (
         "tools.py: 'add' asks for a sandbox; there are no containers here, it runs in the tool "

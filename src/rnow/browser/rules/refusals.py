@@ -1,11 +1,43 @@
-"""What a site's refusal is, in the words that the model gets."""
+"""Answers that are no page, in the words that the model gets.
+
+A page that says "you are a program" is never content, and nothing is done to get around it.
+"""
+
+import re
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.rules.blocked import is_block_page
 from rnow.browser.source import RawPage
 
 REDIRECTS = (301, 302, 303, 307, 308)
+_TITLE = re.compile(r"<title[^>]*>([^<]{0,200})", re.IGNORECASE)
+_TITLES = (
+    "just a moment",  # Cloudflare, waiting
+    "attention required! | cloudflare",
+    "access denied",  # Akamai
+    "pardon our interruption",  # Imperva
+    "fda apology",
+    "abuse detection",
+)
+_ABUSE_PATH = "apology_objects/abuse-detection"  # where www.fda.gov sends programs
+_MARKS = (
+    _ABUSE_PATH,
+    "request unsuccessful. incapsula incident id",
+)
+_MAX_SHORT_CHARS = 20_000  # a long page may well write about such things
 _LASTING = (400, 404, 410)  # a site would say so of the same URL again
+
+
+def is_block_page(page: RawPage) -> bool:
+    """Return whether this answer is a site's refusal to be read by programs."""
+    if _ABUSE_PATH in page.url.path:
+        return True
+    if not page.content_type.endswith("html"):
+        return False
+    start = page.text()[:_MAX_SHORT_CHARS].lower()
+    title = _TITLE.search(start)
+    if title is not None and title[1].strip().startswith(_TITLES):
+        return True
+    return len(page.body) < _MAX_SHORT_CHARS and any(mark in start for mark in _MARKS)
 
 
 def blocked_by_site() -> BrowseError:
@@ -15,6 +47,10 @@ def blocked_by_site() -> BrowseError:
 def too_large() -> BrowseError:
     """Return the error for a page in Chromium; plain HTTP knows which limit it was."""
     return BrowseError("too_large", "this page and what it loads are too large.")
+
+
+def too_many_redirects() -> BrowseError:
+    return BrowseError("too_many_redirects", "the site sends the reader from page to page.")
 
 
 def unreachable() -> BrowseError:

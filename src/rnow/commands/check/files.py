@@ -3,21 +3,25 @@
 import asyncio
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
-from rnow.browser.settings import BrowserSettings
 from rnow.chat.prompts import read_prompt_file
-from rnow.commands.check.point import Point, not_checked, place, point
-from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
+from rnow.commands.check.point import Point, not_checked, point
+from rnow.config.load import (
+    LoadedConfig,
+    config_file,
+    find_tools_file,
+    load_config,
+    require_distill,
+)
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
 from rnow.records import Prompt
-from rnow.rollout.project_pages import require_pages
+from rnow.rollout.project_pages import chromium_notices, require_contact, require_pages
 from rnow.tools.base import ToolSchema
-from rnow.tools.pool import describe_tools
+from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 from rnow.training.steps import prompts_by_step
 
@@ -28,33 +32,19 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
         loaded = load_config(directory, overrides=overrides)
     except ConfigError as error:
         return point("config", "", _problems_of(error, directory)), None
-    problems = list(loaded.warnings)
-    config = loaded.config
-    try:
-        require_distill(config)
-    except ConfigError as error:
-        problems.append(place(loaded, "dataset_type", str(error)))
-    browser = config.browser
-    if browser.allow_hosts and browser.contact is None and browser.store_mode != "replay":
-        problems.append(
-            place(
-                loaded,
-                "browser.contact",
-                "browser.contact is null: no site outside this machine is read until it is your "
-                "mail or web address",
-            )
-        )
-    try:
-        found = find_chromium(config.browser.executable, directory=directory)
-    except ConfigError as error:
-        problems.append(place(loaded, "browser.executable", str(error)))
-    else:
-        if found is None and (config.browser.allow_hosts or config.browser.render_hosts):
-            problems.append(place(loaded, "browser.executable", NO_CHROMIUM, is_error=False))
-    try:
-        require_pages(config, directory)
-    except ConfigError as error:
-        problems.append(place(loaded, "browser.store_mode", str(error)))
+    config, problems, notices = loaded.config, list(loaded.warnings), list[str]()
+    checks: dict[str, Callable[[], object]] = {
+        "dataset_type": lambda: require_distill(config),
+        "browser.contact": lambda: require_contact(loaded),
+        "browser.executable": lambda: notices.extend(chromium_notices(config, directory)),
+        "browser.store_mode": lambda: require_pages(config, directory),
+    }
+    for key, check in checks.items():
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems or [loaded.problem(key, str(error))]
+    problems += [loaded.problem("browser.executable", text, "warning") for text in notices]
     return point("config", str(loaded.file), problems), loaded
 
 
@@ -71,14 +61,21 @@ def check_tools(
             return point("tools", "", _problems_of(error, directory)), ()
         return point("tools", "no tools.py: one turn a rollout"), ()
     with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
-        settings = _worker_settings(directory, loaded, log_file=Path(scratch) / "tools.log")
+        settings = WorkerSettings(
+            project_dir=directory,
+            tool_timeout_s=60.0,  # of calls, of which none is made
+            workers=1,
+            concurrency=1,
+            env_names=() if loaded is None else tuple(loaded.config.tools.env),
+            log_file=Path(scratch) / "tools.log",
+        )
         try:
-            description = asyncio.run(describe_tools(settings))
+            schemas, notices = asyncio.run(_describe_tools(settings))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:
             return point("tools", "", [_tools_problem(file, str(error))]), None
-    names = ", ".join(schema.name for schema in description.schemas)
-    warnings = [_tools_problem(file, text, is_error=False) for text in description.notices]
-    return point("tools", names, warnings), description.schemas
+    names = ", ".join(schema.name for schema in schemas)
+    warnings = [_tools_problem(file, text, is_error=False) for text in notices]
+    return point("tools", names, warnings), schemas
 
 
 def check_data(
@@ -124,14 +121,7 @@ def _data_settings(
     if loaded is not None:
         data = loaded.config.data
         return loaded.config.dataset_type, data.train_file, data.val_file, data.batch_size
-    file = next(
-        (
-            directory / name
-            for name in ("config.yml", "config.json")
-            if (directory / name).is_file()
-        ),
-        None,
-    )
+    file = config_file(directory)
     try:
         source = read_source(file) if file else ConfigSource(directory)
     except ConfigError:
@@ -145,22 +135,11 @@ def _data_settings(
     return (kind if kind in ("rl", "sft", "midtrain") else "distill"), train, val, None
 
 
-def _worker_settings(
-    directory: Path, loaded: LoadedConfig | None, *, log_file: Path
-) -> WorkerSettings:
-    """Return what importing tools.py takes; caps on answers play no part in it."""
-    return WorkerSettings(
-        project_dir=directory,
-        tool_timeout_s=60.0,
-        max_tool_response=None,
-        max_tool_response_chars=None,
-        workers=1,
-        concurrency=1,
-        env_names=() if loaded is None else tuple(loaded.config.tools.env),
-        tokenizer_file=None,
-        browser=BrowserSettings(),
-        log_file=log_file,
-    )
+async def _describe_tools(
+    settings: WorkerSettings,
+) -> tuple[tuple[ToolSchema, ...], tuple[str, ...]]:
+    async with ToolPool(settings) as pool:
+        return pool.schemas, pool.notices
 
 
 def _tools_problem(file: Path, text: str, *, is_error: bool = True) -> Problem:

@@ -6,9 +6,9 @@ from pathlib import Path
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import compare_token_maps, token_map
-from rnow.commands.check.point import Point, not_checked, place, point
+from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
-from rnow.errors import ConfigError, ModelError, TemplateError
+from rnow.errors import ConfigError, ModelError, Severity, TemplateError
 from rnow.plan.model_files import find_tokenizer
 from rnow.plan.placing import place_roles
 from rnow.records import Prompt
@@ -37,12 +37,12 @@ def check_tokenizers(loaded: LoadedConfig, directory: Path) -> Point:
         try:
             maps.append(token_map(folder))
         except ModelError as error:
-            problems.append(place(loaded, key, str(error)))
+            problems.append(loaded.problem(key, str(error)))
     if problems:
         return point(name, "", problems)
     difference = compare_token_maps(*maps)
     if difference is not None:
-        return point(name, "", [place(loaded, "teacher.path", difference)])
+        return point(name, "", [loaded.problem("teacher.path", difference)])
     return point(name, f"{len(maps[0])} tokens, the same ids in student and teacher")
 
 
@@ -76,12 +76,12 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> Point:
         # One message for all roles; it stands where the first model that it names is set.
         keys = ("model.path", "teacher.path")
         key = next((key for key in keys if f"  {key}: " in str(error)), "engine.kind")
-        return point("devices", "", [place(loaded, key, str(error))])
+        return point("devices", "", [loaded.problem(key, str(error))])
     return point("devices", "\n".join(placement.lines()))
 
 
-def window_problem(longest: int, window: int) -> tuple[str, bool] | None:
-    """Return what is wrong with a window that a prompt nearly fills, and whether it is an error.
+def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:
+    """Return what is wrong with a window that a prompt nearly fills, and how badly.
 
     A small window is a small model's: there a quarter of it is asked for, and less is a warning.
     """
@@ -93,7 +93,7 @@ def window_problem(longest: int, window: int) -> tuple[str, bool] | None:
         f"rollout.max_context_window is {window} tokens, and the longest prompt takes {longest} "
         f"with its tools; that leaves {max(left, 0)} for the student, who needs {needed}"
     )
-    return message, window >= SMALL_WINDOW or left <= 0
+    return message, "error" if window >= SMALL_WINDOW or left <= 0 else "warning"
 
 
 def _check_chat(
@@ -111,12 +111,12 @@ def _check_chat(
         _render_each_kind(chat, schemas, prompts)
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
-        problem = place(loaded, "model.path", str(error))
+        problem = loaded.problem("model.path", str(error))
         return [
             point("template", "", [problem]),
             not_checked("window", "the template has problems"),
         ]
-    warnings = [place(loaded, "model.path", text, is_error=False) for text in notices]
+    warnings = [loaded.problem("model.path", text, "warning") for text in notices]
     end = chat.decode([chat.end_of_turn_id])
     appends = bool(schemas) and limits.max_turns > 1
     can = "tool results can be appended token by token" if appends else f"a turn ends with {end}"
@@ -124,8 +124,7 @@ def _check_chat(
     window = loaded.config.rollout.max_context_window
     wrong = window_problem(longest, window)
     if wrong is not None:
-        text, is_error = wrong
-        problem = place(loaded, "rollout.max_context_window", text, is_error=is_error)
+        problem = loaded.problem("rollout.max_context_window", *wrong)
         return [template, point("window", f"{window - longest} tokens left", [problem])]
     message = f"the longest prompt takes {longest} of {window} tokens, tools included"
     return [template, point("window", message)]

@@ -26,16 +26,10 @@ from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.engines.base import Engine
-from rnow.errors import DataError, Interrupted, RnowError, UsageError
+from rnow.errors import Interrupted, RnowError
 from rnow.evaluation.attempts import grade_answer
 from rnow.evaluation.grading import Grade
-from rnow.evaluation.subject import (
-    Subject,
-    choose_model,
-    clear_scratch,
-    open_subject,
-    prepare_subject,
-)
+from rnow.evaluation.subject import Subject, choose_model, open_subject, prepared_subject
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.rollout.environment import Environment, open_environment
@@ -82,22 +76,15 @@ def try_project(
     loaded = _capped(loaded, wishes)
     say = sayer(console)
     trial = _Trial(loaded=loaded, project=project, wishes=wishes, console=console, say=say)
-    subject, scratch = prepare_subject(loaded, project, choice=choice, command="test", say=say)
-    say(f"Model: {choice.name}")
-    keep_logs = True  # messages name them, until it is known that there are none
-    try:
-        asyncio.run(trial.run(subject, log_file=scratch / "tools.log"))
-        keep_logs = not trial.went_well
-        show_tools(trial.samples, console)
-    except Interrupted as stop:
-        keep_logs = False
-        show_tools(trial.samples, console)
-        raise Interrupted(f"{stop}: {trial.how_many()}", stop.exit_code) from stop
-    except (UsageError, DataError):  # name none
-        keep_logs = False
-        raise
-    finally:
-        clear_scratch(scratch, keep_logs=keep_logs, say=say)
+    prepared = prepared_subject(loaded, project, choice=choice, command="test", say=say)
+    with prepared as (subject, logs):
+        try:
+            asyncio.run(trial.run(subject, log_file=logs.folder / "tools.log"))
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}: {trial.how_many()}", stop.exit_code) from stop
+        finally:
+            show_tools(trial.samples, console)
+        logs.are_kept = not trial.went_well
     trial.show_end()
     return {"model": choice.name, **trial.as_json()}
 
@@ -122,13 +109,8 @@ class _Trial:
 
         Raises Interrupted where it was asked to stop; what had ended by then is kept.
         """
-        stop = StopRequest()
-        stop.listen()
-        try:
-            with log_to(log_file.with_name("controller.log")):
-                await stop.cut(self._run(subject, log_file=log_file))
-        finally:
-            stop.forget()
+        with StopRequest() as stop, log_to(log_file.with_name("controller.log")):
+            await stop.cut(self._run(subject, log_file=log_file))
 
     def how_many(self) -> str:
         """Say how much is done, and where it is."""

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from rnow.engines.base import ScoreRequest, Scores
-from rnow.engines.local.cache import KeyValues, PieceCache, RowCache
+from rnow.engines.local.cache import KeyValues, RowCache
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
 
 _MAX_LOGITS = 2**26  # of one forward: 256 MB in fp32
@@ -35,17 +35,17 @@ def read(
 
     Returns the keys and values of both, and the last token's logits [1, vocab].
     """
-    cache = PieceCache(past)
+    cache = DynamicCache(past)
     last = torch.tensor([-1])
     for piece in _pieces(model, len(token_ids)):
         # Only the last piece's logits are wanted; one position of the others costs next to nothing.
         logits = _forward_piece(model, token_ids[piece], cache, keep=last)
-    return cache.key_values(), logits[0]
+    return tuple((layer.keys, layer.values) for layer in cache.layers), logits[0]
 
 
 def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
     """Return what `Engine.score` promises; only asked positions reach the LM head."""
-    token_ids, cache = request.token_ids, PieceCache()
+    token_ids, cache = request.token_ids, DynamicCache()
     logprobs, top_ids, top_logprobs = [], [], []
     for piece in _pieces(model, len(token_ids) - 1):
         # The logits at position i speak of token i + 1.
@@ -75,7 +75,7 @@ def _pieces(model: PreTrainedModel, num_tokens: int) -> Iterator[slice]:
 
 
 def _forward_piece(
-    model: PreTrainedModel, token_ids: Sequence[int], cache: PieceCache, *, keep: Tensor
+    model: PreTrainedModel, token_ids: Sequence[int], cache: DynamicCache, *, keep: Tensor
 ) -> Tensor:
     """Read one piece into `cache`; return logits [1, kept, vocab] of its positions `keep`."""
     device = next(model.parameters()).device
@@ -148,6 +148,12 @@ class DecodingBatch:
         self._rows: list[DecodingRow | None] = [None] * num_rows
         self._num_running = 0
         self._cache = RowCache(num_rows)
+
+    def clear(self) -> None:
+        """Forget all sequences, whatever state they are in."""
+        self._rows = [None] * len(self._rows)
+        self._num_running = 0
+        self._cache.clear()
 
     @property
     def is_full(self) -> bool:

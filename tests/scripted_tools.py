@@ -1,4 +1,4 @@
-"""ScriptedTools: a ToolRunner of plain functions in this process, for tests and trying things out.
+"""ScriptedTools: a ToolRunner of plain functions in this process, for tests of rollouts.
 
 It checks and answers as the real one does. It has no processes, no deadlines and no cap on length.
 """
@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rnow.core.arguments import ArgumentError
 from rnow.core.counts import collecting
 from rnow.core.schema import parameters_schema
 from rnow.core.tool import ToolArgs
 from rnow.records import RolloutId, ToolOutcome
-from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema
-from rnow.tools.check import CallRefused, checked_arguments
-from rnow.tools.texts import error_of, result_of
+from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, checked_arguments
+from rnow.tools.texts import error_of, result_of, tool_error
 
 
 class ScriptedTools:
@@ -60,8 +60,8 @@ class ScriptedTools:
             with collecting(counts):
                 text = result_of(await self._value(call.name, arguments, metadata))
             outcome = ToolOutcome.OK
-        except CallRefused as refusal:
-            text, outcome = refusal.text, ToolOutcome.MODEL_ERROR
+        except ArgumentError as error:
+            text, outcome = tool_error(str(error)), ToolOutcome.MODEL_ERROR
         except Exception as error:  # whatever a tool raises is text for the model
             text, outcome = error_of(error), ToolOutcome.ERROR
         return ToolAnswer(
@@ -71,9 +71,6 @@ class ScriptedTools:
             truncated=False,
             counts=counts,
         )
-
-    async def aclose(self) -> None:
-        pass
 
     async def _value(
         self, name: str, arguments: dict[str, Any], metadata: Mapping[str, Any]

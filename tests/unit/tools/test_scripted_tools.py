@@ -1,8 +1,9 @@
+from scripted_tools import ScriptedTools
+
 from rnow.core import ToolArgs
 from rnow.core.counts import count
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolCall, ToolRunner, ToolSchema
-from rnow.tools.fake import ScriptedTools
 
 
 def look(key: str, args: ToolArgs) -> str:

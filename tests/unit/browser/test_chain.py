@@ -5,8 +5,8 @@ import logging
 import pytest
 from yarl import URL
 
+from rnow.browser.chain import RenderingSource
 from rnow.browser.errors import BrowseError, NotRenderedError
-from rnow.browser.rendering import RenderingSource
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 from rnow.browser.text.markdown import num_visible_chars
