@@ -56,7 +56,7 @@ class Braces:
                 raise ValueError(f"the closing {self.closing} is missing")
         except (ValueError, RecursionError) as error:
             end = len(text) if closed < 0 else closed
-            call = malformed(text[start:end].strip(), error)
+            call = malformed(text[start:end].strip(), error, is_json=False)
             return Read(calls=(call,), end=end, is_whole=closed >= 0)
         call = ToolCall(name=head[1], arguments=arguments, raw=text[start:end].strip())
         return Read(calls=(call,), end=closing.end())

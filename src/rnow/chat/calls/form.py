@@ -94,9 +94,9 @@ def read_calls(
     return tuple(calls)
 
 
-def malformed(raw: str, reason: object) -> ToolCall:
+def malformed(raw: str, reason: object, *, is_json: bool = True) -> ToolCall:
     """Return the call that could not be read, with the sentence for the model."""
-    error = f"Invalid JSON in tool call: {reason}"
+    error = f"Invalid {'JSON in ' if is_json else ''}tool call: {reason}"
     return ToolCall(name="", arguments={}, raw=raw, error=error)
 
 

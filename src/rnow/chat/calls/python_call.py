@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from rnow.chat.calls.form import (
@@ -27,6 +28,7 @@ from rnow.tools.base import ToolCall
 
 _HEAD = re.compile(r"\s*([^\s()\[\],]+)\(\s*")
 _UNREAD = object()
+_MAX_ENDS = 64  # places at which a value may end that are tried: a student can write any number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +63,18 @@ class PythonCall:
             end = rest.end()
         closing = re.compile(r"\s*\]?\s*" + re.escape(self.closing)).match(text, end)
         if closing is None:
-            calls[-1] = malformed(calls[-1].raw, f"the closing {self.closing} is missing")
+            calls[-1] = malformed(
+                calls[-1].raw, f"the closing {self.closing} is missing", is_json=False
+            )
             return Read(calls=tuple(calls), end=len(text), is_whole=False)
         return Read(calls=tuple(calls), end=closing.end())
 
     def _read_malformed(self, text: str, start: int, calls: list[ToolCall]) -> Read:
         closed = text.find(self.closing, start)
         end = len(text) if closed < 0 else closed
-        calls[-1] = malformed(text[start:end].strip(), "expected name(argument=value, …)")
+        calls[-1] = malformed(
+            text[start:end].strip(), "expected name(argument=value, …)", is_json=False
+        )
         return Read(calls=tuple(calls), end=end, is_whole=closed >= 0)
 
 
@@ -95,7 +101,7 @@ def read_call(text: str, at: int, schemas: Schemas, *, raw: bool) -> Read:
 
 
 def _broken(text: str, at: int) -> Read:
-    call = malformed(text[at:].strip(), "expected name(argument=value, …)")
+    call = malformed(text[at:].strip(), "expected name(argument=value, …)", is_json=False)
     return Read(calls=(call,), end=len(text), is_whole=False)
 
 
@@ -106,7 +112,7 @@ def _value(
     names = "|".join(map(re.escape, schemas)) or r"[\w.]+"
     key = "|".join(map(re.escape, keys)) or r"\w+"
     follows = re.compile(rf"\s*(?:,\s*(?:{key})\s*=|\)\s*(?:\]|\Z|<|[,\n]\s*(?:{names})\())")
-    for stop in follows.finditer(text, at):
+    for stop in islice(follows.finditer(text, at), _MAX_ENDS):
         value = _literal(text[at : stop.start()].strip(), raw=raw)
         if value is not _UNREAD:
             return value, stop.start()

@@ -27,6 +27,7 @@ from rnow.chat.calls.form import (
     common_start,
     from_first_tag,
     loosely,
+    malformed,
     marks_in,
     to_last_tag,
 )
@@ -86,8 +87,7 @@ class Tagged:
     def _malformed(self, text: str, start: int, reason: str) -> Read:
         closed = text.find("<" + self.closing.rpartition("<")[2], start)
         end = len(text) if closed < 0 else closed
-        error = f"Invalid tool call: {reason}"
-        call = ToolCall(name="", arguments={}, raw=text[start:end].strip(), error=error)
+        call = malformed(text[start:end].strip(), reason, is_json=False)
         return Read(calls=(call,), end=end, is_whole=closed >= 0)
 
     # The template's own whitespace around a value, and no more of it, is left out.
@@ -107,7 +107,7 @@ class Tagged:
     def _key(self) -> re.Pattern[str]:
         # Whitespace behind the last tag belongs to the value.
         end = loosely(self.key_end.rstrip())
-        return re.compile(rf"\s*{loosely(self.key_open)}\s*([^<>\"]*?)\s*{end}")
+        return re.compile(rf"\s*{loosely(self.key_open)}\s*([^\s<>\"]+)\s*{end}")
 
     @cached_property
     def _value_end(self) -> re.Pattern[str]:
