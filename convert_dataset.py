@@ -26,8 +26,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from rnow.evaluation.grading import normalize_task_name
 from rnow.medbrowse.answer_values import normalize_ingredient
+from rnow.medbrowse.grading import normalize_task_name
 
 DATASET = "AIM-Harvard/MedBrowseComp"
 SPLITS = ("MedBrowseComp_605", "MedBrowseComp_50", "MedBrowseComp_CUA")

@@ -24,7 +24,7 @@ HEAD = """\
 A file for distillation needs no more than this; everything else has a default:
 
 ```yaml
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: Qwen/Qwen3-8B}
 teacher: {path: Qwen/Qwen3-32B}
 trainer: {num_epochs: 3}

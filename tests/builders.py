@@ -6,8 +6,11 @@ A trajectory is built by `make_trajectory`, a network by `qwen3`: nowhere else b
 hundred tokens with the added tokens of that family (the same ones special and not), the family's
 real chat template, and a generation_config.json: tests would otherwise download them. The templates
 are files of the package trl, read without importing it.
+
+`medbrowse_grading()` grades in this process by the grader of the reference project and the demo.
 """
 
+import asyncio
 import functools
 import importlib.util
 import json
@@ -23,7 +26,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer
 
 from rnow.config.settings import ModelSettings
-from rnow.records import EndReason, RolloutId, StopReason, Trajectory, Turn
+from rnow.evaluation.grading import Grading
+from rnow.medbrowse.grading import medbrowse
+from rnow.records import EndReason, Prompt, RolloutId, StopReason, Trajectory, Turn
+from rnow.tools.graders import Grade, LocalGraders
 
 if TYPE_CHECKING:
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -178,6 +184,34 @@ def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) 
     return folder
 
 
+HOLLOW_CONFIG = {
+    "model_type": "qwen3",
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
+
+
+def write_hollow_model(folder: Path, *, num_bytes: int = 1000) -> Path:
+    """Write the files of a model of one weight, a hole that takes no room on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        (folder / "config.json").write_text(json.dumps(HOLLOW_CONFIG))
+    size = num_bytes - 8 - 128
+    weight = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
+    header = json.dumps({"weight": weight}).ljust(128).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(num_bytes)
+    return folder
+
+
 def model_settings(**settings: Any) -> ModelSettings:
     """Settings of a student; of float64 too, which tests compare in and no user may ask for."""
     return ModelSettings(path="student").model_copy(update=settings)
@@ -190,6 +224,7 @@ def load_policy(
     activation_checkpointing: Literal["auto"] | bool = "auto",
     device: str = "auto",
     chunk_tokens: int | None = None,
+    window: int | None = None,
     **settings: Any,
 ) -> "Policy":
     """Load the student in `folder`, with `settings` of config.yml's section `model`."""
@@ -202,6 +237,7 @@ def load_policy(
         activation_checkpointing=activation_checkpointing,
         device=device,
         chunk_tokens=chunk_tokens,
+        window=window,
     )
 
 
@@ -281,3 +317,20 @@ def _turns(mask: np.ndarray, index: np.ndarray) -> tuple[Turn, ...]:
         )
         for span in spans
     )
+
+
+def medbrowse_grading() -> Grading:
+    return Grading(LocalGraders({"medbrowse": medbrowse}), default="medbrowse")
+
+
+def graded_prompt(index: int, *, task: str, expected: str | None) -> Prompt:
+    """A prompt with the metadata that evaluation reads."""
+    metadata = {"task_name": task}
+    if expected is not None:
+        metadata["expected_answer"] = expected
+    return Prompt(index=index, line=index + 1, messages=(), tools=None, metadata=metadata)
+
+
+def medbrowse_grade(task: str, expected: str, said: str) -> Grade:
+    prompt = graded_prompt(0, task=task, expected=expected)
+    return asyncio.run(medbrowse_grading().grade(prompt, said))

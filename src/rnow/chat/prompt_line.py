@@ -77,6 +77,7 @@ class EntryReader:
         variables = self._mapping(entry, "variables")
         rewards = self._names(entry, "rewards") or ()
         tools = self._names(entry, "tools")
+        grader = self._name(entry, "grader")
         self._check_container(entry)
         if self.dataset_type == "rl" and not rewards:
             self._report("rewards", "must name one reward at least in dataset_type rl")
@@ -96,6 +97,7 @@ class EntryReader:
             metadata=metadata,
             variables=variables,
             rewards=rewards,
+            grader=grader,
         )
 
     def _report(self, key: str, what: str) -> None:
@@ -112,6 +114,13 @@ class EntryReader:
             self._report(key, f"must be an object, not {_show(value)}")
             return {}
         return value
+
+    def _name(self, entry: Mapping[str, Any], key: str) -> str | None:
+        value = entry.get(key)
+        if value is None or (isinstance(value, str) and value):
+            return value
+        self._report(key, f"must be a name, not {_show(value)}")
+        return None
 
     def _names(self, entry: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
         value = entry.get(key)

@@ -9,7 +9,7 @@ Knows no tokenizer: whether a prompt fits the window is found out by the chat te
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rnow.chat.prompt_line import EntryReader
@@ -63,6 +63,13 @@ def read_prompt_file(
         raise _error(problems)
     _check_number(file, len(prompts), batch_size)
     return PromptFile(prompts=tuple(prompts), warnings=_container_warning(file, container_keys))
+
+
+def asked(prompt: Prompt) -> Prompt:
+    """Leave out what stands behind the last message that is no answer of a model or a tool."""
+    messages = prompt.messages
+    ends = [i for i, one in enumerate(messages) if one["role"] not in ("assistant", "tool")]
+    return replace(prompt, messages=messages[: ends[-1] + 1]) if ends else prompt
 
 
 def _read_bytes(file: Path) -> bytes:

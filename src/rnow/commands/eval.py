@@ -101,12 +101,12 @@ def evaluate_project(
     """
     import asyncio
 
-    from rnow.config.load import require_distill
+    from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, prepared_subject
     from rnow.rollout.project_pages import require_contact
 
-    require_distill(loaded.config)
+    require_messages(loaded)
     require_contact(loaded)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)
@@ -126,7 +126,7 @@ def evaluate_project(
                     on_answer=lambda: progress.advance(bar),
                 )
             )
-        logs.are_kept = evaluation.num_failed > 0
+        logs.are_kept = bool(evaluation.failures)
         show_evaluation(evaluation, title=choice.name, console=console)
     return {"model": choice.name, **evaluation.as_json()}
 
@@ -157,6 +157,10 @@ def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -
         f"Wilson intervals; {_percent(evaluation.format_ok)} in the asked form; "
         f"{evaluation.num_failed} rollouts failed and are not counted"
     )
+    if evaluation.mean_reward is not None:
+        say(f"mean reward {evaluation.mean_reward:.3f}")
+    if evaluation.num_ungraded:
+        say(f"{evaluation.num_ungraded} answers could not be graded and are not counted")
     for reason, count in evaluation.most_common_failures().items():
         say(f"  {count} × {reason}")
     if evaluation.num_tool_failures or evaluation.num_timed_out:
@@ -172,7 +176,7 @@ def _add_row(table: Table, name: str, figures: "Figures") -> None:
         str(figures.num),
         _percent(figures.value),
         _interval(figures),
-        _percent(figures.constant),
+        "not known" if figures.constant is None else _percent(figures.constant),
     )
 
 

@@ -96,6 +96,16 @@ def require_distill(config: Config) -> TeacherSettings:
     return config.teacher
 
 
+def require_messages(loaded: LoadedConfig) -> None:
+    """Refuse to roll out where prompts are texts: there is nothing to answer."""
+    if loaded.config.dataset_type == "midtrain":
+        key = "dataset_type"
+        message = f"{key} midtrain has texts, and no prompts that a model could answer"
+        line = loaded.lines.get(key)
+        problem = Problem(file=str(loaded.file), line=line, key=key, message=message)
+        raise ConfigError(problems=[problem])
+
+
 def find_tools_file(loaded: LoadedConfig, *, directory: Path) -> Path | None:
     """Return `directory`'s tools.py, None where there is none: then a rollout has one turn.
 

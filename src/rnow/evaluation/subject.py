@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig
 from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
@@ -69,8 +69,10 @@ def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: 
     if name is None:
         name = str(project / "runs" / run) if _find(project / "runs" / run) else "base"
     if name == "teacher":
-        path = require_distill(config).path
-        model = find_model("teacher.path", path, project=project)
+        if config.teacher is None:
+            kind = config.dataset_type
+            raise UsageError(f"--model teacher: there is none in a project of dataset_type {kind}")
+        model = find_model("teacher.path", config.teacher.path, project=project)
         return Choice(name=name, role="teacher", model=model)
     base = find_model("model.path", config.model.path, project=project)
     if name == "base":

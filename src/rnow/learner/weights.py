@@ -15,16 +15,28 @@ from torch import Tensor, nn
 from rnow.errors import ModelError
 from rnow.records import derive_seed
 from rnow.runtime.logs import quiet_transformers
+from rnow.runtime.rope import load_network_config
 
 
-def load_causal_lm(path: str, dtype: torch.dtype | Literal["auto"]) -> Any:
-    """Return the model in `path`, a folder or hub name, with weights in `dtype`."""
+def load_causal_lm(
+    path: str, dtype: torch.dtype | Literal["auto"], *, window: int | None = None
+) -> Any:
+    """Return the model in `path`, a folder or hub name, with weights in `dtype`.
+
+    `window` fixes positions that depend on the length of a text: runtime/rope.py.
+    """
     from transformers import AutoModelForCausalLM
+
+    from rnow.learner.attention import ATTENTION_NAME
 
     try:
         with quiet_transformers():
             model, found = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, output_loading_info=True
+                path,
+                config=load_network_config(path, window=window),
+                dtype=dtype,
+                attn_implementation=ATTENTION_NAME,
+                output_loading_info=True,
             )
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error

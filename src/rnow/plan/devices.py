@@ -17,6 +17,7 @@ from typing import Literal
 
 from rnow.errors import ModelError
 from rnow.plan.model_files import ModelFiles
+from rnow.plan.weight_files import check_weights
 
 NVIDIA_SMI_DEADLINE_S = 10.0
 MAX_CPU_WEIGHT_BYTES = 4 * 10**9  # above it, one step takes hours on a CPU
@@ -114,8 +115,10 @@ def _broken(model: ModelFiles) -> str | None:
     """Say why `model` can be loaded nowhere."""
     if model.folder is None:
         return None if model.may_be_downloaded else f"there is no folder {model.path}"
-    if model.weight_bytes is None:
-        return f"{model.folder} has no weights, or not all of their parts"
+    try:
+        check_weights(model.folder)
+    except ModelError as error:
+        return str(error)
     return None
 
 

@@ -114,6 +114,7 @@ def _spec(serving: Serving, role: EngineRole, model: Path, **servers: Any) -> En
         request_timeout_s=config.engine.request_timeout_s,
         tolerance=role_tolerance(config, placement, role),
         urls=engine_urls(config, role),
+        window=config.rollout.max_context_window,
         **servers,
     )
 

@@ -20,7 +20,9 @@ from rnow.plan.devices import Devices, check_models, find_devices, usable_gpus
 from rnow.plan.figures import load_figures
 from rnow.plan.make import make_plan
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
+from rnow.plan.network import check_network
 from rnow.plan.records import EngineKind, Plan, Workload
+from rnow.plan.weight_files import check_quantization, check_weights
 
 EngineRole = Literal["student", "teacher"]
 
@@ -78,6 +80,7 @@ def place_roles(
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
     check_models({models[role]: _asked(config, role) for role in here}, devices=found)
     placement = _without_plan(config, project, models, devices=found)
+    placement = _look_at_models(config, placement, may_download=may_download, trained="student")
     if config.model.tuning == "lora":
         _check_adapter_dtype(config, placement)
     if not may_download and not all(model.folder for model in models.values()):
@@ -103,6 +106,7 @@ def place_sampler(
     if not engine_urls(config, role):
         check_models({model: _asked(config, role)}, devices=found)
     placement = _without_plan(config, project, {role: model}, devices=found)
+    placement = _look_at_models(config, placement, may_download=True)
     if lora_rank is not None:
         _check_adapter_dtype(config, placement)
     if placement.engines[role] == "url":
@@ -151,6 +155,50 @@ def _without_plan(
         plan=None,
         notices=tuple(notices),
     )
+
+
+def _look_at_models(
+    config: Config,
+    placement: Placement,
+    *,
+    may_download: bool,
+    trained: EngineRole | None = None,
+) -> Placement:
+    """Return `placement` with what is to be said of its models; refuse what cannot be run.
+
+    A model that is not on this machine is judged by its config.json, where it may be fetched.
+    """
+    notices = list(placement.notices)
+    for role, model in placement.models.items():
+        engine = placement.engines[role]
+        if engine == "url" and role != trained:
+            continue
+        try:
+            told = _look_at(config, model, engine, is_trained=role == trained, fetch=may_download)
+        except ModelError as error:
+            raise ModelError(f"{model.path} cannot be used\n  {model.key}: {error}") from error
+        notices += [line for line in told if line not in notices]
+    return replace(placement, notices=tuple(notices))
+
+
+def _look_at(
+    config: Config, model: ModelFiles, engine: EngineKind, *, is_trained: bool, fetch: bool
+) -> list[str]:
+    told: list[str] = []
+    if model.folder is not None:
+        notice = check_weights(model.folder)
+        told += [] if notice is None else [notice]
+    elif not fetch:
+        return told
+    folder = model.folder or fetch_model(model, weights=False)
+    check_quantization(folder, is_trained=is_trained, is_served=engine == "vllm")
+    window = config.rollout.max_context_window
+    told += check_network(model.path, folder, window=window, engine=engine)
+    if is_trained and config.model.tuning == "lora":
+        from rnow.learner.reach import lora_reach
+
+        told.append(lora_reach(folder).line())
+    return told
 
 
 def _asked(config: Config, role: EngineRole) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from rnow.browser.chromium.executable import find_chromium
 from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.bridge_check import check_template
-from rnow.chat.prompts import PromptFile, read_prompt_file
+from rnow.chat.prompts import PromptFile, asked, read_prompt_file
 from rnow.chat.template import ChatTemplate
+from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
@@ -32,6 +33,7 @@ class Environment:
     config: Config
     directory: Path
     chat: ChatTemplate
+    vocabulary: Vocabulary
     tools: ToolPool | None  # None: no tools.py, or none wanted; one turn
     checks_tool_names: bool = True  # that prompts name
     sites: LocalSites
@@ -41,13 +43,19 @@ class Environment:
         return () if self.tools is None else self.tools.schemas
 
     def read_prompts(self, name: str, *, batch_size: int | None = None) -> PromptFile:
-        """Read a file of prompts; tools that it names must exist, unless none are wanted."""
+        """Read a file of prompts; tools that it names must exist, unless none are wanted.
+
+        An example of dataset_type sft is a prompt up to its last message of the user.
+        """
         names = [schema.name for schema in self.schemas]
-        return read_prompt_file(
+        kind = self.config.dataset_type
+        file = read_prompt_file(
             self.directory / name,
+            dataset_type=kind,
             tool_names=names if self.checks_tool_names else None,
             batch_size=batch_size,
         )
+        return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 
     def check(self, prompt: Prompt) -> tuple[str, ...]:
         """Check that turns can be appended token by token; return what the user should know."""
@@ -55,7 +63,9 @@ class Environment:
         if self.tools is not None:
             own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
         limits = self.config.rollout
-        return (*own, *check_template(self.chat, prompt.messages, self.schemas, limits=limits))
+        notices = check_template(self.chat, prompt.messages, self.schemas, limits=limits)
+        check_words(self.chat, prompt.messages, self.schemas, vocabulary=self.vocabulary)
+        return (*own, *self.vocabulary.notices, *notices)
 
     def gauges(self) -> dict[str, float]:
         """Return what the parts count over the whole run, for the step's line of metrics."""
@@ -74,6 +84,7 @@ class Environment:
             tools=self.tools,
             limits=self.config.rollout,
             run_seed=self.config.seed,
+            foreign_ids=frozenset(self.vocabulary.foreign_ids),
         )
 
 
@@ -83,15 +94,18 @@ async def open_environment(
     directory: Path,
     *,
     student: Path,
+    teacher: Path | None = None,
     log_file: Path,
     with_tools: bool = True,
 ) -> AsyncIterator[Environment]:
     """Start local sites and tool workers; `student` is the folder with the tokenizer.
 
+    With `teacher`, what the student writes must mean the same to it: ModelError.
     Without tools the student is shown none, whatever the prompts name.
     """
     config = loaded.config
     tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
+    vocabulary = read_vocabulary(student, teacher)
     chat = load_chat(config, directory, student=student)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
@@ -110,6 +124,7 @@ async def open_environment(
             config=config,
             directory=directory,
             chat=chat,
+            vocabulary=vocabulary,
             tools=tools,
             checks_tool_names=with_tools,
             sites=sites,

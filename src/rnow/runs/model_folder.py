@@ -80,7 +80,12 @@ def write_checkpoint_model(
     """
     config = Config.model_validate(run.read_config())
     policy = Policy.load(
-        student, config.model, seed=config.seed, activation_checkpointing=False, device="cpu"
+        student,
+        config.model,
+        seed=config.seed,
+        activation_checkpointing=False,
+        device="cpu",
+        window=config.rollout.max_context_window,
     )
     policy.load_trainable_state(load_checkpoint(checkpoint).weights)
     folder.mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,7 @@ FREE = frozenset(
         "browser.contact",
         "browser.executable",
         "browser.ttl_days",
+        "data.grader",
         "data.val_file",
     }
 )
@@ -75,6 +76,7 @@ TAKEN_OVER = frozenset(
 )
 
 
+_CODE = ("tools.py", "rewards.py")  # may change in a run, which is told
 _WHOLE = ("engine.args", "teacher.args")  # mappings that are one setting
 
 
@@ -104,7 +106,7 @@ def fingerprints(directory: Path, config: Config, *, tokenizer: Path) -> dict[st
     """
     files = {
         "data.train_file": directory / config.data.train_file,
-        "tools.py": directory / "tools.py",
+        **{name: directory / name for name in _CODE},
         "tokenizer.json": tokenizer / "tokenizer.json",
     }
     hashes = {
@@ -117,9 +119,9 @@ def fingerprints(directory: Path, config: Config, *, tokenizer: Path) -> dict[st
 
 
 def check_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """Refuse prompts or ids that are no longer those of the run; tell of other tools."""
+    """Refuse prompts or ids that are no longer those of the run; tell of other code."""
     changed = sorted(name for name in before if before[name] != now.get(name))
-    refused = [name for name in changed if name != "tools.py"]
+    refused = [name for name in changed if name not in _CODE]
     if refused:
         raise CheckpointError(
             f"{' and '.join(refused)} changed since the unfinished run began; put the old content "

@@ -17,8 +17,8 @@ from rnow.core.tool import TOOL_REGISTRY, ToolArgs, ToolFunction
 from rnow.errors import ToolDefinitionError
 from rnow.tools.base import ToolSchema, ToolSpec
 
-# What `@tool` and `@reward` themselves find wrong is a whole sentence.
-_SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ")
+# What `@tool`, `@reward` and `@grader` themselves find wrong is a whole sentence.
+_SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ", "Grader ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,4 +111,6 @@ def _explain(error: BaseException, file: Path) -> str:
     explanation = f"{where}: {type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError):
         explanation += "; install it in the environment that rnow runs in"
+        if (file.parent / "requirements.txt").is_file():
+            explanation += f": pip install -r {file.parent / 'requirements.txt'}"
     return explanation

@@ -51,6 +51,7 @@ class Learner:
             device=device,
             seed=config.seed,
             activation_checkpointing=config.trainer.activation_checkpointing,
+            window=config.rollout.max_context_window,
         )
         saver = Saver(run, policy=policy, settings=config.trainer, num_steps=num_steps)
         trainer = Trainer(

@@ -15,11 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from rnow.chat.compare import template_difference
-from rnow.chat.vocabulary import compare_token_maps, token_map
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.config.settings import Config
 from rnow.engines.vllm.deaths import Deaths
-from rnow.errors import Interrupted, TeacherError
+from rnow.errors import Interrupted
 from rnow.learner.policy import Policy
 from rnow.plan.engine_specs import Serving
 from rnow.records import Prompt
@@ -34,7 +33,7 @@ from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
-from rnow.training.held_out import held_out_evaluation, held_out_prompts
+from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -77,6 +76,9 @@ async def run_session(session: Session, console: Console) -> None:
         with log_to(run.controller_log), rare_collections():
             _take_up(session, say=sayer(console))
             await _run_opened(session, console)
+    except OSError:
+        run.check_there()  # a folder that is gone explains every file that is missing
+        raise
     finally:
         run.close()
 
@@ -98,16 +100,19 @@ async def _run_opened(session: Session, console: Console) -> None:
     config, run, say = session.config, session.run, sayer(console)
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(StopRequest(max_time_s=config.trainer.max_time_s))
+        log_file = run.logs / "tools.log"
         opening = open_environment(
             session.loaded,
             session.directory,
             student=session.models.student,
-            log_file=run.logs / "tools.log",
+            teacher=session.models.teacher,
+            log_file=log_file,
         )
         environment = await stack.enter_async_context(opening)
         data = config.data
         file = environment.read_prompts(data.train_file, batch_size=data.batch_size)
-        held_out = held_out_prompts(environment)
+        opened = open_held_out(session.loaded, environment, log_file=log_file, say=say)
+        held_out = await stack.enter_async_context(opened)
         steps = prompts_by_step(config, file.prompts)
         told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
         for line in (*told, _headline(session, num_steps=len(steps))):
@@ -121,12 +126,8 @@ async def _run_opened(session: Session, console: Console) -> None:
 
 
 def _compare(session: Session) -> tuple[str, ...]:
-    """Refuse a teacher that means something else by an id; tell of other words for a turn."""
-    models, path = session.models, require_distill(session.config).path
-    difference = compare_token_maps(token_map(models.student), token_map(models.teacher))
-    if difference is not None:
-        raise TeacherError(f"teacher.path {path}: {difference}")
-    words = template_difference(models.student, models.teacher)
+    """Tell of a teacher that has other words for a turn."""
+    words = template_difference(session.models.student, session.models.teacher)
     return () if words is None else (words,)
 
 
@@ -147,7 +148,7 @@ async def _train(
     environment: Environment,
     *,
     steps: Sequence[Sequence[Prompt]],
-    held_out: tuple[Prompt, ...],
+    held_out: HeldOut,
     monitor: Monitor,
     stop: StopRequest,
 ) -> None:

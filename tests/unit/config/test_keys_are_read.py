@@ -87,7 +87,7 @@ def make_project(folder: Path) -> Path:
     held_out = (folder / "val.jsonl").read_text().splitlines()
     (folder / "val.jsonl").write_text(held_out[0])
     (folder / "rewards.py").write_text(
-        "from rnow.core import RewardArgs, reward\n\n\n"
+        "import rnow.medbrowse\nfrom rnow.core import RewardArgs, reward\n\n\n"
         "@reward\nasync def one(args: RewardArgs, messages: list) -> float:\n    return 1.0\n"
     )
     program = folder / "python"

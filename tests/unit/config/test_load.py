@@ -17,7 +17,7 @@ from rnow.config.old_keys import KEYS_TO_COME
 from rnow.errors import ConfigError, Problem
 
 MINIMAL = """\
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: student}
 teacher: {path: teacher}
 trainer: {num_epochs: 3}
@@ -46,7 +46,7 @@ def with_setting(setting: str) -> tuple[str, int]:
     key, _, value = setting.partition(": ")
     section, _, name = key.rpartition(".")
     rows = {
-        "data": ["  batch_size: 4"],
+        "data": ["  batch_size: 16"],
         "model": ["  path: student"],
         "teacher": ["  path: teacher"],
         "trainer": ["  num_epochs: 3"],
@@ -86,8 +86,26 @@ def test_a_section_without_keys_is_its_defaults() -> None:
     assert loaded.config == load(MINIMAL).config
 
 
+def test_a_learning_rate_that_is_not_said_is_the_tuning_s() -> None:
+    full = MINIMAL + "algorithm: {kl_clip: 10}\n"
+    full = full.replace("path: student", "path: student, tuning: full")
+    assert load(MINIMAL).config.trainer.learning_rate == 1e-4
+    assert load(full).config.trainer.learning_rate == 1e-5
+    said = full.replace("num_epochs: 3", "num_epochs: 3, learning_rate: 2e-4")
+    assert load(said).config.trainer.learning_rate == 2e-4
+
+
+def test_a_step_of_few_rollouts_is_advised_against() -> None:
+    few = MINIMAL.replace("batch_size: 16", "batch_size: 15")
+    assert load(few).notices == (
+        "config.yml:1: a step has 60 rollouts (data.batch_size x data.group_size); published runs "
+        "have 64 to 2048, most of them of different prompts, and fewer make steps noisy: "
+        "docs/recipes.md",
+    )
+
+
 def test_numbers_may_be_written_as_text() -> None:
-    text = MINIMAL.replace("batch_size: 4", 'batch_size: "16"').replace(
+    text = MINIMAL.replace("batch_size: 16", 'batch_size: "16"').replace(
         "num_epochs: 3", "num_epochs: 3, learning_rate: 5e-5"
     )
     config = load(text).config
@@ -118,7 +136,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read() -> None:
 def test_merged_mappings_give_way_to_what_is_written_beside_them() -> None:
     loaded = load(
         """\
-        data: {batch_size: 4}
+        data: {batch_size: 16}
         model: &same
           path: student
           dtype: float32
@@ -151,7 +169,7 @@ def test_what_an_anchor_names_is_translated_in_each_of_its_places_alone() -> Non
 def test_of_several_merged_mappings_the_first_wins() -> None:
     loaded = load(
         """\
-        data: {batch_size: 4}
+        data: {batch_size: 16}
         model: &one {path: student, dtype: float32}
         teacher:
           <<: [*one, &two {path: teacher, dtype: bfloat16}]
@@ -198,7 +216,7 @@ def test_a_file_with_the_other_ending_is_pointed_out() -> None:
         ("# nothing\n", "config.yml: is empty; docs/configuration.md has an example"),
         ("- a\n- b\n", "config.yml:1: must be a mapping of settings, not ['a', 'b']"),
         (
-            "data: {batch_size: 4\nmodel: x\n",
+            "data: {batch_size: 16\nmodel: x\n",
             "config.yml:2: is not valid YAML: expected ',' or '}', but got ':'",
         ),
         (
@@ -668,7 +686,7 @@ def test_tools_are_found_and_one_turn_needs_none() -> None:
 def test_loads_with_a_warning(setting: str, message: str) -> None:
     text, number = with_setting(setting)
     if setting.startswith("data.batch_size"):
-        text, number = text.replace("  batch_size: 4\n", ""), number - 1
+        text, number = text.replace("  batch_size: 16\n", ""), number - 1
     assert load(text).notices == (f"config.yml:{number}: {message}",)
 
 
@@ -743,7 +761,7 @@ def test_the_first_browsing_agent_loads_with_a_line_for_each_old_key() -> None:
 
         data:
           train_file: train.jsonl
-          batch_size: 4
+          batch_size: 16
           group_size: 4
 
         model:
@@ -815,7 +833,7 @@ def test_the_flat_form_is_refused_alone_and_says_where_its_keys_went() -> None:
         params:
           model: Qwen/Qwen3-8B
           num_epochs: 3
-          batch_size: 4
+          batch_size: 16
         """
     ) == (
         "config.yml:4: params is the flat form of old files and is no longer read; move its keys "

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from builders import write_hollow_model
 from pydantic import ValidationError
 
 from rnow.config.load import LoadedConfig, load_config
@@ -14,7 +15,7 @@ from rnow.evaluation.subject import Choice, choose_model, prepared_subject
 from rnow.plan.model_files import ModelFiles
 
 CONFIG = """
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: models/student}
 teacher: {path: models/teacher}
 trainer: {num_epochs: 1}
@@ -26,9 +27,7 @@ engine: {kind: local}
 def project(tmp_path: Path) -> Path:
     (tmp_path / "config.yml").write_text(CONFIG)
     for folder in ("models/student", "models/teacher", "elsewhere"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "config.json").write_text("{}")
-        (tmp_path / folder / "model.safetensors").write_bytes(b"weights")
+        write_hollow_model(tmp_path / folder)
     return tmp_path
 
 
@@ -60,7 +59,7 @@ def chosen(project: Path, name: str | None) -> Choice:
 def model(project: Path, role: str) -> ModelFiles:
     key = "model.path" if role == "student" else "teacher.path"
     return ModelFiles(
-        key=key, path=f"models/{role}", folder=project / "models" / role, weight_bytes=7
+        key=key, path=f"models/{role}", folder=project / "models" / role, weight_bytes=1000
     )
 
 

@@ -103,6 +103,7 @@ async def roll(
     tools: ToolRunner | None = None,
     *,
     prompt: Prompt = PROMPT,
+    foreign_ids: frozenset[int] = frozenset(),
     **limits: Any,
 ) -> Trajectory:
     return await run_rollout(
@@ -112,6 +113,7 @@ async def roll(
         tools=tools,
         limits=RolloutSettings(**{**LIMITS, **limits}),
         run_seed=5,
+        foreign_ids=foreign_ids,
     )
 
 
@@ -318,6 +320,46 @@ async def test_a_generation_cut_at_max_tokens_is_kept(chat: ChatTemplate) -> Non
     assert trajectory.end_reason is EndReason.MAX_TOKENS
     assert trajectory.num_actions == 6
     assert trajectory.turns[0].stop_reason is StopReason.LENGTH
+
+
+async def test_an_id_that_no_token_has_ends_the_rollout_and_is_not_kept(chat: ChatTemplate) -> None:
+    foreign, text = 1_000_000, chat.encode("Acme is")
+    engine = ScriptedEngine([*said(chat, call("a")), [*text, foreign]])
+    trajectory = await roll(chat, engine, FakeTools(), foreign_ids=frozenset({foreign}))
+    assert trajectory.end_reason is EndReason.FOREIGN_TOKEN
+    assert trajectory.token_ids[-len(text) :].tolist() == text
+    assert trajectory.action_mask[-len(text) :].all()
+    assert [turn.stop_reason for turn in trajectory.turns] == [StopReason.STOP, StopReason.LENGTH]
+    # Whatever runs the student ends there, and samples nothing more.
+    assert engine.samples[0].stop_token_ids == (*chat.stop_token_ids, foreign)
+
+
+async def test_a_second_turn_that_begins_with_such_an_id_leaves_the_first(
+    chat: ChatTemplate,
+) -> None:
+    engine = ScriptedEngine([*said(chat, call("a")), [1_000_000]])
+    trajectory = await roll(chat, engine, FakeTools(), foreign_ids=frozenset({1_000_000}))
+    assert trajectory.end_reason is EndReason.FOREIGN_TOKEN
+    assert len(trajectory.turns) == 1
+    assert trajectory.action_mask[-1]  # the end of the first turn
+
+
+async def test_a_rollout_that_begins_with_such_an_id_begins_again(chat: ChatTemplate) -> None:
+    engine = ScriptedEngine([[1_000_000], [1_000_000], *said(chat, "Acme")])
+    trajectory = await roll(chat, engine, foreign_ids=frozenset({1_000_000}))
+    assert trajectory.end_reason is EndReason.ANSWER
+    assert chat.decode(trajectory.token_ids[trajectory.action_mask].tolist()) == "Acme<|im_end|>"
+    assert len({request.seed for request in engine.samples}) == 3
+
+
+async def test_a_rollout_of_nothing_but_such_an_id_is_lost(chat: ChatTemplate) -> None:
+    engine = ScriptedEngine([[1_000_000]] * 20)
+    with pytest.raises(RolloutError) as caught:
+        await roll(chat, engine, foreign_ids=frozenset({1_000_000}))
+    assert str(caught.value) == (
+        "rollout 3.17.1 (prompt of line 18) has no action token: the student began 20 times with "
+        "an id that no token has"
+    )
 
 
 async def test_a_cut_generation_with_a_whole_call_goes_on(chat: ChatTemplate) -> None:

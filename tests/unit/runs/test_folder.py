@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,23 @@ def test_what_only_says_how_visibly_a_run_goes_may_change_in_silence() -> None:
     before = {"trainer": {"save_step": 5, "eval_step": 0}, "rollout": {"concurrency": 8}}
     now = {"trainer": {"save_step": -1, "eval_step": 2}, "rollout": {"concurrency": 64}}
     assert check_resumable(before, now) == ()
+
+
+@pytest.mark.parametrize("what", ["deleted", "moved", "made anew"])
+def test_a_folder_that_goes_under_its_run_ends_the_run(tmp_path: Path, what: str) -> None:
+    run = make_run(tmp_path / "run")
+    run.append_metrics({"step": 0})
+    if what == "deleted":
+        shutil.rmtree(run.path)
+    else:
+        run.path.rename(tmp_path / "elsewhere")
+    if what == "made anew":
+        make_run(tmp_path / "run").close()
+    with pytest.raises(CheckpointError) as caught:
+        run.append_metrics({"step": 1})
+    assert str(caught.value) == (
+        f"{run.path} was deleted or moved while its run went on, so nothing more of the run can be "
+        "kept. It ends here; move the folder back and run again to go on from its last checkpoint"
+    )
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    run.close()

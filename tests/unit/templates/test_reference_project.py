@@ -8,15 +8,16 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from builders import medbrowse_grade
+
 import rnow
 from rnow.chat.prompts import read_prompt_file
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
-from rnow.evaluation.grading import grade
 
 ROOT = Path(__file__).parents[3]
 TEMPLATE = Path(rnow.__file__).parent / "templates" / "medbrowsecomp"
-FILES = ["config.yml", "convert_dataset.py", "tools.py", "train.jsonl"]
+FILES = ["config.yml", "convert_dataset.py", "rewards.py", "tools.py", "train.jsonl"]
 
 
 def load_converter() -> ModuleType:
@@ -54,7 +55,7 @@ def test_config_says_what_the_reference_project_is() -> None:
     # Ten pages at their cap, and what is said between them, fit in the window.
     assert config.rollout.max_tool_response == 3000
     assert 10 * config.rollout.max_tool_response < config.rollout.max_context_window
-    assert (config.data.batch_size, config.data.group_size) == (4, 4)
+    assert (config.data.batch_size, config.data.group_size) == (8, 8)
     assert (config.trainer.num_epochs, config.trainer.save_step) == (3, 50)
     assert config.browser.contact is None
     assert "clinicaltrials.gov" in config.browser.allow_hosts
@@ -90,8 +91,8 @@ def test_each_sample_s_answer_is_correct_in_the_form_that_its_question_asks_for(
         task, expected = prompt.metadata["task_name"], prompt.metadata["expected_answer"]
         label = re.search(r"in the form (\w+): ", prompt.messages[-1]["content"])
         assert label is not None
-        assert grade(task, expected, f"{label[1]}: {expected}").correct
-        assert not grade(task, expected, f"{label[1]}: something else").correct
+        assert medbrowse_grade(task, expected, f"{label[1]}: {expected}").correct
+        assert not medbrowse_grade(task, expected, f"{label[1]}: something else").correct
 
 
 def test_the_tool_is_one_that_the_public_client_would_take() -> None:

@@ -1,9 +1,9 @@
-"""The points of `rnow check` that concern what the user wrote: config.yml, tools.py, prompts."""
+"""The points of `rnow check` on what the user wrote: config.yml, tools.py, rewards.py, prompts."""
 
 import asyncio
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from rnow.config.load import (
 )
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
+from rnow.evaluation.grading import name_problems
 from rnow.records import Prompt
 from rnow.rollout.project_pages import chromium_notices, require_contact, require_pages
 from rnow.tools.base import ToolSchema
 from rnow.tools.pool import ToolPool
+from rnow.tools.rewards import RewardRunner, RewardSettings
 from rnow.tools.settings import WorkerSettings
 from rnow.training.steps import prompts_by_step
 
@@ -80,21 +82,21 @@ def check_tools(
 
 def check_data(
     directory: Path, loaded: LoadedConfig | None, *, schemas: Sequence[ToolSchema] | None
-) -> tuple[Point, tuple[Prompt, ...] | None]:
-    """Read all prompts; None where those to train on have errors.
+) -> tuple[Point, dict[str, tuple[Prompt, ...]]]:
+    """Read all prompts, and return those of each file; none where one of them has errors.
 
     A config.yml with errors may still say which file it is about.
     """
     settings = _data_settings(directory, loaded)
     if settings is None:
-        return not_checked("data", "config.yml cannot be read"), None
+        return not_checked("data", "config.yml cannot be read"), {}
     dataset_type, train_file, val_file, batch_size = settings
     names = None if schemas is None else [schema.name for schema in schemas]
     files = [(directory / train_file, batch_size)]
     if (directory / val_file).is_file():
         files.append((directory / val_file, None))
     problems: list[Problem] = []
-    read: list[tuple[Prompt, ...]] = []
+    read: dict[str, tuple[Prompt, ...]] = {}
     for file, size in files:
         try:
             found = read_prompt_file(
@@ -104,14 +106,36 @@ def check_data(
             problems += _problems_of(error, file)
         else:
             problems += found.warnings
-            read.append(found.prompts)
+            read[str(file)] = found.prompts
     if any(problem.severity == "error" for problem in problems):
-        return point("data", "", problems), None
-    sizes = [f"{len(read[0])} prompts"]
+        return point("data", "", problems), {}
+    train, *held_out = read.values()
+    sizes = [f"{len(train)} prompts"]
     if loaded is not None:
-        sizes.append(f"{len(prompts_by_step(loaded.config, read[0]))} steps")
-    sizes += [f"{len(prompts)} held-out prompts" for prompts in read[1:]]
-    return point("data", ", ".join(sizes), problems), read[0]
+        sizes.append(f"{len(prompts_by_step(loaded.config, train))} steps")
+    sizes += [f"{len(prompts)} held-out prompts" for prompts in held_out]
+    return point("data", ", ".join(sizes), problems), read
+
+
+def check_rewards(
+    directory: Path, loaded: LoadedConfig, prompts: Mapping[str, tuple[Prompt, ...]]
+) -> Point:
+    """Import rewards.py in its process, and look for the names that config.yml and entries give."""
+    file = directory / "rewards.py"
+    if not file.is_file():
+        return point("rewards", "no rewards.py", name_problems(loaded, prompts, None))
+
+    async def look() -> tuple[str, list[Problem]]:
+        async with RewardRunner(settings) as runner:
+            return ", ".join(runner.names), name_problems(loaded, prompts, runner)
+
+    with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
+        log_file = Path(scratch) / "rewards.log"
+        settings = RewardSettings.of(loaded.config, directory, log_file=log_file)
+        try:
+            return point("rewards", *asyncio.run(look()))
+        except (ToolDefinitionError, ConfigError, DeadlineError) as error:
+            return point("rewards", "", [_tools_problem(file, str(error))])
 
 
 def _data_settings(

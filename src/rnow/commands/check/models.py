@@ -1,11 +1,12 @@
 """The points of `rnow check` that concern the models: tokenizers, template, window, devices."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
-from rnow.chat.vocabulary import compare_token_maps, token_map
+from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
 from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError, ModelError, Severity, TemplateError
@@ -30,20 +31,14 @@ def check_tokenizers(loaded: LoadedConfig, directory: Path) -> Point:
     missing = [paths[key] for key, folder in folders.items() if folder is None]
     if missing:
         return not_checked(name, f"not on this machine: {', '.join(missing)}")
-    maps: list[dict[str, int]] = []
-    problems = []
-    for key, folder in folders.items():
-        assert folder is not None
-        try:
-            maps.append(token_map(folder))
-        except ModelError as error:
-            problems.append(loaded.problem(key, str(error)))
-    if problems:
-        return point(name, "", problems)
-    difference = compare_token_maps(*maps)
-    if difference is not None:
-        return point(name, "", [loaded.problem("teacher.path", difference)])
-    return point(name, f"{len(maps[0])} tokens, the same ids in student and teacher")
+    student, teacher = folders.values()
+    assert student is not None
+    try:
+        vocabulary = read_vocabulary(student, teacher)
+    except ModelError as error:
+        return point(name, "", [loaded.problem("teacher.path", str(error))])
+    told = [loaded.problem("teacher.path", text, "warning") for text in vocabulary.notices]
+    return point(name, f"{vocabulary.num_tokens} tokens, the same ids in student and teacher", told)
 
 
 def check_chat(
@@ -61,7 +56,10 @@ def check_chat(
     elif schemas is None or not prompts:
         reason = "tools.py or the prompts have problems"
     else:
-        return _check_chat(loaded, directory, folder, schemas=schemas, prompts=prompts)
+        known = _shared_vocabulary(loaded, folder, directory)
+        return _check_chat(
+            loaded, directory, folder, schemas=schemas, prompts=prompts, vocabulary=known
+        )
     return [not_checked("template", reason), not_checked("window", reason)]
 
 
@@ -96,6 +94,15 @@ def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:
     return message, "error" if window >= SMALL_WINDOW or left <= 0 else "warning"
 
 
+def _shared_vocabulary(loaded: LoadedConfig, student: Path, directory: Path) -> Vocabulary | None:
+    """Return what both models know; None where it is not known, or is a problem told elsewhere."""
+    path = None if loaded.config.teacher is None else loaded.config.teacher.path
+    teacher = None if path is None else find_tokenizer(path, project=directory)
+    with suppress(ModelError):
+        return read_vocabulary(student, teacher)
+    return None
+
+
 def _check_chat(
     loaded: LoadedConfig,
     directory: Path,
@@ -103,12 +110,15 @@ def _check_chat(
     *,
     schemas: Sequence[ToolSchema],
     prompts: Sequence[Prompt],
+    vocabulary: Vocabulary | None,
 ) -> list[Point]:
     try:
         chat = load_chat(loaded.config, directory, student=folder)
         limits = loaded.config.rollout
         notices = check_template(chat, prompts[0].messages, schemas, limits=limits)
         _render_each_kind(chat, schemas, prompts)
+        if vocabulary is not None:
+            check_words(chat, prompts[0].messages, schemas, vocabulary=vocabulary)
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
         problem = loaded.problem("model.path", str(error))

@@ -69,7 +69,7 @@ def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
 
 def _pieces(model: PreTrainedModel, num_tokens: int) -> Iterator[slice]:
     """Cut a text to bound a forward's memory; the cuts depend on model and text alone."""
-    size = max(256, min(4096, _MAX_LOGITS // model.config.vocab_size))
+    size = max(256, min(4096, _MAX_LOGITS // model.config.get_text_config().vocab_size))
     for start in range(0, num_tokens, size):
         yield slice(start, min(start + size, num_tokens))
 
@@ -214,7 +214,8 @@ def is_batch_invariant(model: PreTrainedModel, num_rows: int) -> bool:
     (seen with 3 threads); that is tried here. A mixture of experts runs each expert on as many rows
     as chose it, so that the shape follows the neighbours.
     """
-    if any(getattr(model.config, name, None) for name in _EXPERT_COUNTS):
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) for name in _EXPERT_COUNTS):
         return False
     batch = DecodingBatch(model, num_rows)
     key_values, _ = read(model, [0, 1, 2], ())

@@ -22,20 +22,27 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
 from rnow.runtime.logs import quiet_transformers
+from rnow.runtime.rope import load_network_config
 
 # Others are subtracted from the base weights: the adapter alone does not say what the policy is.
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal")
 _ONLY = "only plain LoRA on linear layers is applied"
 
 
-def load_model(path: Path, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """Load a causal language model with our attention; else `ModelError` says what to do."""
+def load_model(
+    path: Path, *, dtype: torch.dtype, device: str, window: int | None = None
+) -> PreTrainedModel:
+    """Load a causal language model with our attention; else `ModelError` says what to do.
+
+    `window` fixes positions that depend on the length of a text: runtime/rope.py.
+    """
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: has no config.json, so it is not a model folder")
     try:
         with quiet_transformers():
             model, found = AutoModelForCausalLM.from_pretrained(
                 str(path),
+                config=load_network_config(path, window=window),
                 dtype=dtype,
                 attn_implementation=ATTENTION_NAME,
                 output_loading_info=True,
@@ -85,11 +92,11 @@ def _reason(error: Exception) -> str:
 
 
 def _check_layers(path: Path, model: PreTrainedModel) -> None:
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise ModelError(
-            f"{path}: has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}; "
-            "the local engine runs plain causal attention only, set engine.kind to vllm"
+            f"{path}: has layers of kind {', '.join(sorted(unknown))}; the local engine runs "
+            "causal attention with or without a sliding window, set engine.kind to vllm"
         )
 
 
