@@ -67,6 +67,17 @@ ReasoningMode = Annotated[
     str | None, rollout_option("reasoning-mode", "NAME", "How much the model thinks.")
 ]
 
+McpUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mcp-url",
+        metavar="URL",
+        help="An MCP server whose tools the model may call, in the place of those of "
+        "rollout.mcp_url; may be given more than once.",
+        rich_help_panel=CHOICE,
+    ),
+]
+
 
 def eval_(
     args: Args = None,
@@ -94,16 +105,7 @@ def eval_(
     termination_policy: TerminationPolicy = None,
     max_tool_response: MaxToolResponse = None,
     reasoning_mode: ReasoningMode = None,
-    mcp_url: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mcp-url",
-            metavar="URL",
-            help="An MCP server whose tools the model may call, in the place of those of "
-            "rollout.mcp_url; may be given more than once.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
+    mcp_url: McpUrl = None,
     json_: Json = False,
     project_id: Annotated[str | None, hosted_option("--project-id", metavar="ID")] = None,
     eval_id: Annotated[str | None, hosted_option("--eval-id", metavar="ID")] = None,
