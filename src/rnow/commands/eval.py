@@ -67,6 +67,17 @@ ReasoningMode = Annotated[
     str | None, rollout_option("reasoning-mode", "NAME", "How much the model thinks.")
 ]
 
+MaxSamples = Annotated[
+    int | None,
+    typer.Option(
+        "--max-samples",
+        "-n",
+        metavar="N",
+        min=1,
+        help="Evaluate on the first N prompts. Without it: on all of them.",
+        rich_help_panel=LIMITS,
+    ),
+]
 McpUrl = Annotated[
     list[str] | None,
     typer.Option(
@@ -89,17 +100,7 @@ def eval_(
     pass1_temp: Annotated[float, _temperature_option(1)] = 0.0,
     pass4_temp: Annotated[float, _temperature_option(4)] = 0.6,
     pass8_temp: Annotated[float, _temperature_option(8)] = 0.8,
-    max_samples: Annotated[
-        int | None,
-        typer.Option(
-            "--max-samples",
-            "-n",
-            metavar="N",
-            min=1,
-            help="Evaluate on the first N prompts. Without it: on all of them.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
+    max_samples: MaxSamples = None,
     max_turns: MaxTurns = None,
     max_context_window: MaxContextWindow = None,
     termination_policy: TerminationPolicy = None,
