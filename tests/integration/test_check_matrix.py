@@ -1,0 +1,18 @@
+"""`rnow check` and `rnow run` say the same of a third of the matrix; bench_check_matrix.py: of all."""
+
+import zlib
+from pathlib import Path
+
+import pytest
+from check_matrix import CELLS, Cell, try_cell
+
+
+def is_chosen(cell: Cell) -> bool:
+    """Whether a cell is in the third that is run here: each template and vocabulary has some."""
+    return zlib.crc32(str(cell).encode()) % 3 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", filter(is_chosen, CELLS), ids=str)
+def test_what_check_says_a_run_bears_out(tmp_path: Path, cell: Cell) -> None:
+    assert try_cell(tmp_path / "project", cell).disagreement is None
