@@ -45,7 +45,7 @@ class Side:
     """How one model's vocabulary differs from what its template needs."""
 
     num_extra_tokens: int = 0  # of the tokenizer
-    num_spare_rows: int = 0  # of the embedding, beside one a token
+    num_spare_rows: int = 0  # of the embedding, beside one a token; below 0: too few
 
 
 # Name -> student, teacher.
@@ -54,6 +54,11 @@ VOCABULARIES = {
     "padded": (Side(num_spare_rows=200), Side(num_spare_rows=100)),
     "larger student": (Side(num_extra_tokens=200), Side()),
     "larger teacher": (Side(), Side(num_extra_tokens=200)),
+}
+# What no model that anyone can use has, apart from the matrix.
+SHORT = {
+    "short student": (Side(num_spare_rows=-1), Side()),
+    "short teacher": (Side(), Side(num_spare_rows=-1)),
 }
 
 
@@ -82,7 +87,7 @@ def write_project(folder: Path, cell: Cell) -> Path:
     (folder / "train.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in asked))
     if cell.has_tools:
         (folder / "tools.py").write_text(TOOLS)
-    sides = zip(("student", "teacher"), VOCABULARIES[cell.vocabulary], strict=True)
+    sides = zip(("student", "teacher"), (VOCABULARIES | SHORT)[cell.vocabulary], strict=True)
     for seed, (name, side) in enumerate(sides):
         _write_model(folder / name, cell.template, side, seed=seed)
     return folder
