@@ -22,7 +22,7 @@ from rnow.engines.base import Engine, SampleRequest
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
-from rnow.engines.vllm.untied import is_tied
+from rnow.engines.vllm.untied import needs_untying
 from rnow.learner.policy import Policy
 from rnow.records import FloatArray
 
@@ -91,7 +91,7 @@ async def serve(
     model: Path, folder: Path, *, tuning: str, say: Callable[[str], None] = print
 ) -> AsyncIterator[Engine]:
     """Open an engine on a server that is started as for a student with this tuning."""
-    untied = folder / "untied" if tuning == "full" and is_tied(model) else None
+    untied = folder / "untied" if tuning == "full" and needs_untying(model) else None
     settings = server_settings(
         model if untied is None else untied / "start",
         folder / f"{tuning}.log",

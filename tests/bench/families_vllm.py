@@ -1,6 +1,6 @@
 """Every family on a real vLLM server beside the trainer, as the table of docs/models.md.
 
-    python tests/bench/families_vllm.py [--families gemma3 granite] [--out families.json]
+    python tests/bench/families_vllm.py [--families gemma3] [--logs logs] [--out families.json]
 
 For each family and each tuning a server is started as a run starts it, asked before a publication
 (as a teacher is) and after one, and compared with the trainer's log-probabilities in float32. A
@@ -56,13 +56,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--families", nargs="*", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--tuning", nargs="*", default=["lora", "full"])
+    parser.add_argument("--logs", type=Path, help="keep models and servers' logs in this folder")
     parser.add_argument("--out", type=Path, help="also write the numbers there, as JSON")
     asked = parser.parse_args()
     rows: list[Row] = []
     for family in asked.families:
         for tuning in asked.tuning:
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(asyncio.run(measure(family, tuning, Path(folder))))
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = (asked.logs or Path(temporary)) / f"{family}-{tuning}"
+                rows.append(asyncio.run(measure(family, tuning, folder)))
             print(told(rows[-1]), flush=True)
             if asked.out is not None:
                 asked.out.write_text(json.dumps(rows, indent=1) + "\n")

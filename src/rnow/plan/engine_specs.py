@@ -14,7 +14,7 @@ from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import VllmServerSettings
-from rnow.engines.vllm.untied import is_tied
+from rnow.engines.vllm.untied import needs_untying
 from rnow.plan.make import device_variables
 from rnow.plan.placing import EngineRole, Placement, engine_urls, find_python
 from rnow.plan.records import Plan, Role
@@ -66,7 +66,7 @@ def sampling_spec(
     spec = _bare_spec(serving, role, model)
     if serving.placement.engines[role] != "vllm":
         return spec
-    untied = serving.untied if takes_models and is_tied(model) else None
+    untied = serving.untied if takes_models and needs_untying(model) else None
     servers = tuple(
         VllmServerSettings(
             model=model if untied is None else untied / _UNTIED_START,
