@@ -34,6 +34,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+_OWN = {"qwen3-moe": {"moe_intermediate_size": 64}}
 NUM_SAMPLED = 24
 _WORDS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -54,7 +55,8 @@ class Agreement:
 
 def save_family(family: str, folder: Path, *, seed: int = 0, **sizes: Any) -> Path:
     """Save a network of `family` with the clinic's tokenizer."""
-    tiny_model(family, seed=seed, **{**SIZES, **sizes}).save_pretrained(folder)
+    chosen = {**SIZES, **_OWN.get(family, {}), **sizes}
+    tiny_model(family, seed=seed, **chosen).save_pretrained(folder)
     source = resources.files("rnow") / "templates" / "clinic" / "models" / "student"
     with resources.as_file(source) as clinic:
         for name in _WORDS:

@@ -40,9 +40,8 @@ def check_network(path: str, folder: Path, use: Use) -> tuple[str, ...]:
     """
     config = _read(folder, window=use.window)
     _check_window(path, config, use)
-    if use.is_adapted and use.engine != "local":
-        _check_served_adapters(path, config, use)
     if use.engine != "local":
+        _check_served_weights(path, config, use)
         return ()
     kinds = set(getattr(config, "layer_types", None) or _KINDS_HERE)
     if unknown := kinds - _KINDS_HERE:
@@ -58,18 +57,20 @@ def check_network(path: str, folder: Path, use: Use) -> tuple[str, ...]:
     return ()
 
 
-def _check_served_adapters(path: str, config: Any, use: Use) -> None:
-    """Refuse what vLLM refuses when it starts, or when the first adapter is published."""
-    remedy = "set engine.kind to local, or model.tuning to full"
-    if config.model_type in _FUSED:
+def _check_served_weights(path: str, config: Any, use: Use) -> None:
+    """Refuse weights that vLLM cannot be given: it would say so when the first are published."""
+    if use.is_adapted and config.model_type in _FUSED:
         raise ModelError(
             f"vLLM serves no adapters of {path}: in an adapter of {config.model_type} gate and up "
-            f"are one layer, in vLLM they are two; {remedy}"
+            "are one layer, in vLLM they are two; set engine.kind to local, or model.tuning to full"
         )
     # Where a server of the user's own runs, nothing says.
-    if use.engine == "vllm" and use.device == "cpu" and _has_experts(config):
+    on_cpu = use.engine == "vllm" and use.device == "cpu"
+    if on_cpu and (use.is_adapted or use.is_trained) and _has_experts(config):
+        # It keeps experts in its kernels' layout and reads new ones as if they were.
+        lacks = "serves no adapters" if use.is_adapted else "takes no new weights"
         raise ModelError(
-            f"vLLM on a CPU serves no adapters of {path}, a mixture of experts; {remedy}"
+            f"vLLM on a CPU {lacks} of {path}, a mixture of experts; set engine.kind to local"
         )
 
 

@@ -114,17 +114,21 @@ def test_adapters_whose_layers_are_others_in_vllm_are_refused(
 
 
 @pytest.mark.parametrize("family", ["qwen3-moe", "gpt-oss"])
-def test_adapters_of_mixtures_are_refused_where_vllm_is_on_a_cpu(
-    tmp_path: Path, family: str
+@pytest.mark.parametrize(
+    ("is_adapted", "lacks"), [(True, "serves no adapters"), (False, "takes no new weights")]
+)
+def test_a_mixture_is_not_trained_where_vllm_is_on_a_cpu(
+    tmp_path: Path, family: str, is_adapted: bool, lacks: str
 ) -> None:
     folder = written(tmp_path, family)
-    assert check_network("student", folder, use(is_adapted=True, device="cuda")) == ()
-    assert check_network("student", folder, use(engine="url", is_adapted=True)) == ()
+    trained = {"is_trained": True, "is_adapted": is_adapted}
+    assert check_network("student", folder, use(**trained, device="cuda")) == ()
+    assert check_network("student", folder, use(engine="url", **trained)) == ()
+    assert check_network("teacher", folder, use(511, is_scored=True)) == ()
     with pytest.raises(ModelError) as caught:
-        check_network("student", folder, use(is_adapted=True))
+        check_network("student", folder, use(**trained))
     assert str(caught.value) == (
-        "vLLM on a CPU serves no adapters of student, a mixture of experts; set engine.kind to "
-        "local, or model.tuning to full"
+        f"vLLM on a CPU {lacks} of student, a mixture of experts; set engine.kind to local"
     )
 
 
