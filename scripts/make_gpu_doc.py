@@ -99,8 +99,10 @@ def plan_text(example: Example) -> str:
 def workload(example: Example) -> Workload:
     config = load_config(ROOT, overrides=example.overrides).config
     assert config.teacher is not None, "the reference project distills"
-    return Workload.from_config(
-        config, student=figures(config.model.path), teacher=figures(config.teacher.path)
+    return Workload(
+        config=config,
+        student=figures(config.model.path),
+        teacher=figures(config.teacher.path),
     )
 
 

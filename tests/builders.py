@@ -6,8 +6,11 @@ A trajectory is built by `make_trajectory`, a network by `qwen3`: nowhere else b
 hundred tokens with the added tokens of that family (the same ones special and not), the family's
 real chat template, and a generation_config.json: tests would otherwise download them. The templates
 are files of the package trl, read without importing it.
+
+`medbrowse_grading()` grades in this process by the grader of the reference project and the demo.
 """
 
+import asyncio
 import functools
 import importlib.util
 import json
@@ -22,7 +25,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer
 
 from rnow.config.settings import ModelSettings
-from rnow.records import EndReason, RolloutId, StopReason, Trajectory, Turn
+from rnow.evaluation.grading import Grading
+from rnow.medbrowse.grading import medbrowse
+from rnow.records import EndReason, Prompt, RolloutId, StopReason, Trajectory, Turn
+from rnow.tools.graders import Grade, LocalGraders
 
 if TYPE_CHECKING:
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -282,3 +288,20 @@ def _turns(mask: np.ndarray, index: np.ndarray) -> tuple[Turn, ...]:
         )
         for span in spans
     )
+
+
+def medbrowse_grading() -> Grading:
+    return Grading(LocalGraders({"medbrowse": medbrowse}), default="medbrowse")
+
+
+def graded_prompt(index: int, *, task: str, expected: str | None) -> Prompt:
+    """A prompt with the metadata that evaluation reads."""
+    metadata = {"task_name": task}
+    if expected is not None:
+        metadata["expected_answer"] = expected
+    return Prompt(index=index, line=index + 1, messages=(), tools=None, metadata=metadata)
+
+
+def medbrowse_grade(task: str, expected: str, said: str) -> Grade:
+    prompt = graded_prompt(0, task=task, expected=expected)
+    return asyncio.run(medbrowse_grading().grade(prompt, said))

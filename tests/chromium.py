@@ -32,6 +32,18 @@ def chromium_executable() -> str:
     return str(found)
 
 
+async def no_rules(url: URL) -> None:
+    """A site without robots.txt."""
+
+
+def num_tabs(source: ChromiumSource) -> int:
+    """Count the pages that are open; a context that lost its page counts as one."""
+    chromium = source._chromium
+    if chromium is None or chromium._browser is None or not chromium.is_alive:
+        return 0
+    return sum(max(len(context.pages), 1) for context in chromium._browser.contexts)
+
+
 @dataclass
 class Web:
     """pub may be read, as pub.test and under whatever names a test gives it; inner may not."""
@@ -77,9 +89,9 @@ class Web:
     async def all_tabs_closed(self, within_s: float = 5.0) -> bool:
         """Wait until no tab is open, those included that are kept for the next page."""
         deadline = time.monotonic() + within_s
-        while self.source.num_tabs and time.monotonic() < deadline:
+        while num_tabs(self.source) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        return self.source.num_tabs == 0
+        return num_tabs(self.source) == 0
 
     def is_dialled(self, address: str, port: int) -> bool:
         return (address, port) in self.may_dial
@@ -113,7 +125,10 @@ async def open_web(
         names = Names({})
         may_dial = {("127.0.0.1", pub.port)}
         source = ChromiumSource(
-            rules, resolver=names, may_dial=lambda address, port: (address, port) in may_dial
+            rules,
+            check_robots=no_rules,
+            resolver=names,
+            may_dial=lambda address, port: (address, port) in may_dial,
         )
         try:
             yield Web(pub, inner, names, rules, source, may_dial)

@@ -12,6 +12,7 @@
     ├── ServerError                   a server that rnow started ended too often to go on
     ├── TeacherError                  the teacher is unfit, or too much could not be scored
     ├── RolloutError                  too many rollouts failed
+    ├── GradingError                  a grader could not say whether an answer is right
     ├── CheckpointError               a run directory that cannot be used or resumed
     ├── OutOfMemoryError              an update that a device has no memory for
     ├── SpaceError                    a disk that is full
@@ -41,6 +42,9 @@ class UsageError(RnowError):
     exit_code = 2
 
 
+Severity = Literal["error", "warning"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One thing that is wrong, or worth a word, in a file of the user's.
@@ -53,7 +57,7 @@ class Problem:
     line: int | None  # from 1; None where the file as a whole is meant
     key: str | None  # dotted path of the setting or field, "messages.0.content"
     message: str  # a sentence that says what is wrong and what to do
-    severity: Literal["error", "warning"] = "error"
+    severity: Severity = "error"
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -105,6 +109,10 @@ class TeacherError(RnowError):
 
 
 class RolloutError(RnowError):
+    pass
+
+
+class GradingError(RnowError):
     pass
 
 

@@ -1,6 +1,6 @@
 """What travels between the parts: frozen records, each made whole by the stage that owns it.
 
-    Prompt ──rollout──▶ Trajectory ──teacher──▶ ScoredTrajectory ──▶ Batch ──trainer──▶ UpdateResult
+    Prompt ──rollout──▶ Trajectory ──teacher──▶ ScoredTrajectory ──▶ Batch ──trainer──▶ metrics
 
 No record has a field that a later stage fills in. Arrays are numpy; torch is not imported here. A
 log-probability stands exactly where a token was sampled and is NaN everywhere else, so that using
@@ -75,6 +75,7 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     rewards: tuple[str, ...] = ()  # tracking only in distillation
+    grader: str | None = None  # of rewards.py; None: data.grader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from yarl import URL
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from chromium import browser_processes, chromium_executable
+from chromium import browser_processes, chromium_executable, no_rules, num_tabs
 from loopback import Pub, serve_pub
 
 from rnow.browser import BrowserSettings
@@ -66,7 +66,7 @@ async def pages_per_s(read: Callable[[int], Awaitable[None]], num_pages: int) ->
 
 async def compare(pub: Pub, num_pages: int) -> dict[str, float]:
     """Measure both ways one after the other, in one process."""
-    source = ChromiumSource(settings(pub))
+    source = ChromiumSource(settings(pub), check_robots=no_rules)
 
     async def shared(number: int) -> None:
         assert (await source.fetch(URL(f"http://pub.test/page?{number}"))).status == 200
@@ -106,7 +106,7 @@ def num_processes() -> int:
 
 async def count_leaks(pub: Pub) -> dict[str, int]:
     """Let 16 rollouts of several groups make 200 calls and more, twice; compare what is left."""
-    source = ChromiumSource(settings(pub))
+    source = ChromiumSource(settings(pub), check_robots=no_rules)
     async with Browser(settings(pub), source=source) as browser:
 
         async def one_round(name: str) -> tuple[int, int, int]:
@@ -116,9 +116,9 @@ async def count_leaks(pub: Pub) -> dict[str, int]:
             )
             assert all("paragraph" in answer.text for answer in answers)
             deadline = time.monotonic() + 30
-            while source.num_tabs and time.monotonic() < deadline:
+            while num_tabs(source) and time.monotonic() < deadline:
                 await asyncio.sleep(0.1)
-            return source.num_tabs, num_processes(), len(os.listdir("/proc/self/fd"))
+            return num_tabs(source), num_processes(), len(os.listdir("/proc/self/fd"))
 
         first, second = await one_round("first"), await one_round("second")
     return {
@@ -132,7 +132,7 @@ async def count_leaks(pub: Pub) -> dict[str, int]:
 
 async def measure_growth(pub: Pub, num_pages: int) -> float:
     """Return the bytes a page that this process grows by, after its first 200 pages."""
-    source = ChromiumSource(settings(pub))
+    source = ChromiumSource(settings(pub), check_robots=no_rules)
     async with Browser(settings(pub), source=source) as browser:
 
         async def one(number: int) -> None:

@@ -23,7 +23,7 @@ from bench_demo import run_demo
 
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
-from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
 from rnow.engines.vllm.server import VllmServer
 
 NUM_STEPS = 20  # of the demo
@@ -43,8 +43,11 @@ async def start_servers(project: Path, python: str, logs: Path) -> tuple[VllmSer
         dtype="float32",
         max_lora_rank=config.model.qlora_rank,
     )
-    teacher = VllmServerSettings.for_teacher(
-        max_context_window=window,
+    teacher = VllmServerSettings(
+        role="teacher",
+        max_model_len=window + 1,
+        max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
+        prefix_caching=False,
         model=project / "models" / "teacher",
         log_file=logs / "teacher.log",
         python=python,

@@ -71,8 +71,8 @@ async def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         make_model(folder)
-        engine = LocalEngine.load(folder, rows=options.rows)
-        teacher = LocalEngine.load(folder)
+        engine = LocalEngine(folder, rows=options.rows)
+        teacher = LocalEngine(folder)
     print(f"{options.threads} threads, {options.rows} rows, {options.rollouts} rollouts")
     for attempt in range(3):
         begin = time.perf_counter()

@@ -75,8 +75,8 @@ def devices(claims: Claims, folder: Path, models: list[str]) -> None:
     )
     student, teacher, changes = PLANNED
     overrides = [f"model.path=Qwen/{student}", f"teacher.path=Qwen/{teacher}", *changes]
-    workload = Workload.from_config(
-        load_config(ROOT, overrides=overrides).config,
+    workload = Workload(
+        config=load_config(ROOT, overrides=overrides).config,
         **{  # type: ignore[arg-type]
             role: read_figures(name, json.loads((CONFIGS / f"{name}.json").read_text()))
             for role, name in (("student", student), ("teacher", teacher))

@@ -9,14 +9,19 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
 from attacks import CONTROL_PAGE, INNER_HOSTS, added_ids_of, reaching, tells_of_this_machine
-from chromium import Web, browser_processes, chromium_executable, open_web
+from chromium import (
+    Web,
+    browser_processes,
+    chromium_executable,
+    num_tabs,
+    open_web,
+)
 from loopback import self_signed
 from playwright.async_api import async_playwright
 from yarl import URL
@@ -86,7 +91,7 @@ async def test_scripts_make_the_page_that_is_read(world: Web) -> None:
 async def test_a_page_without_scripts_is_the_same_text_as_by_plain_http(world: Web) -> None:
     page = (
         "<!DOCTYPE html><html><head><title>x</title><meta charset='utf-8'></head><body><nav>n</nav>"
-        "<h1>Zürich &lt;|im_end|&gt; &amp;c &nbsp; \u200b<tool_call></h1><noscript>no</noscript>"
+        "<h1>Zürich &lt;|im_end|&gt; &amp;c &nbsp; \u200b<tool_call></h1>"
         "<table><tr><td>a<td>b<tr><td>c | d<td><a href='x?y=1&z=2'>e</a></table><ul><li>1<li>2"
         "<ol><li>3</ol></ul><p>unclosed <i>i<b>ib</i>b<p hidden>hidden</p><pre> a\n  b</pre>"
         "<select><option>o</select><template>t</template><svg><text>s</text></svg>"
@@ -434,7 +439,7 @@ async def test_calls_that_are_abandoned_leave_no_tab(world: Web) -> None:
         reading = [
             asyncio.create_task(opened.read(f"http://pub.test/?{number}")) for number in range(50)
         ]
-        while world.source.num_tabs < 2:
+        while num_tabs(world.source) < 2:
             await asyncio.sleep(0.01)
         for task in reading:
             task.cancel()
@@ -495,11 +500,11 @@ async def test_requests_to_a_site_are_spaced(world: Web) -> None:
 
     world.pub.pages["/"] = answer
     world.name("paced.test", world.at_pub)
+    begin = time.monotonic()
     await asyncio.gather(*(world.read(f"http://paced.test/?{number}") for number in range(4)))
     assert len(arrivals) == 4
-    # A second each; on its way through a busy machine a request may lose some of it.
-    assert all(b - a > 0.5 for a, b in pairwise(arrivals))
-    assert arrivals[-1] - arrivals[0] > 2.5
+    # However late a busy machine brings one, none comes before its second.
+    assert all(at >= begin + number - 0.01 for number, at in enumerate(arrivals))
 
 
 async def test_a_site_is_left_alone_for_as_long_as_it_asks(world: Web) -> None:

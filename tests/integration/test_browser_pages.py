@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from itertools import pairwise
 
 import pytest
 from aiohttp import web
@@ -109,18 +108,21 @@ async def test_requests_to_a_site_are_spaced_and_to_a_local_one_are_not(pub: Pub
     async with open_browser(pub, **settings) as opened:
         await opened.read("http://pub.test/")  # loads crawl4ai
         await asyncio.gather(*(opened.read(f"http://pub.test/?{i}") for i in range(20)))
-        assert arrivals[-1] - arrivals[1] < 10
+        assert arrivals[-1] - arrivals[1] < 15  # spaced they would take 19
         arrivals.clear()
+        begin = time.monotonic()
         answers = await asyncio.gather(*(opened.read(f"http://a.test/?{i}") for i in range(3)))
     assert [answer.counter for answer in answers] == ["browser/fetched"] * 3
     assert len(arrivals) == 4  # robots.txt is one of them
-    assert all(b - a > 0.9 for a, b in pairwise(arrivals))
+    # However late a busy machine brings one, none comes before its second.
+    assert all(at >= begin + number - 0.01 for number, at in enumerate(arrivals))
 
 
 @pytest.mark.parametrize(
     ("status", "html"),
     [
         (403, "<title>Just a moment...</title><p>Checking your browser"),
+        (403, f"<title> Just a moment\u2026 </title><script>{'x' * 30_000}</script>"),
         (503, "<title>Just a moment...</title>"),
         (403, "<html><head><title>Access Denied</title></head>"),
         (200, "<html><script src='/apology_objects/abuse-detection-apology.js'></script>"),
@@ -137,10 +139,22 @@ async def test_a_page_that_turns_programs_away_is_no_content(
         )
 
 
-async def test_a_page_that_writes_about_blocking_is_content(pub: Pub) -> None:
-    pub.page("/", "<title>On waiting</title><p>Just a moment, said the Access Denied page.")
+@pytest.mark.parametrize(
+    ("title", "num_words"),
+    [
+        ("On waiting", 3),
+        ("Just a moment in time: a study", 3),
+        ("Access denied to care in rural areas", 3),
+        ("Access Denied", 500),  # an article of this name, and no short refusal
+    ],
+)
+async def test_a_page_that_writes_about_blocking_is_content(
+    pub: Pub, title: str, num_words: int
+) -> None:
+    text = "Just a moment, said the Access Denied page." + " word" * num_words
+    pub.page("/", f"<title>{title}</title><p>{text}")
     async with open_browser(pub) as opened:
-        assert (await read(opened, "https://pub.test/")).endswith("said the Access Denied page.")
+        assert (await read(opened, "https://pub.test/")).endswith(f"\n\n{text}")
 
 
 @pytest.mark.parametrize("kind", ["application/zip", "image/png", "application/octet-stream"])
@@ -169,6 +183,11 @@ async def test_plain_text_and_json_are_shown_as_they_are(pub: Pub) -> None:
         ("text/html", "<p>Zürich".encode("utf-16")),
         ("text/html; charset=idna", "<p>Zürich".encode()),
         ("text/html; charset=zlib", "<p>Zürich".encode()),
+        ("text/html", b"<meta charset=iso-8859-1><p>Z\xfcrich"),
+        ("application/xhtml+xml", "<?xml version='1.0'?><html><p>Zürich".encode()),
+        ("text/xml", b"<?xml version='1.0' encoding='iso-8859-1'?><html><body><p>Z\xfcrich"),
+        ("*/*", "<p>Zürich".encode()),
+        ("text/html, text/html", "<p>Zürich".encode()),
     ],
 )
 async def test_encodings_of_the_web_are_understood(pub: Pub, kind: str, body: bytes) -> None:
@@ -191,7 +210,7 @@ async def test_error_texts_show_nothing_of_this_machine(pub: Pub, unused_port: i
             await read(opened, url)
             for url in ("https://none.test/", "https://refused.test/", "https://pub.test/x", "x")
         ]
-    async with Browser(BrowserSettings(), source=Broken()) as opened:  # type: ignore[arg-type]  # a fake
+    async with Browser(BrowserSettings(allow_hosts=("*",)), source=Broken()) as opened:  # type: ignore[arg-type]  # a fake
         texts.append(await read(opened, "https://pub.test/"))
     assert texts == [
         "ERROR unreachable: there is no such host.",

@@ -37,9 +37,10 @@ async def browse(url: str, page: int = 1) -> str:
 @tool
 def usage() -> list:
     """The worker's process, its open files and its Chromium's tabs."""
-    from rnow.browser.chromium.source import ChromiumSource
-    tabs = sum(each.num_tabs for each in gc.get_objects() if isinstance(each, ChromiumSource))
-    return [os.getpid(), len(os.listdir("/proc/self/fd")), tabs]
+    from rnow.browser.chromium.process import Chromium
+    alive = [each for each in gc.get_objects() if isinstance(each, Chromium) and each.is_alive]
+    tabs = [len(context.pages) for each in alive for context in each._browser.contexts]
+    return [os.getpid(), len(os.listdir("/proc/self/fd")), sum(max(num, 1) for num in tabs)]
 '''
 PAGE = "<h1>Page {}</h1><script>document.body.append('filled')</script>"
 

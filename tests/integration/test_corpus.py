@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -146,3 +147,70 @@ async def test_sites_are_not_asked_without_a_contact(project: Path) -> None:
     done = await run("corpus", "build", project, "browser.allow_hosts=[pub.test]")
     assert done.returncode == 1
     assert "browser.contact is null" in done.stderr
+
+
+async def test_a_finder_of_the_documentation_names_pages_at_the_pace_of_their_site(
+    project: Path, pub: Pub
+) -> None:
+    text = (Path(__file__).parents[2] / "docs/browsing.md").read_text()
+    (block,) = re.findall(r"```python\n([^`]*@browser.page_finder[^`]*)```", text)
+    pace = "browser.pace('registry.test', interval_s=2.5)\n"
+    (project / "tools.py").write_text(f"from rnow import browser\n{block}\n{pace}")
+    message = {"role": "user", "content": "Compare T-7 and T-8."}
+    (project / "train.jsonl").write_text(json.dumps({"messages": [message]}))
+    pub.page("/trial/7", "<p>seven")
+    pub.page("/trial/8", "<p>eight")
+    (project / "config.yml").write_text(
+        CONFIG.format(port=pub.port).replace("clinicaltrials.gov", "registry.test")
+    )
+    built = await run("corpus", "build", project)
+    assert (built.returncode, built.stderr) == (0, "")
+    assert built.stdout.splitlines()[:2] == [
+        "2 pages, 0 of them in pages already; 2 to fetch: about 5 s at the pace of their sites",
+        "       2 ok",
+    ]
+    assert {request.path for request in pub.requests} == {"/trial/7", "/trial/8"}
+
+
+async def test_a_finder_that_fails_ends_the_build_before_anything_is_fetched(
+    project: Path, pub: Pub
+) -> None:
+    (project / "tools.py").write_text(
+        "from rnow import browser\n\n@browser.page_finder\ndef trials(text):\n"
+        "    return [text.split('T-')[1]]\n"
+    )
+    done = await run("corpus", "build", project)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "Error: tools.py:3: page finder 'trials' failed: IndexError: list index out of range; mend "
+        "it, or remove it\n",
+    )
+    assert pub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "said"),
+    [
+        ("browse", "import math\nraise SystemExit('no')\n", "tools.py:2: SystemExit: no"),
+        ("corpus build", "def browse(:\n", "tools.py:1: invalid syntax"),
+        (
+            "browse",
+            "import nowhere_to_be_found\n",
+            "tools.py:1: ModuleNotFoundError: No module named 'nowhere_to_be_found'; install it in "
+            "the environment that rnow runs in",
+        ),
+    ],
+)
+async def test_a_tools_py_that_cannot_be_imported_is_not_passed_over(
+    project: Path, pub: Pub, command: str, text: str, said: str
+) -> None:
+    (project / "tools.py").write_text(text)
+    words = ["browse", "https://pub.test/page", "-d"] if command == "browse" else command.split()
+    done = await run(*words, project)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        f"Error: {said}; it says how pages are read (adapters, paces): mend it, or move it away\n",
+    )
+    assert pub.requests == []

@@ -19,11 +19,10 @@ def rnow(*words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The clinic, with two pages of its own and a tools.py that is none of browse's business."""
+    """The clinic, with two pages of its own."""
     folder = tmp_path / "clinic"
     init_project(folder, template="clinic")
     shutil.rmtree(folder / "models" / "teacher")
-    (folder / "tools.py").write_text("raise SystemExit('this is not imported')\n")
     (folder / "site" / "short.html").write_text("<h1>Short</h1><p>text &lt;|im_end|&gt;")
     lines = "".join(f"<p>line {number}</p>" for number in range(200))
     (folder / "site" / "long.html").write_text(lines)
@@ -110,6 +109,18 @@ def test_without_the_tokenizer_it_is_said_how_pages_are_cut(project: Path) -> No
         "not at 50 tokens\n"
     ) in done.stderr
     assert len(done.stdout) <= 201
+
+
+def test_a_cap_that_only_a_few_words_keep_is_kept(project: Path) -> None:
+    words = ("model.path=Some/Model", "rollout.max_tool_response=10")
+    done = rnow("browse", "https://clinic.test/long", *words, "-d", project)
+    assert (done.returncode, len(done.stdout)) == (0, 41)
+    described = rnow("browse", "https://clinic.test/long", *words, "-d", project, "--json")
+    assert (described.returncode, described.stdout) == (2, "")
+    assert described.stderr.splitlines()[-1] == (
+        "Error: the worker's answer to 'describe' is longer than a tool's may be: raise "
+        "rollout.max_tool_response"
+    )
 
 
 async def test_a_server_of_ones_own_can_be_looked_at(project: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from itertools import pairwise
 
 import pytest
 from aiohttp import web
@@ -107,8 +106,10 @@ async def test_a_site_that_wants_more_time_gets_it(pub: Pub) -> None:
 
     pub.pages["/"] = pub.pages["/robots.txt"] = answer
     async with open_browser(pub, **a_test(pub)) as opened:
+        begin = time.monotonic()
         await asyncio.gather(*(opened.read(f"http://a.test/?{i}") for i in range(3)))
-    assert all(b - a > 1.9 for a, b in list(pairwise(arrivals))[1:])
+    # However late a busy machine brings one, none comes before its time: robots.txt, then pages.
+    assert all(at >= begin + 2 * number - 0.01 for number, at in enumerate(arrivals[1:]))
 
 
 async def test_two_workers_share_the_patience_of_a_site(pub: Pub) -> None:

@@ -21,11 +21,11 @@ from rnow.browser.settings import BrowserSettings
 from rnow.errors import ConfigError, DeadlineError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolAnswer, ToolCall
-from rnow.tools.pool import ToolPool, describe_tools
+from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
 TOOLS = '''
-import asyncio, ctypes, os, signal, subprocess, sys, threading, time
+import asyncio, ctypes, datetime, os, signal, subprocess, sys, threading, time
 from rnow.core import tool, ToolArgs
 from rnow.core.counts import count
 
@@ -42,6 +42,11 @@ async def echo_async(text: str) -> dict:
     await asyncio.sleep(0.01)
     count("echoes", 2)
     return {"text": text}
+
+@tool
+def weekday(day: datetime.date) -> str:
+    """Say which day of the week it is."""
+    return day.strftime("%u")
 
 @tool
 def pid() -> int:
@@ -220,6 +225,15 @@ async def test_calls_sync_and_async_with_metadata_and_counts(tmp_path: Path) -> 
         answer = await ask(pool, "echo_async", text="é")
         assert told(answer) == (ToolOutcome.OK, '{"text": "é"}')
         assert answer.counts == {"echoes": 2}
+        answer = await ask(pool, "weekday", day="2026-01-31")
+        assert told(answer) == (ToolOutcome.OK, "6")
+        answer = await ask(pool, "weekday", day="2026-01")
+        assert told(answer) == (
+            ToolOutcome.MODEL_ERROR,
+            "<tool_error>Tool 'weekday': argument 'day' is not valid: Input should be a valid date "
+            "or datetime, input is too short.</tool_error>",
+        )
+        answer = await ask(pool, "echo_async", text="é")
         assert answer.truncated is False
         assert 0.01 <= answer.duration_s < 5
         assert pool.schemas[1].as_openai() == {
@@ -310,7 +324,7 @@ async def test_a_stuck_tool_times_out_and_its_worker_is_replaced(tmp_path: Path,
             ToolOutcome.TIMEOUT,
             f"<tool_error>Tool '{tool}' timed out after 0.3 s</tool_error>",
         )
-        assert 0.3 <= time.monotonic() - started < 5
+        assert 0.3 <= time.monotonic() - started < 60
         assert int((await ask(pool, "pid")).text) != stuck
         await wait_for_end(stuck)
         assert pool.num_replaced == 1
@@ -542,14 +556,14 @@ async def test_a_tools_file_that_cannot_be_used_is_an_error_before_anything_runs
 ) -> None:
     settings = make_settings(tmp_path, tools)
     with pytest.raises(ToolDefinitionError) as caught:
-        await describe_tools(settings)
+        await ToolPool(settings).start()
     assert str(caught.value) == message
 
 
 async def test_an_import_that_hangs_is_a_deadline_with_a_name(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, "import time, os\nprint(os.getpid())\ntime.sleep(1000)")
     with pytest.raises(DeadlineError) as caught:
-        await describe_tools(replace(settings, start_timeout_s=3))
+        await ToolPool(replace(settings, start_timeout_s=3)).start()
     assert str(caught.value) == (
         "tools: the import of tools.py in tool worker 0 has waited 3 s; "
         "move what takes so long into a tool, where it has a deadline of its own"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import torch
+from scripted_tools import ScriptedTools
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_pair import TOLERANCE, Pair, make_ids, open_pair, save_adapter, save_model, scoring_of
 from vllm_real import alive_in_group
@@ -30,7 +31,6 @@ from rnow.records import (
     StopReason,
 )
 from rnow.rollout.attempt import Attempt, run_rollout
-from rnow.tools.fake import ScriptedTools
 
 pytestmark = [
     pytest.mark.vllm,

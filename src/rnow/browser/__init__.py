@@ -4,10 +4,11 @@
     shared.py      the one browser of a process, in a thread of its own
     reader.py      URL in, text for the model out; each page read once
     memory.py      documents in memory, single flight
-    source.py      the seam to whatever gets pages; chain.py puts the sources in their order
+    source.py      the seam to whatever gets pages; chain.py the sources in their order, plain HTTP
+                   before Chromium
     http.py        plain HTTP; body.py reads what it answers
-    rendering.py   plain HTTP or Chromium
     adapters.py    pages that sites give away as data: what a project's tools.py registers
+    page_finders.py  which pages a text means: what a project's tools.py tells rnow corpus
     local_sites.py local sites, served by the controller
     chromium/      source.py: waiting for a tab, deadlines; visit.py: one page in one; process.py:
                    the one Chromium of a worker; proxy.py: what it reaches the web through;
@@ -16,7 +17,7 @@
     text/          markdown.py: HTML -> markdown, by crawl4ai; pdf.py; extract.py: which of them;
                    pagination.py: pages as the model sees them
     rules/         guard.py: which URLs, which addresses; hosts.py: which hosts; robots.py: what
-                   sites close to programs; politeness.py: how often a site is asked; blocked.py,
+                   sites close to programs; politeness.py: how often a site is asked;
                    refusals.py: answers that are no page
     settings.py    what may be fetched, and how much
     errors.py      what the model is told where there is no page
@@ -24,17 +25,14 @@
 Importing this package is cheap; aiohttp and crawl4ai are loaded by the first read.
 """
 
-from typing import TYPE_CHECKING
-
 from rnow.browser.adapters import adapter
+from rnow.browser.page_finders import page_finder
 from rnow.browser.rules.politeness import pace
 from rnow.browser.settings import BrowserSettings
+from rnow.browser.shared import configure
 from rnow.browser.source import RawPage
 
-if TYPE_CHECKING:
-    from rnow.browser.text.pagination import Limiter
-
-__all__ = ["BrowserSettings", "RawPage", "adapter", "configure", "pace", "read"]
+__all__ = ["BrowserSettings", "RawPage", "adapter", "configure", "pace", "page_finder", "read"]
 
 
 async def read(url: str, page: int = 1) -> str:
@@ -65,10 +63,3 @@ async def read(url: str, page: int = 1) -> str:
     answer = await shared.get().read(url, page)
     count(answer.counter)
     return answer.text
-
-
-def configure(settings: BrowserSettings, limiter: "Limiter | None" = None) -> None:
-    """Set the rules for this process; the tool worker does so before the first call."""
-    from rnow.browser import shared
-
-    shared.configure(settings, limiter)

@@ -1,7 +1,14 @@
 """Who gets a page: the store, then whoever has it as data, then plain HTTP, and Chromium where
 scripts make the page.
+
+A page goes to Chromium at once if its host is one of `browser.render_hosts`; and after plain HTTP
+if what came has scripts, or sends its reader on, and almost no text. Where Chromium cannot help,
+the page stays what plain HTTP gave.
 """
 
+import asyncio
+import logging
+import re
 import time
 from dataclasses import replace
 
@@ -9,21 +16,24 @@ from yarl import URL
 
 from rnow.browser.adapters import ADAPTERS, Adapter
 from rnow.browser.chromium.source import ChromiumSource
-from rnow.browser.errors import BrowseError
+from rnow.browser.errors import BrowseError, NotRenderedError
 from rnow.browser.http import HttpSource
-from rnow.browser.rendering import RenderingSource
-from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.guard import covers, normalize_host
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.store.source import StoredSource
+from rnow.browser.text.markdown import shows_at_least
 
+_LOG = logging.getLogger(__name__)
 _KEPT_S = 86_400.0  # data that serve many pages
+_DOES_SOMETHING = re.compile(rb"<script|http-equiv\s*=\s*[\"']?refresh", re.IGNORECASE)
 
 
 def page_source(settings: BrowserSettings) -> PageSource:
     """Return the sources of one browser, put together in their order."""
-    pacer = Pacer(max_wait_s=settings.max_wait_s, num_workers=settings.num_workers)
+    pacer = Pacer(settings)
     http = HttpSource(settings, pacer=pacer)
     if settings.source == "http":
         return http
@@ -48,37 +58,78 @@ class AdapterSource:
         self._hosts = HostRules(settings)
         self._kept: dict[URL, tuple[float, RawPage]] = {}
 
-    async def fetch(self, url: URL) -> RawPage:
+    async def fetch(self, url: AllowedUrl) -> RawPage:
         """Return the data that make the page, under the page's URL, or the page itself."""
         for adapter in ADAPTERS.values():
-            place = adapter.locate(url)
-            if place is not None and self._may_read(place):
+            place = self._place_of_data(url, adapter)
+            if place is not None:
                 data = await self._fetch_data(place, adapter)
-                return RawPage(
-                    url=url,
-                    status=200,
-                    content_type=data.content_type,
-                    charset=data.charset,
-                    body=data.body,
-                    source=adapter.name,
-                )
+                return replace(data, url=url, status=200, source=adapter.name)
         return await self._inner.fetch(url)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-    def _may_read(self, url: URL) -> bool:
+    def _place_of_data(self, url: URL, adapter: Adapter) -> AllowedUrl | None:
+        place = adapter.locate(url)
         try:
-            self._hosts.check(url)
+            return None if place is None else self._hosts.check(place)
         except BrowseError:
-            return False
-        return True
+            return None  # the list names the host of the page alone
 
-    async def _fetch_data(self, url: URL, adapter: Adapter) -> RawPage:
+    async def _fetch_data(self, url: AllowedUrl, adapter: Adapter) -> RawPage:
         if not adapter.is_for_all:
-            return await self._http.fetch_data(url)
+            return await self._http.fetch(url, is_data=True)
         kept = self._kept.get(url)
         if kept is None or kept[0] < time.monotonic():
-            kept = (time.monotonic() + _KEPT_S, await self._http.fetch_data(url))
+            kept = (time.monotonic() + _KEPT_S, await self._http.fetch(url, is_data=True))
             self._kept[url] = kept
         return kept[1]
+
+
+class RenderingSource:
+    """A PageSource over two others; without a `browser`, all pages come from `http`."""
+
+    def __init__(
+        self, http: PageSource, browser: PageSource | None, settings: BrowserSettings
+    ) -> None:
+        self._http = http
+        self._browser = browser
+        self._render_hosts = tuple(map(normalize_host, settings.render_hosts))
+        self._min_visible_chars = settings.min_visible_chars
+        self._has_warned = False
+
+    async def fetch(self, url: AllowedUrl) -> RawPage:
+        if any(covers(entry, url.raw_host or "") for entry in self._render_hosts):
+            if self._browser is not None:
+                try:
+                    return await self._browser.fetch(url)
+                except NotRenderedError:
+                    return await self._http.fetch(url)
+            self._warn(url)
+        page = await self._http.fetch(url)
+        if not await self._waits_for_scripts(page):
+            return page
+        if self._browser is None:
+            self._warn(url)
+            return page
+        try:
+            return await self._browser.fetch(AllowedUrl(page.url))  # HTTP was led there
+        except BrowseError as error:
+            _LOG.info("%s stays as plain HTTP gave it: %s", url, error.text)
+            return page
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+        if self._browser is not None:
+            await self._browser.aclose()
+
+    async def _waits_for_scripts(self, page: RawPage) -> bool:
+        if not page.is_html or not _DOES_SOMETHING.search(page.body):
+            return False
+        return not await asyncio.to_thread(shows_at_least, self._min_visible_chars, page.text())
+
+    def _warn(self, url: URL) -> None:
+        if not self._has_warned:
+            _LOG.warning("%s needs a Chromium to be read, and there is none", url)
+        self._has_warned = True

@@ -5,9 +5,9 @@ between requests: no cookies, no proxy of the environment, no credentials.
 """
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -15,7 +15,7 @@ from yarl import URL
 
 from rnow.browser.body import ACCEPTED_ENCODING, read_body
 from rnow.browser.errors import BrowseError
-from rnow.browser.rules.blocked import is_block_page
+from rnow.browser.kind import kind_of, may_be_text, named_kind, sent_on
 from rnow.browser.rules.guard import (
     BlockedAddressError,
     GuardedResolver,
@@ -24,24 +24,22 @@ from rnow.browser.rules.guard import (
     guarded_socket,
     is_public,
 )
-from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.rules.refusals import (
     REDIRECTS,
     blocked_by_site,
+    is_block_page,
+    no_text,
     refusal_of_status,
     status_error,
+    too_many_redirects,
     unreachable,
 )
 from rnow.browser.rules.robots import MAX_ROBOTS_BYTES, Robots
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
-_READABLE = (
-    *("text/", "application/xhtml+xml", "application/json", "application/xml"),
-    "application/pdf",
-)
-_READABLE_ENDINGS = ("+json", "+xml")
 _MAX_BLOCK_PAGE_BYTES = 200_000
 _ACCEPT = "text/html,application/xhtml+xml,application/json;q=0.9,text/plain;q=0.8,*/*;q=0.1"
 
@@ -61,13 +59,10 @@ class HttpSource:
         resolver: AbstractResolver | None = None,
         may_dial: MayDial = lambda address, port: is_public(address),
         pacer: Pacer | None = None,
-        hosts: HostRules | None = None,
     ) -> None:
         self._settings = settings
-        self._hosts = hosts or HostRules(settings)
-        self._pacer = pacer or Pacer(
-            max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
-        )
+        self._hosts = HostRules(settings)
+        self._pacer = pacer or Pacer(settings)
         self._robots = Robots()
         self._public = self._session(
             aiohttp.TCPConnector(
@@ -79,21 +74,21 @@ class HttpSource:
         # Only for local sites, whose address and port are never taken from a URL.
         self._local = self._session(aiohttp.TCPConnector())
 
-    async def fetch(self, url: URL) -> RawPage:
-        """Return the page, `max_redirects` redirects away at most, or raise BrowseError."""
-        async with self._in_time() as clock:
-            return await self._follow(url, clock, is_data=False)
+    async def fetch(self, url: AllowedUrl, *, is_data: bool = False) -> RawPage:
+        """Return the page, `max_redirects` redirects away at most, or raise BrowseError.
 
-    async def fetch_data(self, url: URL) -> RawPage:
-        """Return what a site made for programs: of any type, and without asking robots.txt."""
-        async with self._in_time() as clock:
-            return await self._follow(url, clock, is_data=True)
-
-    async def check_robots(self, url: URL) -> None:
-        """Raise BrowseError where the site closes this page to programs.
-
-        For other sources, which have checked that its host may be read.
+        Data, which a site made for programs, may be of any type, and robots.txt is not asked.
         """
+        async with self._in_time() as clock:
+            for _ in range(self._settings.max_redirects + 1):
+                answer = await self._ask(url, clock, is_data=is_data)
+                if isinstance(answer, RawPage):
+                    return answer
+                url = answer
+            raise too_many_redirects()
+
+    async def check_robots(self, url: AllowedUrl) -> None:
+        """Raise BrowseError where there is no contact, or the site closes this page to programs."""
         async with self._in_time() as clock:
             await self._ask_robots(url, clock)
 
@@ -109,21 +104,14 @@ class HttpSource:
                 yield clock
         except TimeoutError as error:
             raise BrowseError("timeout", "the site did not answer in time.") from error
-        except (aiohttp.ClientError, OSError, zlib.error) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise _explain(error) from error
 
-    async def _follow(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage:
-        self._hosts.check(url)
-        for _ in range(self._settings.max_redirects + 1):
-            answer = await self._ask(url, clock, is_data=is_data)
-            if isinstance(answer, RawPage):
-                return answer
-            url = answer
-        raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
-
-    async def _ask(self, url: URL, clock: asyncio.Timeout, *, is_data: bool) -> RawPage | URL:
+    async def _ask(
+        self, url: AllowedUrl, clock: asyncio.Timeout, *, is_data: bool
+    ) -> RawPage | AllowedUrl:
         """Send one request; return the page, or where the site sends the reader."""
-        local_port = self._hosts.local_port(url)
+        local_port = self._hosts.local_port(url.raw_host)
         request: AbstractAsyncContextManager[aiohttp.ClientResponse]
         if local_port is not None:
             at_home = url.with_scheme("http").with_host("127.0.0.1").with_port(local_port)
@@ -136,21 +124,24 @@ class HttpSource:
         async with request as response:
             return await self._take(response, url, is_data=is_data)
 
-    async def _ask_robots(self, url: URL, clock: asyncio.Timeout) -> None:
+    async def _ask_robots(self, url: AllowedUrl, clock: asyncio.Timeout) -> None:
         """Raise BrowseError where the site closes this page to programs."""
         self._require_contact()
-        delay_s = await self._robots.check(url, lambda robots: self._read_robots(robots, clock))
+        delay_s = await self._robots.check(
+            url,
+            lambda robots: self._read_robots(AllowedUrl(robots), clock),  # on the same host
+        )
         self._pacer.slow_down(url.raw_host or "", delay_s)
 
     async def _ask_public(
-        self, url: URL, clock: asyncio.Timeout
+        self, url: AllowedUrl, clock: asyncio.Timeout
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Return the request of one hop in the open web, once it is its turn."""
         self._require_contact()
         await self._wait_for_slot(url.raw_host or "", clock)
         return self._public.get(url, allow_redirects=False)
 
-    async def _read_robots(self, url: URL, clock: asyncio.Timeout) -> str:
+    async def _read_robots(self, url: AllowedUrl, clock: asyncio.Timeout) -> str:
         """Return a site's robots.txt, "" where it has none; raise BrowseError where it fails."""
         for _ in range(self._settings.max_redirects + 1):
             async with await self._ask_public(url, clock) as response:
@@ -165,7 +156,7 @@ class HttpSource:
                     return ""
                 body, _ = await read_body(response, MAX_ROBOTS_BYTES)
                 return _raw_page(response, url, body).text()
-        raise BrowseError("too_many_redirects", "the site sends the reader from page to page.")
+        raise too_many_redirects()
 
     def _require_contact(self) -> None:
         if self._settings.contact is None:
@@ -182,34 +173,39 @@ class HttpSource:
 
     async def _take(
         self, response: aiohttp.ClientResponse, url: URL, *, is_data: bool
-    ) -> RawPage | URL:
+    ) -> RawPage | AllowedUrl:
         location = response.headers.get("Location")
         if response.status in REDIRECTS and location is not None:
             return self._redirected(url, location)
         if not 200 <= response.status < 300:
             raise await self._refusal(response, url)
-        if not is_data and not _is_readable(response.content_type):
-            sentence = "this is not a page of text."
-            raise BrowseError("unsupported_type", sentence, is_lasting=True)
+        page = _raw_page(response, url, b"")
+        if not is_data and not may_be_text(page.content_type):
+            raise no_text()
         body, is_whole = await read_body(response, self._settings.max_body_bytes)
+        kind = page.content_type if is_data else kind_of(page.content_type, body)
+        if kind is None:
+            raise no_text()
         if not is_whole:
             limit_mb = self._settings.max_body_bytes / 1_000_000
             sentence = f"this page is larger than {limit_mb:g} MB."
             raise BrowseError("too_large", sentence, is_lasting=True)
-        page = _raw_page(response, url, body)
+        page = replace(page, content_type=kind, body=body)
         if is_block_page(page):
             raise blocked_by_site()
-        return page
+        target = self._refreshed(page, response) if page.is_html and not is_data else None
+        return page if target is None else self._redirected(url, target)
 
-    def _redirected(self, url: URL, location: str) -> URL:
+    def _refreshed(self, page: RawPage, response: aiohttp.ClientResponse) -> str | None:
+        return sent_on(page.text(), response.headers.get("Refresh"), url=str(page.url))
+
+    def _redirected(self, url: URL, location: str) -> AllowedUrl:
         """Return where a site sends its reader, checked like the URL that was asked for."""
         try:
             target = url.join(URL(location.strip()))
         except ValueError:
             raise BrowseError("bad_url", "the site sends the reader to a broken URL.") from None
-        checked = check_url(str(target), ports=self._settings.ports)
-        self._hosts.check(checked)
-        return checked
+        return self._hosts.check(check_url(str(target), ports=self._settings.ports))
 
     async def _refusal(self, response: aiohttp.ClientResponse, url: URL) -> BrowseError:
         """Return what the model is told of an answer that is no page."""
@@ -241,15 +237,11 @@ class HttpSource:
         )
 
 
-def _is_readable(content_type: str) -> bool:
-    return content_type.startswith(_READABLE) or content_type.endswith(_READABLE_ENDINGS)
-
-
 def _raw_page(response: aiohttp.ClientResponse, url: URL, body: bytes) -> RawPage:
     return RawPage(
         url=url,
         status=response.status,
-        content_type=response.content_type,
+        content_type=named_kind(response.headers.get("Content-Type", "")),
         charset=response.charset,
         body=body,
     )

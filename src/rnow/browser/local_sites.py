@@ -11,7 +11,6 @@ one cannot pass for a page of another.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from aiohttp import web
 
@@ -46,20 +45,11 @@ class LocalSites:
             for host, folder in self._folders.items():
                 self.ports[host] = await self._serve(folder)
         except BaseException:
-            await self.aclose()
+            await self.__aexit__()
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Stop serving."""
+    async def __aexit__(self, *_: object) -> None:
         while self._runners:
             await self._runners.pop().cleanup()
 

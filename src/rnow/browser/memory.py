@@ -2,24 +2,21 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from rnow.browser.text.pagination import Document
 
-ReadDocument = Callable[[], Awaitable[Document]]
+ReadDocument = Callable[[], Coroutine[Any, Any, Document]]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
-    document: Document
-    is_claimed: bool = False  # some caller has had it
-
-
-@dataclass(slots=True)
-class _Coming:
-    task: "asyncio.Task[_Entry]"
+    reading: asyncio.Task[Document]
     num_callers: int = 0  # that wait for it
+    num_bytes: int = 0  # once it is read
+    is_claimed: bool = False  # some caller has had it
 
 
 class PageCache:
@@ -31,28 +28,29 @@ class PageCache:
     """
 
     def __init__(self, *, max_bytes: int) -> None:
+        self.num_bytes = 0
         self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._kept: OrderedDict[str, _Entry] = OrderedDict()  # the least recently used first
-        self._coming: dict[str, _Coming] = {}
-        self._reading: set[asyncio.Task[_Entry]] = set()  # those that are being ended, too
-
-    @property
-    def num_bytes(self) -> int:
-        return self._num_bytes
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # the least recently used first
+        self._reading: set[asyncio.Task[Document]] = set()  # those that are being ended, too
 
     async def get(self, key: str, read: ReadDocument) -> tuple[Document, bool]:
         """Return the document, and whether an earlier caller has had it: `read` is called once.
 
         Raises what `read` raises.
         """
-        entry = self._kept.get(key)
-        if entry is None:
-            entry = await self._wait(key, self._coming.get(key) or self._start(key, read))
-        else:
-            self._kept.move_to_end(key)
+        entry = self._entries.get(key) or self._start(key, read)
+        self._entries.move_to_end(key)
+        entry.num_callers += 1
+        try:
+            # Shielded: a caller that gives up takes the page from none of the others.
+            document = await asyncio.shield(entry.reading)
+        finally:
+            entry.num_callers -= 1
+            if not entry.num_callers and not entry.reading.done():
+                entry.reading.cancel()
+                self._forget(key, entry)  # whoever asks now has it read anew
         is_shared, entry.is_claimed = entry.is_claimed, True
-        return entry.document, is_shared
+        return document, is_shared
 
     async def aclose(self) -> None:
         """Stop what is on its way."""
@@ -61,41 +59,31 @@ class PageCache:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
 
-    async def _wait(self, key: str, coming: _Coming) -> _Entry:
-        coming.num_callers += 1
-        try:
-            # Shielded: a caller that gives up takes the page from none of the others.
-            return await asyncio.shield(coming.task)
-        finally:
-            coming.num_callers -= 1
-            if not coming.num_callers and not coming.task.done():
-                coming.task.cancel()
-                self._forget(key, coming)  # whoever asks now has it read anew
-
-    def _start(self, key: str, read: ReadDocument) -> _Coming:
-        async def run() -> _Entry:
-            return _Entry(await read())
-
-        def ended(task: "asyncio.Task[_Entry]") -> None:
+    def _start(self, key: str, read: ReadDocument) -> _Entry:
+        def ended(task: asyncio.Task[Document]) -> None:
             self._reading.discard(task)
-            self._forget(key, coming)
             # Asking for the exception also keeps asyncio quiet where every caller has given up.
-            if not task.cancelled() and task.exception() is None:
-                self._keep(key, task.result())
+            if task.cancelled() or task.exception() is not None:
+                self._forget(key, entry)
+            elif self._entries.get(key) is entry:
+                entry.num_bytes = task.result().num_bytes
+                self.num_bytes += entry.num_bytes
+                self._forget_oldest()
 
-        task = asyncio.get_running_loop().create_task(run(), name=f"page {key}")
+        task = asyncio.get_running_loop().create_task(read(), name=f"page {key}")
         self._reading.add(task)
-        coming = self._coming[key] = _Coming(task)
+        entry = self._entries[key] = _Entry(task)
         task.add_done_callback(ended)
-        return coming
+        return entry
 
-    def _forget(self, key: str, coming: _Coming) -> None:
-        if self._coming.get(key) is coming:
-            del self._coming[key]
+    def _forget(self, key: str, entry: _Entry) -> None:
+        if self._entries.get(key) is entry:
+            del self._entries[key]
+            self.num_bytes -= entry.num_bytes
 
-    def _keep(self, key: str, entry: _Entry) -> None:
-        self._kept[key] = entry
-        self._num_bytes += entry.document.num_bytes
-        while self._num_bytes > self._max_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            self._num_bytes -= oldest.document.num_bytes
+    def _forget_oldest(self) -> None:
+        for key, entry in list(self._entries.items()):
+            if self.num_bytes <= self._max_bytes:
+                break
+            if entry.num_bytes:
+                self._forget(key, entry)

@@ -1,6 +1,6 @@
 """One browser: URL in, text for the model out.
 
-    check_url ─▶ PageCache ─▶ PageSource ─▶ markdown ─▶ pages within the limiter's tokens
+    check_url, HostRules ─▶ PageCache ─▶ PageSource ─▶ markdown ─▶ pages within the limiter's tokens
 
 The sources and their order are put together by chain.py.
 
@@ -13,12 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from yarl import URL
-
 from rnow.browser.chain import page_source
 from rnow.browser.errors import BrowseError
 from rnow.browser.memory import PageCache
 from rnow.browser.rules.guard import check_url
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.text.extract import extract_text
@@ -30,14 +29,19 @@ _NUM_CONVERTERS = 2  # threads; one page that takes long leaves the other to the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Answer(text="https://… (status 200, page 1 of 1)…", counter="browser/fetched", …)."""
+    """Answer(text="https://… (status 200, page 1 of 1)…", url="https://…", cache="none", …)."""
 
     text: str
-    counter: str  # browser/fetched, browser/stored, browser/shared or browser/error_<code>
     code: str = "ok"  # or that of the error
     url: str | None = None  # after redirects; None where there is no page, like the two below
     source: str | None = None
     cache: Literal["memory", "store", "none"] | None = None
+
+    @property
+    def counter(self) -> str:
+        """What is counted: browser/fetched, …/stored, …/shared or …/error_<code>."""
+        counters = {"none": "fetched", "store": "stored", "memory": "shared"}
+        return f"browser/{counters[self.cache] if self.cache else f'error_{self.code}'}"
 
 
 class Browser:
@@ -55,6 +59,7 @@ class Browser:
         source: PageSource | None = None,
     ) -> None:
         self._settings = settings
+        self._hosts = HostRules(settings)
         self._limiter = limiter
         self._source = source or page_source(settings)
         self._pages = PageCache(max_bytes=settings.max_cached_bytes)
@@ -77,21 +82,27 @@ class Browser:
             return await self._read(url, page)
         except BrowseError as error:
             _LOG.info("%s: %s (%r)", url, error.text, error.__cause__)
-            return _no_page(error)
+            why = error
         # Parsers meet hostile input here, and the model's answer must show none of our inside.
         except Exception:
             _LOG.exception("%s could not be read", url)
-            return _no_page(BrowseError("unreadable", "this page could not be turned into text."))
+            why = BrowseError("unreadable", "this page could not be turned into text.")
+        return Answer(text=why.text, code=why.code)
 
     async def _read(self, url: str, page: int) -> Answer:
-        checked = check_url(url, ports=self._settings.ports)
+        checked = self._hosts.check(check_url(url, ports=self._settings.ports))
         document, is_shared = await self._pages.get(str(checked), lambda: self._document(checked))
         num_pages = len(document.pages)
         if not 1 <= page <= num_pages:
             raise BrowseError("bad_page", f"this document has pages 1 to {num_pages}.")
-        return _page(document, page, is_shared=is_shared)
+        return Answer(
+            text=show_page(document, page),
+            url=document.url,
+            source=document.source,
+            cache="memory" if is_shared else "store" if document.is_stored else "none",
+        )
 
-    async def _document(self, url: URL) -> Document:
+    async def _document(self, url: AllowedUrl) -> Document:
         raw = await self._source.fetch(url)
         conversion = asyncio.get_running_loop().run_in_executor(
             self._converters, _to_document, raw, self._limiter
@@ -102,22 +113,6 @@ class Browser:
         except TimeoutError as error:
             sentence = "this page took too long to be turned into text."
             raise BrowseError("timeout", sentence) from error
-
-
-def _page(document: Document, page: int, *, is_shared: bool) -> Answer:
-    cache: Literal["memory", "store", "none"] = "store" if document.is_stored else "none"
-    counter = "browser/stored" if document.is_stored else "browser/fetched"
-    return Answer(
-        text=show_page(document, page),
-        counter="browser/shared" if is_shared else counter,
-        url=document.url,
-        source=document.source,
-        cache="memory" if is_shared else cache,
-    )
-
-
-def _no_page(error: BrowseError) -> Answer:
-    return Answer(text=error.text, counter=f"browser/error_{error.code}", code=error.code)
 
 
 def _to_document(raw: RawPage, limiter: Limiter | None) -> Document:

@@ -49,6 +49,12 @@ class BrowserSettings:
     max_cached_bytes: int = 64_000_000  # of page text kept in memory
     ports: tuple[int, ...] = (80, 443)  # that a URL may name
 
+    def __post_init__(self) -> None:
+        # The characters of "*.site.test" are entries, and the first of them allows every host.
+        for hosts in (self.allow_hosts, self.render_hosts):
+            if isinstance(hosts, str):
+                raise TypeError(f"hosts are {hosts!r}, one text; give a tuple: ({hosts!r},)")
+
     @property
     def user_agent(self) -> str:
         """What sites are told of who reads them; the same for every source."""

@@ -58,37 +58,35 @@ class SharedBrowser:
         self._loop.close()
 
 
-class _Held:
-    """What this process is configured for, and its browser once there is one."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.settings = BrowserSettings()
-        self.limiter: Limiter | None = None
-        self.browser: SharedBrowser | None = None
-
-
-_held = _Held()
+_lock = threading.Lock()
+_rules: "tuple[BrowserSettings, Limiter | None]" = (BrowserSettings(), None)
+_browser: SharedBrowser | None = None
 
 
 def configure(settings: BrowserSettings, limiter: "Limiter | None" = None) -> None:
-    """Set the rules for all later reads of this process. Costs nothing until the first of them."""
+    """Set the rules for all later reads of this process. Costs nothing until the first of them.
+
+    The tool worker does so before the first call.
+    """
+    global _rules
     close()
-    with _held.lock:
-        _held.settings, _held.limiter = settings, limiter
+    with _lock:
+        _rules = (settings, limiter)
 
 
 def get() -> SharedBrowser:
     """Return this process's browser; the first call starts it."""
-    with _held.lock:
-        if _held.browser is None:
-            _held.browser = SharedBrowser(_held.settings, _held.limiter)
-        return _held.browser
+    global _browser
+    with _lock:
+        if _browser is None:
+            _browser = SharedBrowser(*_rules)
+        return _browser
 
 
 def close() -> None:
     """End this process's browser, if it has one; the next read starts another."""
-    with _held.lock:
-        browser, _held.browser = _held.browser, None
+    global _browser
+    with _lock:
+        browser, _browser = _browser, None
     if browser is not None:
         browser.close()

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from rnow.chat.markup import Markup
+from rnow.chat.rendering_limit import rendered
+from rnow.chat.tool_texts import texts_of, with_texts
 from rnow.chat.toolcalls import parse_tool_calls
 from rnow.errors import ModelError, TemplateError
 from rnow.records import Message
@@ -68,7 +70,7 @@ class ChatTemplate:
                 "transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…) writes there"
             )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(model_path))
+            tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
             generation_config = cached_file(
                 str(model_path),
                 "generation_config.json",
@@ -95,27 +97,44 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = ()) -> str:
         """Return the template's text of a conversation, up to where the assistant goes on."""
-        try:
-            text: str = self._tokenizer.apply_chat_template(
+        return rendered(
+            lambda: self._tokenizer.apply_chat_template(
                 [_with_parsed_arguments(message) for message in messages],
                 tools=[tool.as_openai() for tool in tools] or None,
                 add_generation_prompt=True,
                 tokenize=False,
                 **self._options,
-            )
-        # A template is foreign code that runs on foreign data: it may raise anything.
-        except Exception as error:
-            raise TemplateError(
-                f"the chat template of {self.name} cannot render these messages: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        return text
+            ),
+            name=self.name,
+        )
 
     def render_prompt(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
     ) -> list[int]:
-        """Return the ids of a prompt, up to where the assistant starts."""
-        return self.encode(self.render(messages, tools=tools))
+        """Return the ids of a prompt, up to where the assistant starts.
+
+        An added token in a message is the user's own; what tools are called or do makes none.
+        """
+        text = self.render(messages, tools=tools)
+        ids = self.encode(text)
+        if not tools:
+            return ids
+        texts = texts_of(tools)
+
+        def render(hidden: Sequence[str]) -> str:
+            shown = with_texts(tools, dict(zip(texts, hidden, strict=False)))
+            return self.render(messages, tools=shown)
+
+        # The text itself is only there so that none of its characters stands for another one.
+        kept_apart = self._markup.encode([*texts, text], render)
+        if self._added_in(ids) == self._added_in(kept_apart):
+            return ids
+        if self.decode(kept_apart) != self.decode(ids):
+            raise TemplateError(
+                f"a tool's name, description or parameters hold an added token of {self.name}, and "
+                "its chat template rewrites them, so that it cannot be told from markup"
+            )
+        return kept_apart
 
     def bridge(self, tool_texts: Sequence[str]) -> list[int]:
         """Return what stands between the end of an assistant's content and its next generation.
@@ -156,6 +175,9 @@ class ChatTemplate:
         """Return the text of `token_ids`, added tokens included."""
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=False)
         return text
+
+    def _added_in(self, ids: Sequence[int]) -> list[int]:
+        return [id for id in ids if id in self.added_ids]
 
     def _first_bridge_id(self) -> int:
         bridge = self.bridge(())

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,42 +43,31 @@ def browse(
     loaded = load_project(project, overrides or [], console)
     import asyncio
 
-    look, notices = asyncio.run(look_at(loaded, project, url=url, page=page, source=source))
+    reading = look_at(loaded, project, url=url, page=page, source=source, is_described=json_)
+    look, notices = asyncio.run(reading)
     for notice in notices:
         console.print(notice, style="yellow", soft_wrap=True)
-    typer.echo(json.dumps(look.as_json()) if json_ else look.text)
-    if look.code != "ok":
+    typer.echo(json.dumps(look) if json_ else look["text"])
+    if look["code"] != "ok":
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What the model would get of a page, and how it was got.
-
-    Look(text="https://… (status 200, page 1 of 1)…", code="ok", url="https://…", source="http",
-         cache="none", ms=212)
-    """
-
-    text: str
-    code: str  # ok, that of an error, or of the tool call: error, timeout
-    url: str | None  # after redirects; None where there is no page, as below
-    source: str | None
-    cache: str | None  # none, store or memory
-    ms: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 async def look_at(
-    loaded: "LoadedConfig", directory: Path, *, url: str, page: int, source: str
-) -> tuple[Look, tuple[str, ...]]:
-    """Read one page; return it with what the user should know.
+    loaded: "LoadedConfig",
+    directory: Path,
+    *,
+    url: str,
+    page: int,
+    source: str,
+    is_described: bool,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Read one page; return what --json shows of it, and what the user should know.
 
-    `source` auto: as a run would. http or browser: by that alone, past the store.
+    Its code is ok, that of an error, or of the tool call: error, timeout. `source` auto: as a run
+    would. http or browser: by that alone, past the store. Unless `is_described` it has no more.
     """
     from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
-    from rnow.commands.pages import open_pages
+    from rnow.commands.pages import open_pages, outcome_of
     from rnow.records import ToolOutcome
 
     program = loaded.config.browser.executable
@@ -90,15 +78,9 @@ async def look_at(
         changes |= {"store": None, "store_mode": "live"}
     async with open_pages(loaded, directory, **changes) as pages:
         answer = await pages.read(url, page)
-        known: Mapping[str, Any] = {"code": str(answer.outcome)}
-        if answer.outcome is ToolOutcome.OK:
-            known = await pages.describe()
-    look = Look(
-        text=answer.text,
-        code=known["code"],
-        url=known.get("url"),
-        source=known.get("source"),
-        cache=known.get("cache"),
-        ms=round(1_000 * answer.duration_s),
-    )
-    return look, pages.notices
+        got: Mapping[str, Any] = {"code": outcome_of(answer)}
+        if is_described:
+            is_read = answer.outcome is ToolOutcome.OK
+            unknown = dict.fromkeys(("url", "source", "cache"))
+            got = await pages.describe() if is_read else {**got, **unknown}
+    return {"text": answer.text, **got, "ms": round(1_000 * answer.duration_s)}, pages.notices

@@ -1,8 +1,7 @@
 """`rnow eval`: find the model, place it, evaluate it, show the figures."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +10,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnow.commands.arguments import LIMITS, Args, Dir, Json, Model, make_console, open_project
+from rnow.commands.arguments import (
+    CHOICE,
+    LIMITS,
+    Args,
+    Dir,
+    Json,
+    MaxContextWindow,
+    Model,
+    make_console,
+    open_project,
+    rollout_option,
+)
+from rnow.commands.contact import decide_contact
+from rnow.commands.hosted import hosted_option, tell_ignored
 from rnow.commands.run import run_name
-from rnow.errors import DataError, UsageError
 from rnow.runtime.console import make_bar, sayer
 
 if TYPE_CHECKING:
@@ -43,6 +54,20 @@ def _temperature_option(k: int) -> Any:
     )
 
 
+MaxTurns = Annotated[int | None, rollout_option("max-turns", "N", "Generations in one rollout.")]
+TerminationPolicy = Annotated[
+    str | None,
+    rollout_option("termination-policy", "NAME", "When a rollout ends: last_tool or max_turns."),
+]
+MaxToolResponse = Annotated[
+    int | None,
+    rollout_option("max-tool-response", "N", "What is shown of one tool result, in tokens."),
+]
+ReasoningMode = Annotated[
+    str | None, rollout_option("reasoning-mode", "NAME", "How much the model thinks.")
+]
+
+
 def eval_(
     args: Args = None,
     directory: Dir = None,
@@ -64,7 +89,25 @@ def eval_(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    max_turns: MaxTurns = None,
+    max_context_window: MaxContextWindow = None,
+    termination_policy: TerminationPolicy = None,
+    max_tool_response: MaxToolResponse = None,
+    reasoning_mode: ReasoningMode = None,
+    mcp_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mcp-url",
+            metavar="URL",
+            help="An MCP server whose tools the model may call, in the place of those of "
+            "rollout.mcp_url; may be given more than once.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
     json_: Json = False,
+    project_id: Annotated[str | None, hosted_option("--project-id", metavar="ID")] = None,
+    eval_id: Annotated[str | None, hosted_option("--eval-id", metavar="ID")] = None,
+    max_billing: Annotated[str | None, hosted_option("--max-billing", metavar="X")] = None,
 ) -> None:
     """Measure how many held-out prompts, those of val.jsonl, a model answers right.
 
@@ -80,7 +123,17 @@ def eval_(
         ]
     )
     console = make_console(to_stderr=json_)
-    loaded, project = open_project(args, directory, console)
+    if mcp_url:
+        args = [*(args or []), f"rollout.mcp_url={json.dumps(mcp_url)}"]
+    tell_ignored(console, project_id=project_id, eval_id=eval_id, max_billing=max_billing)
+    flags = {
+        "rollout.max_turns": max_turns,
+        "rollout.max_context_window": max_context_window,
+        "rollout.termination_policy": termination_policy,
+        "rollout.max_tool_response": max_tool_response,
+        "rollout.reasoning_mode": reasoning_mode,
+    }
+    loaded, project = open_project(args, directory, console, flags=flags)
     evaluation = evaluate_project(
         loaded, project, model=model, passes=passes, max_samples=max_samples, console=console
     )
@@ -103,48 +156,37 @@ def evaluate_project(
     """
     import asyncio
 
-    from rnow.config.load import require_distill
+    from rnow.chat.prompts import read_prompt_file
+    from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
-    from rnow.evaluation.subject import choose_model, clear_scratch, prepare_subject
-    from rnow.rollout.project_pages import require_contact
+    from rnow.evaluation.subject import choose_model, prepared_subject
 
-    require_distill(loaded.config)
-    require_contact(loaded)
+    require_messages(loaded)
+    # Before a model is fetched for nothing.
+    held_out = project / loaded.config.data.val_file
+    read_prompt_file(held_out, dataset_type=loaded.config.dataset_type)
+    loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)
-    subject, scratch = prepare_subject(loaded, project, choice=choice, command="eval", say=say)
-    say(f"Model: {choice.name}")
-    keep_logs = True  # messages name them, until it is known that there are none
-    try:
-        with _progress(f"evaluating {choice.name}", console) as on_answer:
+    prepared = prepared_subject(loaded, project, choice=choice, command="eval", say=say)
+    with prepared as (subject, logs):
+        with make_bar(console) as progress:
+            bar = progress.add_task(f"evaluating {choice.name}", total=None)
             evaluation = asyncio.run(
                 evaluate_model(
                     loaded,
                     project,
                     subject=subject,
-                    log_file=scratch / "tools.log",
+                    log_file=logs.folder / "tools.log",
                     passes=passes,
                     max_samples=max_samples,
                     say=say,
-                    on_answer=on_answer,
+                    on_answer=lambda: progress.advance(bar),
                 )
             )
-        keep_logs = evaluation.num_failed > 0
+        logs.are_kept = bool(evaluation.failures)
         show_evaluation(evaluation, title=choice.name, console=console)
-    except (KeyboardInterrupt, SystemExit, UsageError, DataError):  # name none
-        keep_logs = False
-        raise
-    finally:
-        clear_scratch(scratch, keep_logs=keep_logs, say=say)
     return {"model": choice.name, **evaluation.as_json()}
-
-
-@contextmanager
-def _progress(title: str, console: Console) -> Iterator[Callable[[], None]]:
-    """Show a bar while the block runs; give what moves it on by one."""
-    with make_bar(console) as progress:
-        bar = progress.add_task(title, total=None)
-        yield lambda: progress.advance(bar)
 
 
 def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -> None:
@@ -173,6 +215,10 @@ def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -
         f"Wilson intervals; {_percent(evaluation.format_ok)} in the asked form; "
         f"{evaluation.num_failed} rollouts failed and are not counted"
     )
+    if evaluation.mean_reward is not None:
+        say(f"mean reward {evaluation.mean_reward:.3f}")
+    if evaluation.num_ungraded:
+        say(f"{evaluation.num_ungraded} answers could not be graded and are not counted")
     for reason, count in evaluation.most_common_failures().items():
         say(f"  {count} × {reason}")
     if evaluation.num_tool_failures or evaluation.num_timed_out:
@@ -188,7 +234,7 @@ def _add_row(table: Table, name: str, figures: "Figures") -> None:
         str(figures.num),
         _percent(figures.value),
         _interval(figures),
-        _percent(figures.constant),
+        "not known" if figures.constant is None else _percent(figures.constant),
     )
 
 

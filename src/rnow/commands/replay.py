@@ -101,13 +101,13 @@ def replay_update(file: Path) -> Replayed:
         trainer.load_state(checkpoint.optimizer, {"num_bad_updates": 0})
         weights_step = checkpoint.step
     step = scored[0].trajectory.id.step
-    result = trainer.update(Batch(step=step, scored=scored))
+    metrics = trainer.update(Batch(step=step, scored=scored))
     return Replayed(
         step=step,
         weights_step=weights_step,
         num_moves_between=count_moves(run.read_metrics(), step, weights_step),
         problem=problems[0] if problems else None,
-        metrics=result.metrics,
+        metrics=metrics,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rnow.commands.arguments import Dir, RunFolder, find_project
+from rnow.commands.hosted import Yes, hosted_option
 from rnow.errors import DeadlineError, UsageError
 
 if TYPE_CHECKING:
@@ -48,10 +49,12 @@ def stop(
             help="How long to wait for the run's end before giving up; the run goes on to its end.",
         ),
     ] = 600.0,
+    yes: Yes = False,
+    save_model: Annotated[bool, hosted_option("--save-model")] = False,
 ) -> None:
     """Ask a run to save and end; say how to go on with it.
 
-    Example: rnow stop runs/demo
+    Example: rnow stop demo
     """
     from rnow.runs.folder import RunDirectory
 

@@ -16,46 +16,43 @@ def report_cautions(source: ConfigSource, config: Config, directory: Path) -> No
         ("model.qlora_rank", config.model.qlora_rank, 128),
     ):
         if value > limit:
-            message = (
+            source.warn(
+                key,
                 f"{key} is {value}; the hosted service takes {limit} at most, "
-                "here memory and time are the limits"
+                "here memory and time are the limits",
             )
-            source.report(key, message, severity="warning")
     num_rollouts = config.data.batch_size * config.data.group_size
     if config.dataset_type == "distill" and num_rollouts < FEWEST_ROLLOUTS:
-        message = (
+        source.warn(
+            "data.batch_size",
             f"a step has {num_rollouts} rollouts (data.batch_size x data.group_size); published "
             f"runs have {FEWEST_ROLLOUTS} to 2048, most of them of different prompts, and fewer "
-            "make steps noisy: docs/recipes.md"
+            "make steps noisy: docs/recipes.md",
         )
-        source.report("data.batch_size", message, severity="warning")
-    estimator = config.algorithm.adv_estimator
+    key, estimator = "algorithm.adv_estimator", config.algorithm.adv_estimator
     if config.dataset_type == "distill" and estimator != "grpo":
-        key = "algorithm.adv_estimator"
-        message = f"{key} {estimator} has no effect: distillation has no rewards"
-        source.report(key, message, severity="warning")
+        source.warn(key, f"{key} {estimator} has no effect: distillation has no rewards")
     if config.trainer.eval_step > 0 and not (directory / config.data.val_file).is_file():
         key = "trainer.eval_step"
-        message = (
+        source.warn(
+            key,
             f"{key} is {config.trainer.eval_step}, but there is no {config.data.val_file}: "
-            "nothing is evaluated during the run"
+            "nothing is evaluated during the run",
         )
-        source.report(key, message, severity="warning")
     if config.teacher is not None:
         _report_engine_cautions(source, config, config.teacher)
 
 
 def _report_engine_cautions(source: ConfigSource, config: Config, teacher: TeacherSettings) -> None:
-    rollout_s, request_s = config.rollout.rollout_timeout, config.engine.request_timeout_s
+    key, rollout_s = "rollout.rollout_timeout", config.rollout.rollout_timeout
+    request_s = config.engine.request_timeout_s
     if config.engine.kind != "local" and rollout_s <= request_s:
-        key = "rollout.rollout_timeout"
-        message = (
+        source.warn(
+            key,
             f"{key} is {rollout_s:g} s, not above engine.request_timeout_s ({request_s:g} s): "
-            "rollouts end before a server that hangs is noticed"
+            "rollouts end before a server that hangs is noticed",
         )
-        source.report(key, message, severity="warning")
     is_served = teacher.url is None and (teacher.engine or config.engine.kind) != "local"
     if teacher.quantization is not None and not is_served:
         key = "teacher.quantization"
-        message = f"{key} has no effect: it is for a vLLM server that rnow starts"
-        source.report(key, message, severity="warning")
+        source.warn(key, f"{key} has no effect: it is for a vLLM server that rnow starts")

@@ -3,12 +3,14 @@
 Messages, docs/configuration.md and the test that walks both are made from this.
 """
 
+from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
+from rnow.config.mcp_servers import McpServer
 from rnow.config.settings import Config
 from rnow.config.types import Section
 
@@ -18,6 +20,7 @@ _WORDS = {
     float: "a number",
     str: "a text",
     list[str]: "a list of texts",
+    list[McpServer]: "a URL, or a list of URLs, {url: …} and {command: …}",
     dict[str, str]: "a mapping of texts to texts",
     dict[str, Any]: "a mapping",
     type(None): "null",
@@ -26,40 +29,25 @@ _WORDS = {
 
 def settings_by_key() -> dict[str, FieldInfo]:
     """Return every setting under its dotted key, "trainer.num_epochs", in the order of the page."""
-    return _walk(Config, prefix="")
+    return {key: field for key, field, section in _walk(Config) if section is None}
 
 
 def section_keys() -> dict[str, type[Section]]:
     """Return every section under its dotted key: "trainer", "resources.student"."""
-    return _walk_sections(Config, prefix="")
+    return {key: section for key, _, section in _walk(Config) if section is not None}
 
 
-def _section_of(field: FieldInfo) -> type[Section] | None:
-    for member in (field.annotation, *get_args(field.annotation)):
-        if isinstance(member, type) and issubclass(member, Section):
-            return member
-    return None
-
-
-def _walk(section: type[Section], *, prefix: str) -> dict[str, FieldInfo]:
-    found: dict[str, FieldInfo] = {}
-    for name, field in section.model_fields.items():
-        inner = _section_of(field)
-        if inner is None:
-            found[prefix + name] = field
-        else:
-            found |= _walk(inner, prefix=f"{prefix}{name}.")
-    return found
-
-
-def _walk_sections(section: type[Section], *, prefix: str) -> dict[str, type[Section]]:
-    found: dict[str, type[Section]] = {}
-    for name, field in section.model_fields.items():
-        inner = _section_of(field)
-        if inner is not None:
-            found[prefix + name] = inner
-            found |= _walk_sections(inner, prefix=f"{prefix}{name}.")
-    return found
+def _walk(
+    around: type[Section], *, prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo, type[Section] | None]]:
+    """Yield key, field, and the section that it holds where it is none of the settings."""
+    for name, field in around.model_fields.items():
+        members = (field.annotation, *get_args(field.annotation))
+        sections = (one for one in members if isinstance(one, type) and issubclass(one, Section))
+        section = next(sections, None)
+        yield prefix + name, field, section
+        if section is not None:
+            yield from _walk(section, prefix=f"{prefix}{name}.")
 
 
 def type_in_words(field: FieldInfo) -> str:

@@ -7,7 +7,7 @@ remedy. What a setting is stands in settings.py; what an old key becomes in old_
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from rnow.config.old_keys import refuse_flat_form, take_project_name, translate_
 from rnow.config.overrides import apply_override
 from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource, read_source, show
-from rnow.errors import ConfigError, Problem
+from rnow.errors import ConfigError, Problem, Severity
 
+_WITHOUT_ROLLOUTS = ("sft", "midtrain")
 # A local site that somebody else serves, in the place of a folder.
 _OWN_SERVER = re.compile(r"127\.0\.0\.1:\d{1,5}")
 
@@ -38,6 +39,16 @@ class LoadedConfig:
     @property
     def notices(self) -> tuple[str, ...]:
         return tuple(str(warning) for warning in self.warnings)
+
+    def problem(self, key: str, message: str, severity: Severity = "error") -> Problem:
+        """Make a problem that stands where `key` is set."""
+        return Problem(
+            file=str(self.file),
+            line=self.lines.get(key),
+            key=key,
+            message=message,
+            severity=severity,
+        )
 
 
 def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -60,7 +71,8 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     config = validate(source)
     if config is not None:
         report_cautions(source, config, directory)
-    problems = _by_line(source.problems)
+    # As the file goes; what has no line (overrides, absent sections) comes last.
+    problems = sorted(source.problems, key=lambda one: (one.line is None, one.line or 0))
     errors = [str(problem) for problem in problems if problem.severity == "error"]
     if errors or config is None:
         raise ConfigError("\n".join(errors), problems=problems)
@@ -74,52 +86,71 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     )
 
 
-def require_distill(config: Config) -> TeacherSettings:
+def require_distill(loaded: LoadedConfig) -> TeacherSettings:
     """Return the teacher's settings; ConfigError where another kind of training is asked for."""
-    if config.dataset_type != "distill":
-        raise ConfigError(
-            f"dataset_type {config.dataset_type} is read and checked, but not trained "
-            "in this version; only distill is"
+    key, kind = "dataset_type", loaded.config.dataset_type
+    if kind != "distill":
+        message = (
+            f"{key} {kind} is read and checked, but not trained in this version; only distill is. "
+            f"To train this project so: {key}: distill, and a teacher: {{path: MODEL}}"
         )
+        raise ConfigError(problems=[loaded.problem(key, message)])
+    return teacher_of(loaded.config)
+
+
+def teacher_of(config: Config) -> TeacherSettings:
+    """Return the teacher's settings of a config whose dataset_type is distill."""
     assert config.teacher is not None, "load_config refuses distill without a teacher"
     return config.teacher
 
 
+def require_messages(loaded: LoadedConfig) -> None:
+    """Refuse to roll out where prompts are texts: there is nothing to answer."""
+    if loaded.config.dataset_type == "midtrain":
+        key = "dataset_type"
+        message = f"{key} midtrain has texts, and no prompts that a model could answer"
+        line = loaded.lines.get(key)
+        problem = Problem(file=str(loaded.file), line=line, key=key, message=message)
+        raise ConfigError(problems=[problem])
+
+
 def find_tools_file(loaded: LoadedConfig, *, directory: Path) -> Path | None:
-    """Return `directory`'s tools.py, None where there is none: then a rollout has one turn.
+    """Return `directory`'s tools.py, None where there is none: without MCP servers a rollout then
+    has one turn.
 
     Raises ConfigError where more turns are asked for, since nothing could happen between them.
     """
     file = directory / "tools.py"
     if file.is_file():
         return file
-    max_turns = loaded.config.rollout.max_turns
-    if max_turns == 1:
+    rollout = loaded.config.rollout
+    max_turns = rollout.max_turns
+    without = loaded.config.dataset_type in _WITHOUT_ROLLOUTS
+    if max_turns == 1 or rollout.mcp_url or without:
         return None
-    remedy = "write one, or set rollout.max_turns to 1"
+    remedy = "write one, name an MCP server in rollout.mcp_url, or set rollout.max_turns to 1"
     if (directory / "env.py").is_file():
         remedy = "env.py is its old name: rename it to tools.py"
     key = "rollout.max_turns"
     message = f"{key} is {max_turns}, but there is no tools.py in {directory}; {remedy}"
-    problem = Problem(file=str(loaded.file), line=loaded.lines.get(key), key=key, message=message)
-    raise ConfigError(problems=[problem])
+    raise ConfigError(problems=[loaded.problem(key, message)])
+
+
+def config_file(directory: Path) -> Path | None:
+    """Return the file that holds a project's config; None where there is none."""
+    files = (directory / name for name in ("config.yml", "config.json"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _find_file(directory: Path) -> Path:
-    for name in ("config.yml", "config.json"):
-        if (directory / name).is_file():
-            return directory / name
+    if (file := config_file(directory)) is not None:
+        return file
     remedy = "rnow init makes a project"
     if (directory / "config.yaml").is_file():
         remedy = "rename config.yaml to config.yml"
     message = f"No config.yml or config.json found in {directory}; {remedy}"
     problem = Problem(file=str(directory), line=None, key=None, message=message)
     raise ConfigError(message, problems=[problem])
-
-
-def _by_line(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort as the file goes; what has no line (overrides, absent sections) comes last."""
-    return sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0))
 
 
 def _fill_in_sections(source: ConfigSource) -> None:
@@ -146,11 +177,11 @@ def _check_dataset_type(source: ConfigSource) -> None:
             "'teacher' is only available for dataset_type: distill; "
             f"remove the section, or dataset_type: {dataset_type}",
         )
-    if dataset_type in ("sft", "midtrain"):
+    if dataset_type in _WITHOUT_ROLLOUTS:
         for name in ("algorithm", "rollout"):
             if source.get(name):
                 message = f"{name} is ignored: dataset_type {dataset_type} makes no rollouts"
-                source.report(name, message, severity="warning")
+                source.warn(name, message)
 
 
 def _check_local_sites(source: ConfigSource, directory: Path) -> None:

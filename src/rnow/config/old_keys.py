@@ -25,7 +25,7 @@ IGNORED_KEYS = {
     "model._resolvedCheckpointPath": _RUNS_ARE_LOCAL,
     "model._resolvedSamplerCheckpointPath": _RUNS_ARE_LOCAL,
     "model._baseModelName": _RUNS_ARE_LOCAL,
-    "teacher.agentic": "a run uses tools exactly when tools.py is there",
+    "teacher.agentic": "a run uses tools exactly when tools.py or rollout.mcp_url is there",
     "trainer.max_billing": "runs are local and cost nothing; trainer.max_time_s limits a run",
 }
 
@@ -83,13 +83,12 @@ def translate_old_keys(source: ConfigSource) -> None:
     """Take every other key of the tables above out of `source`, with a warning or an error each."""
     for key, reason in IGNORED_KEYS.items():
         if source.has(key):
-            source.report(key, f"{key} is ignored: {reason}", severity="warning")
+            source.warn(key, f"{key} is ignored: {reason}")
             source.pop(key)
     for key in sorted(KEYS_TO_COME):
         if source.has(key):
             source.report(key, f"{key} is not built yet in this version; remove it")
             source.pop(key)
-    _refuse_mcp(source)
     _refuse_other_sampling(source)
     _translate_thinking_mode(source)
     _translate_save_step(source)
@@ -102,14 +101,6 @@ def translate_old_keys(source: ConfigSource) -> None:
         )
 
 
-def _refuse_mcp(source: ConfigSource) -> None:
-    if source.has("rollout.mcp_url") and source.pop("rollout.mcp_url") is not None:
-        source.report(
-            "rollout.mcp_url",
-            "rollout.mcp_url is not supported; write a tool in tools.py that does the same",
-        )
-
-
 def _refuse_other_sampling(source: ConfigSource) -> None:
     sections = [name for name, value in source.values.items() if isinstance(value, dict)]
     for prefix in ("", *(f"{name}." for name in sections)):
@@ -119,7 +110,7 @@ def _refuse_other_sampling(source: ConfigSource) -> None:
                 continue
             value = source.pop(key)
             if value is None or value in harmless:
-                source.report(key, f"{key} is ignored: it is always so", severity="warning")
+                source.warn(key, f"{key} is ignored: it is always so")
             else:
                 source.report(
                     key,
@@ -135,12 +126,10 @@ def _translate_thinking_mode(source: ConfigSource) -> None:
         return
     mode = source.pop(old)
     if source.get(new) is not None:
-        source.report(old, f"{old} is ignored: {new} is set", severity="warning")
+        source.warn(old, f"{old} is ignored: {new} is set")
     elif mode in _THINKING_TO_REASONING:
         source.set(new, _THINKING_TO_REASONING[mode])
-        source.report(
-            old, f"{old} is an old key, read as {new}: {source.get(new)}", severity="warning"
-        )
+        source.warn(old, f"{old} is an old key, read as {new}: {source.get(new)}")
     elif mode is not None:
         known = ", ".join(_THINKING_TO_REASONING)
         source.report(old, f"{old} is {show(mode)}; use {new} (the old values were {known})")
@@ -151,8 +140,4 @@ def _translate_save_step(source: ConfigSource) -> None:
     value = source.get(key)
     if value in (0, "0") and value is not False:
         source.set(key, -1)
-        source.report(
-            key,
-            f"{key} is 0, which was an old way to say -1: only the end is saved",
-            severity="warning",
-        )
+        source.warn(key, f"{key} is 0, which was an old way to say -1: only the end is saved")

@@ -6,15 +6,16 @@ the same way. Duplicate keys are problems here, since YAML's own loader lets the
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from rnow.errors import ConfigError, Problem
+from rnow.errors import ConfigError, Problem, Severity
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
+_TEXT_TAG = "tag:yaml.org,2002:str"
 _MAX_VALUES = 100_000  # a few lines of anchors within anchors would fill the memory
-_CONTAINER_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+SECRET_KEYS = frozenset({"rollout.mcp_url"})  # whose values no message shows
 
 
 @dataclass
@@ -30,14 +31,16 @@ class ConfigSource:
     overrides: dict[str, str] = field(default_factory=dict)  # dotted key -> "override KEY=VALUE"
     problems: list[Problem] = field(default_factory=list)
 
-    def report(
-        self, key: str, message: str, *, severity: Literal["error", "warning"] = "error"
-    ) -> None:
+    def report(self, key: str, message: str, *, severity: Severity = "error") -> None:
         """Keep a problem, placed at `key` or at the nearest section around it that was written."""
         file, line = self.place(key)
         self.problems.append(
             Problem(file=file, line=line, key=key, message=message, severity=severity)
         )
+
+    def warn(self, key: str, message: str) -> None:
+        """Report what loads, but not as its writer may think."""
+        self.report(key, message, severity="warning")
 
     def place(self, key: str) -> tuple[str, int | None]:
         """Return the file and line of `key`, or the override that set it or something inside it."""
@@ -108,89 +111,60 @@ def read_source(file: Path) -> ConfigSource:
     return source
 
 
-def read_yaml_text(text: str, *, source: ConfigSource | None = None) -> Any:
-    """Return the value of one YAML document; with `source`, note lines and duplicate keys there.
-
-    Keys of mappings are text as written: `on: 1` has the key "on".
-    """
-    loader = yaml.SafeLoader(text)
+def read_yaml_text(text: str, *, source: ConfigSource) -> Any:
+    """Return the value of one YAML document; lines and duplicate keys are noted in `source`."""
+    loader = _Loader(text, source)
     try:
-        node = loader.get_single_node()
-        return None if node is None else _Builder(loader, source).build(node, "")
+        return loader.get_single_data()
     finally:
         loader.dispose()
 
 
-class _Builder:
-    """Turns YAML nodes into values, and keeps what PyYAML's own constructor forgets."""
+class _Loader(yaml.SafeLoader):
+    """YAML's own loader, which forgets lines and lets the last of two equal keys win.
 
-    def __init__(self, loader: yaml.SafeLoader, source: ConfigSource | None) -> None:
-        self.loader = loader
+    Keys are text as written: `on: 1` has the key "on". Each use of an anchor is a value of its own,
+    so that what becomes of one section does not become of another.
+    """
+
+    def __init__(self, text: str, source: ConfigSource) -> None:
+        super().__init__(text)
         self.source = source
-        self.open_nodes: set[int] = set()  # an anchor that holds itself would never end
+        self.key = ""  # the dotted key of what is being read
         self.num_values = 0
 
-    def build(self, node: yaml.Node, key: str) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
+        """Read what stands at `index`: a key's node, a number, or None for a key and the whole."""
+        if index is None:
+            node = super().compose_node(parent, index)  # type: ignore[arg-type]  # typeshed: int
+            return _text(node) if isinstance(parent, yaml.MappingNode) else node
+        around, name = self.key, index.value if isinstance(index, yaml.Node) else index
+        self.key = f"{around}.{name}" if around else str(name)
+        if isinstance(index, yaml.Node) and index.tag != _MERGE_TAG:
+            self._note_line(index.start_mark.line + 1)
+        node = super().compose_node(parent, index)
+        self.key = around
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         self.num_values += 1
         if self.num_values > _MAX_VALUES:
             raise _at(node, f"more than {_MAX_VALUES} values, anchors written out")
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node)
-        if node.tag not in _CONTAINER_TAGS:
-            raise _at(node, f"the tag {node.tag} has no meaning here")
-        if id(node) in self.open_nodes:
-            raise _at(node, "an anchor holds itself")
-        self.open_nodes.add(id(node))
+        self.constructed_objects.pop(node, None)
         try:
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, key)
-            return [self.build(item, f"{key}.{i}") for i, item in enumerate(node.value)]
-        finally:
-            self.open_nodes.remove(id(node))
-
-    def _scalar(self, node: yaml.ScalarNode) -> Any:
-        try:
-            return self.loader.construct_object(node)
+            return super().construct_object(node, deep=True)
         except ValueError as error:
             raise _at(node, str(error)) from error
 
-    def _mapping(self, node: yaml.MappingNode, key: str) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
-        values: dict[str, Any] = {}
-        first_lines: dict[str, int] = {}
-        for name_node, value_node in node.value:
-            line = name_node.start_mark.line + 1
-            if name_node.tag == _MERGE_TAG:
-                merged |= self._merge(value_node, key)
-                continue
-            if not isinstance(name_node, yaml.ScalarNode):
-                raise _at(name_node, "a key must be one word")
-            name = str(name_node.value)
-            inner_key = f"{key}.{name}" if key else name
-            if name in values:
-                self._report_duplicate(inner_key, line, first_lines[name])
-                continue
-            first_lines[name] = line
-            if self.source is not None:
-                self.source.lines[inner_key] = line
-            values[name] = self.build(value_node, inner_key)
-        return merged | values
-
-    def _merge(self, node: yaml.Node, key: str) -> dict[str, Any]:
-        values = self.build(node, key)
-        if isinstance(values, list):
-            # Of several merged mappings the first one wins.
-            values = {name: value for part in reversed(values) for name, value in part.items()}
-        if not isinstance(values, dict):
-            raise _at(node, "<< merges mappings only")
-        return values
-
-    def _report_duplicate(self, key: str, line: int, first_line: int) -> None:
-        if self.source is not None:
-            message = f"{key} is set twice, first in line {first_line}; keep one of them"
-            self.source.problems.append(
-                Problem(file=str(self.source.file), line=line, key=key, message=message)
-            )
+    def _note_line(self, line: int) -> None:
+        lines = self.source.lines
+        if self.key not in lines:
+            lines[self.key] = line
+            return
+        message = f"{self.key} is set twice, first in line {lines[self.key]}; keep one of them"
+        file = str(self.source.file)
+        problem = Problem(file=file, line=line, key=self.key, message=message)
+        self.source.problems.append(problem)
 
 
 def show(value: object) -> str:
@@ -205,6 +179,14 @@ def show(value: object) -> str:
         case _:
             text = str(value)
     return text if len(text) <= 50 else f"{text[:49]}…"
+
+
+def _text(node: Any) -> yaml.Node:
+    """Return a key as text, but << as what it is."""
+    if not isinstance(node, yaml.ScalarNode):
+        raise _at(node, "a key must be one word")
+    tag = _MERGE_TAG if node.tag == _MERGE_TAG else _TEXT_TAG
+    return yaml.ScalarNode(tag, node.value, node.start_mark, node.end_mark)
 
 
 def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:

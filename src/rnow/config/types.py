@@ -1,7 +1,8 @@
 """What every section of config.yml is, and the types of settings that have a rule of their own."""
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
@@ -9,9 +10,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 class Section(BaseModel):
     """A part of config.yml: unknown keys, NaN, infinity are errors; it does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
+Hostnames = TypeVar("Hostnames", bound=Collection[str])  # a list, or the keys of a mapping
 DatasetType = Literal["distill", "rl", "sft", "midtrain"]
 Dtype = Literal["auto", "bfloat16", "float32"]
 ReasoningMode = Literal["disabled", "none", "minimal", "low", "medium", "high", "xhigh"]
@@ -50,16 +54,11 @@ def _null_to_default_rollout_timeout(value: object) -> object:
     return DEFAULT_ROLLOUT_TIMEOUT_S if value is None else value
 
 
-def _check_hosts(hosts: list[str]) -> list[str]:
+def _check_hosts(hosts: Hostnames) -> Hostnames:
     for host in hosts:
         if host != "*" and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*", host):
             raise ValueError(f"{host} is not a host name: write it without scheme, port and path")
     return hosts
-
-
-def _check_site_hosts(sites: dict[str, str]) -> dict[str, str]:
-    _check_hosts(list(sites))
-    return sites
 
 
 def _check_environment_names(names: list[str]) -> list[str]:
@@ -75,7 +74,7 @@ TrainerGpus = Annotated[int, AfterValidator(_refuse_several_gpus)]
 Urls = Annotated[str | list[str], AfterValidator(_check_urls)]
 RolloutTimeout = Annotated[float, BeforeValidator(_null_to_default_rollout_timeout)]
 Hosts = Annotated[list[str], AfterValidator(_check_hosts)]
-Sites = Annotated[dict[str, str], AfterValidator(_check_site_hosts)]
+Sites = Annotated[dict[str, str], AfterValidator(_check_hosts)]
 EnvironmentNames = Annotated[list[str], AfterValidator(_check_environment_names)]
 
 

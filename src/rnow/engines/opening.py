@@ -32,7 +32,7 @@ async def open_engine(
     from rnow.engines.local.engine import LocalEngine
 
     return await asyncio.to_thread(
-        LocalEngine.load,
+        LocalEngine,
         spec.model,
         dtype=spec.dtype,
         device=spec.device,

@@ -17,7 +17,7 @@ class EngineSpec:
 
     role: Literal["student", "teacher"]
     model: Path  # folder of the weights to start with
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     device: str  # cuda | cpu: of a model in this process
     request_timeout_s: float
     tolerance: float  # nats a token between two answers of the same weights

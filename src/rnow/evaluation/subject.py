@@ -1,6 +1,6 @@
 """The model that `rnow eval` and `rnow test` look at: from its name to an engine that samples.
 
-    base, teacher, a run, a checkpoint, a folder ─▶ Choice ─▶ placed alone ─▶ Subject ─▶ engine
+    base, teacher, run, checkpoint, folder, hub's id ─▶ Choice ─▶ placed alone ─▶ Subject ─▶ engine
 
 Only what samples has to fit on this machine: nobody trains or scores.
 """
@@ -9,19 +9,20 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig
 from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
-from rnow.errors import UsageError
+from rnow.errors import DataError, Interrupted, UsageError
 from rnow.plan.engine_specs import Serving, adapter_rank, sampling_spec, trainer_environment
+from rnow.plan.hosted_models import why_without_weights
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.placing import EngineRole, place_sampler
 from rnow.runs.folder import RunDirectory
@@ -29,7 +30,6 @@ from rnow.runtime.console import StartTeller
 
 BASE_VERSION = 0
 ADAPTER_VERSION = 1
-_WEIGHTS = "weights"  # the part of the scratch folder that can be as large as the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +52,16 @@ class Subject:
     adapter: Path | None = None  # folder with an adapter on it
 
 
+@dataclass(slots=True, kw_only=True)
+class Logs:
+    """A folder for the logs of one look at a model, and whether anybody will want to read them."""
+
+    folder: Path
+    are_kept: bool = False
+
+
 def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: str) -> Choice:
-    """Find the model called `name`: base, teacher, a run, a checkpoint, or a folder.
+    """Find the model called `name`: base, teacher, a run, a checkpoint, a folder, a hub's id.
 
     None: what the project's run called `run` has come to, if it has begun: its model, else its
     newest checkpoint; else base. Raises UsageError for a name that nothing has.
@@ -62,8 +70,10 @@ def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: 
     if name is None:
         name = str(project / "runs" / run) if _find(project / "runs" / run) else "base"
     if name == "teacher":
-        path = require_distill(config).path
-        model = find_model("teacher.path", path, project=project)
+        if config.teacher is None:
+            kind = config.dataset_type
+            raise UsageError(f"--model teacher: there is none in a project of dataset_type {kind}")
+        model = find_model("teacher.path", config.teacher.path, project=project)
         return Choice(name=name, role="teacher", model=model)
     base = find_model("model.path", config.model.path, project=project)
     if name == "base":
@@ -72,22 +82,30 @@ def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: 
         folder = _find(candidate)
         if folder is not None:
             return _choice(folder, base=base)
+    named, without = find_model("--model", name, project=project), why_without_weights(name)
+    if named.folder is not None:
+        return replace(_choice(named.folder.absolute(), base=base), name=name)
+    if "/" in name and named.may_be_downloaded and without is None:
+        return Choice(name=name, role="student", model=named)
     found = sorted(path.name for path in (project / "runs").glob("*") if _find(path))
     raise UsageError(
-        f"--model {name}: there is no run and no folder of that name; "
-        f"take base, teacher, or a run: {', '.join(found) or 'none has begun yet'}"
+        f"--model {name}: {without or 'there is no run and no folder of that name'}; take base, "
+        "teacher, a Hugging Face id as owner/name, or a run: "
+        + (", ".join(found) or "none has begun yet")
     )
 
 
-def prepare_subject(
+@contextmanager
+def prepared_subject(
     loaded: LoadedConfig,
     project: Path,
     *,
     choice: Choice,
     command: str,
     say: Callable[[str], None],
-) -> tuple[Subject, Path]:
-    """Place and fetch the model; return it with a new folder for logs, for `clear_scratch`.
+) -> Iterator[tuple[Subject, Logs]]:
+    """Place and fetch the model; give it with a folder for logs, which outlives the block where an
+    error of it, or what it said to keep, names them.
 
     Raises ModelError or ConfigError where the model does not fit, UsageError where a server of the
     user's own has another one.
@@ -104,10 +122,10 @@ def prepare_subject(
             "own; take it with engine.url=null"
         )
     model, adapter = fetch_model(choice.model, weights=not is_elsewhere), choice.adapter
-    scratch = Path(tempfile.mkdtemp(prefix=f"rnow-{command}-"))
-    weights = scratch / _WEIGHTS
-    serving = Serving.here(
-        loaded, project, placement=placement, logs=scratch, untied=weights / "untied"
+    logs = Logs(folder=Path(tempfile.mkdtemp(prefix=f"rnow-{command}-")))
+    weights = logs.folder / "weights"  # can be as large as the model
+    serving = Serving(
+        config=loaded.config, placement=placement, logs=logs.folder, untied=weights / "untied"
     )
     # torch counts GPUs when it is first used, as these variables say.
     os.environ.update(trainer_environment(placement.plan, serving.environ, role=role))
@@ -116,17 +134,16 @@ def prepare_subject(
             made = _write_checkpoint(choice.checkpoint, weights / "checkpoint", student=model)
             model, adapter = (made, None) if rank is None else (model, made)
         spec = sampling_spec(serving, role, model, lora_rank=rank)
-    except BaseException:
-        clear_scratch(scratch, keep_logs=False, say=say)  # there are none yet
+        say(f"Model: {choice.name}")
+        logs.are_kept = True  # until it is known that nobody needs them
+        yield Subject(engine=spec, adapter=adapter), logs
+    except (KeyboardInterrupt, SystemExit, Interrupted, UsageError, DataError):  # name none
+        logs.are_kept = False
         raise
-    return Subject(engine=spec, adapter=adapter), scratch
-
-
-def clear_scratch(scratch: Path, *, keep_logs: bool, say: Callable[[str], None]) -> None:
-    """Remove the folder of `prepare_subject`; where logs are to be read, only the rest of it."""
-    shutil.rmtree(scratch / _WEIGHTS if keep_logs else scratch, ignore_errors=True)
-    if keep_logs:
-        say(f"logs: {scratch}")
+    finally:
+        shutil.rmtree(weights if logs.are_kept else logs.folder, ignore_errors=True)
+        if logs.are_kept:
+            say(f"logs: {logs.folder}")
 
 
 @asynccontextmanager
@@ -168,7 +185,7 @@ def _find(folder: Path) -> Path | None:
 
 def _write_checkpoint(checkpoint: Path, folder: Path, *, student: Path) -> Path:
     """Make the adapter or the model of a checkpoint; return `folder`."""
-    from rnow.runs.checkpoint_model import write_checkpoint_model
+    from rnow.runs.model_folder import write_checkpoint_model
 
     run = RunDirectory(checkpoint.parent.parent)
     write_checkpoint_model(folder, checkpoint=checkpoint, run=run, student=student)

@@ -72,6 +72,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {error}") from error
 
 
+def check_student(
+    found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, what: str
+) -> None:
+    """Raise CheckpointError where tensors are not of this student; `what` names them."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    if shapes != expected:
+        name = min(dict(shapes.items() ^ expected.items()))
+        raise CheckpointError(
+            f"the checkpoint{what} is of another student: its {name} is "
+            f"{shapes.get(name, 'missing')}, this run's is {expected.get(name, 'missing')}; "
+            "start anew with --fresh"
+        )
+
+
 def num_threads() -> int:
     """Return how many threads torch computes with: the order of its sums depends on them."""
     return int(get_num_threads())

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from rnow.config.settings import ModelSettings
-from rnow.errors import CheckpointError, ModelError
+from rnow.errors import ModelError
+from rnow.learner.checkpoint import check_student
 from rnow.learner.lm_head import LogitMap, default_chunk_tokens, find_logit_map, token_logprobs
 from rnow.learner.weights import add_lora, load_causal_lm, save_adapter, save_causal_lm
 
@@ -44,16 +45,12 @@ class Policy:
         self._model = model
         self._causal_lm: Any = model.get_base_model() if settings.tuning == "lora" else model
         self._settings = settings
+        self.tuning = settings.tuning
         self._activation_checkpointing = activation_checkpointing
-        self._dtype = dtype
+        self.dtype = dtype  # of the matrix products
         self._head: nn.Linear = self._causal_lm.get_output_embeddings()
         self._logit_map = LogitMap()
         self._chunk_tokens = chunk_tokens or default_chunk_tokens(self._head.weight.shape[0])
-
-    @property
-    def tuning(self) -> str:
-        """lora, or full."""
-        return self._settings.tuning
 
     @classmethod
     def load(
@@ -103,11 +100,6 @@ class Policy:
     def device(self) -> torch.device:
         return self._head.weight.device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the matrix products."""
-        return self._dtype
-
     def action_logprobs(
         self, token_ids: Tensor, *, position_ids: Tensor, action_index: Tensor
     ) -> Tensor:
@@ -121,7 +113,7 @@ class Policy:
         # A token is predicted where the one before it was read.
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, action_index - 1)
         return token_logprobs(
-            hidden.to(self._dtype),
+            hidden.to(self.dtype),
             token_ids.flatten()[action_index],
             weight=self._head.weight,
             bias=self._head.bias,
@@ -144,30 +136,23 @@ class Policy:
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `trainable_state` gave, bit for bit, or raise CheckpointError."""
         parameters = self.trained_parameters()
-        expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if expected != found:
-            name = min(dict(expected.items() ^ found.items()))
-            raise CheckpointError(
-                f"the checkpoint is of another student: its {name} is "
-                f"{found.get(name, 'missing')}, this run's is {expected.get(name, 'missing')}; "
-                "start anew with --fresh"
-            )
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        check_student(state, shapes, what="")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])
 
     def save(self, directory: Path) -> None:
         """Write what an engine loads: an adapter, or a whole model with weights in `dtype`."""
-        if self._settings.tuning == "lora":
+        if self.tuning == "lora":
             save_adapter(self._model, directory)
         else:
-            save_causal_lm(self._causal_lm, directory, self._dtype)
+            save_causal_lm(self._causal_lm, directory, self.dtype)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self._dtype in (torch.float32, torch.float64):
+        if self.dtype in (torch.float32, torch.float64):
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=self._dtype)
+        return torch.autocast(self.device.type, dtype=self.dtype)
 
     def _set_modes(self) -> None:
         from transformers.modeling_layers import GradientCheckpointingLayer
@@ -179,9 +164,9 @@ class Policy:
             wanted = self.device.type != "cpu" or num_parameters >= _LARGE_MODEL_PARAMETERS
         if not wanted:
             return
-        self._causal_lm.gradient_checkpointing_enable(
-            {"use_reentrant": False, "preserve_rng_state": False}
-        )
+        lm = self._causal_lm  # whose method has its new name from transformers 5.24 on
+        enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)
+        enable({"use_reentrant": False, "preserve_rng_state": False})
         # A layer checkpoints itself in training mode alone. Only its own flag is set: whatever is
         # inside it, dropout among it, stays in eval mode.
         for module in self._causal_lm.modules():

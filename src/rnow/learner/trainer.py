@@ -8,14 +8,14 @@ them in a thread.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import cos, isfinite, pi
 
 import torch
 from torch import Tensor
 
 from rnow.config.settings import AlgorithmSettings, TrainerSettings
-from rnow.errors import BadNumbersError, CheckpointError, OutOfMemoryError
+from rnow.errors import BadNumbersError, OutOfMemoryError
+from rnow.learner.checkpoint import check_student
 from rnow.learner.objective import LossTotals, compute_objective
 from rnow.learner.packing import MicroBatch, pack
 from rnow.learner.policy import Policy
@@ -23,18 +23,6 @@ from rnow.records import Batch, FloatArray
 from rnow.runtime.kill_points import point
 
 MAX_BAD_UPDATES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateResult:
-    """What a step did.
-
-    UpdateResult(step=3, updated=True, metrics={"reverse_kl": 0.31, "trainer/grad_norm": 0.8, …})
-    """
-
-    step: int
-    updated: bool  # False: numbers were not finite, the weights are as before
-    metrics: Mapping[str, float]  # all finite; one that is not finite is left out
 
 
 class Trainer:
@@ -66,8 +54,12 @@ class Trainer:
             weight_decay=settings.weight_decay,
         )
 
-    def update(self, batch: Batch) -> UpdateResult:
-        """Take one step. Raises BadNumbersError at the third in a row that could not be taken."""
+    def update(self, batch: Batch) -> dict[str, float]:
+        """Take one step; return its metrics, all finite: one that is not is left out.
+
+        `trainer/skipped` is 1 where numbers were not finite: then the weights are as before. Raises
+        BadNumbersError at the third in a row that could not be taken.
+        """
         micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
         try:
             totals = accumulate_gradients(
@@ -106,11 +98,7 @@ class Trainer:
             point("update/stepped")
         self._optimizer.zero_grad()  # now, so that the rollouts have the memory
         metrics["trainer/skipped"] = float(bool(bad))
-        return UpdateResult(
-            step=batch.step,
-            updated=not bad,
-            metrics={name: value for name, value in metrics.items() if name not in bad},
-        )
+        return {name: value for name, value in metrics.items() if name not in bad}
 
     def probe_logprobs(self, token_ids: Sequence[int], *, start: int) -> FloatArray:
         """Return log p(token_ids[i] | token_ids[:i]) for i >= start >= 1, as `Engine.score`."""
@@ -137,7 +125,11 @@ class Trainer:
         """Put back what `state` gave, bit for bit, or raise CheckpointError."""
         self._optimizer.state.clear()
         if tensors:  # before the first update there are none
-            self._check_state(tensors)
+            shapes: dict[str, tuple[int, ...]] = {}
+            for name, parameter in self._parameters.items():
+                shapes[f"step/{name}"] = ()
+                shapes[f"exp_avg/{name}"] = shapes[f"exp_avg_sq/{name}"] = tuple(parameter.shape)
+            check_student(tensors, shapes, what="'s optimizer state")
             for name, parameter in self._parameters.items():
                 self._optimizer.state[parameter] = {
                     # AdamW keeps its count on the CPU.
@@ -146,20 +138,6 @@ class Trainer:
                     "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device, copy=True),
                 }
         self._num_bad_updates = scalars["num_bad_updates"]
-
-    def _check_state(self, tensors: Mapping[str, Tensor]) -> None:
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        expected: dict[str, tuple[int, ...]] = {}
-        for name, parameter in self._parameters.items():
-            expected[f"step/{name}"] = ()
-            expected[f"exp_avg/{name}"] = expected[f"exp_avg_sq/{name}"] = tuple(parameter.shape)
-        if found != expected:
-            name = min(dict(found.items() ^ expected.items()))
-            raise CheckpointError(
-                f"the checkpoint's optimizer state is of another student: its {name} is "
-                f"{found.get(name, 'missing')}, this run's is {expected.get(name, 'missing')}; "
-                "start anew with --fresh"
-            )
 
     def _skip(self, batch: Batch, bad: Mapping[str, float]) -> None:
         self._num_bad_updates += 1

@@ -5,20 +5,24 @@ policy.py's; that a folder is complete or absent is for whoever asked for it.
 """
 
 import copy
+import warnings
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rnow.errors import ModelError
 from rnow.records import derive_seed
+from rnow.runtime.atomic_files import give_umask_modes
 from rnow.runtime.logs import quiet_transformers
 from rnow.runtime.rope import load_network_config
 
 
-def load_causal_lm(path: str, dtype: torch.dtype, *, window: int | None = None) -> Any:
+def load_causal_lm(
+    path: str, dtype: torch.dtype | Literal["auto"], *, window: int | None = None
+) -> Any:
     """Return the model in `path`, a folder or hub name, with weights in `dtype`.
 
     `window` fixes positions that depend on the length of a text: runtime/rope.py.
@@ -29,14 +33,22 @@ def load_causal_lm(path: str, dtype: torch.dtype, *, window: int | None = None) 
 
     try:
         with quiet_transformers():
-            return AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(
                 path,
                 config=load_network_config(path, window=window),
                 dtype=dtype,
                 attn_implementation=ATTENTION_NAME,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would fill them with random numbers and go on.
+        raise ModelError(
+            f"model.path: {path} lacks the weights {missing[0]} ({len(missing)} missing in all)"
+        )
+    return model
 
 
 def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
@@ -60,7 +72,10 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
         target_modules=sorted(targets),
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft asks for a name that transformers gives up from 5.24 on.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        model = get_peft_model(model, config)
     # Written as the user said it, and in one order: peft has the resolved path and a set.
     config.base_model_name_or_path = path
     config.target_modules = sorted(targets)
@@ -75,20 +90,10 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
 
 def save_adapter(model: Any, directory: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors of a model that `add_lora` made."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    directory.mkdir(parents=True, exist_ok=True)
     # The default would ask the hub whether the vocabulary was resized.
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-        directory / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
-    config = copy.copy(model.peft_config["default"])
-    config.inference_mode = True
-    config.save_pretrained(str(directory))
+    model.save_pretrained(str(directory), save_embedding_layers=False)
+    (directory / "README.md").unlink()  # peft's form of a model card, not filled in
+    give_umask_modes(directory)
 
 
 def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
@@ -110,16 +115,15 @@ def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
     config = copy.deepcopy(model.config)
     config.dtype = dtype
     config.save_pretrained(str(directory))
+    give_umask_modes(directory)
 
 
 def export_merged(model_path: str, *, adapter_dir: Path, output_dir: Path) -> None:
     """Write the model with its adapter added to its weights, in the precision it came in."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
+    base = load_causal_lm(model_path, "auto")
     try:
-        with quiet_transformers():
-            base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
         merged = PeftModel.from_pretrained(base, str(adapter_dir)).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot add {adapter_dir} to {model_path}: {error}") from error

@@ -6,25 +6,34 @@ places, publications, results. Names of enumerations are written as words, dates
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from yarl import URL
 
-from rnow.browser import RawPage, adapter
+from rnow.browser import RawPage, adapter, page_finder
 from rnow.medbrowse.clinicaltrials_results import results
-from rnow.medbrowse.layout import at, facts, many, section, table, word, words
+from rnow.medbrowse.layout import Record, at, facts, joined, many, section, table, word, words
 
 _API = URL("https://clinicaltrials.gov/api/v2/studies/")
 _HOSTS = ("clinicaltrials.gov", "www.clinicaltrials.gov")
+_NUMBER = re.compile(r"\bNCT\d{8}\b")
 _PATH = re.compile(r"/(?:study|show|ct2/show(?:/results)?|ct2/results/show)/(NCT\d{8})/?", re.I)
-
-Module = Mapping[str, Any]
 
 
 def _locate(url: URL) -> URL | None:
     found = _PATH.fullmatch(url.path)
     return _API / found[1].upper() if found else None
+
+
+@page_finder
+def studies(text: str) -> list[str]:
+    """Return the page of each study whose number stands in a text.
+
+    >>> studies("Who runs NCT90000001, and what is XNCT900000012?")
+    ['https://clinicaltrials.gov/study/NCT90000001']
+    """
+    numbers = dict.fromkeys(_NUMBER.findall(text))
+    return [f"https://clinicaltrials.gov/study/{number}" for number in numbers]
 
 
 @adapter(*_HOSTS, data=_locate)
@@ -47,7 +56,7 @@ def clinicaltrials(page: RawPage) -> str:
     return section(str(title), *parts, level=1)
 
 
-def _head(protocol: Module) -> str:
+def _head(protocol: Record) -> str:
     identification = at(protocol, "identificationModule")
     status = at(protocol, "statusModule")
     sponsors = at(protocol, "sponsorCollaboratorsModule")
@@ -69,7 +78,7 @@ def _head(protocol: Module) -> str:
     )
 
 
-def _overview(protocol: Module) -> str:
+def _overview(protocol: Record) -> str:
     identification = at(protocol, "identificationModule")
     status, design = at(protocol, "statusModule"), at(protocol, "designModule")
     conditions = at(protocol, "conditionsModule")
@@ -92,19 +101,14 @@ def _overview(protocol: Module) -> str:
     )
 
 
-def _description(protocol: Module) -> str:
+def _description(protocol: Record) -> str:
     description = at(protocol, "descriptionModule")
-    brief, detailed = (
-        str(description.get(name) or "").strip() for name in ("briefSummary", "detailedDescription")
-    )
-    parts = (
-        section("Brief Summary", brief, level=3),
-        section("Detailed Description", detailed, level=3),
-    )
-    return "\n\n".join(part for part in parts if part)
+    titles = {"Brief Summary": "briefSummary", "Detailed Description": "detailedDescription"}
+    texts = {title: str(description.get(key) or "").strip() for title, key in titles.items()}
+    return joined(*(section(title, text, level=3) for title, text in texts.items()))
 
 
-def _design(design: Module) -> str:
+def _design(design: Record) -> str:
     info = at(design, "designInfo")
     masking = at(info, "maskingInfo")
     masked = words(many(masking, "whoMasked"))
@@ -122,7 +126,7 @@ def _design(design: Module) -> str:
     )
 
 
-def _arms(protocol: Module) -> str:
+def _arms(protocol: Record) -> str:
     module = at(protocol, "armsInterventionsModule")
     arms = table(
         ("Arm", "Type", "Description", "Interventions"),
@@ -149,24 +153,21 @@ def _arms(protocol: Module) -> str:
             for each in many(module, "interventions")
         ),
     )
-    parts = (section("Arms", arms, level=3), section("Interventions", interventions, level=3))
-    return "\n\n".join(part for part in parts if part)
+    return joined(section("Arms", arms, level=3), section("Interventions", interventions, level=3))
 
 
-def _outcomes(module: Module) -> Iterable[str]:
-    for title, key in (
-        ("Primary Outcomes", "primaryOutcomes"),
-        ("Secondary Outcomes", "secondaryOutcomes"),
-        ("Other Outcomes", "otherOutcomes"),
-    ):
+def _outcomes(module: Record) -> Iterable[str]:
+    for kind in ("Primary", "Secondary", "Other"):
         rows = (
             (each.get("measure"), each.get("description"), each.get("timeFrame"))
-            for each in many(module, key)
+            for each in many(module, f"{kind.lower()}Outcomes")
         )
-        yield section(title, table(("Measure", "Description", "Time Frame"), rows), level=3)
+        yield section(
+            f"{kind} Outcomes", table(("Measure", "Description", "Time Frame"), rows), level=3
+        )
 
 
-def _criteria(module: Module) -> str:
+def _criteria(module: Record) -> str:
     criteria = str(module.get("eligibilityCriteria") or "").strip()
     about = facts(
         {
@@ -178,10 +179,10 @@ def _criteria(module: Module) -> str:
             "Study Population": module.get("studyPopulation"),
         }
     )
-    return "\n\n".join(part for part in (about, criteria) if part)
+    return joined(about, criteria)
 
 
-def _people(protocol: Module) -> str:
+def _people(protocol: Record) -> str:
     officials = many(at(protocol, "contactsLocationsModule"), "overallOfficials")
     return table(
         ("Official", "Role", "Affiliation"),
@@ -189,7 +190,7 @@ def _people(protocol: Module) -> str:
     )
 
 
-def _places(protocol: Module) -> str:
+def _places(protocol: Record) -> str:
     places = many(at(protocol, "contactsLocationsModule"), "locations")
     names = ("facility", "city", "state", "country")
     return "\n".join(
@@ -197,7 +198,7 @@ def _places(protocol: Module) -> str:
     )
 
 
-def _publications(module: Module) -> str:
+def _publications(module: Record) -> str:
     lines = []
     for each in many(module, "references"):
         pmid = f" PMID {each['pmid']}" if each.get("pmid") else ""
@@ -205,12 +206,12 @@ def _publications(module: Module) -> str:
     return "\n".join(lines)
 
 
-def _date(status: Module, name: str) -> str:
+def _date(status: Record, name: str) -> str:
     struct = at(status, name)
     return _with_type(struct.get("date"), struct)
 
 
-def _with_type(value: object, struct: Module) -> str:
+def _with_type(value: object, struct: Record) -> str:
     """Return "2024-01-15 (Actual)", "" for no value."""
     if value is None:
         return ""

@@ -1,39 +1,34 @@
 """The results of a study: who took part, what was measured, what was tested, what went wrong."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from rnow.medbrowse.layout import at, facts, many, section, table, word
-
-Module = Mapping[str, Any]
+from rnow.medbrowse.layout import Record, at, facts, joined, many, section, table, word
 
 
-def results(module: Module) -> str:
+def results(module: Record) -> str:
     """Return the sections of `resultsSection`, "" for a study without results."""
-    parts = (
+    return joined(
         _flow(at(module, "participantFlowModule")),
         _baseline(at(module, "baselineCharacteristicsModule")),
-        *(_outcome(each) for each in many(at(module, "outcomeMeasuresModule"), "outcomeMeasures")),
+        *map(_outcome, many(at(module, "outcomeMeasuresModule"), "outcomeMeasures")),
         _adverse_events(at(module, "adverseEventsModule")),
     )
-    return "\n\n".join(part for part in parts if part)
 
 
-def _flow(module: Module) -> str:
+def _flow(module: Record) -> str:
     groups = many(module, "groups")
-    rows = []
-    for period in many(module, "periods"):
-        for milestone in many(period, "milestones"):
-            numbers = {
-                each.get("groupId"): each.get("numSubjects")
-                for each in many(milestone, "achievements")
-            }
-            name = f"{period.get('title', '')}: {word(milestone.get('type'))}"
-            rows.append((name, *(numbers.get(group["id"]) for group in groups)))
+    rows = [
+        (
+            f"{period.get('title', '')}: {word(milestone.get('type'))}",
+            *_by_group(many(milestone, "achievements"), groups, _started),
+        )
+        for period in many(module, "periods")
+        for milestone in many(period, "milestones")
+    ]
     return section("Participant Flow", table(("Milestone", *_titles(groups)), rows), level=3)
 
 
-def _baseline(module: Module) -> str:
+def _baseline(module: Record) -> str:
     groups = many(module, "groups")
     rows = [
         row
@@ -43,7 +38,7 @@ def _baseline(module: Module) -> str:
     return section("Baseline Characteristics", table(("Measure", *_titles(groups)), rows), level=3)
 
 
-def _outcome(outcome: Module) -> str:
+def _outcome(outcome: Record) -> str:
     groups = many(outcome, "groups")
     about = facts(
         {
@@ -55,7 +50,7 @@ def _outcome(outcome: Module) -> str:
     denominators = [
         (
             f"{denominator.get('units', '')} analyzed",
-            *_by_group(many(denominator, "counts"), groups),
+            *_by_group(many(denominator, "counts"), groups, _value),
         )
         for denominator in many(outcome, "denoms")
     ]
@@ -66,14 +61,14 @@ def _outcome(outcome: Module) -> str:
     return section(title, about, values, analyses, level=3)
 
 
-def _unit(measure: Module) -> str:
+def _unit(measure: Record) -> str:
     """Return "Mean (Standard deviation), Months"."""
     kind, spread = word(measure.get("paramType")), word(measure.get("dispersionType"))
     statistic = f"{kind} ({spread})" if spread and spread != "Not applicable" else kind
     return ", ".join(part for part in (statistic, measure.get("unitOfMeasure")) if part)
 
 
-def _measured(measure: Module, groups: Iterable[Module], *, name: str) -> list[tuple[object, ...]]:
+def _measured(measure: Record, groups: Iterable[Record], *, name: str) -> list[tuple[object, ...]]:
     """Return a row for each category, with the value of each group."""
     groups = tuple(groups)
     rows: list[tuple[object, ...]] = []
@@ -81,23 +76,30 @@ def _measured(measure: Module, groups: Iterable[Module], *, name: str) -> list[t
         for category in many(each, "categories"):
             parts = (name, each.get("title"), category.get("title"))
             label = ": ".join(str(part) for part in parts if part)
-            rows.append((label, *_by_group(many(category, "measurements"), groups)))
+            rows.append((label, *_by_group(many(category, "measurements"), groups, _value)))
     return rows
 
 
-def _by_group(values: Iterable[Module], groups: Iterable[Module]) -> list[str]:
-    found = {value.get("groupId"): _value(value) for value in values}
-    return [found.get(group["id"], "") for group in groups]
+def _by_group(
+    values: Iterable[Record], groups: Iterable[Record], show: Callable[[Record], object]
+) -> list[object]:
+    """Return a cell for each group, from the value that names it."""
+    found = {value.get("groupId"): show(value) for value in values}
+    return [found.get(group["id"]) for group in groups]
 
 
-def _value(value: Module) -> str:
+def _started(achievement: Record) -> object:
+    return achievement.get("numSubjects")
+
+
+def _value(value: Record) -> str:
     text = str(value.get("value", ""))
     if value.get("lowerLimit") or value.get("upperLimit"):
         return f"{text} ({value.get('lowerLimit', '')} to {value.get('upperLimit', '')})"
     return f"{text} ({value['spread']})" if value.get("spread") else text
 
 
-def _analysis(analysis: Module) -> str:
+def _analysis(analysis: Record) -> str:
     low, high = analysis.get("ciLowerLimit"), analysis.get("ciUpperLimit")
     interval = f"{analysis.get('ciPctValue', '')} % CI {low} to {high}" if low or high else ""
     value = analysis.get("paramValue")
@@ -108,40 +110,31 @@ def _analysis(analysis: Module) -> str:
     return "- Analysis: " + "; ".join(" ".join(str(part).split()) for part in parts if part)
 
 
-def _adverse_events(module: Module) -> str:
+def _adverse_events(module: Record) -> str:
     groups = many(module, "eventGroups")
-    kinds = (("Deaths", "deaths"), ("Serious", "serious"), ("Other", "other"))
+    kinds = {"Deaths": "deathsNum", "Serious": "seriousNum", "Other": "otherNum"}
     totals = table(
         ("Adverse Events", *_titles(groups)),
         (
-            (
-                title,
-                *(
-                    f"{group.get(f'{key}NumAffected', '')} of {group.get(f'{key}NumAtRisk', '')}"
-                    for group in groups
-                ),
-            )
-            for title, key in kinds
-            if any(f"{key}NumAtRisk" in group for group in groups)
+            (title, *(_affected(group, kind) for group in groups))
+            for title, kind in kinds.items()
+            if any(f"{kind}AtRisk" in group for group in groups)
         ),
     )
     serious = table(
         ("Serious Event", *_titles(groups)),
         (
-            (event.get("term"), *_affected(many(event, "stats"), groups))
+            (event.get("term"), *_by_group(many(event, "stats"), groups, _affected))
             for event in many(module, "seriousEvents")
         ),
     )
     return section("Adverse Events", totals, serious, level=3)
 
 
-def _affected(stats: Iterable[Module], groups: Iterable[Module]) -> list[str]:
-    found = {
-        each.get("groupId"): f"{each.get('numAffected', '')} of {each.get('numAtRisk', '')}"
-        for each in stats
-    }
-    return [found.get(group["id"], "") for group in groups]
+def _affected(numbers: Record, kind: str = "num") -> str:
+    """Return "3 of 40": `kind` is what the keys of the two numbers begin with."""
+    return f"{numbers.get(f'{kind}Affected', '')} of {numbers.get(f'{kind}AtRisk', '')}"
 
 
-def _titles(groups: Iterable[Module]) -> list[str]:
+def _titles(groups: Iterable[Record]) -> list[str]:
     return [str(group.get("title", "")) for group in groups]

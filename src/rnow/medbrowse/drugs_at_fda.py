@@ -6,13 +6,11 @@ status 404 where there is none. Without a key it answers 1,000 requests a day.
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from yarl import URL
 
 from rnow.browser import RawPage, adapter
-from rnow.medbrowse.layout import facts, many, section, table
+from rnow.medbrowse.layout import Record, facts, joined, many, section, table
 
 _API = URL("https://api.fda.gov/drug/drugsfda.json")
 _HOSTS = ("www.accessdata.fda.gov", "accessdata.fda.gov")
@@ -50,10 +48,10 @@ def drugs_at_fda(page: RawPage) -> str:
     total = answer.get("meta", {}).get("results", {}).get("total", len(applications))
     more = total - len(applications)
     note = f"{more} more applications match; ask for them by their number." if more > 0 else ""
-    return "\n\n".join(part for part in (*map(_application, applications), note) if part)
+    return joined(*map(_application, applications), note)
 
 
-def _application(application: Mapping[str, Any]) -> str:
+def _application(application: Record) -> str:
     number = str(application.get("application_number", ""))
     parts = re.fullmatch(r"([A-Z]+)(\d+)", number)
     title = f"{parts[1]} {parts[2]}" if parts else number
@@ -83,7 +81,7 @@ def _application(application: Mapping[str, Any]) -> str:
     )
 
 
-def _product(product: Mapping[str, Any]) -> tuple[object, ...]:
+def _product(product: Record) -> tuple[object, ...]:
     ingredients = many(product, "active_ingredients")
     form = (product.get("dosage_form"), product.get("route"))
     return (
@@ -99,7 +97,7 @@ def _product(product: Mapping[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _submission(submission: Mapping[str, Any]) -> tuple[object, ...]:
+def _submission(submission: Record) -> tuple[object, ...]:
     kind = submission.get("submission_type", "")
     status = submission.get("submission_status", "")
     documents = (

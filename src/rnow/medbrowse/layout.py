@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+Record = Mapping[str, Any]
 
-def at(value: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+
+def at(value: Record, *path: str) -> Record:
     """Return the object under these keys, {} where there is none.
 
     >>> at({"a": {"b": {"c": 1}}}, "a", "b")
@@ -15,7 +17,7 @@ def at(value: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
     return value
 
 
-def many(value: Mapping[str, Any], key: str) -> Sequence[Any]:
+def many(value: Record, key: str) -> Sequence[Any]:
     """Return the list under a key, empty where there is none."""
     return value.get(key) or ()
 
@@ -49,8 +51,13 @@ def facts(pairs: Mapping[str, object]) -> str:
 
 def section(title: str, *parts: str, level: int = 2) -> str:
     """Return a heading over what there is of its parts; "" where there is nothing."""
-    body = "\n\n".join(part for part in parts if part)
+    body = joined(*parts)
     return f"{'#' * level} {title}\n\n{body}" if body else ""
+
+
+def joined(*parts: str) -> str:
+    """Return what there is of these parts, one under the other."""
+    return "\n\n".join(filter(None, parts))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

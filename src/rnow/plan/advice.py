@@ -1,7 +1,9 @@
 """Which change makes a workload fit: found by planning again with it, so that none is a guess."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rnow.plan.devices import Gpu
 from rnow.plan.layout import find_plan
@@ -12,8 +14,7 @@ _MIN_WINDOW_SHARE = 4  # a window below a quarter of what was asked for is anoth
 _MEMORY_STEPS_GB = range(4, 132, 4)
 _MAX_GPUS = 8
 
-# A change as config.yml would have it, and the workload with it.
-_Change = tuple[str, Workload]
+Settings = Mapping[str, Any]  # by their keys in config.yml
 
 
 def advise(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
@@ -21,80 +22,77 @@ def advise(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
 
     Where no single setting does, a line is of several that do so together.
     """
-    changes = [text for text, changed in _switches(workload) if _fits(changed, gpus)]
+    switches = ({key: value} for key, value in _switches(workload).items())
+    changes: list[Settings] = [each for each in switches if _fits_with(each, workload, gpus)]
+    shorter = _shorter(workload, gpus)
     # Two settings are no advice where one does.
-    changes += [text for text, _ in _shorter(workload, gpus) if not (changes and " and " in text)]
-    if not changes:
-        changes += _together(workload, gpus)
-    return changes + _other_gpus(workload, gpus)
+    if shorter and not (changes and len(shorter) > 1):
+        changes.append(shorter)
+    texts = [_text(change) for change in changes or _together(workload, gpus)]
+    return texts + _other_gpus(workload, gpus)
 
 
-def _switches(workload: Workload) -> list[_Change]:
-    """Return the settings that have one better value."""
-    changes = []
-    teacher = workload.teacher
-    if workload.gpu_memory_utilization is not None:
-        changed = replace(workload, gpu_memory_utilization=None)
-        changes.append(("engine.gpu_memory_utilization: null", changed))
-    if workload.tuning == "full":
-        changes.append(("model.tuning: lora", replace(workload, tuning="lora")))
-    if not workload.activation_checkpointing:
-        changed = replace(workload, activation_checkpointing=True)
-        changes.append(("trainer.activation_checkpointing: true", changed))
-    window = workload.max_context_window
-    if workload.max_tokens_per_micro_batch > window:
-        changed = replace(workload, max_tokens_per_micro_batch=window)
-        changes.append((f"trainer.max_tokens_per_micro_batch: {window}", changed))
-    quantized = workload.teacher_quantization or teacher.quantization
+def _switches(workload: Workload) -> dict[str, Any]:
+    """Return the settings that have one better value, with it."""
+    config, window = workload.config, workload.max_context_window
+    better: dict[str, Any] = {}
+    if config.engine.gpu_memory_utilization is not None:
+        better["engine.gpu_memory_utilization"] = None
+    if config.model.tuning == "full":
+        better["model.tuning"] = "lora"
+    if config.trainer.activation_checkpointing is False:
+        better["trainer.activation_checkpointing"] = True
+    if config.trainer.max_tokens_per_micro_batch > window:
+        better["trainer.max_tokens_per_micro_batch"] = window
+    quantized = workload.teacher_settings.quantization or workload.teacher.quantization
     if workload.teacher_engine == "vllm" and quantized is None:
-        changed = replace(workload, teacher_quantization="fp8")
-        changes.append(("teacher.quantization: fp8", changed))
-    return changes
+        better["teacher.quantization"] = "fp8"
+    return better
 
 
-def _shorter(workload: Workload, gpus: Sequence[Gpu]) -> list[_Change]:
-    """Return the longest window that fits, where there is one; micro-batches are no longer."""
-    micro_batch = workload.max_tokens_per_micro_batch
+def _shorter(workload: Workload, gpus: Sequence[Gpu]) -> Settings:
+    """Return the longest window that fits, micro-batches no longer; nothing where none does."""
+    micro_batch = workload.config.trainer.max_tokens_per_micro_batch
     first = (workload.max_context_window - 1) // _WINDOW_STEP * _WINDOW_STEP
     last = max(_WINDOW_STEP, workload.max_context_window // _MIN_WINDOW_SHARE)
     for window in range(first, last - 1, -_WINDOW_STEP):
-        text = f"rollout.max_context_window: {window}"
-        changed = replace(workload, max_context_window=window)
-        if _fits(changed, gpus):
-            return [(text, changed)]
-        if micro_batch > window:
-            changed = replace(changed, max_tokens_per_micro_batch=window)
-            if _fits(changed, gpus):
-                return [(f"{text} and trainer.max_tokens_per_micro_batch: {window}", changed)]
-    return []
+        change = {"rollout.max_context_window": window}
+        if _fits_with(change, workload, gpus):
+            return change
+        change["trainer.max_tokens_per_micro_batch"] = window
+        if micro_batch > window and _fits_with(change, workload, gpus):
+            return change
+    return {}
 
 
-def _together(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
-    """Return one line of settings that do it together, none of them in vain."""
-    chosen = [text for text, _ in _switches(workload)]
-    changed = _apply(workload, chosen)
-    if not (_fits(changed, gpus) or _shorter(changed, gpus)):
-        return []
-    for text in list(chosen):
-        fewer = [other for other in chosen if other != text]
-        without = _apply(workload, fewer)
-        if _fits(without, gpus) or _shorter(without, gpus):
-            chosen, changed = fewer, without
-    if _fits(changed, gpus):
-        return [" and ".join(chosen)]
-    return [" and ".join([*chosen, text]) for text, _ in _shorter(changed, gpus)]
+def _together(workload: Workload, gpus: Sequence[Gpu]) -> list[Settings]:
+    """Return settings that do it together, none of them in vain; nothing where none do."""
+    chosen = _switches(workload)
+    found = _completed(chosen, workload, gpus)
+    for key in list(chosen) if found else ():
+        fewer = {other: value for other, value in chosen.items() if other != key}
+        if enough := _completed(fewer, workload, gpus):
+            chosen, found = fewer, enough
+    return [found] if found else []
 
 
-def _apply(workload: Workload, texts: Sequence[str]) -> Workload:
-    for text in texts:
-        workload = dict(_switches(workload))[text]
-    return workload
+def _completed(change: Settings, workload: Workload, gpus: Sequence[Gpu]) -> Settings:
+    """Return `change`, with a shorter window if it takes one; nothing where that is no help."""
+    if _fits_with(change, workload, gpus):
+        return change
+    shorter = _shorter(workload.with_settings(change), gpus)
+    return {**change, **shorter} if shorter else {}
+
+
+def _text(change: Settings) -> str:
+    words = [f"{key}: {json.dumps(value)}" for key, value in change.items()]
+    return " and ".join(words).replace('"', "")
 
 
 def _other_gpus(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
     """Return how many GPUs like the last one, and how much more memory on each, would do."""
     changes = []
-    if workload.resources is None:
+    if workload.config.resources is None:
         for count in range(len(gpus) + 1, _MAX_GPUS + 1):
             if _fits(workload, [*gpus, *[gpus[-1]] * (count - len(gpus))]):
                 changes.append(f"{count} GPUs instead of {len(gpus)}")
@@ -106,6 +104,10 @@ def _other_gpus(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
             changes.append(f"{each} with {more} GB more")
             break
     return changes
+
+
+def _fits_with(change: Settings, workload: Workload, gpus: Sequence[Gpu]) -> bool:
+    return _fits(workload.with_settings(change), gpus)
 
 
 def _fits(workload: Workload, gpus: Sequence[Gpu]) -> bool:

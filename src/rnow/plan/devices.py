@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from rnow.errors import ModelError
-from rnow.plan.model_files import ModelFiles, hub_cache
+from rnow.plan.hosted_models import why_without_weights
+from rnow.plan.model_files import ModelFiles
+from rnow.plan.own_code import own_code_of
 from rnow.plan.weight_files import check_weights
 
 NVIDIA_SMI_DEADLINE_S = 10.0
@@ -82,12 +84,7 @@ def usable_gpus(devices: Devices, *, torch_version: str | None = None) -> Device
     return devices
 
 
-def check_models(
-    models: Mapping[ModelFiles, str],
-    *,
-    devices: Devices,
-    environ: Mapping[str, str] = os.environ,
-) -> None:
+def check_models(models: Mapping[ModelFiles, str], *, devices: Devices) -> None:
     """Raise ModelError with all that is missing to run `models`, each with its engine.kind.
 
     Without a GPU, `auto` takes models that are on this machine and small, and downloads nothing;
@@ -97,7 +94,7 @@ def check_models(
     too_big = [
         (model, text)
         for model, kind in models.items()
-        if kind == "auto" and not devices.gpus and (text := _needs_gpu(model, environ))
+        if kind == "auto" and not (devices.gpus or _broken(model)) and (text := _needs_gpu(model))
     ]
     if not broken and not too_big:
         return
@@ -119,7 +116,11 @@ def _names(items: Sequence[tuple[ModelFiles, str]]) -> str:
 def _broken(model: ModelFiles) -> str | None:
     """Say why `model` can be loaded nowhere."""
     if model.folder is None:
-        return None if model.may_be_downloaded else f"there is no folder {model.path}"
+        without = None if model.may_be_downloaded else f"there is no folder {model.path}"
+        return why_without_weights(model.path) or without
+    own_code = own_code_of(model.folder)
+    if own_code is not None:
+        return own_code
     try:
         check_weights(model.folder)
     except ModelError as error:
@@ -127,12 +128,14 @@ def _broken(model: ModelFiles) -> str | None:
     return None
 
 
-def _needs_gpu(model: ModelFiles, environ: Mapping[str, str]) -> str | None:
+def _needs_gpu(model: ModelFiles) -> str | None:
     """Say why `model` cannot be loaded without a GPU."""
     if model.folder is None and model.may_be_downloaded:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
         return (
             f"{model.path} is neither a folder nor in the Hugging Face cache "
-            f"({hub_cache(environ)}), and without a GPU nothing is downloaded"
+            f"({HF_HUB_CACHE}), and without a GPU nothing is downloaded"
         )
     if (model.weight_bytes or 0) > MAX_CPU_WEIGHT_BYTES:
         size, most = (model.weight_bytes or 0) / 1e9, MAX_CPU_WEIGHT_BYTES / 1e9

@@ -5,18 +5,18 @@ On GPUs a server's numbers are the plan's; on the CPU they are the settings' and
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rnow.config.load import LoadedConfig
+from rnow.config.load import teacher_of
 from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
-from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
 from rnow.engines.vllm.untied import needs_untying
 from rnow.plan.make import device_variables
-from rnow.plan.placing import EngineRole, Placement, engine_urls, find_python
+from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
 
 GROWING_MEMORY = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
@@ -31,24 +31,10 @@ class Serving:
 
     config: Config
     placement: Placement
-    python: str | None  # interpreter with vLLM
     logs: Path  # folder of student.log and teacher.log
     untied: Path  # folder for models in untied form
-    environ: Mapping[str, str]  # that this process was started with
-
-    @classmethod
-    def here(
-        cls, loaded: LoadedConfig, project: Path, *, placement: Placement, logs: Path, untied: Path
-    ) -> "Serving":
-        """Return what a project's engines have in common in this process as it is now."""
-        return cls(
-            config=loaded.config,
-            placement=placement,
-            python=find_python(loaded.config, project),
-            logs=logs,
-            untied=untied,
-            environ=dict(os.environ),
-        )
+    # that this process was started with
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
 def sampling_spec(
@@ -63,33 +49,38 @@ def sampling_spec(
 
     `lora_rank`: of the adapters that it will be given; `takes_models`: whole models will follow.
     """
-    spec = _bare_spec(serving, role, model)
     if serving.placement.engines[role] != "vllm":
-        return spec
+        return _spec(serving, role, model)
     untied = serving.untied if takes_models and needs_untying(model) else None
-    servers = tuple(
-        VllmServerSettings(
-            model=model if untied is None else untied / _UNTIED_START,
-            max_model_len=serving.config.rollout.max_context_window,
-            max_lora_rank=lora_rank,
-            **fields,
-        )
-        for fields in _server_fields(serving, role)
+    servers = _servers(
+        serving,
+        role,
+        model=model if untied is None else untied / _UNTIED_START,
+        max_model_len=serving.config.rollout.max_context_window,
+        max_lora_rank=lora_rank,
     )
-    return replace(spec, servers=servers, untied=untied)
+    return _spec(serving, role, model, servers=servers, untied=untied)
 
 
 def scoring_spec(serving: Serving, model: Path) -> EngineSpec:
-    """Return the teacher's engine, which scores whole trajectories and samples nothing."""
-    spec = _bare_spec(serving, "teacher", model)
+    """Return the teacher's engine, which scores whole trajectories and samples nothing.
+
+    One token of context more than the longest trajectory: a request has to sample one. No prefix
+    cache: scoring does not read it, and answers could depend on the order of requests. A cap on
+    tokens scored at once: what a prompt's log-probabilities take is outside of vLLM's own
+    accounting and ends the server.
+    """
     if serving.placement.engines["teacher"] != "vllm":
-        return spec
-    window = serving.config.rollout.max_context_window
-    servers = tuple(
-        VllmServerSettings.for_teacher(max_context_window=window, model=model, **fields)
-        for fields in _server_fields(serving, "teacher")
+        return _spec(serving, "teacher", model)
+    servers = _servers(
+        serving,
+        "teacher",
+        model=model,
+        max_model_len=serving.config.rollout.max_context_window + 1,
+        max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
+        prefix_caching=False,
     )
-    return replace(spec, servers=servers)
+    return _spec(serving, "teacher", model, servers=servers)
 
 
 def trainer_environment(
@@ -112,67 +103,64 @@ def trainer_environment(
     return variables
 
 
-def _bare_spec(serving: Serving, role: EngineRole, model: Path) -> EngineSpec:
-    """Return what holds whatever runs the role; without servers it is run in this process."""
+def _spec(serving: Serving, role: EngineRole, model: Path, **servers: Any) -> EngineSpec:
+    """Return a role's engine; without `servers` its model is run in this process, or elsewhere."""
     config, placement = serving.config, serving.placement
-    dtype = _settings(config, role).dtype
     return EngineSpec(
         role=role,
         model=model,
-        dtype=dtype,
+        dtype=_dtype(serving, role),
         device=placement.device,
         request_timeout_s=config.engine.request_timeout_s,
         tolerance=role_tolerance(config, placement, role),
         urls=engine_urls(config, role),
         window=config.rollout.max_context_window,
+        **servers,
     )
 
 
-def _server_fields(serving: Serving, role: EngineRole) -> Iterator[dict[str, Any]]:
-    """Yield, for each server of a role, the settings that do not depend on what it is for."""
-    config, plan = serving.config, serving.placement.plan
-    settings = _settings(config, role)
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "float32" if serving.placement.device == "cpu" else "bfloat16"
-    common: dict[str, Any] = {
-        "role": role,
-        "python": serving.python,
-        "dtype": dtype,
-        "args": settings.args,
-        "start_timeout_s": config.engine.start_timeout_s,
-    }
+def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmServerSettings, ...]:
+    """Return the settings of each server of a role; `of_use` are those of what it is for."""
+    settings, plan = _settings(serving.config, role), serving.placement.plan
     if isinstance(settings, TeacherSettings):
-        common["quantization"] = settings.quantization
-    places = list(_places(plan, role, environ=serving.environ))
-    for number, place in enumerate(places or [{}] * (settings.replicas or 1)):
-        name = f"{role}-{number}.log" if number else f"{role}.log"
-        yield {**common, **place, "log_file": serving.logs / name}
-
-
-def _places(
-    plan: Plan | None, role: EngineRole, *, environ: Mapping[str, str]
-) -> Iterator[dict[str, Any]]:
-    """Yield the GPUs and the numbers that a plan has for each server of a role."""
+        of_use["quantization"] = settings.quantization
+    places: list[dict[str, Any]] = [{}] * (settings.replicas or 1)
     planned = None if plan is None else plan.role(role)
-    if plan is None or planned is None or planned.server is None:
-        return
-    server = planned.server
-    for gpus in planned.replica_gpus:
-        yield {
-            "devices": device_variables(gpus, plan.gpus, environ=environ),
+    if plan is not None and planned is not None and (server := planned.server) is not None:
+        of_use |= {
             "tensor_parallel_size": server.tensor_parallel_size,
             "gpu_memory_utilization": server.gpu_memory_utilization,
-            "max_num_batched_tokens": server.max_num_batched_tokens,
-            "max_num_seqs": server.max_num_seqs,
+            "max_num_batched_tokens": server.load.max_num_batched_tokens,
+            "max_num_seqs": server.load.max_num_seqs,
         }
+        places = [
+            {"devices": device_variables(gpus, plan.gpus, environ=serving.environ)}
+            for gpus in planned.replica_gpus
+        ]
+    return tuple(
+        VllmServerSettings(
+            role=role,
+            python=serving.placement.python,
+            dtype=_dtype(serving, role),
+            args=settings.args,
+            start_timeout_s=serving.config.engine.start_timeout_s,
+            log_file=serving.logs / (f"{role}-{number}.log" if number else f"{role}.log"),
+            **of_use,
+            **place,
+        )
+        for number, place in enumerate(places)
+    )
+
+
+def _dtype(serving: Serving, role: EngineRole) -> Literal["float32", "bfloat16"]:
+    dtype = _settings(serving.config, role).dtype
+    if dtype == "auto":
+        return "float32" if serving.placement.device == "cpu" else "bfloat16"
+    return dtype
 
 
 def _settings(config: Config, role: EngineRole) -> EngineSettings | TeacherSettings:
-    if role == "student":
-        return config.engine
-    assert config.teacher is not None, "distill has a teacher; the config was checked"
-    return config.teacher
+    return config.engine if role == "student" else teacher_of(config)
 
 
 def adapter_rank(adapter: Path) -> int:

@@ -104,7 +104,7 @@ def _groupings(workload: Workload) -> list[Groups]:
         if groups not in here and local <= set(groups[0]):
             here.append(groups)
     # GPUs that were asked for by role are not shared.
-    return here[:1] if workload.resources is not None else here
+    return here if workload.config.resources is None else here[:1]
 
 
 def _orders(gpus: Sequence[Gpu]) -> list[tuple[int, ...]]:
@@ -129,7 +129,7 @@ def _place(
         placed += roles
         free = free[len(roles[0].gpus) :]
     wider = None
-    if workload.resources is None:
+    if workload.config.resources is None:
         wider = _with_replicas(workload, placed, num_free=len(free))
     if wider is not None:
         # Placed anew, so that the GPUs of a role stand in a row.
@@ -171,11 +171,12 @@ def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, i
             yield 1, 1
         return
     replicas = workload.replicas(role)
+    num_gpus = workload.num_gpus(role)
     for size in workload.figures(role).tensor_parallel_sizes():
-        if workload.resources is None:
+        if num_gpus is None:
             yield size, replicas or 1
-        elif workload.resources[role] % size == 0:
-            count = workload.resources[role] // size
+        elif num_gpus % size == 0:
+            count = num_gpus // size
             if replicas in (None, count):
                 yield size, count
 
@@ -185,7 +186,7 @@ def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part
     if role == "trainer":
         return _Part(role=role, memory=trainer_memory(figures, workload.trainer_load), load=None)
     load = workload.server_load(role, gpu_bytes)
-    if role == "student" and workload.tuning == "full" and workload.alone is None:
+    if role == "student" and workload.config.model.tuning == "full" and workload.alone is None:
         # Served with a head of its own, so that new weights reach it (engines/vllm/untied.py).
         figures = replace(figures, is_tied=False)
     token_bytes = figures.kv_bytes(1, dtype_bytes=load.dtype_bytes, num_shards=size)
@@ -203,7 +204,7 @@ def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part
             num_policies = 0 if load.lora_rank is None else 1
         memory = local_memory(figures, load, num_policies=num_policies)
         return replace(part, memory=memory, load=None)
-    fraction = workload.gpu_memory_utilization
+    fraction = workload.config.engine.gpu_memory_utilization
     if fraction is None:
         return part
     # All that the user lets vLLM have and it does not need itself goes to the KV cache.
@@ -223,7 +224,7 @@ def _deal(
     }
     # The teacher first: one sequence more, and it works while the next one is read in.
     for part in sorted(parts, key=lambda part: part.role != "teacher"):
-        if part.load is None or workload.gpu_memory_utilization is not None:
+        if part.load is None or workload.config.engine.gpu_memory_utilization is not None:
             more = 0
         elif len(parts) == 1:
             most = int(_MAX_FRACTION * gpu_bytes) - _inside(part.memory) - part.min_kv
@@ -244,9 +245,7 @@ def _role_plan(
             num_replicas=len(chosen) // size,
             tensor_parallel_size=size,
             gpu_memory_utilization=ceil(1000 * _inside(memory) / gpu_bytes) / 1000,
-            max_model_len=part.load.max_model_len,
-            max_num_batched_tokens=part.load.max_num_batched_tokens,
-            max_num_seqs=part.load.max_num_seqs,
+            load=part.load,
             num_kv_tokens=kv_bytes // part.token_bytes,
         )
     return RolePlan(role=part.role, gpus=chosen, memory=memory, server=server)
@@ -272,11 +271,8 @@ def _with_replicas(
         num_free -= _server_size(alone[role])
     if all(count == 1 for count in counts.values()):
         return None
-    return replace(
-        workload,
-        student_replicas=counts.get("student", workload.student_replicas),
-        teacher_replicas=counts.get("teacher", workload.teacher_replicas),
-    )
+    keys = {"student": "engine.replicas", "teacher": "teacher.replicas"}
+    return workload.with_settings({keys[role]: count for role, count in counts.items()})
 
 
 def _server_size(item: RolePlan) -> int:

@@ -85,16 +85,11 @@ def _check_window(workload: Workload) -> None:
 
 
 def _check_resources(workload: Workload, *, num_gpus: int) -> None:
-    resources = workload.resources
-    if resources is None:
+    roles: tuple[Role, ...] = ("trainer", "student", "teacher")
+    given = {role: workload.num_gpus(role) for role in roles if _takes_gpus(workload, role)}
+    asked = {role: count for role, count in given.items() if count is not None}
+    if not asked:
         _check_replicas(workload, num_gpus=num_gpus)
-        return
-    if resources["trainer"] > 1:
-        raise ConfigError(
-            f"resources.trainer.gpus is {resources['trainer']}, and in this version the trainer "
-            "is on one GPU; set it to 1 and give the others to student and teacher"
-        )
-    asked = {role: count for role, count in resources.items() if _takes_gpus(workload, role)}
     if sum(asked.values()) > num_gpus:
         counts = ", ".join(f"{role} {count}" for role, count in asked.items())
         raise ConfigError(

@@ -15,7 +15,7 @@ the trainer took was 96 to 99.9 % of this estimate (docs/gpu.md). What a server 
 (`_SERVER_OVERHEAD`) comes from vLLM's documents and code; with small models it was half a GiB.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from rnow.engines.vllm.command import ADAPTER_RANKS, NUM_ADAPTERS_AT_ONCE
@@ -64,9 +64,7 @@ class RoleMemory:
 
     @property
     def total(self) -> int:
-        trained = self.lora + self.gradients + self.optimizer
-        held = self.weights + trained + self.kv_cache
-        return held + self.activations + self.prompt_logprobs + self.overhead
+        return sum(astuple(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

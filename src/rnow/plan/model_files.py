@@ -1,13 +1,9 @@
 """What of a model is on this machine: its folder and the size of its weights; and fetching it.
 
-To find a model nothing is opened but small JSON files and nothing is downloaded: where a Hugging
-Face model lies is read off the layout of its cache, since importing huggingface_hub takes longer
-than looking.
+To find a model nothing is opened but small JSON files and nothing is downloaded.
 """
 
-import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +32,14 @@ class ModelFiles:
         return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", self.path) is not None
 
 
-def find_model(
-    key: str, path: str, *, project: Path, environ: Mapping[str, str] = os.environ
-) -> ModelFiles:
-    """Look for `path`: a folder, relative to the project, else a Hugging Face id in the cache."""
+def find_model(key: str, path: str, *, project: Path, cache: Path | None = None) -> ModelFiles:
+    """Look for `path`: a folder, relative to the project, else a Hugging Face id in its `cache`."""
     folder = project / Path(path).expanduser()
     if folder.is_dir():
         return ModelFiles(
             key=key, path=path, folder=folder, weight_bytes=count_weight_bytes(folder)
         )
-    snapshot = _cached_snapshot(path, hub_cache(environ))
+    snapshot = _cached_folder(path, "config.json", cache)
     weight_bytes = None if snapshot is None else count_weight_bytes(snapshot)
     # A download that was broken off is as good as none.
     folder_or_none = snapshot if weight_bytes else None
@@ -70,9 +64,7 @@ def fetch_model(files: ModelFiles, *, weights: bool = True) -> Path:
         ) from error
 
 
-def find_tokenizer(
-    path: str, *, project: Path, environ: Mapping[str, str] = os.environ
-) -> Path | None:
+def find_tokenizer(path: str, *, project: Path, cache: Path | None = None) -> Path | None:
     """Return the folder with the tokenizer of `path`, None if it is not on this machine.
 
     A tokenizer is there more often than the weights: `hf download ID tokenizer.json` is enough.
@@ -80,24 +72,16 @@ def find_tokenizer(
     folder = project / Path(path).expanduser()
     if folder.is_dir():
         return folder
-    snapshot = _cached_snapshot(path, hub_cache(environ))
-    return snapshot if snapshot and (snapshot / "tokenizer.json").is_file() else None
+    return _cached_folder(path, "tokenizer.json", cache)
 
 
-def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder where Hugging Face keeps downloaded models."""
-    if folder := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(folder).expanduser()
-    cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home(), ".cache")
-    home = environ.get("HF_HOME") or Path(cache, "huggingface")
-    return Path(home, "hub").expanduser()
+def _cached_folder(model_id: str, file: str, cache: Path | None) -> Path | None:
+    """Return the folder in Hugging Face's cache that has `file` of the model; None: none has."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-
-def _cached_snapshot(model_id: str, cache: Path) -> Path | None:
-    repository = cache / f"models--{model_id.replace('/', '--')}"
     try:
-        revision = (repository / "refs" / "main").read_text().strip()
-    except OSError:
+        found = try_to_load_from_cache(model_id, file, cache_dir=cache)
+    except HFValidationError:
         return None
-    snapshot = repository / "snapshots" / revision
-    return snapshot if snapshot.is_dir() else None
+    return Path(found).parent if isinstance(found, str) else None

@@ -37,6 +37,7 @@ class Placement:
     models: Mapping[EngineRole, ModelFiles]
     engines: Mapping[EngineRole, EngineKind]
     urls: Mapping[EngineRole, tuple[str, ...]]  # of the user's own servers
+    python: str | None  # interpreter with vLLM; None: this one
     device: Literal["cuda", "cpu"]  # of the trainer, and of models in this process
     plan: Plan | None  # None: no GPU
     notices: tuple[str, ...]  # one line each, for the user
@@ -61,21 +62,20 @@ def place_roles(
     project: Path,
     *,
     devices: Devices | None = None,
-    torch_version: str | None = None,
     may_download: bool = True,
 ) -> Placement:
     """Return where the roles run; raise ModelError or ConfigError with all that is missing.
 
-    `devices` and `torch_version` None: those that are found. A plan needs both models' config.json,
-    which is fetched if it may be; else there is no plan.
+    `devices` None: those that torch can use here. A plan needs both models' config.json, which is
+    fetched if it may be; else there is no plan.
     """
     config = loaded.config
-    teacher = require_distill(config)
+    teacher = require_distill(loaded)
     models: dict[EngineRole, ModelFiles] = {
         "student": find_model("model.path", config.model.path, project=project),
         "teacher": find_model("teacher.path", teacher.path, project=project),
     }
-    found = usable_gpus(devices or find_devices(), torch_version=torch_version)
+    found = devices or usable_gpus(find_devices())
     # The trainer needs the student here, whatever samples from it.
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
     check_models({models[role]: _asked(config, role) for role in here}, devices=found)
@@ -103,14 +103,13 @@ def place_sampler(
     model: ModelFiles,
     lora_rank: int | None,
     devices: Devices | None = None,
-    torch_version: str | None = None,
 ) -> Placement:
     """Return where `model` is sampled from in the place of `role`: nothing else is to fit.
 
     `lora_rank`: of an adapter on it. Raises as `place_roles` does, which says what else is meant.
     """
     config = loaded.config
-    found = usable_gpus(devices or find_devices(), torch_version=torch_version)
+    found = devices or usable_gpus(find_devices())
     if not engine_urls(config, role):
         check_models({model: _asked(config, role)}, devices=found)
     placement = _without_plan(config, project, {role: model}, devices=found)
@@ -150,16 +149,16 @@ def _without_plan(
 ) -> Placement:
     engines: dict[EngineRole, EngineKind] = {}
     notices: list[str] = []
+    python = find_python(config, project)
     for role in models:
-        engines[role], line = _engine_kind(
-            config, role, devices=devices, python=find_python(config, project)
-        )
+        engines[role], line = _engine_kind(config, role, devices=devices, python=python)
         if line is not None and line not in notices:
             notices.append(line)
     return Placement(
         models=models,
         engines=engines,
         urls={role: engine_urls(config, role) for role in models},
+        python=python,
         device="cuda" if devices.gpus else "cpu",
         plan=None,
         notices=tuple(notices),
@@ -302,8 +301,8 @@ def _plan(
         if "vllm" in engines.values():
             raise
         return None
-    workload = Workload.from_config(
-        config,
+    workload = Workload(
+        config=config,
         # Of a role that is not placed the figures are read by nobody.
         student=figures.get("student") or figures["teacher"],
         teacher=figures.get("teacher") or figures["student"],

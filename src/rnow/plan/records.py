@@ -5,9 +5,9 @@ Nothing is decided here. All sizes are bytes; what the terminal shows is in GiB,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from rnow.config.settings import Config
+from rnow.config.settings import Config, TeacherSettings
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP
 from rnow.plan.devices import Gpu
 from rnow.plan.figures import ModelFigures
@@ -26,87 +26,60 @@ _COLUMNS = ("weights", "LoRA", "optimizer", "activations", "KV cache", "log-prob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Everything that memory depends on: two models, and the settings under their own names."""
+    """Everything that memory depends on: two models, what runs them, and the settings.
 
+    What runs the roles was settled before (placing.py).
+    """
+
+    config: Config
     student: ModelFigures
     teacher: ModelFigures
     student_engine: EngineKind = "vllm"
     teacher_engine: EngineKind = "vllm"
-    tuning: Literal["lora", "full"]
-    qlora_rank: int
-    trainer_dtype_bytes: int  # model.dtype
-    engine_dtype_bytes: int  # engine.dtype
-    teacher_dtype_bytes: int
-    teacher_quantization: Literal["fp8"] | None = None
-    max_context_window: int
-    max_tokens_per_micro_batch: int
-    activation_checkpointing: bool
-    num_rollouts: int  # that run at the same time in a step
-    concurrency: int  # rollout.concurrency: in an evaluation there may be more of them
-    teacher_concurrency: int
-    gpu_memory_utilization: float | None = None  # None: planned for each server
-    student_replicas: int | None = None  # None: as many as GPUs are left for
-    teacher_replicas: int | None = None
-    resources: Mapping[Role, int] | None = None  # GPUs of each role; None: planned
     alone: Literal["student", "teacher"] | None = None  # only this one runs, and it samples
 
-    @classmethod
-    def from_config(
-        cls,
-        config: Config,
-        *,
-        student: ModelFigures,
-        teacher: ModelFigures,
-        student_engine: EngineKind = "vllm",
-        teacher_engine: EngineKind = "vllm",
-    ) -> "Workload":
-        """Take what config.yml says; what runs the roles was settled before (placing.py)."""
-        assert config.teacher is not None, "only distillation is planned"
-        resources = config.resources
-        gpus: dict[Role, int] | None = None
-        if resources is not None:
-            gpus = {
-                "trainer": resources.trainer.gpus,
-                "student": resources.student.gpus,
-                "teacher": resources.teacher.gpus,
-            }
-        concurrency = config.rollout.concurrency
-        return cls(
-            student=student,
-            teacher=teacher,
-            student_engine=student_engine,
-            teacher_engine=teacher_engine,
-            tuning=config.model.tuning,
-            qlora_rank=config.model.qlora_rank,
-            trainer_dtype_bytes=_DTYPE_BYTES[config.model.dtype],
-            engine_dtype_bytes=_DTYPE_BYTES[config.engine.dtype],
-            teacher_dtype_bytes=_DTYPE_BYTES[config.teacher.dtype],
-            teacher_quantization=config.teacher.quantization,
-            max_context_window=config.rollout.max_context_window,
-            max_tokens_per_micro_batch=config.trainer.max_tokens_per_micro_batch,
-            activation_checkpointing=config.trainer.activation_checkpointing is not False,
-            num_rollouts=min(config.data.batch_size * config.data.group_size, concurrency),
-            concurrency=concurrency,
-            teacher_concurrency=config.teacher.concurrency,
-            gpu_memory_utilization=config.engine.gpu_memory_utilization,
-            student_replicas=config.engine.replicas,
-            teacher_replicas=config.teacher.replicas,
-            resources=gpus,
-        )
+    def with_settings(self, settings: Mapping[str, Any]) -> "Workload":
+        """Return the same with other settings, by their keys: {"model.tuning": "lora"}."""
+        sections = self.config.model_dump()
+        for key, value in settings.items():
+            section, _, name = key.partition(".")
+            sections[section][name] = value
+        return replace(self, config=Config.model_validate(sections))
 
     def sampling(self, role: Literal["student", "teacher"], *, lora_rank: int | None) -> "Workload":
         """Return what it takes to sample in the place of `role`, and do nothing else.
 
         `lora_rank`: of the adapter that is sampled from; None: the model as it is.
         """
-        tuning: Literal["lora", "full"] = "full" if lora_rank is None else "lora"
-        return replace(
-            self,
-            alone=role,
-            tuning=tuning,
-            qlora_rank=lora_rank or self.qlora_rank,
-            num_rollouts=self.concurrency,
-        )
+        settings: dict[str, Any] = {"model.tuning": "full"}
+        if lora_rank is not None:
+            settings = {"model.tuning": "lora", "model.qlora_rank": lora_rank}
+        return replace(self.with_settings(settings), alone=role)
+
+    @property
+    def teacher_settings(self) -> TeacherSettings:
+        # Without a teacher only the student is planned, alone: nobody reads this one's settings.
+        return self.config.teacher or TeacherSettings(path=self.config.model.path)
+
+    @property
+    def max_context_window(self) -> int:
+        return self.config.rollout.max_context_window
+
+    @property
+    def num_rollouts(self) -> int:
+        """How many run at the same time: in a step; alone, as many as may."""
+        data, concurrency = self.config.data, self.config.rollout.concurrency
+        in_step = data.batch_size * data.group_size
+        return min(in_step, concurrency) if self.alone is None else concurrency
+
+    def num_gpus(self, role: Role) -> int | None:
+        """Return how many GPUs the settings give `role`; None: planned."""
+        resources = self.config.resources
+        if resources is None:
+            return None
+        if role == "trainer":
+            return resources.trainer.gpus
+        return resources.teacher.gpus if role == "teacher" else resources.student.gpus
 
     def figures(self, role: Role) -> ModelFigures:
         return self.teacher if role == "teacher" else self.student
@@ -123,45 +96,37 @@ class Workload:
         """Return how many servers `role` is to have; None: not said, or no servers."""
         if self.engine(role) != "vllm":
             return None
-        return self.teacher_replicas if role == "teacher" else self.student_replicas
+        is_teacher = role == "teacher"
+        return self.teacher_settings.replicas if is_teacher else self.config.engine.replicas
 
     @property
     def trainer_load(self) -> TrainerLoad:
+        model, trainer = self.config.model, self.config.trainer
         return TrainerLoad(
-            tuning=self.tuning,
-            lora_rank=self.qlora_rank,
-            dtype_bytes=self.trainer_dtype_bytes,
+            tuning=model.tuning,
+            lora_rank=model.qlora_rank,
+            dtype_bytes=_DTYPE_BYTES[model.dtype],
             # A trajectory that is longer than a micro-batch goes through the network alone.
-            max_tokens=max(self.max_tokens_per_micro_batch, self.max_context_window),
-            checkpointing=self.activation_checkpointing,
+            max_tokens=max(trainer.max_tokens_per_micro_batch, self.max_context_window),
+            checkpointing=trainer.activation_checkpointing is not False,
         )
 
     def server_load(self, role: Role, gpu_bytes: int) -> ServerLoad:
         """Return what a server of `role` is asked to do on GPUs of this size."""
+        model, teacher = self.config.model, self.teacher_settings
         is_teacher = role == "teacher"
-        dtype_bytes = self.teacher_dtype_bytes if is_teacher else self.engine_dtype_bytes
-        quantization = self.teacher_quantization if is_teacher else None
-        if is_teacher and self.alone is None:
-            return ServerLoad(
-                dtype_bytes=dtype_bytes,
-                quantization=quantization,
-                # Whoever asks for scores is given a token beside them; it needs its place.
-                max_model_len=self.max_context_window + 1,
-                max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
-                max_num_seqs=min(self.teacher_concurrency, _MAX_SEQS),
-                lora_rank=None,
-                scores=True,
-            )
+        scores = is_teacher and self.alone is None
+        sampled_a_step = _BATCHED_TOKENS if gpu_bytes >= _BIG_GPU else _SMALL_BATCHED_TOKENS
+        concurrency = teacher.concurrency if scores else self.config.rollout.concurrency
         return ServerLoad(
-            dtype_bytes=dtype_bytes,
-            quantization=quantization,
-            max_model_len=self.max_context_window,
-            max_num_batched_tokens=(
-                _BATCHED_TOKENS if gpu_bytes >= _BIG_GPU else _SMALL_BATCHED_TOKENS
-            ),
-            max_num_seqs=min(self.concurrency, _MAX_SEQS),
-            lora_rank=self.qlora_rank if self.tuning == "lora" else None,
-            scores=False,
+            dtype_bytes=_DTYPE_BYTES[teacher.dtype if is_teacher else self.config.engine.dtype],
+            quantization=teacher.quantization if is_teacher else None,
+            # Whoever asks for scores is given a token beside them; it needs its place.
+            max_model_len=self.max_context_window + (1 if scores else 0),
+            max_num_batched_tokens=TEACHER_TOKENS_A_STEP if scores else sampled_a_step,
+            max_num_seqs=min(concurrency, _MAX_SEQS),
+            lora_rank=None if scores or model.tuning == "full" else model.qlora_rank,
+            scores=scores,
         )
 
 
@@ -172,9 +137,7 @@ class ServerPlan:
     num_replicas: int
     tensor_parallel_size: int
     gpu_memory_utilization: float
-    max_model_len: int
-    max_num_batched_tokens: int
-    max_num_seqs: int
+    load: ServerLoad
     num_kv_tokens: int  # that the KV cache of one replica has room for
 
 
@@ -244,7 +207,7 @@ class Plan:
         many = "s" if server.num_replicas > 1 else ""
         size = server.tensor_parallel_size
         over = f" over {size} GPUs" + (" each" if many else "") if size > 1 else ""
-        room = server.num_kv_tokens // server.max_model_len * server.num_replicas
+        room = server.num_kv_tokens // server.load.max_model_len * server.num_replicas
         some = f"{room} of {self.num_rollouts}" if room < self.num_rollouts else "all"
         return (
             f"{item.role}: {server.num_replicas} vLLM server{many}{over} with "

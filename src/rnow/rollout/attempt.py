@@ -36,6 +36,7 @@ from rnow.records import (
 )
 from rnow.rollout.ledger import Ledger
 from rnow.runtime.kill_points import point
+from rnow.runtime.side_by_side import side_by_side
 from rnow.tools.base import ToolCall, ToolRunner, allowed_schemas
 
 # A rollout whose very first id is foreign would have nothing to train on, so it begins again: a
@@ -87,6 +88,8 @@ async def run_rollout(
             raise
         end_reason = EndReason.TIMEOUT
     finally:
+        if tools is not None:
+            tools.release(attempt.id)
         await engine.release(str(attempt.id))
     if rollout.ledger.num_turns == 0:
         raise RolloutError(rollout.why_nothing_was_sampled(end_reason))
@@ -195,11 +198,7 @@ class _Rollout:
             records[position] = await self._run_call(call)
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for position, call in enumerate(calls):
-                    group.create_task(run(position, call))
-        except ExceptionGroup as failed:  # a call that cannot be run at all: one reason is enough
-            raise failed.exceptions[0] from failed
+            await side_by_side(*(run(position, call) for position, call in enumerate(calls)))
         finally:
             # Also when time runs out: what the tools that were ready did is to be counted.
             in_order = [records[position] for position in sorted(records)]

@@ -2,15 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
+from rnow.browser.chromium.executable import find_chromium
 from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.bridge_check import check_template
-from rnow.chat.prompts import PromptFile, read_prompt_file
+from rnow.chat.prompts import PromptFile, asked, read_prompt_file
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
@@ -19,8 +19,9 @@ from rnow.engines.base import Engine
 from rnow.records import Prompt
 from rnow.rollout.attempt import run_rollout
 from rnow.rollout.many import Roll
-from rnow.rollout.project_pages import check_store, store_folder
+from rnow.rollout.project_pages import check_store, chromium_notices, store_folder
 from rnow.tools.base import ToolSchema
+from rnow.tools.mcp.spec import McpSettings
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
@@ -33,7 +34,7 @@ class Environment:
     directory: Path
     chat: ChatTemplate
     vocabulary: Vocabulary
-    tools: ToolPool | None  # None: no tools.py, or none wanted; one turn
+    tools: ToolPool | None  # None: the project has no tools, or none are wanted; one turn
     checks_tool_names: bool = True  # that prompts name
     sites: LocalSites
 
@@ -42,26 +43,29 @@ class Environment:
         return () if self.tools is None else self.tools.schemas
 
     def read_prompts(self, name: str, *, batch_size: int | None = None) -> PromptFile:
-        """Read a file of prompts; tools that it names must exist, unless none are wanted."""
+        """Read a file of prompts; tools that it names must exist, unless none are wanted.
+
+        An example of dataset_type sft is a prompt up to its last message of the user.
+        """
         names = [schema.name for schema in self.schemas]
-        return read_prompt_file(
+        kind = self.config.dataset_type
+        file = read_prompt_file(
             self.directory / name,
+            dataset_type=kind,
             tool_names=names if self.checks_tool_names else None,
             batch_size=batch_size,
+            drop_last_answer=self.config.data.drop_last_answer,
         )
+        return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 
     def check(self, prompt: Prompt) -> tuple[str, ...]:
         """Check that turns can be appended token by token; return what the user should know."""
-        own = () if self.tools is None else (*self.tools.notices, *self._browser_notices())
+        own: tuple[str, ...] = ()
+        if self.tools is not None:
+            own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
         notices = check_template(self.chat, prompt.messages, self.schemas)
         check_words(self.chat, prompt.messages, self.schemas, vocabulary=self.vocabulary)
         return (*own, *self.vocabulary.notices, *notices)
-
-    def _browser_notices(self) -> tuple[str, ...]:
-        browser = self.config.browser
-        reads_the_web = browser.allow_hosts or browser.render_hosts
-        found = find_chromium(browser.executable, directory=self.directory)
-        return (NO_CHROMIUM,) if reads_the_web and found is None else ()
 
     def gauges(self) -> dict[str, float]:
         """Return what the parts count over the whole run, for the step's line of metrics."""
@@ -100,21 +104,22 @@ async def open_environment(
     """
     config = loaded.config
     tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
+    mcp = mcp_settings(loaded)
     vocabulary = read_vocabulary(student, teacher)
     chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
         check_store(config, directory)
         tools: ToolPool | None = None
-        if tools_file is not None:
+        if tools_file is not None or (with_tools and mcp.servers):
             settings = worker_settings(
                 config,
                 directory,
                 tokenizer_file=student / "tokenizer.json",
-                ports=sites.ports or dict.fromkeys(config.browser.local_sites, 0),
+                ports=sites.ports,
                 log_file=log_file,
             )
-            tools = await stack.enter_async_context(ToolPool(settings))
+            tools = await stack.enter_async_context(ToolPool(replace(settings, mcp=mcp)))
         yield Environment(
             config=config,
             directory=directory,
@@ -126,6 +131,16 @@ async def open_environment(
         )
 
 
+def mcp_settings(loaded: LoadedConfig) -> McpSettings:
+    """Return the MCP servers of a project, and where they are set."""
+    rollout, line = loaded.config.rollout, loaded.lines.get("rollout.mcp_url")
+    return McpSettings(
+        servers=tuple(rollout.mcp_url),
+        per_rollout=rollout.mcp_session == "rollout",
+        place=loaded.file.name if line is None else f"{loaded.file.name}:{line}",
+    )
+
+
 def worker_settings(
     config: Config,
     directory: Path,
@@ -134,7 +149,8 @@ def worker_settings(
     ports: dict[str, int],
     log_file: Path,
 ) -> WorkerSettings:
-    """Return what tool workers are told; `ports` are those of the local sites."""
+    """Return what tool workers are told; `ports` are those of the local sites,
+    none where none is served."""
     chromium = find_chromium(config.browser.executable, directory=directory)
     return WorkerSettings(
         project_dir=directory,
@@ -149,7 +165,7 @@ def worker_settings(
             allow_hosts=tuple(config.browser.allow_hosts),
             contact=config.browser.contact,
             num_workers=config.tools.workers,
-            local_sites=ports,
+            local_sites=ports or dict.fromkeys(config.browser.local_sites, 0),
             render_hosts=tuple(config.browser.render_hosts),
             executable=None if chromium is None else str(chromium),
             store=str(store_folder(config, directory)),

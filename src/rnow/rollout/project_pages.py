@@ -3,8 +3,12 @@
 Opened here for a moment only, by the controller; tool workers keep it open.
 """
 
+import os
+from contextlib import closing
 from pathlib import Path
 
+from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
+from rnow.browser.shell import network_notices
 from rnow.browser.store.store import INDEX_FILE, PageStore
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
@@ -44,18 +48,29 @@ def store_fingerprint(config: Config, directory: Path) -> str | None:
     if config.browser.store_mode in ("live", "record"):
         return None
     require_pages(config, directory)
-    store = PageStore(store_folder(config, directory), read_only=True)
-    try:
+    with closing(PageStore(store_folder(config, directory), read_only=True)) as store:
         return store.fingerprint()
-    finally:
-        store.close()
 
 
 def require_contact(loaded: LoadedConfig) -> None:
     """Refuse to begin where every page of the open web would be an error."""
     browser = loaded.config.browser
     if browser.allow_hosts and browser.contact is None and browser.store_mode != "replay":
-        raise ConfigError(
-            f"{loaded.file}: browser.contact is null: no site outside this machine is read until "
-            "it is your mail or web address, which those sites are told"
+        message = (
+            "browser.contact is null: no site outside this machine is read until it is your mail "
+            "or web address, which those sites are told"
         )
+        raise ConfigError(problems=[loaded.problem("browser.contact", message)])
+
+
+def chromium_notices(config: Config, directory: Path) -> tuple[str, ...]:
+    """Return what the user should know of this machine's ways to the web, where that is read.
+
+    Raises ConfigError for a browser.executable that is no program.
+    """
+    browser = config.browser
+    found = find_chromium(browser.executable, directory=directory)
+    reads_the_web = browser.allow_hosts or browser.render_hosts
+    if not reads_the_web:
+        return ()
+    return (*network_notices(os.environ), *((NO_CHROMIUM,) if found is None else ()))

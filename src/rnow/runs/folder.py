@@ -17,6 +17,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -210,12 +211,10 @@ class RunDirectory:
 def _take(lock: IO[str]) -> None:
     """Lock the file, or raise OSError; whoever only looks holds it for an instant."""
     for _ in range(NUM_TRIES):
-        try:
+        with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.02)
-        else:
             return
+        time.sleep(0.02)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -251,10 +250,8 @@ def package_versions() -> dict[str, str]:
     """Return the versions on which the numbers of a run depend."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 

@@ -10,10 +10,12 @@ the same float32.
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from rnow.records import (
     BoolArray,
@@ -21,15 +23,14 @@ from rnow.records import (
     FloatArray,
     RolloutId,
     ScoredTrajectory,
-    StopReason,
-    ToolCallRecord,
-    ToolOutcome,
     Trajectory,
     Turn,
 )
 from rnow.runs.archive import read_bytes
 from rnow.runtime.atomic_files import telling_if_full
 from rnow.runtime.kill_points import point
+
+_TURNS = TypeAdapter(tuple[Turn, ...])
 
 
 class Journal:
@@ -97,7 +98,7 @@ def scored_to_json(scored: ScoredTrajectory) -> dict[str, Any]:
         "policy_version": trajectory.policy_version[mask].tolist(),
         "num_drift_tokens": trajectory.num_drift_tokens,
         "duration_s": round(trajectory.duration_s, 6),
-        "turns": [_turn_to_json(turn) for turn in trajectory.turns],
+        "turns": [asdict(turn) for turn in trajectory.turns],
     }
 
 
@@ -115,7 +116,7 @@ def scored_from_json(line: dict[str, Any]) -> ScoredTrajectory:
         turn_index=np.asarray(line["turn_index"], dtype=np.int32),
         sampler_logprobs=_on_actions(line["sampler_logprobs"], mask),
         policy_version=policy_version,
-        turns=tuple(_turn_from_json(turn) for turn in line["turns"]),
+        turns=_TURNS.validate_python(line["turns"]),
         end_reason=EndReason(line["end_reason"]),
         num_drift_tokens=line["num_drift_tokens"],
         duration_s=line["duration_s"],
@@ -134,37 +135,3 @@ def _on_actions(values: Iterable[float], mask: BoolArray) -> FloatArray:
     array = np.full(len(mask), np.nan, dtype=np.float32)
     array[mask] = np.asarray(list(values), dtype=np.float32)
     return array
-
-
-def _turn_to_json(turn: Turn) -> dict[str, Any]:
-    return {
-        "start": turn.start,
-        "end": turn.end,
-        "stop_reason": turn.stop_reason.value,
-        "duration_s": round(turn.duration_s, 6),
-        "tool_calls": [
-            {
-                "name": call.name,
-                "arguments": call.arguments,
-                "outcome": call.outcome.value,
-                "text": call.text,
-                "duration_s": round(call.duration_s, 6),
-                "truncated": call.truncated,
-                "counts": dict(call.counts),
-            }
-            for call in turn.tool_calls
-        ],
-    }
-
-
-def _turn_from_json(line: dict[str, Any]) -> Turn:
-    return Turn(
-        start=line["start"],
-        end=line["end"],
-        stop_reason=StopReason(line["stop_reason"]),
-        duration_s=line["duration_s"],
-        tool_calls=tuple(
-            ToolCallRecord(**{**call, "outcome": ToolOutcome(call["outcome"])})
-            for call in line["tool_calls"]
-        ),
-    )

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+from rnow.config.settings import Config
+from rnow.learner.checkpoint import load_checkpoint
 from rnow.learner.policy import Policy
 from rnow.learner.weights import export_merged
 from rnow.runs.folder import RunDirectory
@@ -52,6 +54,30 @@ def export_model(source: Path, output: Path, *, base: str | None) -> None:
         shutil.copyfile(source / "README.md", temporary / "README.md")
 
     replace_folder(output, write)
+
+
+def write_checkpoint_model(
+    folder: Path, *, checkpoint: Path, run: RunDirectory, student: Path
+) -> None:
+    """Write `checkpoint` to `folder`, with the tokenizer of `student`, on which it was trained.
+
+    It holds what training changes, under the names of the network in training: that is built once
+    more, from the student and the run's own settings, and saves itself. Raises CheckpointError
+    where the checkpoint is not whole, or of another student.
+    """
+    config = Config.model_validate(run.read_config())
+    policy = Policy.load(
+        student,
+        config.model,
+        seed=config.seed,
+        activation_checkpointing=False,
+        device="cpu",
+        window=config.rollout.max_context_window,
+    )
+    policy.load_trainable_state(load_checkpoint(checkpoint).weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    policy.save(folder)
+    copy_tokenizer(student, folder)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -39,8 +39,8 @@ def telling_if_full(path: Path, *, needs_bytes: int) -> Iterator[None]:
     """Raise SpaceError if the block finds the disk full: `path` was being written."""
     try:
         yield
-    except Exception as error:  # safetensors tells of it in Rust's words, shutil of many at once
-        if not _says_full(error):
+    except Exception as error:
+        if errno_of(error) not in _FULL:
             raise
         needed = ceil(needs_bytes / 1e5) / 10
         free = floor(shutil.disk_usage(path.parent).free / 1e5) / 10
@@ -51,11 +51,13 @@ def telling_if_full(path: Path, *, needs_bytes: int) -> Iterator[None]:
         ) from error
 
 
-def _says_full(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
+def errno_of(error: Exception) -> int:
+    """Return the number of the system's error that this one is, or tells of; 0 where it is none."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    # safetensors tells of them in Rust's words, shutil of several at once.
     found = re.search(r"(?:\(os error |\[Errno )(\d+)", str(error))
-    return found is not None and int(found[1]) in _FULL
+    return int(found[1]) if found else 0
 
 
 def _write_synced(temporary: Path, content: bytes, *, name: str) -> None:
@@ -102,6 +104,7 @@ def _fill_synced(temporary: Path, write: Callable[[Path], None], *, name: str) -
     try:
         write(temporary)
         point(f"{name}/written")
+        give_umask_modes(temporary)
         for path in temporary.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
@@ -111,6 +114,18 @@ def _fill_synced(temporary: Path, write: Callable[[Path], None], *, name: str) -
         # On a full disk the half that was written is what fills it.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def give_umask_modes(folder: Path) -> None:
+    """Let others read the files of a new folder as far as they may read the folder itself.
+
+    safetensors and tempfile make files for this user alone, whatever the umask: a server that runs
+    as another user could not load them.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def recover_folder(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and time limits: once is a request, twice is now.
+"""Ctrl-C, SIGTERM, SIGHUP and time limits: once is a request, twice is now.
+
+A terminal that is closed may send SIGHUP several times, so of that one twice is once; under nohup,
+which has it ignored, it stays ignored.
 
 Long waits that may be cut (rollouts) run through `StopRequest.cut`; what must end and be saved (an
 optimizer update) simply runs, and the loop asks `check` afterwards.
@@ -7,49 +10,66 @@ optimizer update) simply runs, and the loop asks `check` afterwards.
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from rnow.errors import Interrupted
 
 Result = TypeVar("Result")
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a program to stop."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *(() if is_ignored else (signal.SIGHUP,)))
+
+
 class StopRequest:
-    """Remembers that someone asked the run to stop. Made inside the running event loop."""
+    """Remembers that someone asked the run to stop, or that its time is up.
+
+    with StopRequest(max_time_s=60) as stop:  # inside the running event loop
+        await stop.cut(rollouts())
+
+    Signals that ask it to stop are its own until the block ends.
+    """
 
     def __init__(self, *, max_time_s: float | None = None) -> None:
         self._asked = asyncio.Event()
         self._why: Interrupted | None = None
-        self._give_up_at = None if max_time_s is None else time.monotonic() + max_time_s
+        self._max_time_s = max_time_s
 
-    def listen(self) -> None:
-        """Take over SIGINT and SIGTERM until `forget`."""
+    def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
+        if self._max_time_s is not None:
+            loop.call_later(self._max_time_s, self._ask, Interrupted("trainer.max_time_s", 0))
+        return self
 
-    def forget(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+    def __exit__(self, *_: object) -> None:
+        for number in stop_signals():
+            asyncio.get_running_loop().remove_signal_handler(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._why is not None:
+        if self._why is not None and self._why.exit_code:
+            if number == signal.SIGHUP:
+                return
             # The second time: whoever asks twice wants the process gone. Every write is either
             # done or absent, so nothing on disk can be hurt.
             os._exit(128 + number)
         name = "Ctrl-C" if number == signal.SIGINT else number.name
-        self._why = Interrupted(name, 128 + number)
+        self._ask(Interrupted(name, 128 + number))
+
+    def _ask(self, why: Interrupted) -> None:
+        # A signal is the stronger reason, whichever of the two came first.
+        if self._why is None or why.exit_code:
+            self._why = why
         self._asked.set()
 
     def check(self) -> None:
         """Raise Interrupted if the run should stop here."""
         if self._why is not None:
             raise self._why
-        if self._give_up_at is not None and time.monotonic() > self._give_up_at:
-            raise Interrupted("trainer.max_time_s", 0)
 
     async def cut(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`, but cancel it and raise Interrupted as soon as a stop is asked for."""
@@ -60,13 +80,11 @@ class StopRequest:
             raise
         task = asyncio.create_task(work)
         asked = asyncio.create_task(self._asked.wait())
-        left = None if self._give_up_at is None else self._give_up_at - time.monotonic()
         try:
-            await asyncio.wait((task, asked), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            self.check()
-            raise Interrupted("trainer.max_time_s", 0)
+            await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self.check()
+            return task.result()
         finally:
             for waiting in (task, asked):
                 waiting.cancel()

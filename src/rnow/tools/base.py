@@ -4,7 +4,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rnow.core.arguments import ArgumentError, check_arguments
 from rnow.records import RolloutId, ToolOutcome
+
+_MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,22 @@ class ToolSchema:
         return {"type": "function", "function": function}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """What a worker tells the controller of one tool, before it runs any."""
+
+    schema: ToolSchema
+    timeout_s: float | None  # @tool(timeout=); None: rollout.tool_timeout
+    is_async: bool  # runs on the worker's event loop, so that it can be cancelled
+    read_only: bool  # may be repeated
+    server: int | None = None  # which MCP server has it, from 0; None: tools.py
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "ToolSpec":
+        """Build the record back from what `asdict` made of it."""
+        return cls(**{**fields, "schema": ToolSchema(**fields["schema"])})
+
+
 def allowed_schemas(
     schemas: Iterable[ToolSchema], allowed: Collection[str] | None
 ) -> list[ToolSchema]:
@@ -40,6 +59,21 @@ class ToolCall:
     arguments: Mapping[str, Any]
     raw: str  # the text between the tags
     error: str | None = None  # one sentence for the model, as "Invalid JSON in tool call: …"
+
+
+def checked_arguments(
+    call: ToolCall, *, schemas: Mapping[str, ToolSchema], allowed: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """Return the arguments to call with, decided before any code of the user runs.
+
+    Raises ArgumentError for what is the model's mistake. A tool that is not among `allowed` is an
+    unknown one.
+    """
+    if call.error is not None:
+        raise ArgumentError(call.error)
+    if call.name not in schemas or (allowed is not None and call.name not in allowed):
+        raise ArgumentError(f"Tool '{call.name[:_MAX_NAME_CHARS]}' not found in registry")
+    return check_arguments(call.name, schemas[call.name].parameters, call.arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,4 +104,6 @@ class ToolRunner(Protocol):
         """Run one call within its deadline. `allowed` None: every tool."""
         ...
 
-    async def aclose(self) -> None: ...
+    def release(self, rollout: RolloutId) -> None:
+        """Let go of what was kept for a rollout, which has ended; returns at once."""
+        ...

@@ -7,18 +7,19 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rnow.core.rich_types import with_rich_values
 from rnow.core.tool import TOOL_REGISTRY, ToolArgs, ToolFunction
 from rnow.errors import ToolDefinitionError
-from rnow.tools.base import ToolSchema
-from rnow.tools.spec import ToolSpec
+from rnow.tools.base import ToolSchema, ToolSpec
 
-# What `@tool` and `@reward` themselves find wrong is a whole sentence.
-_SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ")
+# What `@tool`, `@reward` and `@grader` themselves find wrong is a whole sentence.
+_SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ", "Grader ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,17 +29,20 @@ class LoadedTool:
     spec: ToolSpec
     function: ToolFunction
 
-    def invoke(self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any]) -> Any:
-        """Call the function; an async one returns its coroutine."""
-        values = dict(arguments)
-        positional = []
-        parameters = inspect.signature(self.function).parameters
-        if "args" in parameters:
+    def invoke(
+        self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any], rollout: str = ""
+    ) -> Any:
+        """Call the function; an async one returns its coroutine.
+
+        Raises ArgumentError, before the function runs, for what its types cannot be made of.
+        """
+        values = with_rich_values(self.function, self.spec.schema.name, arguments)
+        signature = inspect.signature(self.function)
+        if "args" in signature.parameters:
             values["args"] = ToolArgs(metadata=dict(metadata))
-        for parameter in parameters.values():
-            if parameter.kind is parameter.POSITIONAL_ONLY:
-                positional.append(values.pop(parameter.name, parameter.default))
-        return self.function(*positional, **values)
+        bound = inspect.BoundArguments(signature, OrderedDict(values))
+        bound.apply_defaults()  # of a positional-only parameter that others follow
+        return self.function(*bound.args, **bound.kwargs)
 
 
 def load_tools(project_dir: Path) -> dict[str, LoadedTool]:
@@ -70,6 +74,8 @@ def import_project_file(file: Path) -> None:
     sys.modules[file.stem] = module  # dataclasses and pickle look a class's module up there
     try:
         module_spec.loader.exec_module(module)
+    except ToolDefinitionError:  # of a file that this one imports in the same way: it says where
+        raise
     except BaseException as error:  # the user's code: sys.exit() at import is an error of the file
         traceback.print_exc()
         raise ToolDefinitionError(_explain(error, file)) from error
@@ -111,4 +117,6 @@ def _explain(error: BaseException, file: Path) -> str:
     explanation = f"{where}: {type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError):
         explanation += "; install it in the environment that rnow runs in"
+        if (file.parent / "requirements.txt").is_file():
+            explanation += f": pip install -r {file.parent / 'requirements.txt'}"
     return explanation

@@ -41,7 +41,7 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
         monitor.finish_step(
             step_metrics(collected),
             parts.gauges(),
-            updated.metrics,
+            updated,
             evaluated,
             {"publish/probe": probe},
         )

@@ -1,6 +1,5 @@
 """What a run is made of, and how each part is made: session.py says when, loop.py what they do."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -8,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rnow.config.load import require_distill
+from rnow.config.load import teacher_of
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
-from rnow.errors import RnowError
 from rnow.learner.policy import Policy
 from rnow.learner.trainer import Trainer
 from rnow.plan.engine_specs import (
@@ -27,6 +25,7 @@ from rnow.plan.engine_specs import (
 from rnow.records import Prompt
 from rnow.runs.folder import RunDirectory
 from rnow.runs.saving import Saver
+from rnow.runtime.side_by_side import side_by_side
 from rnow.training.collect import Collector
 from rnow.training.monitor import Monitor
 from rnow.training.publish import Publisher
@@ -111,12 +110,8 @@ async def open_engines(
     if not all(spec.servers for spec in specs) or (plan is not None and plan.is_shared):
         # Two models that are read at once take twice the memory, and vLLM measures what is free.
         return await open_one(specs[0]), await open_one(specs[1])
-    try:
-        async with asyncio.TaskGroup() as group:
-            sampler, scorer = (group.create_task(open_one(spec)) for spec in specs)
-    except* RnowError as errors:
-        raise errors.exceptions[0] from errors
-    return sampler.result(), scorer.result()
+    sampler, scorer = await side_by_side(*map(open_one, specs))
+    return sampler, scorer
 
 
 async def check_teacher(engine: Engine, serving: Serving, *, probe_ids: Sequence[int]) -> Teacher:
@@ -124,7 +119,7 @@ async def check_teacher(engine: Engine, serving: Serving, *, probe_ids: Sequence
     config = serving.config
     teacher = Teacher(
         engine,
-        concurrency=require_distill(config).concurrency,
+        concurrency=teacher_of(config).concurrency,
         tolerance=role_tolerance(config, serving.placement, "teacher"),
     )
     await teacher.preflight(probe_ids, max_context_window=config.rollout.max_context_window)

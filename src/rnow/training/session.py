@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rnow.chat.compare import template_difference
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, teacher_of
 from rnow.config.settings import Config
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import Interrupted
@@ -33,7 +33,7 @@ from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
-from rnow.training.held_out import held_out_evaluation, held_out_prompts
+from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -98,37 +98,31 @@ def _take_up(session: Session, *, say: Callable[[str], None]) -> None:
 
 async def _run_opened(session: Session, console: Console) -> None:
     config, run, say = session.config, session.run, sayer(console)
-    stop = StopRequest(max_time_s=config.trainer.max_time_s)
-    stop.listen()
-    try:
-        async with open_environment(
+    async with AsyncExitStack() as stack:
+        stop = stack.enter_context(StopRequest(max_time_s=config.trainer.max_time_s))
+        log_file = run.logs / "tools.log"
+        opening = open_environment(
             session.loaded,
             session.directory,
             student=session.models.student,
             teacher=session.models.teacher,
-            log_file=run.logs / "tools.log",
-        ) as environment:
-            data = config.data
-            file = environment.read_prompts(data.train_file, batch_size=data.batch_size)
-            held_out = held_out_prompts(environment)
-            steps = prompts_by_step(config, file.prompts)
-            told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
-            for line in (*told, _headline(session, num_steps=len(steps))):
-                say(line)
-            with Monitor(console, run=run, num_steps=len(steps)) as monitor:
-                async with beating(
-                    run.status_file, log_file=run.controller_log, describe=monitor.snapshot
-                ):
-                    await _train(
-                        session,
-                        environment,
-                        steps=steps,
-                        held_out=held_out,
-                        monitor=monitor,
-                        stop=stop,
-                    )
-    finally:
-        stop.forget()
+            log_file=log_file,
+        )
+        environment = await stack.enter_async_context(opening)
+        data = config.data
+        file = environment.read_prompts(data.train_file, batch_size=data.batch_size)
+        opened = open_held_out(session.loaded, environment, log_file=log_file, say=say)
+        held_out = await stack.enter_async_context(opened)
+        steps = prompts_by_step(config, file.prompts)
+        told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
+        for line in (*told, _headline(session, num_steps=len(steps))):
+            say(line)
+        monitor = stack.enter_context(Monitor(console, run=run, num_steps=len(steps)))
+        heartbeat = beating(run.status_file, log_file=run.controller_log, describe=monitor.snapshot)
+        await stack.enter_async_context(heartbeat)
+        await _train(
+            session, environment, steps=steps, held_out=held_out, monitor=monitor, stop=stop
+        )
 
 
 def _compare(session: Session) -> tuple[str, ...]:
@@ -138,7 +132,7 @@ def _compare(session: Session) -> tuple[str, ...]:
 
 
 def _headline(session: Session, *, num_steps: int) -> str:
-    config, teacher = session.config, require_distill(session.config).path
+    config, teacher = session.config, teacher_of(session.config).path
     tuning = f"LoRA rank {config.model.qlora_rank}" if config.model.tuning == "lora" else "full"
     return (
         f"{session.run.path}: {config.model.path} ({tuning}) learns from {teacher}, "
@@ -154,7 +148,7 @@ async def _train(
     environment: Environment,
     *,
     steps: Sequence[Sequence[Prompt]],
-    held_out: tuple[Prompt, ...],
+    held_out: HeldOut,
     monitor: Monitor,
     stop: StopRequest,
 ) -> None:

@@ -5,17 +5,18 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
 from rnow.browser.errors import BrowseError
 from rnow.browser.rules.guard import (
     BlockedAddressError,
     GuardedResolver,
-    check_host,
     check_url,
     guarded_socket,
     is_public,
-    normalize_host,
 )
+from rnow.browser.rules.hosts import HostRules
+from rnow.browser.settings import BrowserSettings
 
 PORTS = (80, 443)
 PUBLIC = [
@@ -153,7 +154,7 @@ def test_one_page_has_one_spelling(url: str, normalized: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.2", "::1", "::ffff:7f00:2", "169.254.169.254"])
 def test_an_inner_address_is_refused_though_every_host_is_allowed(host: str) -> None:
     with pytest.raises(BrowseError) as refused:
-        check_host(host, allow_hosts=("*",))
+        HostRules(BrowserSettings(allow_hosts=("*",))).check(url_of(host))
     assert refused.value.text == (
         "ERROR blocked_address: this address is not on the public internet."
     )
@@ -177,15 +178,22 @@ def test_an_inner_address_is_refused_though_every_host_is_allowed(host: str) -> 
 def test_an_entry_is_one_host_unless_it_says_otherwise(
     entry: str, host: str, is_allowed: bool
 ) -> None:
-    allow_hosts = (normalize_host(entry),)
+    rules, url = HostRules(BrowserSettings(allow_hosts=(entry,))), url_of(host)
     if is_allowed:
-        check_host(host, allow_hosts=allow_hosts)
+        assert rules.check(url) is url
         return
     with pytest.raises(BrowseError) as refused:
-        check_host(host, allow_hosts=allow_hosts)
+        rules.check(url)
     assert refused.value.text == (
         "ERROR host_not_allowed: this host is not on the list of sites that may be read."
     )
+
+
+@pytest.mark.parametrize("field", ["allow_hosts", "render_hosts"])
+def test_one_text_is_no_list_of_hosts(field: str) -> None:
+    with pytest.raises(TypeError) as refused:
+        BrowserSettings(**{field: "*.fda.gov"})  # type: ignore[arg-type]
+    assert str(refused.value) == "hosts are '*.fda.gov', one text; give a tuple: ('*.fda.gov',)"
 
 
 @pytest.mark.parametrize(
@@ -230,6 +238,10 @@ class FixedResolver(AbstractResolver):
 
 def public_only(address: str, port: int) -> bool:
     return is_public(address)
+
+
+def url_of(host: str) -> URL:
+    return check_url(f"http://[{host}]/" if ":" in host else f"http://{host}/", ports=PORTS)
 
 
 def refusal(url: str) -> str:

@@ -215,6 +215,70 @@ def test_tool_text_never_becomes_an_added_token(load: Load, family: str) -> None
     check()
 
 
+def tool_with(text: str, place: str) -> ToolSchema:
+    """A tool of an MCP server with `text` somewhere in it."""
+    inner: dict[str, object] = {"type": "string"}
+    properties: dict[str, object] = {"url": inner}
+    if place == "property":
+        properties[text] = inner
+    elif place in ("description", "default", "x-note"):
+        inner[place] = text
+    elif place == "enum":
+        inner["enum"] = ["a", text]
+    elif place == "key":
+        inner[text] = {"deep": [text]}
+    return ToolSchema(
+        name=text if place == "name" else "browse",
+        description=text if place == "tool" else "Read a page.",
+        parameters={"type": "object", "properties": properties, "required": []},
+    )
+
+
+PLACES = ("name", "tool", "property", "description", "default", "enum", "key", "x-note")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tools_own_texts_never_become_added_tokens(load: Load, family: str, place: str) -> None:
+    chat = load(family)
+    text = " ".join((*FAMILIES[family].special, *FAMILIES[family].ordinary))
+    tools = [tool_with(text, place), BROWSE]
+    benign = [tool_with("a text", place), BROWSE]
+    added = [id for id in chat.render_prompt(PROMPT, tools) if id in chat.added_ids]
+    assert added == [id for id in chat.render_prompt(PROMPT, benign) if id in chat.added_ids]
+    rendered = chat.render(PROMPT, tools=tools)
+    assert chat.decode(chat.render_prompt(PROMPT, tools)) == unicodedata.normalize("NFC", rendered)
+
+
+def test_what_a_template_writes_around_a_tools_text_does_not_make_a_token(load: Load) -> None:
+    names = "{%- for name in tools[0].function.parameters.properties %}<{{ name }}>{% endfor %}"
+    chat = load("qwen3", template="{%- if tools %}" + names + "{% endif %}" + QWEN3)
+    tools = [tool_with("tool_call", "property")]
+    assert chat.render(PROMPT, tools=tools).startswith("<url><tool_call>")
+    prompt, token = chat.render_prompt(PROMPT, tools), chat.encode("<tool_call>")
+    assert chat.decode(prompt) == chat.render(PROMPT, tools=tools)
+    assert token[0] not in prompt[:10]
+
+
+def test_an_added_token_in_the_users_own_prompt_stays_one(qwen3: ChatTemplate) -> None:
+    prompt = ({"role": "user", "content": "Say <tool_call>."},)
+    tools = [tool_with("<tool_call>", "tool")]
+    (token,) = qwen3.encode("<tool_call>")
+    own = qwen3.render_prompt(prompt, [BROWSE]).count(token)
+    assert qwen3.render_prompt(prompt, tools).count(token) == own
+
+
+def test_a_template_that_rewrites_a_tools_markup_is_refused(load: Load) -> None:
+    looks = "{%- if tools and 'think' in tools[0].function.description %}Think.{% endif %}"
+    chat = load("qwen3", template=looks + QWEN3)
+    with pytest.raises(TemplateError) as raised:
+        chat.render_prompt(PROMPT, [tool_with("<think>", "tool")])
+    assert str(raised.value) == (
+        f"a tool's name, description or parameters hold an added token of {chat.name}, and its "
+        "chat template rewrites them, so that it cannot be told from markup"
+    )
+
+
 @given(text=st.lists(st.sampled_from(_PIECES), max_size=12).map("".join))
 def test_hostile_text_reaches_the_student_as_it_is(qwen3: ChatTemplate, text: str) -> None:
     # The tokenizer composes accents itself (NFC); a lone surrogate cannot be encoded at all.

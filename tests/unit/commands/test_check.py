@@ -58,9 +58,11 @@ def test_a_right_project_is_ok_in_all_points(project: Path) -> None:
     device = messages.pop("devices")
     assert device
     assert messages == {
-        "config": f"{project}/config.yml",
+        "config": f"{project}/config.yml\nrollout.max_turns = 4 (was: not set)\n"
+        "engine.kind = 'local' (was: not set)",
         "tools": "browse",
         "data": "3 prompts, 6 steps, 1 held-out prompts",
+        "rewards": "no rewards.py",
         "tokenizers": f"{num_tokens} tokens, the same ids in student and teacher",
         "template": "tool results can be appended token by token",
         "window": f"the longest prompt takes {num_prompt} of 4096 tokens, tools included",
@@ -94,6 +96,7 @@ def test_every_problem_is_shown_and_not_the_first_alone(project: Path) -> None:
         "config": "problem",
         "tools": "problem",
         "data": "problem",
+        "rewards": "not checked",
         "tokenizers": "not checked",
         "template": "not checked",
         "window": "not checked",
@@ -142,8 +145,8 @@ def test_without_tools_py_several_turns_are_a_problem(project: Path) -> None:
     report = check_project(project, ["rollout.max_turns=3"])
     assert outcomes(report)["tools"] == "problem"
     assert problems(report)[0].endswith(
-        f"rollout.max_turns is 3, but there is no tools.py in {project}; write one, or set "
-        "rollout.max_turns to 1"
+        f"rollout.max_turns is 3, but there is no tools.py in {project}; write one, name an MCP "
+        "server in rollout.mcp_url, or set rollout.max_turns to 1"
     )
 
 
@@ -156,11 +159,93 @@ def test_prompts_that_name_an_unknown_tool_are_a_problem(project: Path) -> None:
     assert outcomes(report)["tokenizers"] == "ok"
 
 
+REWARDS = """\
+from rnow.core import RewardArgs, grader, reward
+
+
+@reward
+def accuracy(args: RewardArgs, messages: list) -> float:
+    return 1.0
+
+
+@grader(label="CITY")
+def same_city(expected: str, answered: str) -> bool:
+    return expected == answered
+"""
+
+
+def test_the_names_of_rewards_and_graders_are_looked_for_in_rewards_py(project: Path) -> None:
+    (project / "rewards.py").write_text(REWARDS)
+    named = json.dumps(json.loads(PROMPT) | {"rewards": ["accuracy"], "grader": "same_city"})
+    wrong = json.dumps(json.loads(PROMPT) | {"rewards": ["acuracy"], "grader": "accuracy"})
+    (project / "train.jsonl").write_text(f"{named}\n")
+    report = check_project(project, ["data.grader=same_city"])
+    assert report.ok
+    assert report.points[3].message == "accuracy, same_text, same_city"
+    (project / "val.jsonl").write_text(f"{PROMPT}\n{wrong}\n")
+    report = check_project(project, ["data.grader=best"])
+    assert outcomes(report)["rewards"] == "problem"
+    put = "put @grader (from rnow.core) above a function of that name, or take one that is there"
+    assert problems(report) == [
+        f"{project}/config.yml: data.grader is 'best', which is no grader of rewards.py; {put}: "
+        "same_text, same_city",
+        f"{project}/val.jsonl:2: grader is 'accuracy', which is no grader of rewards.py; {put}: "
+        "same_text, same_city",
+        f"{project}/val.jsonl:2: Reward 'acuracy' is referenced in val.jsonl but not defined in "
+        "rewards.py, which has: accuracy",
+    ]
+
+
+def test_names_without_a_rewards_py_are_told(project: Path) -> None:
+    named = json.dumps(json.loads(PROMPT) | {"rewards": ["a", "b"], "grader": "same_city"})
+    (project / "train.jsonl").write_text(f"{PROMPT}\n{named}\n{named}\n")
+    report = check_project(project)
+    assert outcomes(report)["rewards"] == "problem"
+    assert problems(report)[0] == (
+        f"{project}/train.jsonl:2: grader is 'same_city', but there is no rewards.py; "
+        "write one, with @grader (from rnow.core) above the function same_city"
+    )
+    (warning,) = (p for p in report.points[3].problems if p.severity == "warning")
+    assert str(warning) == (
+        f"{project}/train.jsonl:2: rewards names a, b, but there is no rewards.py: write one, with "
+        "@reward (from rnow.core) above each, or remove rewards from the entries"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "\nimport nowhere_at_all\n",
+            "2: ModuleNotFoundError: No module named 'nowhere_at_all'; install it in the "
+            "environment that rnow runs in: pip install -r {project}/requirements.txt",
+        ),
+        (
+            REWARDS.replace("args: RewardArgs, ", ""),
+            "4: Reward registration failed: Reward 'accuracy' must have exactly 2 parameters: "
+            "(args: RewardArgs, messages: list). Got 1 parameters.",
+        ),
+        (
+            REWARDS.replace(", answered: str", ""),
+            "9: Grader 'same_city' must take (expected: str, answered: str), and one more where it "
+            "wants the entry's metadata; it takes (expected).",
+        ),
+    ],
+)
+def test_a_rewards_py_that_cannot_be_used_is_told_with_line_and_remedy(
+    project: Path, code: str, message: str
+) -> None:
+    (project / "rewards.py").write_text(code)
+    (project / "requirements.txt").write_text("nowhere-at-all\n")
+    report = check_project(project)
+    assert problems(report) == [f"{project}/rewards.py:" + message.format(project=project)]
+
+
 def test_different_token_ids_are_a_problem_of_the_teacher(project: Path) -> None:
     tokenizer_folder(project / "teacher", "llama3.1")
     report = check_project(project)
     assert outcomes(report)["tokenizers"] == "problem"
-    (problem,) = report.points[3].problems
+    (problem,) = report.points[4].problems
     assert (problem.line, problem.key) == (3, "teacher.path")
     assert problem.message.startswith("student and teacher do not share token ids, ")
 
@@ -171,14 +256,14 @@ def test_a_teacher_that_knows_less_tokens_is_said_and_the_template_may_not_write
     tokenizer_folder(project / "teacher", "qwen2.5")
     report = check_project(project)
     assert outcomes(report)["tokenizers"] == "ok"
-    (told,) = report.points[3].problems
+    (told,) = report.points[4].problems
     assert told.severity == "warning"
     assert told.message.startswith("the teacher does not know 4 ('<tool_response>', ")
     assert outcomes(report)["template"] == "ok"  # without tools it writes none of them
     (project / "tools.py").write_text(TOOLS)
     report = check_project(project, ["rollout.max_turns=4"])
     assert outcomes(report)["template"] == "problem"
-    (problem,) = report.points[4].problems
+    (problem,) = report.points[5].problems
     assert problem.message == (
         "the student's chat template writes 2 ('<tool_response>', '</tool_response>'), unknown to "
         "the teacher; take two models with the same tokenizer"
@@ -189,12 +274,12 @@ def test_models_that_are_elsewhere_are_not_checked_and_the_reason_is_said(projec
     overrides = ["model.path=nobody/student", "teacher.path=nobody/teacher", "engine.kind=local"]
     report = check_project(project, overrides)
     assert report.ok
-    assert [point.message for point in report.points[3:6]] == [
+    assert [point.message for point in report.points[4:7]] == [
         "not on this machine: nobody/student, nobody/teacher",
         "not on this machine: nobody/student",
         "not on this machine: nobody/student",
     ]
-    assert {point.outcome for point in report.points[3:6]} == {Outcome.NOT_CHECKED}
+    assert {point.outcome for point in report.points[4:7]} == {Outcome.NOT_CHECKED}
 
 
 def test_a_template_that_the_ledger_cannot_use_is_a_problem(project: Path) -> None:
@@ -205,7 +290,7 @@ def test_a_template_that_the_ledger_cannot_use_is_a_problem(project: Path) -> No
     tokenizer_folder(project / "student", "qwen3", template=template)
     report = check_project(project)
     assert outcomes(report)["template"] == "problem"
-    assert report.points[5].message == "the template has problems"
+    assert report.points[6].message == "the template has problems"
 
 
 def test_models_that_cannot_run_are_a_problem_of_devices(project: Path) -> None:
@@ -229,7 +314,7 @@ def test_sites_without_a_contact_are_a_problem(project: Path) -> None:
     report = check_project(project)
     assert problems(report)[0] == (
         f"{project}/config.yml: browser.contact is null: no site outside this machine is read "
-        "until it is your mail or web address"
+        "until it is your mail or web address, which those sites are told"
     )
     assert outcomes(report)["config"] == "problem"
     assert outcomes(report)["template"] == "ok"
@@ -243,9 +328,53 @@ def test_kinds_of_training_that_are_not_built_are_a_problem(project: Path) -> No
     report = check_project(project)
     assert problems(report)[1] == (
         f"{project}/config.yml:3: dataset_type midtrain is read and checked, but not trained in "
-        "this version; only distill is"
+        "this version; only distill is. To train this project so: dataset_type: distill, and a "
+        "teacher: {path: MODEL}"
     )
-    assert report.points[3].message == "dataset_type midtrain has no teacher"
+    assert report.points[4].message == "dataset_type midtrain has no teacher"
+
+
+@pytest.mark.parametrize("dataset_type", ["sft", "midtrain"])
+def test_turns_need_no_tools_where_there_are_no_rollouts(project: Path, dataset_type: str) -> None:
+    text = CONFIG.replace("teacher: {path: teacher}\n", f"dataset_type: {dataset_type}\n")
+    (project / "config.yml").write_text(text.replace("rollout:\n", "rollout:\n  max_turns: 4\n"))
+    report = check_project(project)
+    assert outcomes(report)["tools"] == "ok"
+    assert [problem for problem in problems(report) if "max_turns" in problem] == []
+
+
+@pytest.mark.parametrize(
+    ("teacher", "what"),
+    [
+        (
+            "gpt-4o",
+            "is a model behind an API, and its weights are needed here; take a Hugging Face "
+            "id, as Qwen/Qwen3-32B, or a folder",
+        ),
+        (
+            "cm3x8k2j40001abcdefghijkl",
+            "is an id of a hosted service's model; download it with that "
+            "service's client, and name the folder",
+        ),
+    ],
+)
+def test_a_teacher_without_weights_is_told_from_one_that_is_not_here(
+    project: Path, teacher: str, what: str
+) -> None:
+    report = check_project(project, [f"teacher.path={teacher}"])
+    assert report.points[-1].problems[0].message == (
+        f"{teacher} cannot be loaded\n  teacher.path: {teacher} {what}"
+    )
+    far = check_project(project, ["teacher.path=Qwen/Qwen3-32B"])
+    assert "is neither a folder nor in the Hugging Face cache" in problems(far)[-1]
+
+
+def test_overrides_are_shown_beside_the_config_once(project: Path) -> None:
+    lines = list(check_project(project, ["trainer.num_epochs=7"]).lines())
+    assert lines[:2] == [
+        f"✓ config      {project}/config.yml",
+        "    trainer.num_epochs = 7 (was: 2)",
+    ]
 
 
 def test_a_folder_without_config_is_a_problem(tmp_path: Path) -> None:
@@ -262,7 +391,7 @@ def test_a_window_must_leave_room(longest: int, window: int, needed: int, is_err
     assert window_problem(longest, window) == (
         f"rollout.max_context_window is {window} tokens, and the longest prompt takes {longest} "
         f"with its tools; that leaves {window - longest} for the student, who needs {needed}",
-        is_error,
+        "error" if is_error else "warning",
     )
 
 
@@ -276,5 +405,5 @@ def test_a_prompt_that_fills_the_window_is_a_problem(project: Path) -> None:
     (project / "train.jsonl").write_text(f"{PROMPT}\n{long}\n")
     report = check_project(project)
     assert outcomes(report)["window"] == "problem"
-    (problem,) = report.points[5].problems
+    (problem,) = report.points[6].problems
     assert (problem.line, problem.key) == (5, "rollout.max_context_window")

@@ -1,4 +1,6 @@
+import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,13 @@ data: {batch_size: 1}
 model: {path: a}
 teacher: {path: b}
 trainer: {num_epochs: 1}
-browser: {allow_hosts: [a.test, clinicaltrials.gov], contact: me@example.org}
+browser: {allow_hosts: [a.test, registry.test], contact: me@example.org}
 """
 
 
 def write_project(folder: Path, *contents: str, metadata: object = None) -> Path:
     (folder / "config.yml").write_text(CONFIG)
-    system = {"role": "system", "content": "Try https://a.test/EXAMPLE or NCT00000000."}
+    system = {"role": "system", "content": "Try https://a.test/EXAMPLE or T-0."}
     with (folder / "train.jsonl").open("w") as file:
         for content in contents:
             messages = [system, {"role": "user", "content": content}]
@@ -28,8 +30,16 @@ def write_project(folder: Path, *contents: str, metadata: object = None) -> Path
     return folder
 
 
+async def find(texts: list[str]) -> list[list[str]]:
+    """Name a page for each trial of a text, as a worker with a page finder would."""
+    return [
+        [f"https://registry.test/{number}" for number in re.findall(r"T-\d+", text)]
+        for text in texts
+    ]
+
+
 def wanted(folder: Path, **options: Path) -> Wanted:
-    return wanted_pages(folder, load_config(folder).config, **options)  # type: ignore[arg-type]
+    return asyncio.run(wanted_pages(folder, load_config(folder).config, find, **options))
 
 
 @pytest.mark.parametrize(
@@ -40,27 +50,23 @@ def wanted(folder: Path, **options: Path) -> Wanted:
         ("(https://a.test/x), https://a.test/y_(z)?q=1!", ["https://a.test/x", "https://a.test/y_(z)?q=1"]),
         ("[here](https://a.test/x) <https://a.test/y>", ["https://a.test/x", "https://a.test/y"]),
         ('"https://a.test/x"', ["https://a.test/x"]),
-        (
-            "NCT90000001 and NCT90000001, not NCT9 or XNCT900000012",
-            ["https://clinicaltrials.gov/study/NCT90000001"],
-        ),
     ],
 )  # fmt: skip
-def test_urls_and_studies_are_found_in_sentences(text: str, urls: list[str]) -> None:
+def test_urls_are_found_in_sentences(text: str, urls: list[str]) -> None:
     assert list(urls_in(text)) == urls
 
 
 def test_a_page_is_on_the_list_once_and_system_messages_name_none(tmp_path: Path) -> None:
     project = write_project(
         tmp_path,
-        "What is NCT90000001? See https://A.test:443/x#part and https://a.test/x.",
-        "And NCT90000001, http://evil.test/, https://evil.test/2, http://[?",
+        "What is T-1? See https://A.test:443/x#part and https://a.test/x.",
+        "And T-1, http://evil.test/, https://evil.test/2, http://[?",
         metadata={"sources": [{"url": "https://a.test/from-metadata"}], "n": 1},
     )
     assert wanted(project) == Wanted(
         urls=(
             URL("https://a.test/x"),
-            URL("https://clinicaltrials.gov/study/NCT90000001"),
+            URL("https://registry.test/T-1"),
             URL("https://a.test/from-metadata"),
         ),
         left_out={"evil.test": 2},
@@ -95,7 +101,9 @@ def test_a_folder_without_trajectories_is_no_run(tmp_path: Path) -> None:
 
 
 def test_the_slowest_host_says_how_long_it_takes() -> None:
-    trials = [URL(f"https://clinicaltrials.gov/study/NCT{number:08d}") for number in range(600)]
-    assert estimate_s(trials) == 600
-    assert estimate_s([*trials, *[URL("https://hemonc.org/")] * 200]) == 1_000
-    assert estimate_s([]) == 0
+    trials = [URL(f"https://registry.test/{number}") for number in range(600)]
+    drugs = [URL(f"https://drugs.test/{number}") for number in range(200)]
+    paces = {"registry.test": 1.0, "drugs.test": 5.0}
+    assert estimate_s(trials, paces) == 600
+    assert estimate_s([*trials, *drugs], paces) == 1_000
+    assert estimate_s([], {}) == 0

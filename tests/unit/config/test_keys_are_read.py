@@ -27,7 +27,7 @@ from rnow.plan.engine_specs import Serving, sampling_spec, scoring_spec
 from rnow.plan.placing import place_roles
 
 # Who reads but does not act: a plan counts what others will take, a headline is only printed.
-ONLOOKERS = {"from_config", "_headline"}
+ONLOOKERS = {"records.py", "layout.py", "advice.py", "_headline"}
 # What the plan itself is for; and what has no effect in distillation, which is said there.
 ONLOOKERS_OWN = {
     "engine.gpu_memory_utilization",
@@ -41,7 +41,8 @@ ONLOOKERS_OWN = {
 GPUS = Devices(gpus=(Gpu(kind="cuda", name="H100", memory_mib=81559),) * 3, reason="")
 SHORT = ("data.batch_size=1", "data.group_size=1", "trainer.save_step=2", "trainer.eval_step=2")
 
-READS: set[tuple[str, str]] = set()  # (key, name of the function that read it)
+TEACHER = ("require_distill", "teacher_of")  # how what trains asks for its settings
+READS: set[tuple[str, str]] = set()  # (key, function that read it; the plan's by their file)
 
 
 @cache
@@ -51,9 +52,11 @@ def recording(section: type[Section], prefix: str) -> type[Section]:
     def read(self: Section, name: str) -> Any:
         if name in section.model_fields:
             code = sys._getframe(1).f_code
-            is_loading = "/rnow/config/" in code.co_filename and code.co_name != "require_distill"
+            is_loading = "/rnow/config/" in code.co_filename and code.co_name not in TEACHER
             if "/rnow/" in code.co_filename and not is_loading:
-                READS.add((prefix + name, code.co_name))
+                is_plan = "/rnow/plan/" in code.co_filename
+                file = code.co_filename.rpartition("/")[2]
+                READS.add((prefix + name, file if is_plan and file in ONLOOKERS else code.co_name))
         return section.__getattribute__(self, name)
 
     return type(section.__name__, (section,), {"__getattribute__": read, "__module__": __name__})
@@ -85,7 +88,7 @@ def make_project(folder: Path) -> Path:
     held_out = (folder / "val.jsonl").read_text().splitlines()
     (folder / "val.jsonl").write_text(held_out[0])
     (folder / "rewards.py").write_text(
-        "from rnow.core import RewardArgs, reward\n\n\n"
+        "import rnow.medbrowse\nfrom rnow.core import RewardArgs, reward\n\n\n"
         "@reward\nasync def one(args: RewardArgs, messages: list) -> float:\n    return 1.0\n"
     )
     program = folder / "python"
@@ -97,9 +100,9 @@ def make_project(folder: Path) -> Path:
 def serve(project: Path, *overrides: str) -> None:
     """Plan vLLM servers and write their specs."""
     config = loaded(project, "engine.kind=vllm", "engine.python=python", *overrides)
-    placement = place_roles(config, project, devices=GPUS, torch_version="2.14.0+cu130")
-    serving = Serving.here(
-        config, project, placement=placement, logs=project / "logs", untied=project / "untied"
+    placement = place_roles(config, project, devices=GPUS)
+    serving = Serving(
+        config=config.config, placement=placement, logs=project / "logs", untied=project / "untied"
     )
     models = project / "models"
     serving = replace(serving, environ={})

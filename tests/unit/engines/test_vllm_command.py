@@ -49,9 +49,12 @@ def test_a_long_prompt_on_cpu_is_read_in_one_part() -> None:
     assert value_of(given, "--max-num-batched-tokens") == "9000"
 
 
-def test_a_teacher_is_started_so_that_scoring_is_safe() -> None:
-    settings = VllmServerSettings.for_teacher(
-        max_context_window=32768,
+def test_a_teacher_over_two_gpus_is_started_like_this() -> None:
+    settings = VllmServerSettings(
+        role="teacher",
+        max_model_len=32769,
+        max_num_batched_tokens=2048,
+        prefix_caching=False,
         model=Path("/models/Qwen3-32B"),
         log_file=Path("teacher.log"),
         python="/vllm/bin/python",
@@ -93,6 +96,16 @@ def test_what_rnow_sets_itself_cannot_be_set(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         flags(args={name: 1})
     assert str(caught.value) == f"engine.args.{name} is set by rnow itself; remove it"
+
+
+@pytest.mark.parametrize("name", ["trust_remote_code", "trust-remote-code"])
+def test_no_server_runs_code_of_a_models_folder(name: str) -> None:
+    assert not any("trust" in word for word in flags())
+    with pytest.raises(ConfigError) as caught:
+        flags(args={name: True})
+    assert str(caught.value) == (
+        f"engine.args.{name}: rnow never runs a model folder's code; remove it"
+    )
 
 
 def test_a_rank_that_vllm_has_no_room_for_is_refused() -> None:

@@ -591,9 +591,9 @@ async def test_a_server_that_is_suspended_hands_its_sessions_over(fake: FakeVllm
         engine = make_engine(fake, other)
         await sample(engine, session="a")
         assert len(fake.bodies(ROUTE)) == 1
-        engine.suspend(fake.url)
+        engine.at(fake.url).is_open = False
         await sample(engine, session="a")
-        engine.resume(fake.url)
+        engine.at(fake.url).is_open = True
         await sample(engine, session="a")  # stays where its text is in the cache now
         assert (len(fake.bodies(ROUTE)), len(other.bodies(ROUTE))) == (1, 2)
         await engine.aclose()

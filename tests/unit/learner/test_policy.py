@@ -339,6 +339,19 @@ def test_weights_that_are_not_finite_are_said_to_be_damaged(tmp_path: Path) -> N
     )
 
 
+def test_a_student_that_lacks_weights_is_not_trained_on_random_ones(tmp_path: Path) -> None:
+    write_model(tmp_path, tied=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if ".0.mlp." not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError) as caught:
+        load_policy(tmp_path)
+    assert str(caught.value) == (
+        f"model.path: {tmp_path} lacks the weights model.layers.0.mlp.down_proj.weight "
+        "(3 missing in all)"
+    )
+
+
 def test_a_folder_without_a_model_is_a_model_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"model.path: {tmp_path} cannot be loaded: "):
         load_policy(tmp_path)

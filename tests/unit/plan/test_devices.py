@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from builders import write_hollow_model
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from rnow.errors import ModelError
 from rnow.plan.devices import Devices, Gpu, check_models, find_devices, usable_gpus
@@ -77,7 +78,7 @@ def test_without_an_answer_of_nvidia_smi_the_driver_is_read(tmp_path: Path, scri
     start = time.monotonic()
     devices = find_devices(environ, root=tmp_path, deadline_s=0.2)
     assert devices.gpus == (Gpu(kind="cuda", name="NVIDIA H200", memory_mib=None),)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_device_files_alone_are_gpus(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_amd_gpus_are_the_nodes_with_shader_units(tmp_path: Path) -> None:
 
 def test_a_model_is_a_folder_of_the_project_first(tmp_path: Path) -> None:
     folder = write_hollow_model(tmp_path / "models/student", num_bytes=1000)
-    assert find_model("model.path", "models/student", project=tmp_path, environ={}) == ModelFiles(
+    assert find_model("model.path", "models/student", project=tmp_path) == ModelFiles(
         key="model.path", path="models/student", folder=folder, weight_bytes=1000
     )
 
@@ -114,29 +115,14 @@ def test_a_model_is_a_folder_of_the_project_first(tmp_path: Path) -> None:
 def test_a_model_in_the_cache_is_found(tmp_path: Path) -> None:
     repository = tmp_path / "hub/models--Qwen--Qwen3-0.6B"
     folder = write_hollow_model(repository / "snapshots/abc", num_bytes=1500)
-    environ = {"HF_HOME": str(tmp_path)}
+    cache = tmp_path / "hub"
     (repository / "refs").mkdir()
-    assert find_model("model.path", "Qwen/Qwen3-0.6B", project=tmp_path, environ=environ) == model(
+    assert find_model("model.path", "Qwen/Qwen3-0.6B", project=tmp_path, cache=cache) == model(
         "Qwen/Qwen3-0.6B"
     )
-    (repository / "refs/main").write_text("abc\n")
+    (repository / "refs/main").write_text("abc")
     found = model("Qwen/Qwen3-0.6B", folder=folder, weight_bytes=1500)
-    assert find_model("model.path", "Qwen/Qwen3-0.6B", project=tmp_path, environ=environ) == found
-
-
-@pytest.mark.parametrize(
-    ("environ", "cache"),
-    [
-        ({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, "/a"),
-        ({"HF_HOME": "/b", "XDG_CACHE_HOME": "/c"}, "/b/hub"),
-        ({"XDG_CACHE_HOME": "/c", "HOME": "/d"}, "/c/huggingface/hub"),
-        ({"HOME": "/d"}, "/d/.cache/huggingface/hub"),
-    ],
-)
-def test_the_cache_is_where_hugging_face_keeps_it(environ: dict[str, str], cache: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        check_models({model("a/b"): "auto"}, devices=NO_GPU, environ=environ)
-    assert f"({cache})" in str(caught.value)
+    assert find_model("model.path", "Qwen/Qwen3-0.6B", project=tmp_path, cache=cache) == found
 
 
 def test_a_download_that_was_broken_off_is_not_on_this_machine(tmp_path: Path) -> None:
@@ -146,8 +132,7 @@ def test_a_download_that_was_broken_off_is_not_on_this_machine(tmp_path: Path) -
     (repository / "refs/main").write_text("abc")
     index = {"weight_map": {"x": "model.safetensors", "y": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    environ = {"HF_HUB_CACHE": str(tmp_path)}
-    assert find_model("model.path", "a/b", project=tmp_path, environ=environ) == model("a/b")
+    assert find_model("model.path", "a/b", project=tmp_path, cache=tmp_path) == model("a/b")
 
 
 def test_small_models_on_this_machine_run_on_the_cpu(tmp_path: Path) -> None:
@@ -162,12 +147,11 @@ def test_a_gpu_takes_what_is_yet_to_be_downloaded() -> None:
 
 
 def test_without_gpu_all_that_is_missing_is_in_one_message(tmp_path: Path) -> None:
-    cache = {"HF_HOME": str(tmp_path)}
-    student = find_model("model.path", "Qwen/Qwen3-8B", project=tmp_path, environ=cache)
-    teacher = find_model("teacher.path", "Qwen/Qwen3-32B", project=tmp_path, environ=cache)
+    student = find_model("model.path", "Qwen/Qwen3-8B", project=tmp_path, cache=tmp_path)
+    teacher = find_model("teacher.path", "Qwen/Qwen3-32B", project=tmp_path, cache=tmp_path)
     with pytest.raises(ModelError) as caught:
-        check_models({student: "auto", teacher: "auto"}, devices=NO_GPU, environ=cache)
-    where = f"neither a folder nor in the Hugging Face cache ({tmp_path}/hub)"
+        check_models({student: "auto", teacher: "auto"}, devices=NO_GPU)
+    where = f"neither a folder nor in the Hugging Face cache ({HF_HUB_CACHE})"
     assert str(caught.value) == (
         "Qwen/Qwen3-8B and Qwen/Qwen3-32B need GPUs, and none was found here (no nvidia-smi, no "
         "NVIDIA driver, no ROCm)\n"

@@ -46,8 +46,7 @@ def make_serving(project: Path, *overrides: str, num_gpus: int, environ: Any = N
     devices = Devices(gpus=(H100,) * num_gpus, reason="" if num_gpus else "none")
     return Serving(
         config=loaded.config,
-        placement=place_roles(loaded, project, devices=devices, torch_version="2.14.0+cu130"),
-        python=str(project / "python"),
+        placement=place_roles(loaded, project, devices=devices),
         logs=project / "logs",
         untied=project / "untied",
         environ=environ or {},

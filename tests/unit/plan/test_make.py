@@ -29,11 +29,10 @@ def figures(name: str, **changes: Any) -> ModelFigures:
     return read_figures(f"Qwen/{name}", published | changes)
 
 
-def workload(student: str, teacher: str, **changes: Any) -> Workload:
-    """The reference project's, with other models and `changes`."""
-    config = load_config(ROOT).config
-    made = Workload.from_config(config, student=figures(student), teacher=figures(teacher))
-    return replace(made, **changes)
+def workload(student: str, teacher: str, *settings: str, **engines: Any) -> Workload:
+    """The reference project's, with other models, settings and engines."""
+    config = load_config(ROOT, overrides=list(settings)).config
+    return Workload(config=config, student=figures(student), teacher=figures(teacher), **engines)
 
 
 def plan(work: Workload, *gpus: Gpu) -> Plan:
@@ -84,10 +83,16 @@ def test_a_server_is_told_its_numbers() -> None:
     assert student.server is not None
     assert teacher is not None
     assert teacher.server is not None
-    assert (student.server.max_model_len, student.server.max_num_batched_tokens) == (32768, 8192)
+    assert (student.server.load.max_model_len, student.server.load.max_num_batched_tokens) == (
+        32768,
+        8192,
+    )
     # One token more than the window, since a token is generated beside the scores.
-    assert (teacher.server.max_model_len, teacher.server.max_num_batched_tokens) == (32769, 2048)
-    assert (student.server.max_num_seqs, teacher.server.max_num_seqs) == (256, 16)
+    assert (teacher.server.load.max_model_len, teacher.server.load.max_num_batched_tokens) == (
+        32769,
+        2048,
+    )
+    assert (student.server.load.max_num_seqs, teacher.server.load.max_num_seqs) == (256, 16)
     assert student.server.num_kv_tokens == 161_539
 
 
@@ -111,7 +116,7 @@ def test_qwen3_8b_from_32b_on_eight_gpus_of_80_gb() -> None:
 
 
 def test_qwen3_4b_from_8b_in_fp8_on_one_gpu_of_80_gb() -> None:
-    made = plan(workload("Qwen3-4B", "Qwen3-8B", teacher_quantization="fp8"), H100)
+    made = plan(workload("Qwen3-4B", "Qwen3-8B", "teacher.quantization=fp8"), H100)
     lines = made.lines()
     assert lines[:4] == table(
         """
@@ -131,7 +136,9 @@ teacher    0        8.8     ·          ·          0.3       9.0        2.3    
 
 
 def test_qwen3_1_7b_from_8b_in_fp8_on_two_gpus_of_24_gb() -> None:
-    work = workload("Qwen3-1.7B", "Qwen3-8B", teacher_quantization="fp8", max_context_window=16384)
+    work = workload(
+        "Qwen3-1.7B", "Qwen3-8B", "teacher.quantization=fp8", "rollout.max_context_window=16384"
+    )
     lines = plan(work, L4, L4).lines()
     assert lines[:4] == table(
         """
@@ -151,7 +158,7 @@ teacher    1        8.8     ·          ·          0.3       6.8        2.3    
 
 
 def test_what_does_not_fit_says_which_number_to_change() -> None:
-    work = workload("Qwen3-1.7B", "Qwen3-8B", teacher_quantization="fp8")
+    work = workload("Qwen3-1.7B", "Qwen3-8B", "teacher.quantization=fp8")
     assert refusal(work, L4, L4) == (
         "Qwen/Qwen3-1.7B and its teacher Qwen/Qwen3-8B do not fit on 2 GPUs: "
         "GPU 0 can give 20.2 GiB, and needed are 22.6 (trainer 12.9, student 9.7)\n"
@@ -160,8 +167,8 @@ def test_what_does_not_fit_says_which_number_to_change() -> None:
         "  3 GPUs instead of 2\n"
         "  GPUs with 4 GB more"
     )
-    assert plan(replace(work, max_context_window=25600), L4, L4)
-    assert refusal(replace(work, max_context_window=26624), L4, L4)
+    assert plan(work.with_settings({"rollout.max_context_window": 25600}), L4, L4)
+    assert refusal(work.with_settings({"rollout.max_context_window": 26624}), L4, L4)
 
 
 def test_the_reference_project_wants_more_than_one_gpu_of_80_gb() -> None:
@@ -175,7 +182,7 @@ def test_the_reference_project_wants_more_than_one_gpu_of_80_gb() -> None:
 
 
 def test_a_quantized_teacher_is_advised_where_that_is_enough() -> None:
-    work = workload("Qwen3-4B", "Qwen3-32B", max_context_window=8192)
+    work = workload("Qwen3-4B", "Qwen3-32B", "rollout.max_context_window=8192")
     assert refusal(work, L40S, L40S).splitlines()[1:] == [
         "Any one of these makes it fit:",
         "  teacher.quantization: fp8",
@@ -185,7 +192,7 @@ def test_a_quantized_teacher_is_advised_where_that_is_enough() -> None:
 
 
 def test_settings_that_help_only_together_stand_in_one_line() -> None:
-    work = workload("Qwen3-4B", "Qwen3-32B", activation_checkpointing=False)
+    work = workload("Qwen3-4B", "Qwen3-32B", "trainer.activation_checkpointing=false")
     changes = "trainer.activation_checkpointing: true and teacher.quantization: fp8"
     assert refusal(work, L40S, L40S).splitlines()[1:] == [
         "Any one of these makes it fit:",
@@ -203,14 +210,17 @@ def test_settings_that_help_only_together_stand_in_one_line() -> None:
 
 def test_micro_batches_shrink_to_the_window_and_with_it() -> None:
     work = workload(
-        "Qwen3-4B", "Qwen3-8B", teacher_quantization="fp8", max_tokens_per_micro_batch=32768
+        "Qwen3-4B",
+        "Qwen3-8B",
+        "teacher.quantization=fp8",
+        "trainer.max_tokens_per_micro_batch=32768",
     )
     assert refusal(work, L4, L4, L4).splitlines()[1:] == [
         "Any one of these makes it fit:",
         "  rollout.max_context_window: 26624 and trainer.max_tokens_per_micro_batch: 26624",
         "  GPUs with 4 GB more",
     ]
-    work = workload("Qwen3-8B", "Qwen3-8B", max_tokens_per_micro_batch=65536)
+    work = workload("Qwen3-8B", "Qwen3-8B", "trainer.max_tokens_per_micro_batch=65536")
     assert refusal(work, L40S, L40S, L40S).splitlines()[1:] == [
         "Any one of these makes it fit:",
         "  trainer.max_tokens_per_micro_batch: 32768",
@@ -219,7 +229,7 @@ def test_micro_batches_shrink_to_the_window_and_with_it() -> None:
 
 
 def test_full_fine_tuning_of_8b_is_too_much_for_one_gpu_however_many_there_are() -> None:
-    assert refusal(workload("Qwen3-8B", "Qwen3-32B", tuning="full"), *[H100] * 8) == (
+    assert refusal(workload("Qwen3-8B", "Qwen3-32B", "model.tuning=full"), *[H100] * 8) == (
         "Qwen/Qwen3-8B and its teacher Qwen/Qwen3-32B do not fit on 8 GPUs: "
         "GPU 0 can give 77.4 GiB, and needed are 162.9 (trainer 162.9)\n"
         "Any one of these makes it fit:\n"
@@ -236,7 +246,10 @@ def test_where_nothing_helps_nothing_is_advised() -> None:
 
 def test_a_teacher_too_big_for_a_gpu_is_cut_over_two() -> None:
     work = workload(
-        "Qwen3-4B", "Qwen3-32B", max_context_window=8192, max_tokens_per_micro_batch=8192
+        "Qwen3-4B",
+        "Qwen3-32B",
+        "rollout.max_context_window=8192",
+        "trainer.max_tokens_per_micro_batch=8192",
     )
     assert gpus_of(plan(work, *[L40S] * 8)) == {
         "trainer": ((0,),),
@@ -251,21 +264,21 @@ def test_a_teacher_too_big_for_a_gpu_is_cut_over_two() -> None:
 
 
 def test_resources_say_how_many_gpus_a_role_has() -> None:
-    work = workload("Qwen3-8B", "Qwen3-32B", resources={"trainer": 1, "student": 2, "teacher": 4})
+    work = workload("Qwen3-8B", "Qwen3-32B", "resources.student.gpus=2", "resources.teacher.gpus=4")
     assert gpus_of(plan(work, *[H100] * 8)) == {
         "trainer": ((0,),),
         "student": ((1,), (2,)),
         "teacher": ((3,), (4,), (5,), (6,)),
     }
-    two_servers = replace(work, teacher_replicas=2)
+    two_servers = work.with_settings({"teacher.replicas": 2})
     assert gpus_of(plan(two_servers, *[H100] * 8))["teacher"] == ((3, 4), (5, 6))
 
 
 def test_gpus_that_were_given_to_one_role_are_not_shared() -> None:
-    work = workload("Qwen3-8B", "Qwen3-8B", teacher_quantization="fp8")
+    work = workload("Qwen3-8B", "Qwen3-8B", "teacher.quantization=fp8")
     shared = {"trainer": ((0,),), "student": ((0,),), "teacher": ((1,), (2,))}
     assert gpus_of(plan(work, H100, L4, L4)) == shared
-    own = replace(work, resources={"trainer": 1, "student": 1, "teacher": 1})
+    own = workload("Qwen3-8B", "Qwen3-8B", "teacher.quantization=fp8", "resources.teacher.gpus=1")
     assert refusal(own, H100, L4, L4).splitlines()[0] == (
         "Qwen/Qwen3-8B and its teacher Qwen/Qwen3-8B do not fit on 3 GPUs: "
         "GPU 1 can give 20.2 GiB, and needed are 23.1 (student 23.1)"
@@ -273,61 +286,62 @@ def test_gpus_that_were_given_to_one_role_are_not_shared() -> None:
 
 
 def test_resources_of_config_yml_are_taken() -> None:
-    overrides = ["resources.teacher.gpus=1", "rollout.concurrency=10"]
-    config = load_config(ROOT, overrides=overrides).config
-    work = Workload.from_config(config, student=figures("Qwen3-8B"), teacher=figures("Qwen3-32B"))
-    assert work.resources == {"trainer": 1, "student": 1, "teacher": 1}
+    settings = ["resources.teacher.gpus=2", "rollout.concurrency=10"]
+    work = workload("Qwen3-8B", "Qwen3-32B", *settings)
+    roles: tuple[Role, ...] = ("trainer", "student", "teacher")
+    assert [work.num_gpus(role) for role in roles] == [1, 1, 2]
     assert work.num_rollouts == 10
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("num_gpus", "settings", "message"),
     [
         (
-            {"resources": {"trainer": 2, "student": 1, "teacher": 1}},
-            "resources.trainer.gpus is 2, and in this version the trainer is on one GPU; "
-            "set it to 1 and give the others to student and teacher",
-        ),
-        (
-            {"resources": {"trainer": 1, "student": 1, "teacher": 1}},
+            2,
+            ["resources.teacher.gpus=1"],
             "resources asks for 3 GPUs (trainer 1, student 1, teacher 1), and this machine has 2; "
             "without resources the roles share what there is",
         ),
         (
-            {"resources": {"trainer": 1, "student": 1, "teacher": 3}, "teacher_replicas": 2},
+            5,
+            ["resources.teacher.gpus=3", "teacher.replicas=2"],
             "resources.teacher.gpus is 3, which is no multiple of 2 replicas; "
             "set one of them so that each gets as many GPUs",
         ),
         (
-            {"student_replicas": 4},
+            2,
+            ["engine.replicas=4"],
             "the servers that are asked for (student 4) and the trainer need a GPU each, "
             "and this machine has 2; ask for fewer replicas",
         ),
         (
-            {"max_context_window": 40960},
+            2,
+            ["rollout.max_context_window=40960"],
             "rollout.max_context_window is 40960, and Qwen/Qwen3-32B reads 40960 tokens at most "
             "with the one that a server adds to what it scores; "
             "set rollout.max_context_window to 40959 or less",
         ),
         (
-            {"max_context_window": 50000},
+            2,
+            ["rollout.max_context_window=50000"],
             "rollout.max_context_window is 50000, and Qwen/Qwen3-8B reads 40960 tokens at most; "
             "set rollout.max_context_window to 40960 or less",
         ),
     ],
 )
-def test_what_no_plan_can_follow_is_refused(changes: dict[str, Any], message: str) -> None:
-    num_gpus = 5 if changes.get("teacher_replicas") else 2
-    assert refusal(workload("Qwen3-8B", "Qwen3-32B", **changes), *[H100] * num_gpus) == message
+def test_what_no_plan_can_follow_is_refused(
+    num_gpus: int, settings: list[str], message: str
+) -> None:
+    assert refusal(workload("Qwen3-8B", "Qwen3-32B", *settings), *[H100] * num_gpus) == message
 
 
 def test_a_fraction_that_the_user_sets_is_used_and_checked() -> None:
-    work = workload("Qwen3-8B", "Qwen3-8B", gpu_memory_utilization=0.8)
+    work = workload("Qwen3-8B", "Qwen3-8B", "engine.gpu_memory_utilization=0.8")
     made = plan(work, H100, H100, H100)
     fractions = [item.server.gpu_memory_utilization for item in made.roles if item.server]
     assert fractions == [0.8, 0.8]
     # 0.8 of 78.9 GiB does not hold Qwen3-32B with a KV cache; planned, it does.
-    work = workload("Qwen3-8B", "Qwen3-32B", gpu_memory_utilization=0.8)
+    work = workload("Qwen3-8B", "Qwen3-32B", "engine.gpu_memory_utilization=0.8")
     assert refusal(work, H100, H100, H100).splitlines() == [
         "Qwen/Qwen3-8B and its teacher Qwen/Qwen3-32B do not fit on 3 GPUs: "
         "GPU 2 can give 65.4 GiB, and needed are 73.9 (teacher 73.9)",
@@ -417,7 +431,7 @@ def test_a_tied_model_is_served_with_a_head_of_its_own_where_all_weights_are_tra
     assert tied.is_tied
     weights = {}
     for tuning in ("lora", "full"):
-        made = plan(workload("Qwen3-1.7B", "Qwen3-8B", tuning=tuning), H100, H100, H100)
+        made = plan(workload("Qwen3-1.7B", "Qwen3-8B", f"model.tuning={tuning}"), H100, H100, H100)
         student = made.role("student")
         assert student is not None
         weights[tuning] = student.memory.weights
@@ -446,8 +460,11 @@ def test_a_teacher_that_samples_is_served_as_a_student_would_be() -> None:
     (teacher,) = made.roles
     assert teacher.server is not None
     # No place for the token beside a score, no log-probs of prompts; as many rollouts as come.
-    assert (teacher.server.max_model_len, teacher.server.max_num_batched_tokens) == (32768, 8192)
-    assert (teacher.server.max_num_seqs, teacher.memory.prompt_logprobs) == (256, 0)
+    assert (teacher.server.load.max_model_len, teacher.server.load.max_num_batched_tokens) == (
+        32768,
+        8192,
+    )
+    assert (teacher.server.load.max_num_seqs, teacher.memory.prompt_logprobs) == (256, 0)
 
 
 def test_an_adapter_takes_its_slots_where_a_model_is_only_sampled_from() -> None:
@@ -458,18 +475,19 @@ def test_an_adapter_takes_its_slots_where_a_model_is_only_sampled_from() -> None
 def test_spare_gpus_become_servers_of_the_one_that_samples() -> None:
     work = workload("Qwen3-8B", "Qwen3-32B").sampling("student", lora_rank=None)
     assert gpus_of(plan(work, *[H100] * 4)) == {"student": ((0,), (1,), (2,), (3,))}
-    resources: dict[Role, int] = {"trainer": 1, "student": 2, "teacher": 4}
     # What the others would have is asked of nobody.
-    assert gpus_of(plan(replace(work, resources=resources), H100, H100)) == {
-        "student": ((0,), (1,))
-    }
+    given = workload(
+        "Qwen3-8B", "Qwen3-32B", "resources.student.gpus=2", "resources.teacher.gpus=4"
+    )
+    alone = given.sampling("student", lora_rank=None)
+    assert gpus_of(plan(alone, H100, H100)) == {"student": ((0,), (1,))}
 
 
 def test_a_model_in_this_process_is_loaded_once_and_where_an_adapter_is_merged_twice() -> None:
     local = workload("Qwen3-8B", "Qwen3-32B", student_engine="local")
     bare, beside, merged = (
-        plan(replace(local, engine_dtype_bytes=wide).sampling("student", lora_rank=rank), H100)
-        for wide, rank in ((2, None), (2, 8), (4, 8))
+        plan(local.with_settings({"engine.dtype": dtype}).sampling("student", lora_rank=rank), H100)
+        for dtype, rank in (("auto", None), ("bfloat16", 8), ("float32", 8))
     )
     weights = [made.roles[0].memory.weights for made in (bare, beside, merged)]
     assert weights == [weights[0], weights[0], 4 * weights[0]]
@@ -483,12 +501,12 @@ def test_a_single_model_that_does_not_fit_is_named_alone() -> None:
         "Qwen/Qwen3-32B does not fit on 1 GPU: GPU 0 can give 20.2 GiB, and needed are 72.2 "
         "(teacher 72.2)"
     )
-    several = replace(work, teacher_replicas=3)
+    several = work.with_settings({"teacher.replicas": 3})
     assert refusal(several, H100, H100) == (
         "the servers that are asked for (teacher 3) need a GPU each, and this machine has 2; "
         "ask for fewer replicas"
     )
-    window = replace(work, max_context_window=40960)
+    window = work.with_settings({"rollout.max_context_window": 40960})
     assert plan(window, H100).max_context_window == 40960
 
 
@@ -499,7 +517,10 @@ def test_the_window_of_a_model_that_does_not_run_is_no_limit() -> None:
     assert plan(training.sampling("student", lora_rank=None), H100).max_context_window == 32768
     alone = training.sampling("teacher", lora_rank=None)
     # With no token beside a score, all of it is the rollout's.
-    assert plan(replace(alone, max_context_window=8192), H100).max_context_window == 8192
+    assert (
+        plan(alone.with_settings({"rollout.max_context_window": 8192}), H100).max_context_window
+        == 8192
+    )
     assert refusal(alone, H100) == (
         "rollout.max_context_window is 32768, and Qwen/Qwen3-32B reads 8192 tokens at most; "
         "set rollout.max_context_window to 8192 or less"

@@ -8,7 +8,7 @@ from builders import HOLLOW_CONFIG, write_hollow_model
 
 from rnow.config.load import LoadedConfig, load_config
 from rnow.errors import ConfigError, ModelError
-from rnow.plan.devices import Devices, Gpu
+from rnow.plan.devices import Devices, Gpu, usable_gpus
 from rnow.plan.model_files import find_model
 from rnow.plan.placing import (
     EngineRole,
@@ -57,10 +57,8 @@ def load(project: Path, *overrides: str) -> LoadedConfig:
     return load_config(project, overrides=overrides)
 
 
-def placed(
-    project: Path, *overrides: str, devices: Devices = NO_GPU, torch: str = "2.14.0+cu130"
-) -> Placement:
-    return place_roles(load(project, *overrides), project, devices=devices, torch_version=torch)
+def placed(project: Path, *overrides: str, devices: Devices = NO_GPU) -> Placement:
+    return place_roles(load(project, *overrides), project, devices=devices)
 
 
 def test_without_a_gpu_auto_is_this_process_and_says_so(project: Path) -> None:
@@ -147,7 +145,7 @@ def test_servers_of_the_users_own_need_neither_vllm_nor_weights_here(project: Pa
 
 
 def test_a_torch_without_cuda_leaves_gpus_unused(project: Path) -> None:
-    made = placed(project, devices=TWO_GPUS, torch="2.13.0+cpu")
+    made = placed(project, devices=usable_gpus(TWO_GPUS, torch_version="2.13.0+cpu"))
     assert (made.device, made.plan) == ("cpu", None)
     reason = "there is NVIDIA H100 80GB HBM3, but torch 2.13.0+cpu cannot use it"
     assert made.notices == (
@@ -207,7 +205,6 @@ def placed_alone(project: Path, *overrides: str, role: EngineRole, devices: Devi
         model=find_model("model.path", role, project=project),
         lora_rank=None,
         devices=devices,
-        torch_version="2.14.0+cu130",
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from rnow.errors import CheckpointError
 from rnow.runs.folder import RunDirectory, slug
-from rnow.runs.resume import check_inputs, check_resumable
+from rnow.runs.resume import check_finished, check_inputs, check_resumable
 
 
 def make_run(folder: Path) -> RunDirectory:
@@ -112,9 +112,25 @@ def test_another_model_or_rank_is_refused_with_the_difference() -> None:
         check_resumable(before, now)
     assert str(caught.value) == (
         "the unfinished run was made with another config:\n"
-        "  model.path: the run has 'a', config.yml now says 'b'\n"
+        "  model.path: the run has 'a', now given is 'b'\n"
         "Put these back to go on with it, or use --fresh to begin another run"
     )
+
+
+def test_a_finished_run_is_told_from_one_with_other_settings() -> None:
+    run = Path("runs/a")
+    before = {"trainer": {"num_epochs": 1, "save_step": 5}, "model": {"path": "a"}}
+    now = {**before, "trainer": {"num_epochs": 2, "save_step": 9}}
+    with pytest.raises(CheckpointError) as caught:
+        check_finished(run, before, now)
+    assert str(caught.value) == (
+        "nothing was trained: runs/a is finished, and was made with another config:\n"
+        "  trainer.num_epochs: the run has 1, now given is 2\n"
+        "To train with these settings, use --fresh, which begins another run; to train under a "
+        "name of its own, --name NAME"
+    )
+    # How often it was saved makes no other run, and a setting that is new since made none.
+    check_finished(run, before, {**before, "trainer": {"num_epochs": 1, "save_step": 9}, "new": 1})
 
 
 def test_a_changed_learning_rate_is_taken_over_and_said() -> None:

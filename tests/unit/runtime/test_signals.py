@@ -19,64 +19,92 @@ async def forever(cancelled: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "reason", "exit_code"),
-    [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)],
+    [
+        (signal.SIGINT, "Ctrl-C", 130),
+        (signal.SIGTERM, "SIGTERM", 143),
+        (signal.SIGHUP, "SIGHUP", 129),
+    ],
 )
 async def test_a_signal_cuts_rollouts_short(
     number: signal.Signals, reason: str, exit_code: int
 ) -> None:
-    stop = StopRequest()
-    stop.listen()
     cancelled: list[str] = []
-    try:
+    with StopRequest() as stop:
         asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), number)
         with pytest.raises(Interrupted, match=reason) as caught:
             await stop.cut(forever(cancelled))
-    finally:
-        stop.forget()
     assert caught.value.exit_code == exit_code
     assert cancelled == ["cancelled"]
 
 
 async def test_a_signal_lets_an_update_end_and_is_heard_afterwards() -> None:
-    stop = StopRequest()
-    stop.listen()
-    try:
+    with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.to_thread(time.sleep, 0.05)
         with pytest.raises(Interrupted):
             stop.check()
-    finally:
-        stop.forget()
 
 
 async def test_the_time_limit_ends_a_run_with_exit_code_0() -> None:
-    stop = StopRequest(max_time_s=0.01)
-    with pytest.raises(Interrupted, match=r"trainer\.max_time_s") as caught:
-        await stop.cut(forever([]))
+    with StopRequest(max_time_s=0.01) as stop:
+        with pytest.raises(Interrupted, match=r"trainer\.max_time_s") as caught:
+            await stop.cut(forever([]))
+        with pytest.raises(Interrupted, match=r"trainer\.max_time_s"):
+            stop.check()
     assert caught.value.exit_code == 0
 
 
-async def test_work_that_is_not_cut_gives_its_result_or_its_error() -> None:
-    stop = StopRequest(max_time_s=60)
+@pytest.mark.parametrize("max_time_s", [0.0, 0.05])  # before the signal, and after it
+async def test_one_signal_around_the_time_limit_is_what_stops_a_run(max_time_s: float) -> None:
+    with StopRequest(max_time_s=max_time_s) as stop:
+        await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.1)
+        with pytest.raises(Interrupted, match="Ctrl-C"):
+            stop.check()
 
+
+async def test_work_that_is_not_cut_gives_its_result_or_its_error() -> None:
     async def work() -> int:
         return 7
 
     async def broken() -> int:
         raise ZeroDivisionError
 
-    assert await stop.cut(work()) == 7
-    with pytest.raises(ZeroDivisionError):
-        await stop.cut(broken())
+    with StopRequest(max_time_s=60) as stop:
+        assert await stop.cut(work()) == 7
+        with pytest.raises(ZeroDivisionError):
+            await stop.cut(broken())
 
 
 async def test_work_is_not_begun_once_a_stop_was_asked_for() -> None:
-    stop = StopRequest(max_time_s=0.0)
-    await asyncio.sleep(0.01)
     begun: list[str] = []
     work = forever(begun)
-    with pytest.raises(Interrupted):
-        await stop.cut(work)
+    with StopRequest(max_time_s=0.0) as stop:
+        await asyncio.sleep(0.01)
+        with pytest.raises(Interrupted):
+            await stop.cut(work)
     # Closed, so that Python does not warn on the terminal that it was never awaited.
     assert work.cr_frame is None
     assert begun == []
+
+
+async def test_a_terminal_that_hangs_up_twice_asks_once() -> None:
+    with StopRequest() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.01)
+        with pytest.raises(Interrupted) as caught:
+            stop.check()
+    assert caught.value.exit_code == 129
+
+
+async def test_under_nohup_a_run_does_not_hear_that_its_terminal_went() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.01)
+            stop.check()
+    finally:
+        assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN

@@ -202,6 +202,5 @@ async def test_a_bug_is_not_a_dropped_trajectory(tmp_path: Path) -> None:
     collector = Collector(
         world.roll, broken, run=RunDirectory(tmp_path), concurrency=3, max_dropped=1.0
     )
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ZeroDivisionError):
         await collector.collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
-    assert isinstance(caught.value.exceptions[0], ZeroDivisionError)

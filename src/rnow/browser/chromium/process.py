@@ -1,4 +1,4 @@
-"""The one Chromium of a tool worker: started when it is first needed, replaced where it has died.
+"""One process of Chromium and its tabs, from start to end; source.py replaces one that has died.
 
 Each tab has a context of its own: no cookie, cache or service worker is shared, and the proxy
 knows whose connection it serves. A tab whose visit went well is wiped and used again, since a new
@@ -18,7 +18,6 @@ from playwright.async_api import Browser, BrowserContext, Error, Page, Playwrigh
 from rnow.browser.chromium.proxy import ForwardProxy, Lease
 from rnow.browser.chromium.visit import Visit
 from rnow.browser.settings import BrowserSettings
-from rnow.core.counts import count
 from rnow.errors import DeadlineError
 from rnow.runtime.deadline import within
 
@@ -74,17 +73,15 @@ class ChromiumFailedError(Exception):
 class Chromium:
     """One browser process and its driver; `visit` may be called many times at once."""
 
-    def __init__(self, settings: BrowserSettings, proxy: ForwardProxy) -> None:
+    def __init__(self, settings: BrowserSettings, proxy: ForwardProxy, *, sandbox: bool) -> None:
         assert settings.executable is not None
-        self.num_starts = 0
+        self.has_sandbox = sandbox  # until it has been refused
         self._settings = settings
         self._proxy = proxy
         self._executable = Path(settings.executable)
-        self._with_sandbox = True  # until it has been refused
         self._driver: Playwright | None = None
         self._browser: Browser | None = None
         self._contexts: dict[Lease, BrowserContext] = {}  # of the tabs that are open
-        self._starting = asyncio.Lock()
         self._making_tab = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()  # tabs that are being closed
         here = tempfile.gettempdir()
@@ -95,38 +92,26 @@ class Chromium:
         )
 
     @property
-    def num_tabs(self) -> int:
-        """How many pages are open in the browser; a context that lost its page counts as one."""
-        if self._browser is None or not self.is_alive:
-            return 0
-        return sum(max(len(context.pages), 1) for context in self._browser.contexts)
-
-    @property
     def is_alive(self) -> bool:
         return self._browser is not None and self._browser.is_connected()
 
-    def is_running(self, start: int) -> bool:
-        """Return whether the browser of this start, the first is 1, is still the one that runs."""
-        return start == self.num_starts and self.is_alive
-
-    async def ensure(self) -> None:
-        """Start the browser unless it is alive. Must not be cancelled.
-
-        Counts browser/restarts where another one ran before.
-        """
-        async with self._starting:
-            if self.is_alive:
-                return
-            if self.num_starts:
-                _LOG.warning("Chromium has ended and is started again")
-            await self._discard()
-            await self._start()
-            self.num_starts += 1
-            if self.num_starts > 1:
-                count("browser/restarts")
+    async def start(self) -> None:
+        """Start the process, once. Must not be cancelled. Raises ChromiumFailedError."""
+        for name in _LOOSENING:
+            os.environ.pop(name, None)
+        try:
+            # Playwright limits the start of the browser; its driver is a process to wait for, too.
+            async with within(_DRIVER_TIMEOUT_S, "browser: start of Chromium's driver"):
+                self._driver = await async_playwright().start()
+            self._browser = await self._launch(self._driver)
+        except DeadlineError as error:
+            raise ChromiumFailedError(str(error)) from error
+        finally:
+            if self._browser is None:
+                await self.aclose()
 
     async def visit(self, visit: Visit, lease: Lease) -> None:
-        """Load a page in the lease's tab of the browser that `ensure` started; `visit` tells more.
+        """Load a page in the lease's tab; `visit` tells more.
 
         Raises playwright's errors. Must not be cancelled: close the visit, and end the tab.
         """
@@ -155,13 +140,21 @@ class Chromium:
         ending.add_done_callback(self._note_end)
         await asyncio.wait({ending}, timeout=_CLOSE_TIMEOUT_S)
 
-    async def discard(self, start: int) -> None:
-        """End the browser of this start, however it is, unless there is another one by now."""
-        if start == self.num_starts:
-            await self._discard()
-
     async def aclose(self) -> None:
-        await self._discard()
+        """End the process, however it is, and with it its tabs."""
+        browser, self._browser = self._browser, None
+        driver, self._driver = self._driver, None
+        self._contexts.clear()
+        # A driver that is stopped takes its browser with it, also one that does not close.
+        closings: list[Callable[[], Awaitable[None]]] = []
+        if browser is not None:
+            closings.append(browser.close)
+        if driver is not None:
+            closings.append(driver.stop)
+        for close in closings:
+            with suppress(Error, TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await close()
         for ending in list(self._ending):
             ending.cancel()
         await asyncio.to_thread(self._home.cleanup)
@@ -186,51 +179,23 @@ class Chromium:
         if not ending.cancelled() and (error := ending.exception()) is not None:
             _LOG.debug("a tab was closed already: %r", error)
 
-    async def _discard(self) -> None:
-        browser, self._browser = self._browser, None
-        driver, self._driver = self._driver, None
-        self._contexts.clear()
-        # A driver that is stopped takes its browser with it, also one that does not close.
-        closings: list[Callable[[], Awaitable[None]]] = []
-        if browser is not None:
-            closings.append(browser.close)
-        if driver is not None:
-            closings.append(driver.stop)
-        for close in closings:
-            with suppress(Error, TimeoutError):
-                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                    await close()
-
-    async def _start(self) -> None:
-        for name in _LOOSENING:
-            os.environ.pop(name, None)
-        try:
-            # Playwright limits the start of the browser; its driver is a process to wait for, too.
-            async with within(_DRIVER_TIMEOUT_S, "browser: start of Chromium's driver"):
-                self._driver = await async_playwright().start()
-            self._browser = await self._launch(self._driver)
-        except DeadlineError as error:
-            raise ChromiumFailedError(str(error)) from error
-        finally:
-            if self._browser is None:
-                await self._discard()
-
     async def _launch(self, driver: Playwright) -> Browser:
+        """Launch with a sandbox; without one where that is refused."""
         try:
             return await self._launch_once(driver)
         except Error as error:
             text = str(error).lower()
-            if not self._with_sandbox or not any(sign in text for sign in _NO_SANDBOX_SIGNS):
-                raise self._failed(error) from error
+            if not self.has_sandbox or not any(sign in text for sign in _NO_SANDBOX_SIGNS):
+                first, *rest = str(error).splitlines()
+                printed = [line for line in rest if "[err]" in line][:_MAX_QUOTED_LINES]
+                said = "\n".join([f"{self._executable} did not start: {first}", *printed])
+                raise ChromiumFailedError(said) from error
         _LOG.warning(
             "Chromium runs without its sandbox, which it was refused: root never has one, nor have "
             "many containers"
         )
-        self._with_sandbox = False
-        try:
-            return await self._launch_once(driver)
-        except Error as error:
-            raise self._failed(error) from error
+        self.has_sandbox = False
+        return await self._launch(driver)
 
     async def _launch_once(self, driver: Playwright) -> Browser:
         # The keys of the project's tools are none of its business, nor is the user's profile.
@@ -243,7 +208,7 @@ class Chromium:
             return await driver.chromium.launch(
                 headless=True,
                 executable_path=self._executable,
-                chromium_sandbox=self._with_sandbox,
+                chromium_sandbox=self.has_sandbox,
                 # A tab's own setting leaves the script of a service worker out.
                 args=[*_FLAGS, f"--user-agent={self._settings.user_agent}"],
                 proxy={"server": f"http://127.0.0.1:{self._proxy.port}", "bypass": "<-loopback>"},
@@ -253,10 +218,3 @@ class Chromium:
                 handle_sigterm=False,
                 handle_sighup=False,
             )
-
-    def _failed(self, error: Error) -> ChromiumFailedError:
-        first, *rest = str(error).splitlines()
-        printed = [line for line in rest if "[err]" in line][:_MAX_QUOTED_LINES]
-        return ChromiumFailedError(
-            "\n".join([f"{self._executable} did not start: {first}", *printed])
-        )

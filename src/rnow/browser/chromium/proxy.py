@@ -33,8 +33,8 @@ from rnow.browser.rules.guard import (
     check_url,
     guarded_socket,
     is_public,
-    normalize_host,
 )
+from rnow.browser.rules.hosts import HostRules
 from rnow.browser.rules.refusals import unreachable
 from rnow.browser.settings import BrowserSettings
 
@@ -93,9 +93,7 @@ class ForwardProxy:
     ) -> None:
         self.port = 0  # there is one once the proxy is started
         self._settings = settings
-        self._local_ports = {
-            normalize_host(host): port for host, port in settings.local_sites.items()
-        }
+        self._hosts = HostRules(settings)
         self._resolver = GuardedResolver(resolver or aiohttp.ThreadedResolver(), may_dial=may_dial)
         self._make_socket = guarded_socket(may_dial)
         self._leases: dict[str, Lease] = {}
@@ -199,9 +197,10 @@ class ForwardProxy:
 
     async def _dial(self, host: str, port: int) -> tuple[_Reader, _Writer]:
         """Connect to a checked address of this host; raise BrowseError where that cannot be."""
-        if host in self._local_ports:
+        local_port = self._hosts.local_port(host)
+        if local_port is not None:
             with suppress(OSError):
-                return await asyncio.open_connection("127.0.0.1", self._local_ports[host])
+                return await asyncio.open_connection("127.0.0.1", local_port)
             raise unreachable()
         check_literal(host)
         try:

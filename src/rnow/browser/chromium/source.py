@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp.abc import AbstractResolver
 from yarl import URL
@@ -13,11 +13,12 @@ from yarl import URL
 from rnow.browser.chromium.proxy import ForwardProxy, Lease
 from rnow.browser.errors import BrowseError, NotRenderedError
 from rnow.browser.rules.guard import MayDial, is_public
-from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.rules.refusals import too_large, unreachable
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
+from rnow.core.counts import count
 
 if TYPE_CHECKING:
     from rnow.browser.chromium.process import Chromium
@@ -30,13 +31,15 @@ _KEEP_TAB_S = 2.0  # without a page
 _MAX_TAB_VISITS = 20  # playwright remembers all requests of a context until that is closed
 _START_AGAIN_S = 60.0  # after a start that failed
 
+T = TypeVar("T")
+
 
 class ChromiumSource:
     """A PageSource over the Chromium of `settings.executable`, started by the first page.
 
     source = ChromiumSource(settings); page = await source.fetch(URL("https://site.test/"))
 
-    `check_robots` raises BrowseError for pages of the open web that their site closes to programs.
+    `check_robots` raises BrowseError for pages of the open web that may not be asked for.
     `resolver` and `may_dial` are where a test puts its own network.
     """
 
@@ -44,42 +47,28 @@ class ChromiumSource:
         self,
         settings: BrowserSettings,
         *,
+        check_robots: Callable[[AllowedUrl], Awaitable[None]],
         pacer: Pacer | None = None,
-        check_robots: Callable[[URL], Awaitable[None]] | None = None,
         resolver: AbstractResolver | None = None,
         may_dial: MayDial = lambda address, port: is_public(address),
     ) -> None:
         self._settings = settings
         self._hosts = HostRules(settings)
-        self._pacer = pacer or Pacer(
-            max_wait_s=settings.max_wait_s, num_workers=settings.num_workers
-        )
+        self._pacer = pacer or Pacer(settings)
         self._check_robots = check_robots
         self._proxy = ForwardProxy(settings, resolver=resolver, may_dial=may_dial)
         self._tabs = asyncio.Semaphore(settings.num_tabs)
-        self._chromium: Chromium | None = None
-        self._opening = asyncio.Lock()
+        self.num_restarts = 0
+        self._chromium: Chromium | None = None  # the one that runs, or ran last
+        self._starting = asyncio.Lock()
         self._no_start_before = float("-inf")  # by time.monotonic
-        self._working: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[Any]] = set()
         self._idle: dict[Lease, asyncio.TimerHandle] = {}  # whose tabs are wiped, and their end
 
-    @property
-    def num_tabs(self) -> int:
-        return 0 if self._chromium is None else self._chromium.num_tabs
-
-    @property
-    def num_restarts(self) -> int:
-        return 0 if self._chromium is None else max(self._chromium.num_starts - 1, 0)
-
-    async def fetch(self, url: URL) -> RawPage:
+    async def fetch(self, url: AllowedUrl) -> RawPage:
         """Return the page as it is once its scripts have run, or raise BrowseError."""
-        self._hosts.check(url)
-        if self._hosts.local_port(url) is None:
-            if self._settings.contact is None:
-                sentence = "only local sites can be read until browser.contact is set."
-                raise BrowseError("host_not_allowed", sentence)
-            if self._check_robots is not None:
-                await self._check_robots(url)
+        if self._hosts.local_port(url.raw_host) is None:
+            await self._check_robots(url)
             await asyncio.sleep(self._pacer.reserve(url.raw_host or ""))
         async with self._tab():
             chromium = await self._started()
@@ -114,20 +103,38 @@ class ChromiumSource:
 
     async def _started(self) -> "Chromium":
         """Return the browser, running; raise NotRenderedError where it does not start."""
-        from rnow.browser.chromium.process import Chromium, ChromiumFailedError
+        from rnow.browser.chromium.process import ChromiumFailedError
 
         if time.monotonic() >= self._no_start_before:
-            async with self._opening:
-                if self._chromium is None:
-                    await self._proxy.start()
-                    self._chromium = Chromium(self._settings, self._proxy)
             try:
-                await self._uncancelled(self._chromium.ensure())
-                return self._chromium
+                return await self._uncancelled(self._ensure())
             except ChromiumFailedError as error:
                 _LOG.warning("%s", error)
                 self._no_start_before = time.monotonic() + _START_AGAIN_S
         raise NotRenderedError("unreadable", "the browser that this page needs does not start.")
+
+    async def _ensure(self) -> "Chromium":
+        """Start a browser unless one is alive. Counts browser/restarts where another ran before."""
+        from rnow.browser.chromium.process import Chromium
+
+        async with self._starting:
+            last = self._chromium
+            if last is not None and last.is_alive:
+                return last
+            if not self._proxy.port:
+                await self._proxy.start()
+            if last is not None:
+                _LOG.warning("Chromium has ended and is started again")
+                await last.aclose()
+            chromium = Chromium(
+                self._settings, self._proxy, sandbox=last is None or last.has_sandbox
+            )
+            await chromium.start()
+            self._chromium = chromium
+            if last is not None:
+                self.num_restarts += 1
+                count("browser/restarts")
+            return chromium
 
     async def _read(self, url: URL, chromium: "Chromium") -> RawPage | None:
         """Visit a page; None where the browser died of it."""
@@ -141,7 +148,6 @@ class ChromiumSource:
             lease=lease,
             pacer=self._pacer,
         )
-        start = chromium.num_starts
         crawling = asyncio.create_task(chromium.visit(visit, lease), name=f"visit {url}")
         crawling.add_done_callback(_note)
         refused = asyncio.create_task(visit.refused.wait())
@@ -153,7 +159,7 @@ class ChromiumSource:
             )
         finally:
             refused.cancel()
-            await self._uncancelled(self._end(visit, crawling, lease, chromium, start))
+            await self._uncancelled(self._end(visit, crawling, lease, chromium))
         if visit.refusal is not None:
             raise visit.refusal
         if visit.page is not None:
@@ -161,7 +167,7 @@ class ChromiumSource:
         if not ended:
             raise BrowseError("timeout", "the page was not ready in time.")
         error = crawling.exception()
-        if not chromium.is_running(start):
+        if not chromium.is_alive:
             return None
         raise _explain(error, visit, lease) from error
 
@@ -184,13 +190,12 @@ class ChromiumSource:
         crawling: "asyncio.Task[None]",
         lease: Lease,
         chromium: "Chromium",
-        start: int,
     ) -> None:
         """Keep a tab whose visit is over, close any other; where it stays open, end the browser."""
         visit.close()
         if not visit.is_over:
             await chromium.end_tab(lease)
-        limit_s = _END_TIMEOUT_S if visit.has_tab else _OPEN_TIMEOUT_S
+        limit_s = _OPEN_TIMEOUT_S if visit.tab is None else _END_TIMEOUT_S
         done, _ = await asyncio.wait({crawling}, timeout=limit_s)
         went_well = bool(done) and visit.is_over and crawling.exception() is None
         if went_well and lease.num_visits < _MAX_TAB_VISITS:
@@ -201,7 +206,7 @@ class ChromiumSource:
         await self._proxy.take_back(lease)
         if not done:
             _LOG.warning("Chromium does not close the tab of %s and is ended", visit.url)
-            await chromium.discard(start)
+            await chromium.aclose()
             await asyncio.wait({crawling}, timeout=_END_TIMEOUT_S)
 
     def _expire(self, lease: Lease) -> None:
@@ -214,15 +219,15 @@ class ChromiumSource:
             await self._chromium.end_tab(lease)
         await self._proxy.take_back(lease)
 
-    def _work(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def _work(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
         return task
 
-    async def _uncancelled(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for work that goes on to its end also where nobody waits any more."""
-        await asyncio.shield(self._work(work))
+        return await asyncio.shield(self._work(work))
 
 
 def _note(crawling: "asyncio.Task[None]") -> None:

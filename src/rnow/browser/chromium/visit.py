@@ -22,22 +22,23 @@ from yarl import URL
 
 from rnow.browser.chromium.proxy import Lease
 from rnow.browser.errors import BrowseError, NotRenderedError
-from rnow.browser.rules.blocked import is_block_page
+from rnow.browser.kind import is_html
 from rnow.browser.rules.guard import check_url
 from rnow.browser.rules.hosts import HostRules
 from rnow.browser.rules.politeness import Pacer
 from rnow.browser.rules.refusals import (
     REDIRECTS,
     blocked_by_site,
+    is_block_page,
     refusal_of_status,
     too_large,
+    too_many_redirects,
     unreachable,
 )
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
 _NUM_CAPTURES = 5  # a page that goes on to another takes the first attempts with it
-_HTML = ("text/html", "application/xhtml+xml")
 _REFUSED = {"errorReason": "Aborted"}  # the tab stays where it is
 _ABORTED = "net::ERR_ABORTED"  # by us, or by the page itself, which has gone on to another
 # In a world of its own, where the page's scripts have changed no function.
@@ -63,6 +64,7 @@ class Visit:
         self.refused = asyncio.Event()
         self.is_over = False  # and the tab as good as new
         self.is_closed = False
+        self.tab: Page | None = None  # once there is one
         self._settings = settings
         self._hosts = hosts
         self._lease = lease
@@ -72,17 +74,12 @@ class Visit:
         self._has_document = False
         self._onward: URL | None = None  # where the last redirect leads
         self._frame = ""  # the tab's own; others are frames in its page
-        self._tab: Page | None = None
         self._devtools: CDPSession | None = None
         self._handling: set[asyncio.Task[None]] = set()
 
-    @property
-    def has_tab(self) -> bool:
-        return self._tab is not None
-
     async def load(self, tab: Page) -> None:
         """Load the page in a tab in which there is none; raises playwright's Error."""
-        self._tab = tab
+        self.tab = tab
         await self._watch(tab)
         timeout_ms = 1_000 * self._settings.render_timeout_s
         await tab.goto(str(self.url), wait_until="domcontentloaded", timeout=timeout_ms)
@@ -151,8 +148,8 @@ class Visit:
 
     def _see_failure(self, request: Request) -> None:
         """Give up on a document that broke off: Chromium would wait for the rest of it for ever."""
-        assert self._tab is not None
-        is_page = request.is_navigation_request() and request.frame == self._tab.main_frame
+        assert self.tab is not None
+        is_page = request.is_navigation_request() and request.frame == self.tab.main_frame
         is_waited_for = is_page and self._has_document and self.page is None
         if is_waited_for and request.failure != _ABORTED:
             known = self._lease.refusals.get(self.url.raw_host or "")
@@ -160,12 +157,11 @@ class Visit:
 
     def _take(self, location: str, html: str) -> None:
         try:
-            url = check_url(location, ports=self._settings.ports)
-            self._hosts.check(url)
+            checked = self._hosts.check(check_url(location, ports=self._settings.ports))
         except BrowseError as error:
             self._refuse(error)
             return
-        url = self._as_written(url, self.url)
+        url = self._as_written(checked, self.url)
         body = html.encode(errors="replace")[: self._settings.max_body_bytes]
         page = _html_page(url, self._status, body)
         if is_block_page(page):
@@ -209,10 +205,10 @@ class Visit:
         if is_page:
             if not self._may_go(url):
                 return "failRequest", _REFUSED
-            if self._hosts.local_port(self.url) is None:
+            if self._hosts.local_port(self.url.raw_host) is None:
                 await asyncio.sleep(self._pacer.depart(self.url.raw_host or ""))
         scheme, _, rest = url.partition("://")
-        if scheme == "https" and self._hosts.local_port(URL(url)) is not None:
+        if scheme == "https" and self._hosts.local_port(URL(url).raw_host) is not None:
             return "continueRequest", {"url": f"http://{rest}"}
         return "continueRequest", {}
 
@@ -220,11 +216,9 @@ class Visit:
         """Check where the tab is going: the URL that was asked for, or what it leads to."""
         self._num_documents += 1
         try:
-            url = check_url(location, ports=self._settings.ports)
-            self._hosts.check(url)
+            url = self._hosts.check(check_url(location, ports=self._settings.ports))
             if self._num_documents > self._settings.max_redirects + 1:
-                sentence = "the site sends the reader from page to page."
-                raise BrowseError("too_many_redirects", sentence)
+                raise too_many_redirects()
         except BrowseError as error:
             self._refuse(error)
             return False
@@ -233,7 +227,7 @@ class Visit:
 
     def _as_written(self, url: URL, written: URL | None) -> URL:
         """Return `written` for the URL that was really asked of a local site, over plain HTTP."""
-        if written is None or self._hosts.local_port(url) is None:
+        if written is None or self._hosts.local_port(url.raw_host) is None:
             return url
         is_same = _without_scheme(written) == _without_scheme(url)
         return written.with_fragment(None) if is_same else url
@@ -293,7 +287,7 @@ def _without_scheme(url: URL) -> str:
 def _is_html(heads: list[dict[str, str]]) -> bool:
     disposition = _header(heads, "content-disposition") or ""
     kind = (_header(heads, "content-type") or "text/html").partition(";")[0]
-    return kind.strip().lower() in _HTML and not disposition.lower().startswith("attachment")
+    return is_html(kind.strip().lower()) and not disposition.lower().startswith("attachment")
 
 
 def _header(heads: list[dict[str, str]], name: str) -> str | None:

@@ -119,18 +119,6 @@ def check_literal(host: str) -> None:
         raise BrowseError("blocked_address", "this address is not on the public internet.")
 
 
-def check_host(host: str, *, allow_hosts: tuple[str, ...]) -> None:
-    """Raise BrowseError unless this host of a checked URL may be read: public, and on the list.
-
-    The entries of `allow_hosts` are normalized.
-    """
-    check_literal(host)
-    if not any(covers(entry, host) for entry in allow_hosts):
-        raise BrowseError(
-            "host_not_allowed", "this host is not on the list of sites that may be read."
-        )
-
-
 def covers(entry: str, host: str) -> bool:
     """Return whether a normalized entry of the settings (a host, `*.` and a host, `*`) is this."""
     if entry == "*":

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from rnow.browser.errors import BrowseError
+from rnow.browser.settings import BrowserSettings
 
 _DEFAULT_INTERVAL_S = 1.0
 _INTERVALS_S: dict[str, float] = {}  # of hosts that `pace` named
@@ -29,14 +30,10 @@ class Pacer:
     """
 
     def __init__(
-        self,
-        *,
-        max_wait_s: float,
-        num_workers: int = 1,
-        now: Callable[[], float] = time.monotonic,
+        self, settings: BrowserSettings, *, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._max_wait_s = max_wait_s
-        self._num_workers = num_workers
+        self._max_wait_s = settings.max_wait_s
+        self._num_workers = settings.num_workers
         self._now = now
         self._next_slot: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
         self._next_departure: defaultdict[str, float] = defaultdict(lambda: float("-inf"))

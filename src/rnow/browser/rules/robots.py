@@ -37,8 +37,7 @@ class Robots:
     delay_s = await robots.check(URL("https://a.test/x"), read)
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
+    def __init__(self) -> None:
         self._rules: dict[str, _Rules] = {}
         self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -50,7 +49,7 @@ class Robots:
         place = str(url.origin())
         async with self._reading[place]:
             rules = self._rules.get(place)
-            if rules is None or rules.until < self._now():
+            if rules is None or rules.until < time.monotonic():
                 rules = self._rules[place] = await self._read(URL(place) / "robots.txt", read)
         if rules.parsed is None:
             raise BrowseError("unreachable", "what this site allows programs cannot be read.")
@@ -65,5 +64,5 @@ class Robots:
         except BrowseError as error:
             if error.code == "rate_limited":  # by our own pace: says nothing of the site
                 raise
-            return _Rules(parsed=None, until=self._now() + _FAILURE_KEPT_S)
-        return _Rules(parsed=Protego.parse(text), until=self._now() + _KEPT_S)
+            return _Rules(parsed=None, until=time.monotonic() + _FAILURE_KEPT_S)
+        return _Rules(parsed=Protego.parse(text), until=time.monotonic() + _KEPT_S)

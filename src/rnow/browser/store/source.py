@@ -19,17 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from yarl import URL
 
 from rnow.browser.errors import BrowseError
-from rnow.browser.rules.hosts import HostRules
+from rnow.browser.rules.hosts import AllowedUrl, HostRules
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.store.store import PageStore
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 NOT_IN_CORPUS = "this page was not recorded; only pages of the corpus can be read here."
@@ -51,11 +50,10 @@ class StoredSource:
         # SQLite, zstd and hashes block for milliseconds: not on the loop.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rnow-store")
 
-    async def fetch(self, url: URL) -> RawPage:
+    async def fetch(self, url: AllowedUrl) -> RawPage:
         """Return the page, from the store where it has it, or raise BrowseError."""
-        self._hosts.check(url)
         mode = self._settings.store_mode
-        if mode == "live" and self._hosts.local_port(url) is not None:
+        if mode == "live" and self._hosts.local_port(url.raw_host) is not None:
             # A folder on this machine: there is no site to spare, and it may change at any time.
             return await self._inner.fetch(url)
         found = await self._look_up(url)
@@ -85,10 +83,10 @@ class StoredSource:
             return None
         if isinstance(found.answer, BrowseError):
             raise found.answer
-        self._hosts.check(found.answer.url)
+        self._hosts.check(found.answer.url)  # where it led when it was kept
         return replace(found.answer, is_stored=True)
 
-    async def _fetch_and_keep(self, url: URL) -> RawPage:
+    async def _fetch_and_keep(self, url: AllowedUrl) -> RawPage:
         try:
             page = await self._inner.fetch(url)
         except BrowseError as error:
@@ -118,6 +116,5 @@ class StoredSource:
             self._store = PageStore(self._folder, read_only=self._is_read_only)
         return self._store
 
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

@@ -24,11 +24,10 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import sqlite3
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import zstandard
@@ -48,10 +47,6 @@ CREATE TABLE IF NOT EXISTS pages (
     num_bytes INTEGER NOT NULL, digest TEXT NOT NULL, fetched_at REAL NOT NULL
 ) WITHOUT ROWID
 """
-_FIELDS = (
-    *("key", "url", "status", "content_type", "charset", "source", "error", "body_hash"),
-    *("num_bytes", "digest", "fetched_at"),
-)
 
 
 def page_key(url: URL) -> str:
@@ -84,11 +79,16 @@ class StoredRow:
     fetched_at: float
 
     @property
+    def asked_url(self) -> str:
+        return self.key.removeprefix("GET ")
+
+    @property
     def is_whole(self) -> bool:
-        return self.digest == _digest(
-            self.key, self.url, self.status, self.content_type, self.charset, self.source,
-            self.error, self.body_hash, self.num_bytes,
-        )  # fmt: skip
+        *hashed, digest, _ = astuple(self)
+        return bool(digest == _digest(*hashed))
+
+
+_FIELDS = tuple(field.name for field in fields(StoredRow))  # as the table has them
 
 
 class PageStore:
@@ -151,8 +151,10 @@ class PageStore:
 
     def put(self, url: URL, answer: RawPage | BrowseError, *, now: float | None = None) -> None:
         """Keep an answer, in the place of an older one."""
-        page = answer if isinstance(answer, RawPage) else _page_of_an_error(url)
-        error = None if isinstance(answer, RawPage) else f"{answer.code}\n{answer.sentence}"
+        error, page = None, answer
+        if isinstance(page, BrowseError):
+            error = f"{page.code}\n{page.sentence}"
+            page = RawPage(url=url, status=0, content_type="", charset=None, body=b"")
         body_hash = hashlib.sha256(page.body).hexdigest()
         self._write_blob(body_hash, page.body)
         whole = (
@@ -187,12 +189,13 @@ class PageStore:
         digests = (row.digest for row in self.rows())
         return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
-    def damaged(self, on_row: Callable[[], None] = lambda: None) -> Iterator[StoredRow]:
-        """Yield the rows that can no longer be read as they were written; `on_row` after each."""
-        for row in self.rows():
-            if not row.is_whole or (row.error is None and self._body(row) is None):
-                yield row
-            on_row()
+    def damaged(self) -> list[StoredRow]:
+        """Return the rows that can no longer be read as they were written."""
+        return [
+            row
+            for row in self.rows()
+            if not row.is_whole or (row.error is None and self._body(row) is None)
+        ]
 
     def blob_file(self, body_hash: str) -> Path:
         return self._blobs / body_hash[:2] / f"{body_hash}.zst"
@@ -225,10 +228,10 @@ class PageStore:
         """
         file = self.blob_file(body_hash)
         file.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:
-            unfinished.write(zstandard.ZstdCompressor().compress(body))
-        Path(unfinished.name).chmod(0o644)
-        Path(unfinished.name).replace(file)
+        # Not by tempfile, whose files are for this user alone: others may read a store.
+        unfinished = file.with_name(f"{body_hash}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        unfinished.write_bytes(zstandard.ZstdCompressor().compress(body))
+        unfinished.replace(file)
 
 
 def _connect(file: Path) -> sqlite3.Connection:
@@ -256,10 +259,6 @@ def _connect_read_only(file: Path) -> sqlite3.Connection:
         index = sqlite3.connect(f"{place}?immutable=1", uri=True, check_same_thread=False)
         index.execute("SELECT 1 FROM pages LIMIT 1")
     return index
-
-
-def _page_of_an_error(url: URL) -> RawPage:
-    return RawPage(url=url, status=0, content_type="", charset=None, body=b"")
 
 
 def _digest(*fields: str | int | None) -> str:

@@ -1,23 +1,31 @@
-"""The points of `rnow check` that concern what the user wrote: config.yml, tools.py, prompts."""
+"""The points of `rnow check` on what the user wrote: config.yml, tools.py, rewards.py, prompts."""
 
 import asyncio
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
-from rnow.browser.settings import BrowserSettings
 from rnow.chat.prompts import read_prompt_file
-from rnow.commands.check.point import Point, not_checked, place, point
-from rnow.config.load import LoadedConfig, find_tools_file, load_config, require_distill
+from rnow.commands.check.point import Point, not_checked, point
+from rnow.config.load import (
+    LoadedConfig,
+    config_file,
+    find_tools_file,
+    load_config,
+    require_distill,
+)
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
+from rnow.evaluation.grading import name_problems
 from rnow.records import Prompt
-from rnow.rollout.project_pages import require_pages
+from rnow.rollout.environment import mcp_settings
+from rnow.rollout.project_pages import chromium_notices, require_contact, require_pages
 from rnow.tools.base import ToolSchema
-from rnow.tools.pool import describe_tools
+from rnow.tools.mcp.spec import McpSettings
+from rnow.tools.pool import ToolPool
+from rnow.tools.rewards import RewardRunner, RewardSettings
 from rnow.tools.settings import WorkerSettings
 from rnow.training.steps import prompts_by_step
 
@@ -28,42 +36,31 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
         loaded = load_config(directory, overrides=overrides)
     except ConfigError as error:
         return point("config", "", _problems_of(error, directory)), None
-    problems = list(loaded.warnings)
-    config = loaded.config
-    try:
-        require_distill(config)
-    except ConfigError as error:
-        problems.append(place(loaded, "dataset_type", str(error)))
-    browser = config.browser
-    if browser.allow_hosts and browser.contact is None and browser.store_mode != "replay":
-        problems.append(
-            place(
-                loaded,
-                "browser.contact",
-                "browser.contact is null: no site outside this machine is read until it is your "
-                "mail or web address",
-            )
-        )
-    try:
-        found = find_chromium(config.browser.executable, directory=directory)
-    except ConfigError as error:
-        problems.append(place(loaded, "browser.executable", str(error)))
-    else:
-        if found is None and (config.browser.allow_hosts or config.browser.render_hosts):
-            problems.append(place(loaded, "browser.executable", NO_CHROMIUM, is_error=False))
-    try:
-        require_pages(config, directory)
-    except ConfigError as error:
-        problems.append(place(loaded, "browser.store_mode", str(error)))
-    return point("config", str(loaded.file), problems), loaded
+    config, problems, notices = loaded.config, list(loaded.warnings), list[str]()
+    checks: dict[str, Callable[[], object]] = {
+        "dataset_type": lambda: require_distill(loaded),
+        "browser.contact": lambda: require_contact(loaded),
+        "browser.executable": lambda: notices.extend(chromium_notices(config, directory)),
+        "browser.store_mode": lambda: require_pages(config, directory),
+    }
+    for key, check in checks.items():
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems or [loaded.problem(key, str(error))]
+    problems += [loaded.problem("browser.executable", text, "warning") for text in notices]
+    return point("config", "\n".join((str(loaded.file), *loaded.overrides)), problems), loaded
 
 
 def check_tools(
     directory: Path, loaded: LoadedConfig | None
 ) -> tuple[Point, tuple[ToolSchema, ...] | None]:
-    """Import tools.py in a worker; () where there is none, None where it cannot be used."""
+    """Import tools.py in a worker that asks MCP servers too; () where there is neither, None where
+    they cannot be used.
+    """
     file = directory / "tools.py"
-    if not file.is_file():
+    mcp = McpSettings() if loaded is None else mcp_settings(loaded)
+    if not file.is_file() and not mcp.servers:
         try:
             if loaded is not None:
                 find_tools_file(loaded, directory=directory)
@@ -71,50 +68,84 @@ def check_tools(
             return point("tools", "", _problems_of(error, directory)), ()
         return point("tools", "no tools.py: one turn a rollout"), ()
     with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
-        settings = _worker_settings(directory, loaded, log_file=Path(scratch) / "tools.log")
+        settings = WorkerSettings(
+            project_dir=directory,
+            tool_timeout_s=60.0,  # of calls, of which none is made
+            workers=1,
+            concurrency=1,
+            env_names=() if loaded is None else tuple(loaded.config.tools.env),
+            log_file=Path(scratch) / "tools.log",
+            mcp=mcp,
+        )
         try:
-            description = asyncio.run(describe_tools(settings))
+            schemas, notices = asyncio.run(_describe_tools(settings))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:
             return point("tools", "", [_tools_problem(file, str(error))]), None
-    names = ", ".join(schema.name for schema in description.schemas)
-    warnings = [_tools_problem(file, text, is_error=False) for text in description.notices]
-    return point("tools", names, warnings), description.schemas
+    names = ", ".join(schema.name for schema in schemas)
+    warnings = [_tools_problem(file, text, is_error=False) for text in notices]
+    return point("tools", names, warnings), schemas
 
 
 def check_data(
     directory: Path, loaded: LoadedConfig | None, *, schemas: Sequence[ToolSchema] | None
-) -> tuple[Point, tuple[Prompt, ...] | None]:
-    """Read all prompts; None where those to train on have errors.
+) -> tuple[Point, dict[str, tuple[Prompt, ...]]]:
+    """Read all prompts, and return those of each file; none where one of them has errors.
 
     A config.yml with errors may still say which file it is about.
     """
     settings = _data_settings(directory, loaded)
     if settings is None:
-        return not_checked("data", "config.yml cannot be read"), None
+        return not_checked("data", "config.yml cannot be read"), {}
     dataset_type, train_file, val_file, batch_size = settings
     names = None if schemas is None else [schema.name for schema in schemas]
     files = [(directory / train_file, batch_size)]
     if (directory / val_file).is_file():
         files.append((directory / val_file, None))
     problems: list[Problem] = []
-    read: list[tuple[Prompt, ...]] = []
+    read: dict[str, tuple[Prompt, ...]] = {}
     for file, size in files:
         try:
             found = read_prompt_file(
-                file, dataset_type=dataset_type, tool_names=names, batch_size=size
+                file,
+                dataset_type=dataset_type,
+                tool_names=names,
+                batch_size=size,
+                drop_last_answer=loaded is not None and loaded.config.data.drop_last_answer,
             )
         except DataError as error:
             problems += _problems_of(error, file)
         else:
             problems += found.warnings
-            read.append(found.prompts)
+            read[str(file)] = found.prompts
     if any(problem.severity == "error" for problem in problems):
-        return point("data", "", problems), None
-    sizes = [f"{len(read[0])} prompts"]
+        return point("data", "", problems), {}
+    train, *held_out = read.values()
+    sizes = [f"{len(train)} prompts"]
     if loaded is not None:
-        sizes.append(f"{len(prompts_by_step(loaded.config, read[0]))} steps")
-    sizes += [f"{len(prompts)} held-out prompts" for prompts in read[1:]]
-    return point("data", ", ".join(sizes), problems), read[0]
+        sizes.append(f"{len(prompts_by_step(loaded.config, train))} steps")
+    sizes += [f"{len(prompts)} held-out prompts" for prompts in held_out]
+    return point("data", ", ".join(sizes), problems), read
+
+
+def check_rewards(
+    directory: Path, loaded: LoadedConfig, prompts: Mapping[str, tuple[Prompt, ...]]
+) -> Point:
+    """Import rewards.py in its process, and look for the names that config.yml and entries give."""
+    file = directory / "rewards.py"
+    if not file.is_file():
+        return point("rewards", "no rewards.py", name_problems(loaded, prompts, None))
+
+    async def look() -> tuple[str, list[Problem]]:
+        async with RewardRunner(settings) as runner:
+            return ", ".join(runner.names), name_problems(loaded, prompts, runner)
+
+    with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
+        log_file = Path(scratch) / "rewards.log"
+        settings = RewardSettings.of(loaded.config, directory, log_file=log_file)
+        try:
+            return point("rewards", *asyncio.run(look()))
+        except (ToolDefinitionError, ConfigError, DeadlineError) as error:
+            return point("rewards", "", [_tools_problem(file, str(error))])
 
 
 def _data_settings(
@@ -124,14 +155,7 @@ def _data_settings(
     if loaded is not None:
         data = loaded.config.data
         return loaded.config.dataset_type, data.train_file, data.val_file, data.batch_size
-    file = next(
-        (
-            directory / name
-            for name in ("config.yml", "config.json")
-            if (directory / name).is_file()
-        ),
-        None,
-    )
+    file = config_file(directory)
     try:
         source = read_source(file) if file else ConfigSource(directory)
     except ConfigError:
@@ -145,22 +169,11 @@ def _data_settings(
     return (kind if kind in ("rl", "sft", "midtrain") else "distill"), train, val, None
 
 
-def _worker_settings(
-    directory: Path, loaded: LoadedConfig | None, *, log_file: Path
-) -> WorkerSettings:
-    """Return what importing tools.py takes; caps on answers play no part in it."""
-    return WorkerSettings(
-        project_dir=directory,
-        tool_timeout_s=60.0,
-        max_tool_response=None,
-        max_tool_response_chars=None,
-        workers=1,
-        concurrency=1,
-        env_names=() if loaded is None else tuple(loaded.config.tools.env),
-        tokenizer_file=None,
-        browser=BrowserSettings(),
-        log_file=log_file,
-    )
+async def _describe_tools(
+    settings: WorkerSettings,
+) -> tuple[tuple[ToolSchema, ...], tuple[str, ...]]:
+    async with ToolPool(settings) as pool:
+        return pool.schemas, pool.notices
 
 
 def _tools_problem(file: Path, text: str, *, is_error: bool = True) -> Problem:

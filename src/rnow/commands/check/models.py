@@ -7,9 +7,9 @@ from pathlib import Path
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
-from rnow.commands.check.point import Point, not_checked, place, point
+from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
-from rnow.errors import ConfigError, ModelError, TemplateError
+from rnow.errors import ConfigError, ModelError, Severity, TemplateError
 from rnow.plan.model_files import find_tokenizer
 from rnow.plan.placing import place_roles
 from rnow.records import Prompt
@@ -35,8 +35,8 @@ def check_tokenizers(loaded: LoadedConfig, directory: Path) -> Point:
     try:
         vocabulary = read_vocabulary(student, teacher)
     except ModelError as error:
-        return point(name, "", [place(loaded, "teacher.path", str(error))])
-    told = [place(loaded, "teacher.path", text, is_error=False) for text in vocabulary.notices]
+        return point(name, "", [loaded.problem("teacher.path", str(error))])
+    told = [loaded.problem("teacher.path", text, "warning") for text in vocabulary.notices]
     return point(name, f"{vocabulary.num_tokens} tokens, the same ids in student and teacher", told)
 
 
@@ -71,12 +71,12 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> Point:
         # One message for all roles; it stands where the first model that it names is set.
         keys = ("model.path", "teacher.path")
         key = next((key for key in keys if f"  {key}: " in str(error)), "engine.kind")
-        return point("devices", "", [place(loaded, key, str(error))])
+        return point("devices", "", [loaded.problem(key, str(error))])
     return point("devices", "\n".join(placement.lines()))
 
 
-def window_problem(longest: int, window: int) -> tuple[str, bool] | None:
-    """Return what is wrong with a window that a prompt nearly fills, and whether it is an error.
+def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:
+    """Return what is wrong with a window that a prompt nearly fills, and how badly.
 
     A small window is a small model's: there a quarter of it is asked for, and less is a warning.
     """
@@ -88,7 +88,7 @@ def window_problem(longest: int, window: int) -> tuple[str, bool] | None:
         f"rollout.max_context_window is {window} tokens, and the longest prompt takes {longest} "
         f"with its tools; that leaves {max(left, 0)} for the student, who needs {needed}"
     )
-    return message, window >= SMALL_WINDOW or left <= 0
+    return message, "error" if window >= SMALL_WINDOW or left <= 0 else "warning"
 
 
 def _shared_vocabulary(loaded: LoadedConfig, student: Path, directory: Path) -> Vocabulary | None:
@@ -117,18 +117,17 @@ def _check_chat(
             check_words(chat, prompts[0].messages, schemas, vocabulary=vocabulary)
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
-        problem = place(loaded, "model.path", str(error))
+        problem = loaded.problem("model.path", str(error))
         return [
             point("template", "", [problem]),
             not_checked("window", "the template has problems"),
         ]
-    warnings = [place(loaded, "model.path", text, is_error=False) for text in notices]
+    warnings = [loaded.problem("model.path", text, "warning") for text in notices]
     template = point("template", "tool results can be appended token by token", warnings)
     window = loaded.config.rollout.max_context_window
     wrong = window_problem(longest, window)
     if wrong is not None:
-        text, is_error = wrong
-        problem = place(loaded, "rollout.max_context_window", text, is_error=is_error)
+        problem = loaded.problem("rollout.max_context_window", *wrong)
         return [template, point("window", f"{window - longest} tokens left", [problem])]
     message = f"the longest prompt takes {longest} of {window} tokens, tools included"
     return [template, point("window", message)]

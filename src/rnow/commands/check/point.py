@@ -3,12 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from rnow.errors import Problem
-
-if TYPE_CHECKING:
-    from rnow.config.load import LoadedConfig
 
 
 class Outcome(StrEnum):
@@ -41,14 +37,3 @@ def point(name: str, message: str, problems: Sequence[Problem] = ()) -> Point:
 
 def not_checked(name: str, reason: str) -> Point:
     return Point(name=name, outcome=Outcome.NOT_CHECKED, message=reason, problems=())
-
-
-def place(loaded: "LoadedConfig", key: str, message: str, *, is_error: bool = True) -> Problem:
-    """Make a problem that stands where `key` is set in config.yml."""
-    return Problem(
-        file=str(loaded.file),
-        line=loaded.lines.get(key),
-        key=key,
-        message=message,
-        severity="error" if is_error else "warning",
-    )

@@ -2,17 +2,25 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from rnow.commands.corpus.fetch import Built, build_corpus, estimate_s, missing_pages
+from rnow.commands.contact import decide_contact
+from rnow.commands.corpus.fetch import (
+    Built,
+    estimate_s,
+    fetch_pages,
+    host_of,
+    missing_pages,
+    open_recorder,
+)
 from rnow.commands.corpus.wanted import Wanted, wanted_pages
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError
-from rnow.rollout.project_pages import require_contact
-from rnow.runtime.console import duration, sayer
+from rnow.runtime.console import duration, make_bar, sayer
 
 _MAX_SHOWN = 10
 _LINE_EVERY_S = 10.0
@@ -27,20 +35,10 @@ def build_project(
     console: Console,
 ) -> Built:
     """Fetch what the project's pages lack in its store; say what came of it."""
-    require_contact(loaded)
+    loaded = decide_contact(loaded, console)
     folder = None if run is None else _run_folder(project, run)
-    wanted = wanted_pages(project, loaded.config, urls_file=urls_file, run=folder)
-    _say_left_out(wanted, console)
-    missing = missing_pages(loaded.config, project, wanted.urls)
     say = sayer(console)
-    there = len(wanted.urls) - len(missing)
-    say(
-        f"{len(wanted.urls)} pages, {there} of them in {loaded.config.browser.store} already; "
-        f"{len(missing)} to fetch: about {duration(estimate_s(missing))} at the pace of their "
-        "sites"
-    )
-    with _Bar(console, total=len(missing)) as bar:
-        built = asyncio.run(build_corpus(loaded, project, missing, on_page=bar.advance))
+    built = asyncio.run(_build(loaded, project, urls_file=urls_file, run=folder, console=console))
     for code, number in built.counts.items():
         say(f"  {number:>6} {code}")
     for url in built.unfinished[:_MAX_SHOWN]:
@@ -49,6 +47,30 @@ def build_project(
         say(f"{len(built.unfinished)} pages may come later: the same command tries them again")
     say(f"To train on these pages alone: rnow run {project} browser.store_mode=replay")
     return built
+
+
+async def _build(
+    loaded: LoadedConfig,
+    project: Path,
+    *,
+    urls_file: Path | None,
+    run: Path | None,
+    console: Console,
+) -> Built:
+    config = loaded.config
+    async with open_recorder(loaded, project) as pages:
+        wanted = await wanted_pages(project, config, pages.find, urls_file=urls_file, run=run)
+        _say_left_out(wanted, console)
+        missing = missing_pages(config, project, wanted.urls)
+        left_s = estimate_s(missing, await pages.intervals_s({*map(host_of, missing)}))
+        sayer(console)(
+            f"{len(wanted.urls)} pages, {len(wanted.urls) - len(missing)} of them in "
+            f"{config.browser.store} already; {len(missing)} to fetch: about {duration(left_s)} "
+            "at the pace of their sites"
+        )
+        with make_bar(console) as progress:
+            on_page = _bar_mover(console, progress, total=len(missing))
+            return await fetch_pages(pages, missing, on_page=on_page)
 
 
 def _run_folder(project: Path, run: str) -> Path:
@@ -68,38 +90,20 @@ def _say_left_out(wanted: Wanted, console: Console) -> None:
         sayer(console)(f"left out, not in browser.allow_hosts: {hosts}")
 
 
-class _Bar:
-    """A bar on a terminal, a line every ten seconds elsewhere."""
+def _bar_mover(console: Console, progress: Progress, *, total: int) -> Callable[[], None]:
+    """Return what moves the bar on by a page; without a terminal it says a line at times."""
+    task = progress.add_task("pages", total=total)
+    started = told = time.monotonic()
+    num_done = 0
 
-    def __init__(self, console: Console, *, total: int) -> None:
-        self._console = console
-        self._total = total
-        self._num_done = 0
-        self._started = self._told = time.monotonic()
-        self._progress = Progress(
-            TextColumn("pages"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("pages", total=total)
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def advance(self, code: str) -> None:
-        self._progress.advance(self._task)
-        self._num_done += 1
+    def move() -> None:
+        nonlocal told, num_done
+        num_done += 1
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._told > _LINE_EVERY_S:
-            self._told = now
-            left_s = (now - self._started) / self._num_done * (self._total - self._num_done)
-            line = f"{self._num_done}/{self._total} pages, about {duration(left_s)} left"
-            self._console.print(line, markup=False, highlight=False)
+        left = f"about {duration((now - started) / num_done * (total - num_done))} left"
+        progress.update(task, advance=1, description=f"pages, {left}")
+        if not console.is_terminal and now - told > _LINE_EVERY_S:
+            told = now
+            sayer(console)(f"{num_done}/{total} pages, {left}")
+
+    return move

@@ -6,23 +6,22 @@ host has at most two requests under way, and its pace decides how long it takes;
 for each other. What may work later (timeouts, 5xx, 429) is tried again at the end.
 """
 
-import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yarl import URL
 
-from rnow.browser.rules.politeness import interval_s
-from rnow.browser.store.store import PageStore, StoredRow
-from rnow.commands.pages import Pages, open_pages
+from rnow.browser.store.store import PageStore
+from rnow.commands.pages import Pages, open_pages, outcome_of
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
-from rnow.rollout.project_pages import require_contact, require_pages, store_folder
-from rnow.tools.base import ToolAnswer
+from rnow.rollout.project_pages import require_pages, store_folder
+from rnow.runtime.side_by_side import side_by_side
 
 _PER_HOST = 2
 _MAX_WAIT_S = 3_700.0  # for a slot: a site may say "in an hour"
@@ -51,115 +50,84 @@ class Built:
 
 def missing_pages(config: Config, directory: Path, urls: Sequence[URL]) -> list[URL]:
     """Return those of the pages that the store does not have, or has damaged."""
-    store = PageStore(store_folder(config, directory))
-    try:
+    with closing(PageStore(store_folder(config, directory))) as store:
         return [url for url in urls if store.get(url) is None]
-    finally:
-        store.close()
 
 
-def estimate_s(urls: Sequence[URL]) -> float:
+def estimate_s(urls: Sequence[URL], intervals_s: Mapping[str, float]) -> float:
     """Return how long the fetching will take at the pace of the slowest host."""
-    return max((number * interval_s(host) for host, number in _by_host(urls).items()), default=0.0)
+    hosts = Counter(map(host_of, urls))
+    return max((number * intervals_s[host] for host, number in hosts.items()), default=0.0)
 
 
-async def build_corpus(
-    loaded: LoadedConfig,
-    directory: Path,
-    urls: Sequence[URL],
-    *,
-    on_page: Callable[[str], None] = lambda code: None,
-) -> Built:
-    """Fetch these pages into the store; `on_page` gets the outcome of each attempt's end."""
-    require_contact(loaded)
+def open_recorder(loaded: LoadedConfig, directory: Path) -> AbstractAsyncContextManager[Pages]:
+    """Start a worker whose pages are recorded: it waits for a site however long that asks for."""
+    # What a model would get of a page is nobody's business here: no tokenizer is needed.
+    worker = {
+        "tool_timeout_s": 2 * _MAX_WAIT_S,
+        "max_tool_response": None,
+        "max_tool_response_chars": None,
+    }
+    return open_pages(loaded, directory, worker=worker, store_mode="record", max_wait_s=_MAX_WAIT_S)
+
+
+async def fetch_pages(pages: Pages, urls: Sequence[URL], *, on_page: Callable[[], None]) -> Built:
+    """Fetch these pages into the store; `on_page` is told of each that is not tried again."""
     outcomes: dict[str, str] = {}
-    browser = {"store_mode": "record", "max_wait_s": _MAX_WAIT_S}
-    async with open_pages(loaded, directory, tool_timeout_s=2 * _MAX_WAIT_S, **browser) as pages:
-        left = list(urls)
-        for number in range(_NUM_ROUNDS):
-            is_last = number == _NUM_ROUNDS - 1
+    left = list(urls)
+    for round_ in range(1, _NUM_ROUNDS + 1):
+        waiting: defaultdict[str, list[URL]] = defaultdict(list)
+        for url in left:
+            waiting[host_of(url)].append(url)
+        left.clear()
 
-            def done(url: URL, code: str, is_last: bool = is_last) -> None:
-                outcomes[str(url)] = code
-                if is_last or not code.startswith(_LATER):
-                    on_page(code)
+        async def work(queue: list[URL], *, is_last: bool) -> None:
+            while queue:
+                url = queue.pop(0)
+                code = outcomes[str(url)] = outcome_of(await pages.read(str(url)))
+                if code.startswith(_LATER) and not is_last:
+                    left.append(url)
+                else:
+                    on_page()
 
-            await _fetch_all(pages, left, done)
-            left = [url for url in left if outcomes[str(url)].startswith(_LATER)]
+        is_last = round_ == _NUM_ROUNDS
+        queues = (queue for queue in waiting.values() for _ in range(_PER_HOST))
+        await side_by_side(*(work(queue, is_last=is_last) for queue in queues))
     return Built(outcomes=outcomes)
-
-
-async def _fetch_all(pages: Pages, urls: Sequence[URL], done: Callable[[URL, str], None]) -> None:
-    waiting: defaultdict[str, list[URL]] = defaultdict(list)
-    for url in urls:
-        waiting[url.raw_host or ""].append(url)
-
-    async def work(queue: list[URL]) -> None:
-        while queue:
-            url = queue.pop(0)
-            done(url, outcome_of(await pages.read(str(url))))
-
-    async with asyncio.TaskGroup() as group:
-        for queue in waiting.values():
-            for _ in range(_PER_HOST):
-                group.create_task(work(queue))
-
-
-def outcome_of(answer: ToolAnswer) -> str:
-    """Return ok, the code of the browser's error, or what became of the tool call itself."""
-    errors = (name.partition("browser/error_")[2] for name in answer.counts)
-    return next(filter(None, errors), str(answer.outcome))
 
 
 def describe_corpus(config: Config, directory: Path) -> dict[str, Any]:
     """Return what the store holds, in numbers. Raises ConfigError where there is none."""
-    _require_store(config, directory)
-    store = PageStore(store_folder(config, directory), read_only=True)
-    try:
+    with _open_store(config, directory) as store:
         rows = store.rows()
         blobs = {row.body_hash: row.num_bytes for row in rows if row.error is None}
         files = [store.blob_file(body_hash) for body_hash in blobs]
+        days = [time.strftime("%Y-%m-%d", time.gmtime(row.fetched_at)) for row in rows]
         return {
             "store": str(store.folder),
             "pages": sum(row.error is None for row in rows),
             "errors": sum(row.error is not None for row in rows),
             "bytes": sum(blobs.values()),
             "bytes_on_disk": sum(file.stat().st_size for file in files if file.is_file()),
-            "by_host": dict(Counter(_host(row) for row in rows).most_common()),
+            "by_host": dict(Counter(host_of(URL(row.asked_url)) for row in rows).most_common()),
             "by_source": dict(Counter(row.source for row in rows).most_common()),
-            "oldest": _day(min((row.fetched_at for row in rows), default=None)),
-            "newest": _day(max((row.fetched_at for row in rows), default=None)),
+            "oldest": min(days, default=None),
+            "newest": max(days, default=None),
             "hash": store.fingerprint(),
         }
-    finally:
-        store.close()
 
 
-def verify_corpus(
-    config: Config, directory: Path, *, on_page: Callable[[], None] = lambda: None
-) -> tuple[int, tuple[str, ...]]:
+def verify_corpus(config: Config, directory: Path) -> tuple[int, tuple[str, ...]]:
     """Hash every page again; return their number, and the URLs of those that are damaged."""
-    _require_store(config, directory)
-    store = PageStore(store_folder(config, directory), read_only=True)
-    try:
-        damaged = tuple(row.key.removeprefix("GET ") for row in store.damaged(on_page))
-        return len(store.rows()), damaged
-    finally:
-        store.close()
+    with _open_store(config, directory) as store:
+        return len(store.rows()), tuple(row.asked_url for row in store.damaged())
 
 
-def _require_store(config: Config, directory: Path) -> None:
+def _open_store(config: Config, directory: Path) -> closing[PageStore]:
     browser = config.browser.model_copy(update={"store_mode": "replay"})
     require_pages(config.model_copy(update={"browser": browser}), directory)
+    return closing(PageStore(store_folder(config, directory), read_only=True))
 
 
-def _by_host(urls: Sequence[URL]) -> Counter[str]:
-    return Counter(url.raw_host or "" for url in urls)
-
-
-def _host(row: StoredRow) -> str:
-    return URL(row.key.removeprefix("GET ")).raw_host or ""
-
-
-def _day(seconds: float | None) -> str | None:
-    return None if seconds is None else time.strftime("%Y-%m-%d", time.gmtime(seconds))
+def host_of(url: URL) -> str:
+    return url.raw_host or ""

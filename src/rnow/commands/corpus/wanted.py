@@ -1,6 +1,6 @@
 """Which pages a project's prompts need: the list that `rnow corpus build` goes through.
 
-    prompts, metadata   every URL in them, and the study page of every NCT number
+    prompts, metadata   every URL in them, and what the page finders of tools.py name for them
     --urls FILE         one URL a line
     --from-run RUN      what the tools of an earlier run were given as `url`, if they answered
 
@@ -11,7 +11,7 @@ guard writes it, so that each page is on the list once.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,29 +25,35 @@ from rnow.browser.settings import BrowserSettings
 from rnow.chat.prompts import read_prompt_file
 from rnow.config.settings import Config
 from rnow.errors import UsageError
-from rnow.records import Prompt, ToolOutcome
+from rnow.records import ToolOutcome
 from rnow.runs.archive import journals
 from rnow.runs.journal import read_journal
 
 _URL = re.compile(r"""https?://[^\s<>"'`|\\^{}]+""", re.IGNORECASE)
 _SENTENCE_END = ".,;:!?"
 _OPENING = {")": "(", "]": "["}
-_STUDY = re.compile(r"\bNCT\d{8}\b")
+
+Find = Callable[[list[str]], Awaitable[list[list[str]]]]  # texts -> URLs named for each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """The pages to fetch, and why others are not among them.
 
-    Wanted(urls=(URL("https://clinicaltrials.gov/study/NCT…"),), left_out={"evil.test": 3})
+    Wanted(urls=(URL("https://clinic.test/trial/1"),), left_out={"evil.test": 3})
     """
 
     urls: tuple[URL, ...]  # in the order of their first mention
     left_out: dict[str, int]  # host that browser.allow_hosts does not name -> pages
 
 
-def wanted_pages(
-    directory: Path, config: Config, *, urls_file: Path | None = None, run: Path | None = None
+async def wanted_pages(
+    directory: Path,
+    config: Config,
+    find: Find,
+    *,
+    urls_file: Path | None = None,
+    run: Path | None = None,
 ) -> Wanted:
     """Collect the pages of data.train_file, of data.val_file if there is one, and of the options.
 
@@ -60,9 +66,13 @@ def wanted_pages(
             local_sites=dict.fromkeys(browser.local_sites, 0),
         )
     )
-    found: dict[URL, None] = {}
+    texts = list(_texts(directory, config))
+    options = [*_lines(urls_file), *_browsed(run)]
+    named = zip(texts, await find(texts), strict=True)
+    mentioned = (url for text, found in named for url in (*urls_in(text), *found))
+    urls: dict[URL, None] = {}
     left_out: Counter[str] = Counter()
-    for text in _mentioned(directory, config, urls_file=urls_file, run=run):
+    for text in (*mentioned, *options):
         try:
             url = check_url(text, ports=BrowserSettings().ports)
         except BrowseError:
@@ -72,46 +82,35 @@ def wanted_pages(
         except BrowseError:
             left_out[url.raw_host or ""] += 1
         else:
-            found[url] = None
-    return Wanted(urls=tuple(found), left_out=dict(left_out.most_common()))
+            urls[url] = None
+    return Wanted(urls=tuple(urls), left_out=dict(left_out.most_common()))
 
 
 def urls_in(text: str) -> Iterator[str]:
-    """Yield the URLs of a text, and those of the studies that it names.
+    """Yield the URLs that a text writes.
 
-    >>> list(urls_in("See https://a.test/x_(y). Or (https://b.test/), for NCT90000001?"))
-    ['https://a.test/x_(y)', 'https://b.test/', 'https://clinicaltrials.gov/study/NCT90000001']
+    >>> list(urls_in("See https://a.test/x_(y). Or (https://b.test/)?"))
+    ['https://a.test/x_(y)', 'https://b.test/']
     """
     for found in _URL.findall(text):
         url = found.rstrip(_SENTENCE_END)
         while url.endswith((")", "]")) and url.count(url[-1]) > url.count(_OPENING[url[-1]]):
             url = url[:-1].rstrip(_SENTENCE_END)
         yield url
-    for number in dict.fromkeys(_STUDY.findall(text)):
-        yield f"https://clinicaltrials.gov/study/{number}"
 
 
-def _mentioned(
-    directory: Path, config: Config, *, urls_file: Path | None, run: Path | None
-) -> Iterator[str]:
+def _texts(directory: Path, config: Config) -> Iterator[str]:
     names = (config.data.train_file, config.data.val_file)
     for file in (directory / name for name in names):
         if file.name == config.data.train_file or file.is_file():
-            prompts = read_prompt_file(file, dataset_type=config.dataset_type).prompts
-            for text in _texts(prompts):
-                yield from urls_in(text)
-    if urls_file is not None:
-        yield from _lines(urls_file)
-    if run is not None:
-        yield from _browsed(run)
-
-
-def _texts(prompts: Iterable[Prompt]) -> Iterator[str]:
-    for prompt in prompts:
-        for message in prompt.messages:
-            if message["role"] != "system":
-                yield from _strings(message)
-        yield from _strings(prompt.metadata)
+            read = read_prompt_file(
+                file,
+                dataset_type=config.dataset_type,
+                drop_last_answer=config.data.drop_last_answer,
+            )
+            for prompt in read.prompts:
+                asked = [each for each in prompt.messages if each["role"] != "system"]
+                yield from _strings([*asked, prompt.metadata])
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -125,7 +124,9 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(file: Path | None) -> list[str]:
+    if file is None:
+        return []
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -133,7 +134,9 @@ def _lines(file: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
 
 
-def _browsed(run: Path) -> Iterator[str]:
+def _browsed(run: Path | None) -> Iterator[str]:
+    if run is None:
+        return
     found = journals(run / "trajectories")
     if not found:
         raise UsageError(f"--from-run {run}: there are no trajectories of a run in it")

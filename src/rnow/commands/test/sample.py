@@ -6,7 +6,6 @@ the conversation last.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 from rnow.chat.conversation import conversation, turn_text
 from rnow.chat.template import ChatTemplate
 from rnow.commands.test.tool_statistics import error_code
-from rnow.evaluation.grading import Grade
 from rnow.records import EndReason, Prompt, Trajectory
 from rnow.runtime.atomic_files import replace_file
+from rnow.tools.graders import Grade
 from rnow.tools.rewards import Rewards
 
 # A conversation that the window, or the cap on a generation, cut off.
@@ -31,17 +30,20 @@ class Sample:
     prompt: Prompt
     trajectory: Trajectory | None
     error: str | None
-    grade: Grade | None  # None: no trajectory, or an entry without metadata.expected_answer
+    # None: no trajectory, an entry without metadata.expected_answer, or no verdict.
+    grade: Grade | None
     rewards: Rewards
     file: Path
+    grading_error: str | None = None
 
     def __post_init__(self) -> None:
         if (self.trajectory is None) != (self.error is not None):
             raise ValueError(f"sample {self.number} has a trajectory or an error, one of them")
 
     @property
-    def is_cut(self) -> bool:
-        return self.trajectory is not None and self.trajectory.end_reason in _CUT
+    def errors(self) -> tuple[str, ...]:
+        """What kept rewards and the grader from a number and a verdict."""
+        return (*self.rewards.errors, *([self.grading_error] if self.grading_error else []))
 
 
 def make_folder(project: Path) -> Path:
@@ -67,53 +69,34 @@ def write_sample(sample: Sample, chat: ChatTemplate) -> None:
 
 
 def _sample_as_json(sample: Sample, chat: ChatTemplate) -> dict[str, Any]:
-    trajectory, grade, rewards = sample.trajectory, sample.grade, sample.rewards
-    prompt = sample.prompt
-    if trajectory is None:
-        found: dict[str, Any] = {"turns": 0, "truncated": False, "totalTokens": 0}
-        found |= {"promptTokens": 0, "completion": ""}
-        messages: Sequence[Mapping[str, Any]] = prompt.messages
-        completed: bool | str = "error"
-    else:
-        found = _trajectory_as_json(trajectory, chat, is_cut=sample.is_cut)
-        messages = conversation(prompt, trajectory, chat)
-        completed = trajectory.end_reason is not EndReason.TIMEOUT
+    trajectory, prompt, rewards = sample.trajectory, sample.prompt, sample.rewards
+    turns = () if trajectory is None else trajectory.turns
+    calls = [(number, call) for number, turn in enumerate(turns, 1) for call in turn.tool_calls]
+    said = prompt.messages if trajectory is None else conversation(prompt, trajectory, chat)
+    end = None if trajectory is None else trajectory.end_reason
     return {
         "id": sample.file.stem,
-        "completed": completed,
+        "completed": "error" if end is None else end is not EndReason.TIMEOUT,
         "success": trajectory is not None,
         "total_reward": rewards.total,
         "rewards": dict(rewards.values),
-        "errors": list(rewards.errors),
-        **found,
+        "errors": list(sample.errors),
+        "turns": len(turns),
+        "truncated": end in _CUT,
+        "totalTokens": 0 if trajectory is None else trajectory.num_tokens,
+        "promptTokens": 0 if trajectory is None else int((trajectory.turn_index == -1).sum()),
+        "completion": "" if trajectory is None else turn_text(trajectory, turns[-1], chat),
         "metadata": dict(prompt.metadata),
         "entry": prompt.index,
         "line": prompt.line,
-        "correct": None if grade is None else grade.correct,
+        "correct": None if sample.grade is None else sample.grade.correct,
         "error": sample.error,
-        "tool_errors": [] if trajectory is None else _tool_errors(trajectory),
-        "end_reason": None if trajectory is None else trajectory.end_reason.value,
+        "tool_errors": [
+            {"turn": number, "tool": call.name, "code": code, "text": call.text}
+            for number, call in calls
+            if (code := error_code(call)) is not None
+        ],
+        "end_reason": end,
         "duration_s": None if trajectory is None else round(trajectory.duration_s, 3),
-        "conversation": [dict(message) for message in messages],
+        "conversation": [dict(message) for message in said],
     }
-
-
-def _trajectory_as_json(
-    trajectory: Trajectory, chat: ChatTemplate, *, is_cut: bool
-) -> dict[str, Any]:
-    return {
-        "turns": len(trajectory.turns),
-        "truncated": is_cut,
-        "totalTokens": trajectory.num_tokens,
-        "promptTokens": int((trajectory.turn_index == -1).sum()),
-        "completion": turn_text(trajectory, trajectory.turns[-1], chat),
-    }
-
-
-def _tool_errors(trajectory: Trajectory) -> list[dict[str, Any]]:
-    return [
-        {"turn": number, "tool": call.name, "code": code, "text": call.text}
-        for number, turn in enumerate(trajectory.turns, start=1)
-        for call in turn.tool_calls
-        if (code := error_code(call)) is not None
-    ]

@@ -54,14 +54,13 @@ def show_line(sample: Sample, *, project: Path, console: Console) -> None:
     else:
         text.append("✓", style="green")
         if rewards.total is not None:
-            text.append(f" reward={rewards.total:.3f}", style="green")
-        if rewards.values:
+            style = "red" if rewards.errors else "green"
             values = (f"{name}={_number(value)}" for name, value in rewards.values.items())
-            text.append(f"  [{', '.join(values)}]", style="red" if rewards.errors else "green")
+            text.append(f" reward={rewards.total:.3f}  [{', '.join(values)}]", style=style)
         text.append(f" {_how_it_went(sample, trajectory)}", style="default")
     text.append(f"  → {sample.file.relative_to(project)}", style="dim")
     console.print(text, soft_wrap=True)
-    for error in rewards.errors:
+    for error in sample.errors:
         console.print(Text(_plain(f"    ⚠ {error}"), style="yellow"), soft_wrap=True)
 
 

@@ -12,14 +12,16 @@ of its neighbours (`LocalEngine`'s hard promise) is decided here and in attentio
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from rnow.engines.base import ScoreRequest, Scores
-from rnow.engines.local.cache import KeyValues, PieceCache, RowCache
+from rnow.engines.local.cache import KeyValues, RowCache
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
 
 _MAX_LOGITS = 2**26  # of one forward: 256 MB in fp32
@@ -35,17 +37,17 @@ def read(
 
     Returns the keys and values of both, and the last token's logits [1, vocab].
     """
-    cache = PieceCache(past)
+    cache = DynamicCache(past)
     last = torch.tensor([-1])
     for piece in _pieces(model, len(token_ids)):
         # Only the last piece's logits are wanted; one position of the others costs next to nothing.
         logits = _forward_piece(model, token_ids[piece], cache, keep=last)
-    return cache.key_values(), logits[0]
+    return tuple((layer.keys, layer.values) for layer in cache.layers), logits[0]
 
 
 def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
     """Return what `Engine.score` promises; only asked positions reach the LM head."""
-    token_ids, cache = request.token_ids, PieceCache()
+    token_ids, cache = request.token_ids, DynamicCache()
     logprobs, top_ids, top_logprobs = [], [], []
     for piece in _pieces(model, len(token_ids) - 1):
         # The logits at position i speak of token i + 1.
@@ -75,7 +77,7 @@ def _pieces(model: PreTrainedModel, num_tokens: int) -> Iterator[slice]:
 
 
 def _forward_piece(
-    model: PreTrainedModel, token_ids: Sequence[int], cache: PieceCache, *, keep: Tensor
+    model: PreTrainedModel, token_ids: Sequence[int], cache: DynamicCache, *, keep: Tensor
 ) -> Tensor:
     """Read one piece into `cache`; return logits [1, kept, vocab] of its positions `keep`."""
     device = next(model.parameters()).device
@@ -83,12 +85,18 @@ def _forward_piece(
     output = model(
         input_ids=torch.tensor([token_ids], device=device),
         position_ids=torch.arange(begin, begin + len(token_ids), device=device)[None],
-        past_key_values=cache,
         use_cache=True,
+        **_holding(model, cache),
         logits_to_keep=keep.to(device),
     )
     logits: Tensor = output.logits
     return logits
+
+
+def _holding(model: PreTrainedModel, cache: Any) -> dict[str, Any]:
+    """Return the argument that hands over keys and values: `cache` from transformers 5.24 on."""
+    is_new = "cache" in signature(type(model).forward).parameters
+    return {"cache" if is_new else "past_key_values": cache}
 
 
 class PromptCache:
@@ -149,6 +157,12 @@ class DecodingBatch:
         self._num_running = 0
         self._cache = RowCache(num_rows)
 
+    def clear(self) -> None:
+        """Forget all sequences, whatever state they are in."""
+        self._rows = [None] * len(self._rows)
+        self._num_running = 0
+        self._cache.clear()
+
     @property
     def is_full(self) -> bool:
         return self._num_running == len(self._rows)
@@ -177,8 +191,8 @@ class DecodingBatch:
             input_ids=torch.tensor(token_ids, device=self._device)[:, None],
             position_ids=position_ids,
             attention_mask=mask,
-            past_key_values=self._cache,
             use_cache=True,
+            **_holding(self._model, self._cache),
         )
         for row in self._rows:
             if row:

@@ -1,7 +1,7 @@
 """Keys and values of what was already read: a sequence's own, and the rows of the decoding batch.
 
-    PieceCache   one sequence, grows by whole pieces of text       prefill, scoring
-    RowCache     many sequences, one row each, one token a step    decoding
+    DynamicCache   one sequence, grows by whole pieces of text       prefill, scoring; transformers'
+    RowCache       many sequences, one row each, one token a step    decoding
 
 A sequence's keys and values are copied into a row when it begins to decode and out of it when the
 turn ends: between turns they take only the room they need, and a row serves whoever is next.
@@ -18,33 +18,6 @@ from transformers.cache_utils import Cache
 from rnow.engines.local.attention import KEY_BLOCK
 
 KeyValues = tuple[tuple[Tensor, Tensor], ...]  # per layer, each [1, kv heads, tokens, head]
-
-
-class PieceCache(Cache):  # type: ignore[misc]  # transformers ships no types
-    """Key-value cache of one sequence; a forward appends what it read."""
-
-    def __init__(self, past: KeyValues = ()) -> None:
-        super().__init__(layers=[])
-        self._layers = list(past)
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if layer_idx == len(self._layers):
-            self._layers.append((key_states.contiguous(), value_states.contiguous()))
-        else:
-            keys, values = self._layers[layer_idx]
-            self._layers[layer_idx] = (
-                torch.cat([keys, key_states], dim=2),
-                torch.cat([values, value_states], dim=2),
-            )
-        return self._layers[layer_idx]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._layers[layer_idx][0].shape[2] if self._layers else 0
-
-    def key_values(self) -> KeyValues:
-        return tuple(self._layers)
 
 
 class RowCache(Cache):  # type: ignore[misc]  # transformers ships no types

@@ -23,14 +23,14 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
-from rnow.engines.local.batch import is_batch_invariant, score
+from rnow.engines.local.batch import DecodingBatch, is_batch_invariant, score
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
 from rnow.engines.local.weights import load_model, load_policy_model
 from rnow.engines.local.worker import Generation, LoadedPolicy, Worker
@@ -38,6 +38,7 @@ from rnow.errors import DeadlineError, EngineError, ModelError
 
 _MIN_ROWS = 16  # below, matrix kernels change with the place of a row
 _CLOSE_TIMEOUT_S = 60.0
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Value = TypeVar("Value")
 
@@ -47,46 +48,34 @@ logger = logging.getLogger(__name__)
 class LocalEngine:
     """An `Engine` in this process.
 
-    engine = LocalEngine.load("models/student")
+    engine = LocalEngine(Path("models/student"))
     completion = await engine.sample(SampleRequest(token_ids=ids, …))
     await engine.aclose()
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model_path: Path,
         *,
-        request_timeout_s: float = 600.0,
-        rows: int = 32,
-    ) -> None:
-        if rows < _MIN_ROWS:
-            raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
-        self.model = model
-        self._rows = rows
-        self._request_timeout_s = request_timeout_s
-        self._worker = Worker(LoadedPolicy(0, model, rows))
-        self._limits = _limits_of(model)
-
-    @classmethod
-    def load(
-        cls,
-        model_path: str | Path,
-        *,
-        dtype: str = "auto",
-        device: str | None = None,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        device: str = "cpu",
         request_timeout_s: float = 600.0,
         rows: int = 32,
         window: int | None = None,
-    ) -> "LocalEngine":
+    ) -> None:
         """Load a model folder; its weights are samplable as policy version 0.
 
-        `dtype` auto: float32 on CPU, bfloat16 on a GPU. `rows`: how many sequences decode at once;
-        others wait. It is part of what fixes the bits. `window`: tokens of the longest text, by
-        which some models choose their positions. Blocks; the number of threads is the
-        caller's at this moment.
+        `rows`: how many sequences decode at once; others wait. It is part of what fixes the bits.
+        `window`: tokens of the longest text, by which some models choose their positions. Blocks;
+        the number of threads is the caller's at this moment.
         """
-        model = load_model(model_path, dtype=dtype, device=device, window=window)
-        engine = cls(model, request_timeout_s=request_timeout_s, rows=rows)
+        if rows < _MIN_ROWS:
+            raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
+        model = load_model(model_path, dtype=_DTYPES[dtype], device=device, window=window)
+        self.model = model
+        self._rows = rows
+        self._request_timeout_s = request_timeout_s
+        self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, rows)))
         num_threads = torch.get_num_threads()
         if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
             logger.warning(
@@ -96,7 +85,6 @@ class LocalEngine:
                 model_path,
                 num_threads,
             )
-        return engine
 
     async def sample(self, request: SampleRequest) -> Completion:
         """Continue `token_ids`; of ids that extend the session's former ones the rest is read."""
@@ -135,7 +123,8 @@ class LocalEngine:
                 model = load_policy_model(path, self.model)
             except ModelError as error:
                 raise EngineError(str(error)) from error
-            self._worker.policies[policy_version] = LoadedPolicy(policy_version, model, self._rows)
+            batch = DecodingBatch(model, self._rows)
+            self._worker.policies[policy_version] = LoadedPolicy(policy_version, model, batch)
 
         await self._call(work, f"engine.load_policy of version {policy_version}")
 
@@ -169,7 +158,9 @@ class LocalEngine:
 
     def _check(self, ids: tuple[int, ...], *, num_more: int) -> None:
         """Refuse what the model cannot read."""
-        vocab_size, max_positions = self._limits
+        config = self.model.config.get_text_config()
+        vocab_size = config.vocab_size
+        max_positions = getattr(config, "max_position_embeddings", None) or math.inf
         if not ids or min(ids) < 0 or max(ids) >= vocab_size:
             raise EngineError(
                 f"{len(ids)} token ids from {min(ids, default=None)} to {max(ids, default=None)}; "
@@ -180,12 +171,6 @@ class LocalEngine:
                 f"{len(ids)} tokens and {num_more} to sample exceed the model's {max_positions} "
                 "positions; lower rollout.max_context_window"
             )
-
-
-def _limits_of(model: PreTrainedModel) -> tuple[int, float]:
-    """Return the vocabulary's size and the number of positions; inf where none is named."""
-    config = model.config.get_text_config()
-    return config.vocab_size, getattr(config, "max_position_embeddings", None) or math.inf
 
 
 @torch.inference_mode()

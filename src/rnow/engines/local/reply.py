@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from rnow.errors import DeadlineError
-from rnow.runtime.deadline import report_breach, waiting
+from rnow.runtime.deadline import within
 
 FORWARD_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rnow-forward")
 
@@ -39,16 +39,12 @@ class Reply(Generic[Value]):
     async def wait(self, what: str, *, timeout_s: float, describe: Callable[[], str]) -> Value:
         """Return the value; after `timeout_s` raise a `DeadlineError` that names what waited."""
         try:
-            with waiting(what, limit_s=timeout_s):
-                async with asyncio.timeout(timeout_s):
-                    return await self._future
-        except TimeoutError:
-            message = (
-                f"{what} has waited {timeout_s:g} s, the limit of engine.request_timeout_s "
-                f"({describe()})"
-            )
-            report_breach(message)
-            raise DeadlineError(message) from None
+            async with within(timeout_s, what):
+                return await self._future
+        except DeadlineError as error:
+            raise DeadlineError(
+                f"{error}, the limit of engine.request_timeout_s ({describe()})"
+            ) from None
         finally:
             self.abandoned = True
 

@@ -40,15 +40,8 @@ class LoadedPolicy:
 
     version: int
     model: PreTrainedModel
-    num_rows: int
-    batch: DecodingBatch = field(init=False)
+    batch: DecodingBatch
     prompts: PromptCache = field(default_factory=PromptCache)
-
-    def __post_init__(self) -> None:
-        self.clear_batch()
-
-    def clear_batch(self) -> None:
-        self.batch = DecodingBatch(self.model, self.num_rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +156,7 @@ class Worker:
         for generation in self._under_way():
             generation.reply.fail(error)
         for policy in {running.session.policy for running in self._running}:
-            policy.clear_batch()
+            policy.batch.clear()
         self._waiting.clear()
         self._running.clear()
         self._sessions.clear()
@@ -231,8 +224,7 @@ class Worker:
                 self._start_generation(generation, session)
             # Out of memory, a kernel that fails: the caller must hear of it, the others go on.
             except Exception as error:
-                self._sessions.pop(generation.request.session, None)
-                generation.reply.fail(_as_engine_error(error))
+                self._fail(generation, error)
             return True
         return False
 
@@ -271,23 +263,24 @@ class Worker:
             for running in members:
                 if running in self._running:
                     self._running.remove(running)
-                    self._sessions.pop(running.generation.request.session, None)
-                    running.generation.reply.fail(_as_engine_error(error))
-            policy.clear_batch()
+                    self._fail(running.generation, error)
+            policy.batch.clear()
 
     def _end_if_done(self, running: _Running) -> None:
         row, request = running.row, running.generation.request
         if not math.isfinite(row.logprobs[-1]):
             self._end(running)
-            self._sessions.pop(request.session, None)
             what = f"the log-probability of token {len(running.session.token_ids)}"
-            running.generation.reply.fail(
-                EngineError(f"session {request.session}: {what} is {row.logprobs[-1]}")
-            )
+            error = EngineError(f"session {request.session}: {what} is {row.logprobs[-1]}")
+            self._fail(running.generation, error)
         elif row.token_ids[-1] in request.stop_token_ids:
             self._complete(running, StopReason.STOP)
         elif len(row.token_ids) == request.max_tokens:
             self._complete(running, StopReason.LENGTH)
+
+    def _fail(self, generation: Generation, error: Exception) -> None:
+        self._sessions.pop(generation.request.session, None)
+        generation.reply.fail(_as_engine_error(error))
 
     def _complete(self, running: _Running, stop_reason: StopReason) -> None:
         self._end(running)

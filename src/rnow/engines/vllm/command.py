@@ -22,7 +22,6 @@ NUM_ADAPTERS_AT_ONCE = 2  # versions in one batch: the one being left and the on
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 _NUM_ADAPTERS_KEPT = 4  # in memory; others are read from their folders again when asked for
 _OURS = ("model", "host", "port", "served_model_name", "enable_scale_out")
-_EMPTY: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,24 +49,6 @@ class VllmServerSettings:
     max_num_seqs: int | None = None  # requests that run at the same time; None: vLLM's choice
     args: Mapping[str, Any] = field(default_factory=dict)  # further flags, these win
     start_timeout_s: float = 900.0  # until it has answered a first request
-
-    @classmethod
-    def for_teacher(
-        cls, *, max_context_window: int, args: Mapping[str, Any] = _EMPTY, **fields: Any
-    ) -> "VllmServerSettings":
-        """Return settings under which scoring whole trajectories is safe.
-
-        One token of context more than the longest trajectory: a request has to sample one. No
-        prefix cache: scoring does not read it, and answers could depend on the order of requests.
-        A cap on tokens scored at once: what a prompt's log-probabilities take is outside of vLLM's
-        own accounting and ends the server.
-        """
-        safe: dict[str, Any] = {
-            "role": "teacher",
-            "max_num_batched_tokens": TEACHER_TOKENS_A_STEP,
-            "prefix_caching": False,
-        }
-        return cls(max_model_len=max_context_window + 1, args=args, **{**safe, **fields})
 
 
 def command(settings: VllmServerSettings, *, port: int) -> list[str]:
@@ -147,6 +128,8 @@ def environment(
 
 
 def _checked_name(name: str) -> str:
+    if name.replace("-", "_").startswith("trust_remote_code"):
+        raise ConfigError(f"engine.args.{name}: rnow never runs a model folder's code; remove it")
     if name.replace("-", "_") in _OURS:
         raise ConfigError(f"engine.args.{name} is set by rnow itself; remove it")
     return name.replace("_", "-")

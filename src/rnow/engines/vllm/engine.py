@@ -22,7 +22,6 @@ import asyncio
 import logging
 import secrets
 import shutil
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -134,13 +133,11 @@ class VllmEngine:
 
     async def unload_policy(self, policy_version: int) -> None:
         """Take no new session on this version; those that began on it end on it."""
-        policy = self._policies.pop(policy_version, None)
-        if policy is None and policy_version in self._replaced:
+        if policy_version in self._replaced - self._policies.keys():
             self._replaced.discard(policy_version)
             return
-        if policy is None:
-            raise EngineError(f"policy version {policy_version} is not loaded{self._loaded()}")
-        self._retire(policy)
+        self._retire(self._loaded(policy_version))
+        del self._policies[policy_version]
 
     async def release(self, session: str) -> None:
         self._replicas.release(session)
@@ -150,20 +147,9 @@ class VllmEngine:
             if policy in self._retired:
                 self._retire(policy)
 
-    def suspend(self, url: str) -> None:
-        """Send nothing more to `url`, whose server has ended, until `resume`."""
-        self._replicas.at(url).is_open = False
-
-    def resume(self, url: str) -> None:
-        self._replicas.at(url).is_open = True
-
-    def answered_at(self, url: str) -> float:
-        """Return the time.monotonic() of the last request that the server at `url` has served."""
-        return self._replicas.at(url).client.answered_at
-
-    def note_answer(self, url: str) -> None:
-        """Take note that the server at `url` has served a request of somebody else's."""
-        self._replicas.at(url).client.answered_at = time.monotonic()
+    def at(self, url: str) -> Replica:
+        """Return the server at `url`, for whoever watches it."""
+        return self._replicas.at(url)
 
     async def restore(self, url: str) -> None:
         """Give a server that was started anew at `url` every version that the others hold."""
@@ -228,11 +214,10 @@ class VllmEngine:
         """Return the weights that the session is on; the first request of a session decides."""
         policy = self._of_session.get(session)
         if policy is None or policy.version != version:
-            if version not in self._policies:
-                raise EngineError(f"policy version {version} is not loaded{self._loaded()}")
+            begun = self._loaded(version)
             if policy is not None:
                 policy.sessions.discard(session)
-            policy = self._of_session[session] = self._policies[version]
+            policy = self._of_session[session] = begun
             policy.sessions.add(session)
         return policy
 
@@ -241,12 +226,13 @@ class VllmEngine:
             if not self._has_start_weights:
                 raise EngineError("the weights that the servers were started with are replaced")
             return None
-        if version not in self._policies:
-            raise EngineError(f"policy version {version} is not loaded{self._loaded()}")
-        return self._policies[version].adapter
+        return self._loaded(version).adapter
 
-    def _loaded(self) -> str:
-        return f" (loaded: {', '.join(map(str, sorted(self._policies))) or 'none'})"
+    def _loaded(self, version: int) -> _Policy:
+        if version not in self._policies:
+            loaded = ", ".join(map(str, sorted(self._policies))) or "none"
+            raise EngineError(f"policy version {version} is not loaded (loaded: {loaded})")
+        return self._policies[version]
 
     def _retire(self, policy: _Policy) -> None:
         """Unload weights that no session is on; else remember to."""

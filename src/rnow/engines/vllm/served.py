@@ -12,7 +12,7 @@ nothing of a rollout is lost but time. How many ends a run survives is deaths.py
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,14 +29,6 @@ from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
 _ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Probe:
-    """What a server has to answer to hold the weights of a version."""
-
-    request: ScoreRequest
-    scores: Scores
 
 
 class ServedEngine:
@@ -70,7 +62,7 @@ class ServedEngine:
             untied=spec.untied,
             why_ended=self._why_ended,
         )
-        self._probe: _Probe | None = None
+        self._probe: tuple[ScoreRequest, Scores] | None = None  # of the version that is held
         self._lost: BaseException | None = None  # why there is no going on
         self._checking = asyncio.Lock()
         self._note_change()
@@ -109,7 +101,7 @@ class ServedEngine:
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         """Score by every server; a server that is started again has to answer the same."""
         answers = await self._ask(lambda: self._engine.probe(request), of_all=True)
-        self._probe = _Probe(request=request, scores=answers[0])
+        self._probe = (request, answers[0])
         return answers
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
@@ -164,7 +156,8 @@ class ServedEngine:
                 *(
                     self._give_up_unless_it_answers(server, error, since=since, limit_s=limit_s)
                     for place, server in enumerate(self._servers)
-                    if self._is_up[place] and self._engine.answered_at(server.url) <= since
+                    if self._is_up[place]
+                    and self._engine.at(server.url).client.answered_at <= since
                 )
             )
             self._note_ends()
@@ -173,9 +166,11 @@ class ServedEngine:
     async def _give_up_unless_it_answers(
         self, server: VllmServer, error: RnowError, *, since: float, limit_s: float
     ) -> None:
-        if await server.answers(limit_s=limit_s):
-            self._engine.note_answer(server.url)  # whoever waits for the same check is told
-        if self._engine.answered_at(server.url) > since:
+        client = self._engine.at(server.url).client
+        with suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await server.answer_once(client)
+        if client.answered_at > since:  # also where somebody else has asked meanwhile
             return
         try:
             await server.give_up(f"does not sample one token within {limit_s:g} s, after: {error}")
@@ -190,7 +185,7 @@ class ServedEngine:
             if self._is_up[place] and server.why_ended() is not None:
                 self._is_up[place] = False
                 self._num_ends += 1
-                self._engine.suspend(server.url)
+                self._engine.at(server.url).is_open = False
         self._note_change()
 
     def _note_change(self) -> None:
@@ -236,21 +231,21 @@ class ServedEngine:
         except RnowError:
             await server.stop()
             raise
-        self._engine.resume(server.url)
+        self._engine.at(server.url).is_open = True
         self._is_up[place] = True
         self._note_change()
         self._say(f"the vLLM server of the {server.settings.role} serves again")
 
     async def _check_probe(self, server: VllmServer) -> None:
-        probe = self._probe
-        if probe is None:
+        if self._probe is None:
             return
-        (scores,) = await self._engine.probe(probe.request, url=server.url)
-        difference = float(np.abs(scores.logprobs - probe.scores.logprobs).mean())
+        request, before = self._probe
+        (scores,) = await self._engine.probe(request, url=server.url)
+        difference = float(np.abs(scores.logprobs - before.logprobs).mean())
         if not difference <= self._spec.tolerance:
             raise PublicationError(
                 f"the vLLM server of the {server.settings.role} was started again and does not "
-                f"hold version {probe.request.policy_version}: on a fixed sequence it is "
+                f"hold version {request.policy_version}: on a fixed sequence it is "
                 f"{difference:.3g} nats a token away from what it answered before "
                 f"(tolerance {self._spec.tolerance:g})"
             )

@@ -9,12 +9,13 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
-import aiohttp
-
 from rnow.engines.vllm.command import VllmServerSettings, command, environment, served_name
+from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient
 from rnow.engines.vllm.log import last_line, last_words
+from rnow.engines.vllm.wire import ROUTE
 from rnow.errors import DeadlineError, EngineError
 from rnow.runtime.child_process import ChildProcess, how_it_ended
 from rnow.runtime.deadline import within
@@ -100,15 +101,18 @@ class VllmServer:
             self._sentence = sentence
         return sentence
 
-    async def answers(self, *, limit_s: float) -> bool:
-        """Say whether the server samples a token within `limit_s`; other requests may be slower."""
-        timeout = aiohttp.ClientTimeout(total=limit_s)
+    async def answer_once(self, client: VllmClient) -> None:
+        """Have one token sampled: the first request may compile, and is to count as starting."""
+        body = {
+            "model": served_name(self.settings, self.port),
+            "token_ids": [0],
+            "sampling_params": {"max_tokens": 1, "temperature": 1.0, "logprobs": 0, "seed": 0},
+        }
         try:
-            async with aiohttp.ClientSession(self.url, timeout=timeout) as session:
-                await self._answer_once(session)
-        except (EngineError, TimeoutError):
-            return False
-        return True
+            await client.post(ROUTE, body)
+        except UnreachableError as error:
+            await asyncio.sleep(_POLL_S)  # for the end of the process to be seen
+            raise EngineError(self.why_ended() or f"{error}{self._quote()}") from error
 
     async def give_up(self, why: str) -> None:
         """End a server that does not serve; `why_ended` says that it "<why>"."""
@@ -138,58 +142,19 @@ class VllmServer:
         settings = self.settings
         what = f"engine.start of the {settings.role}'s vLLM server"
         started = time.monotonic()
-        no_limit = aiohttp.ClientTimeout(total=None)
+        client = VllmClient(self.url, why_ended=self.why_ended, pauses_s=())
         try:
-            async with (
-                within(settings.start_timeout_s, what),
-                aiohttp.ClientSession(self.url, timeout=no_limit) as session,
-            ):
-                while not await self._is_healthy(session):
+            async with within(settings.start_timeout_s, what), aclosing(client):
+                while not await _is_healthy(client):
                     if on_progress is not None:
                         line = last_line(self._log(max_bytes=_LOG_LINE_BYTES))
                         on_progress(time.monotonic() - started, line)
                     await asyncio.sleep(_POLL_S)
-                await self._answer_once(session)
+                await self.answer_once(client)
         except DeadlineError as error:
             raise DeadlineError(
                 f"{error}, the limit of engine.start_timeout_s{self._quote()}"
             ) from error
-
-    async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
-        try:
-            timeout = aiohttp.ClientTimeout(total=_POLL_TIMEOUT_S)
-            async with session.get("/health", timeout=timeout) as response:
-                is_healthy = response.status == 200
-        except (aiohttp.ClientError, TimeoutError):  # not listening yet
-            is_healthy = False
-        self._check_alive()
-        return is_healthy
-
-    async def _answer_once(self, session: aiohttp.ClientSession) -> None:
-        """Have one token sampled: the first request may compile, and is to count as starting."""
-        body = {
-            "model": served_name(self.settings, self.port),
-            "token_ids": [0],
-            "sampling_params": {"max_tokens": 1, "temperature": 1.0, "logprobs": 0, "seed": 0},
-        }
-        route = "/inference/v1/generate"
-        try:
-            async with session.post(route, json=body) as response:
-                text = await response.text()
-        except aiohttp.ClientError as error:
-            await asyncio.sleep(_POLL_S)  # for the end of the process to be seen
-            self._check_alive()
-            raise EngineError(f"{self.url}{route}: {error}{self._quote()}") from error
-        if response.status != 200:
-            raise EngineError(
-                f"the {self.settings.role}'s vLLM server answered its first request, {self.url}"
-                f"{route}, with {response.status}: {text[:500]}"
-            )
-
-    def _check_alive(self) -> None:
-        sentence = self.why_ended()
-        if sentence is not None:
-            raise EngineError(sentence)
 
     def _log(self, *, max_bytes: int = _LOG_CAUSE_BYTES) -> str:
         return _read_end(self.settings.log_file, self._log_start, max_bytes=max_bytes)
@@ -197,6 +162,15 @@ class VllmServer:
     def _quote(self, *, was_killed: bool = False) -> str:
         words = last_words(self._log(), was_killed=was_killed)
         return f"; {self.settings.log_file} ends with:\n{words}"
+
+
+async def _is_healthy(client: VllmClient) -> bool:
+    try:
+        async with asyncio.timeout(_POLL_TIMEOUT_S):
+            await client.get("/health")
+    except (HttpError, UnreachableError, TimeoutError):  # not listening yet
+        return False
+    return True
 
 
 def _free_port() -> int:

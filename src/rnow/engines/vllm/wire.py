@@ -23,52 +23,50 @@ Json = Mapping[str, Any]
 
 # Sampling is what rnow's formulas assume, whatever a model's generation_config says.
 _PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "detokenize": False}
+_SCORING = {"max_tokens": 1, "temperature": 0.0}  # a request has to sample one
 
 
 def sample_body(request: SampleRequest, *, model: str) -> dict[str, Any]:
-    return {
-        "model": model,
-        "token_ids": request.token_ids,
-        "return_token_ids": True,
-        "sampling_params": {
-            **_PLAIN,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "seed": request.seed,
-            "logprobs": 0,
-            "stop_token_ids": list(request.stop_token_ids),
-            "ignore_eos": True,  # only what the caller calls a stop token is one
-        },
-    }
+    sampling = _body(
+        request,
+        model,
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+        logprobs=0,
+        stop_token_ids=list(request.stop_token_ids),
+        ignore_eos=True,  # only what the caller calls a stop token is one
+    )
+    return {**sampling, "return_token_ids": True}
 
 
 def score_body(request: ScoreRequest, *, model: str) -> dict[str, Any]:
     """Ask for every prompt token's log-probability: an object for each, from the first on."""
-    return _scoring(request, model, prompt_logprobs=request.num_top)
+    return _body(request, model, **_SCORING, prompt_logprobs=request.num_top)
 
 
 def compact_score_body(request: ScoreRequest, *, model: str) -> dict[str, Any]:
     """Ask for the log-probabilities from `start` on as one array; not every server can."""
-    return _scoring(
+    return _body(
         request,
         model,
+        **_SCORING,
         prompt_logprob_token_ids=[[token] for token in request.token_ids[request.start :]],
         prompt_logprob_start=request.start - 1,  # the row of a token is the position before it
     )
 
 
-def _scoring(request: ScoreRequest, model: str, **wanted: Any) -> dict[str, Any]:
+def _body(request: SampleRequest | ScoreRequest, model: str, **sampling: Any) -> dict[str, Any]:
     return {
         "model": model,
         "token_ids": request.token_ids,
-        "sampling_params": {**_PLAIN, "max_tokens": 1, "temperature": 0.0, **wanted},
+        "sampling_params": {**_PLAIN, **sampling},
     }
 
 
 def read_completion(answer: Json, request: SampleRequest, *, model: str) -> Completion:
     """Return what was sampled for `request`; refuse an answer that is not one to it."""
-    with _reading("completion"):
-        _check_model(answer, model)
+    with _reading("completion", answer, model):
         choice = answer["choices"][0]
         token_ids = [int(token) for token in choice["token_ids"]]
         content = choice["logprobs"]["content"]
@@ -92,8 +90,7 @@ def read_completion(answer: Json, request: SampleRequest, *, model: str) -> Comp
 def read_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores:
     """Return the log-probabilities that `score_body` asked for, from `start` on."""
     token_ids, start, num_top = request.token_ids, request.start, request.num_top
-    with _reading("scores"):
-        _check_model(answer, model)
+    with _reading("scores", answer, model):
         entries = answer["prompt_logprobs"]
         if len(entries) != len(token_ids):
             raise EngineError(
@@ -115,8 +112,7 @@ def read_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores:
 def read_compact_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores | None:
     """Return what `compact_score_body` asked for; None: the server does not know of it."""
     num_scored = len(request.token_ids) - request.start
-    with _reading("scores"):
-        _check_model(answer, model)
+    with _reading("scores", answer, model):
         encoded = answer.get("prompt_token_id_logprobs")
         if encoded is None:
             return None
@@ -175,14 +171,12 @@ def _checked(values: Sequence[float] | FloatArray, what: str, *, first: int) -> 
     return array
 
 
-def _check_model(answer: Json, model: str) -> None:
-    if answer["model"] != model:
-        raise EngineError(f"model {model} was asked, {answer['model']} answered")
-
-
 @contextmanager
-def _reading(what: str) -> Iterator[None]:
+def _reading(what: str, answer: Json, model: str) -> Iterator[None]:
+    """Refuse the answer of another model, and one that has another form."""
     try:
+        if answer["model"] != model:
+            raise EngineError(f"model {model} was asked, {answer['model']} answered")
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise EngineError(

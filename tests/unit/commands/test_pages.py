@@ -1,6 +1,6 @@
 import pytest
 
-from rnow.commands.corpus.fetch import outcome_of
+from rnow.commands.pages import outcome_of
 from rnow.records import ToolOutcome
 from rnow.tools.base import ToolAnswer
 

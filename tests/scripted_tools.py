@@ -1,4 +1,4 @@
-"""ScriptedTools: a ToolRunner of plain functions in this process, for tests and trying things out.
+"""ScriptedTools: a ToolRunner of plain functions in this process, for tests of rollouts.
 
 It checks and answers as the real one does. It has no processes, no deadlines and no cap on length.
 """
@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rnow.core.arguments import ArgumentError
 from rnow.core.counts import collecting
+from rnow.core.rich_types import with_rich_values
 from rnow.core.schema import parameters_schema
 from rnow.core.tool import ToolArgs
 from rnow.records import RolloutId, ToolOutcome
-from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema
-from rnow.tools.check import CallRefused, checked_arguments
-from rnow.tools.texts import error_of, result_of
+from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, checked_arguments
+from rnow.tools.texts import error_of, result_of, tool_error
 
 
 class ScriptedTools:
@@ -60,8 +61,8 @@ class ScriptedTools:
             with collecting(counts):
                 text = result_of(await self._value(call.name, arguments, metadata))
             outcome = ToolOutcome.OK
-        except CallRefused as refusal:
-            text, outcome = refusal.text, ToolOutcome.MODEL_ERROR
+        except ArgumentError as error:
+            text, outcome = tool_error(str(error)), ToolOutcome.MODEL_ERROR
         except Exception as error:  # whatever a tool raises is text for the model
             text, outcome = error_of(error), ToolOutcome.ERROR
         return ToolAnswer(
@@ -72,13 +73,14 @@ class ScriptedTools:
             counts=counts,
         )
 
-    async def aclose(self) -> None:
+    def release(self, rollout: RolloutId) -> None:
         pass
 
     async def _value(
         self, name: str, arguments: dict[str, Any], metadata: Mapping[str, Any]
     ) -> Any:
         function = self._functions[name]
+        arguments = with_rich_values(function, name, arguments)
         if "args" in inspect.signature(function).parameters:
             arguments = arguments | {"args": ToolArgs(metadata=dict(metadata))}
         value = function(**arguments)

@@ -1,0 +1,21 @@
+"""Several pieces of work at once, of which one that fails ends all."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+async def side_by_side(*work: Coroutine[Any, Any, Result]) -> list[Result]:
+    """Return the results in the order of `work`.
+
+    Where one raises, the others are cancelled and awaited, and that error goes up as it is: one
+    reason is enough, and a group of them is no error that anybody handles.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
+    return [task.result() for task in tasks]

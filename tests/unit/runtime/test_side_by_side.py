@@ -1,0 +1,38 @@
+import asyncio
+
+import pytest
+
+from rnow.errors import EngineError
+from rnow.runtime.side_by_side import side_by_side
+
+
+async def test_results_stand_in_the_order_of_the_work_and_not_of_its_ends() -> None:
+    second_ended = asyncio.Event()
+
+    async def first() -> str:
+        await second_ended.wait()
+        return "first"
+
+    async def second() -> str:
+        second_ended.set()
+        return "second"
+
+    assert await side_by_side(first(), second()) == ["first", "second"]
+    assert await side_by_side() == []
+
+
+async def test_one_error_goes_up_as_it_is_once_the_others_have_ended() -> None:
+    ended: list[str] = []
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("forever")
+
+    async def broken() -> None:
+        raise EngineError("no answer")
+
+    with pytest.raises(EngineError, match="no answer"):
+        await side_by_side(forever(), broken(), forever())
+    assert ended == ["forever", "forever"]
