@@ -1,6 +1,7 @@
 """A tiny network of a family on a real vLLM server, beside the trainer that holds the same weights.
 
-Sizes that vLLM's kernels take: heads of 32 and more. The words are the clinic's.
+Sizes that vLLM's kernels take: heads and experts of 32 and more, and in Qwen2 heads that divide the
+width. The words are the clinic's.
 """
 
 import shutil
@@ -34,7 +35,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-_OWN = {"qwen3-moe": {"moe_intermediate_size": 64}}
+_OWN = {"qwen2": {"hidden_size": 128}, "qwen3-moe": {"moe_intermediate_size": 64}}
 NUM_SAMPLED = 24
 _WORDS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
