@@ -18,12 +18,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from families import FAMILIES, tiny_model
+from families import FAMILIES, refusal, tiny_model
 from vllm_families import Agreement, train_and_serve
 
-from rnow.errors import ModelError, RnowError
+from rnow.errors import RnowError
 from rnow.learner.reach import lora_reach
-from rnow.plan.network import Use, check_network
 
 TOLERANCE = 1e-4  # nats, float32
 Row = dict[str, str | float | None]
@@ -31,18 +30,6 @@ _HEAD = (
     "| family | local engine | LoRA adapts | vLLM: adapters | vLLM: whole | vLLM: teacher |",
     "|---|---|---|---|---|---|",
 )
-
-
-def refusal(family: str, tuning: str) -> str | None:
-    """Return what `rnow check` says where it refuses to train the family on vLLM on a CPU."""
-    use = Use(window=512, engine="vllm", device="cpu", is_trained=True, is_adapted=tuning == "lora")
-    with tempfile.TemporaryDirectory() as folder:
-        tiny_model(family).config.save_pretrained(folder)
-        try:
-            check_network(family, Path(folder), use)
-        except ModelError as error:
-            return str(error)
-    return None
 
 
 async def measure(family: str, tuning: str, folder: Path) -> Row:

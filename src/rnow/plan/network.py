@@ -11,9 +11,14 @@ from rnow.runtime.rope import load_network_config
 _KINDS_HERE = {"full_attention", "sliding_attention"}  # of layers, in the local engine
 # What transformers' configurations call the number of experts.
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
-# Kinds of network whose gate and up projections are one layer here, and two under an adapter in
-# vLLM.
-_FUSED = {"glm", "glm4"}
+# Kinds of network whose gate and up projections are one layer in transformers, and two under an
+# adapter in vLLM's own class for them.
+_FUSED = {"glm4"}
+# Kinds for which vLLM has a class of its own that takes no adapters.
+_WITHOUT_ADAPTERS = {
+    *("bloom", "cohere2_moe", "dbrx", "falcon", "falcon_mamba", "gemma3n_text", "gpt2", "gptj"),
+    *("mamba", "mamba2", "mimo_v2_flash", "stablelm", "zamba2"),
+}
 # Of these positions vLLM takes max_position_embeddings for the stretched length.
 _STRETCHED_ALREADY = {"yarn", "longrope", "llama3"}
 
@@ -59,10 +64,10 @@ def check_network(path: str, folder: Path, use: Use) -> tuple[str, ...]:
 
 def _check_served_weights(path: str, config: Any, use: Use) -> None:
     """Refuse weights that vLLM cannot be given: it would say so when the first are published."""
-    if use.is_adapted and config.model_type in _FUSED:
+    if use.is_adapted and (why := _why_no_adapters(config.model_type)):
         raise ModelError(
-            f"vLLM serves no adapters of {path}: in an adapter of {config.model_type} gate and up "
-            "are one layer, in vLLM they are two; set engine.kind to local, or model.tuning to full"
+            f"vLLM serves no adapters of {path}: {why}; set engine.kind to local, or model.tuning "
+            "to full"
         )
     # Where a server of the user's own runs, nothing says.
     on_cpu = use.engine == "vllm" and use.device == "cpu"
@@ -72,6 +77,12 @@ def _check_served_weights(path: str, config: Any, use: Use) -> None:
         raise ModelError(
             f"vLLM on a CPU {lacks} of {path}, a mixture of experts; set engine.kind to local"
         )
+
+
+def _why_no_adapters(kind: str) -> str | None:
+    if kind in _FUSED:
+        return f"in an adapter of {kind} gate and up are one layer, in vLLM they are two"
+    return f"its {kind} takes none" if kind in _WITHOUT_ADAPTERS else None
 
 
 def _read(folder: Path, *, window: int | None) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from families import FAMILIES, tiny_model
+from transformers import StableLmConfig
 
 from rnow.errors import ModelError
 from rnow.learner.reach import lora_reach
@@ -110,6 +111,17 @@ def test_adapters_whose_layers_are_others_in_vllm_are_refused(
     assert str(caught.value) == (
         "vLLM serves no adapters of student: in an adapter of glm4 gate and up are one layer, in "
         "vLLM they are two; set engine.kind to local, or model.tuning to full"
+    )
+
+
+def test_adapters_of_a_kind_that_takes_none_in_vllm_are_refused(tmp_path: Path) -> None:
+    StableLmConfig().save_pretrained(tmp_path)
+    assert check_network("student", tmp_path, use(is_trained=True)) == ()
+    with pytest.raises(ModelError) as caught:
+        check_network("student", tmp_path, use(is_adapted=True))
+    assert str(caught.value) == (
+        "vLLM serves no adapters of student: its stablelm takes none; set engine.kind to local, or "
+        "model.tuning to full"
     )
 
 
