@@ -37,6 +37,7 @@ SIZES = {
 }
 _OWN = {"qwen2": {"hidden_size": 128}, "qwen3-moe": {"moe_intermediate_size": 64}}
 NUM_SAMPLED = 24
+WINDOW = 512  # tokens
 _WORDS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -65,9 +66,13 @@ def save_family(family: str, folder: Path, *, seed: int = 0, **sizes: Any) -> Pa
     return folder
 
 
+def load_student(model: Path, *, tuning: str) -> Policy:
+    return load_policy(model, tuning=tuning, qlora_rank=8, dtype="float32", window=WINDOW)
+
+
 def changed_policy(model: Path, *, tuning: str) -> Policy:
     """Load a student as the trainer does and move everything that it trains."""
-    policy = load_policy(model, tuning=tuning, qlora_rank=8, dtype="float32")
+    policy = load_student(model, tuning=tuning)
     generator = torch.Generator().manual_seed(5)
     policy.load_trainable_state(
         {
@@ -99,6 +104,7 @@ async def serve(
         model if untied is None else untied / "start",
         folder / f"{tuning}.log",
         max_lora_rank=8 if tuning == "lora" else None,
+        max_model_len=WINDOW,
     )
     spec = EngineSpec(
         role="student",
@@ -153,7 +159,7 @@ async def train_and_serve(
 ) -> tuple[Agreement, Agreement]:
     """Serve a student, before its first publication and after one: a teacher is the former."""
     model = save_family(family, folder / "model", **sizes)
-    start = load_policy(model, tuning=tuning, qlora_rank=8, dtype="float32")
+    start = load_student(model, tuning=tuning)
     policy = changed_policy(model, tuning=tuning)
     policy.save(folder / tuning)
     async with serve(model, folder, tuning=tuning, say=say) as engine:
