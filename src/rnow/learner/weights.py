@@ -5,7 +5,6 @@ policy.py's; that a folder is complete or absent is for whoever asked for it.
 """
 
 import copy
-import warnings
 from math import sqrt
 from pathlib import Path
 from typing import Any, Literal
@@ -72,9 +71,7 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
         target_modules=sorted(targets),
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        # peft asks for a name that transformers gives up from 5.24 on.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with quiet_transformers():
         model = get_peft_model(model, config)
     # Written as the user said it, and in one order: peft has the resolved path and a set.
     config.base_model_name_or_path = path

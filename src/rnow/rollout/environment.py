@@ -16,6 +16,7 @@ from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
+from rnow.plan.model_files import find_tokenizer
 from rnow.records import Prompt
 from rnow.rollout.attempt import run_rollout
 from rnow.rollout.many import Roll
@@ -63,13 +64,15 @@ class Environment:
         own: tuple[str, ...] = ()
         if self.tools is not None:
             own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
-        notices = check_template(self.chat, prompt.messages, self.schemas)
+        limits = self.config.rollout
+        notices = check_template(self.chat, prompt.messages, self.schemas, limits=limits)
         check_words(self.chat, prompt.messages, self.schemas, vocabulary=self.vocabulary)
         return (*own, *self.vocabulary.notices, *notices)
 
     def gauges(self) -> dict[str, float]:
         """Return what the parts count over the whole run, for the step's line of metrics."""
         return {
+            "tool/offered": len(self.schemas),
             "tool/restarts": 0 if self.tools is None else self.tools.num_replaced,
             "browser/local_requests": self.sites.num_requests,
         }
@@ -106,7 +109,7 @@ async def open_environment(
     tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
     mcp = mcp_settings(loaded)
     vocabulary = read_vocabulary(student, teacher)
-    chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
+    chat = load_chat(config, directory, student=student)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
         check_store(config, directory)
@@ -139,6 +142,13 @@ def mcp_settings(loaded: LoadedConfig) -> McpSettings:
         per_rollout=rollout.mcp_session == "rollout",
         place=loaded.file.name if line is None else f"{loaded.file.name}:{line}",
     )
+
+
+def load_chat(config: Config, directory: Path, *, student: Path) -> ChatTemplate:
+    """Load the student's template; where the teacher would end a text, its rollouts end too."""
+    path = None if config.teacher is None else config.teacher.path
+    teacher = None if path is None else find_tokenizer(path, project=directory)
+    return ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode, teacher=teacher)
 
 
 def worker_settings(

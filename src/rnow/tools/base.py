@@ -59,6 +59,7 @@ class ToolCall:
     arguments: Mapping[str, Any]
     raw: str  # the text between the tags
     error: str | None = None  # one sentence for the model, as "Invalid JSON in tool call: …"
+    id: str | None = None  # what the student called the call, where its template shows that
 
 
 def checked_arguments(

@@ -481,7 +481,7 @@ BY_DATASETS = (
         (b"PAR1\0\0", f"is a Parquet file; {WANTED}: {BY_DATASETS.format(kind=repr('parquet'))}"),
         (b"ARROW1\0", f"is an Arrow file; {WANTED}: {BY_DATASETS.format(kind=repr('arrow'))}"),
         (
-            gzip.compress(LINE.encode()),
+            gzip.compress(LINE.encode(), mtime=0),
             f"is packed with gzip; {WANTED}: gunzip < train.jsonl > prompts.jsonl",
         ),
         (b"PK\x03\x04", f"is a zip archive or a spreadsheet; {WANTED}"),

@@ -655,7 +655,7 @@ FOREIGN = {
         ({}, {}, {}),
         (FOREIGN, {"where": {"x": 1}, "free": [None], "size": "9"}, None),
         (FOREIGN, {"where": "x", "count": "7", "more": 1}, {"where": "x", "count": 7, "more": 1}),
-        (FOREIGN, {"where": "x", "count": None, "kind": "b"}, None),
+        (FOREIGN, {"where": "x", "count": None, "kind": 1}, None),
     ],
 )
 def test_what_the_schema_of_a_server_leaves_open_is_given_as_it_is(
