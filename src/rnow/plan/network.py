@@ -10,7 +10,7 @@ from rnow.runtime.rope import load_network_config
 
 _KINDS_HERE = {"full_attention", "sliding_attention"}  # of layers, in the local engine
 # What transformers' configurations call the number of experts.
-_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Kinds of network whose gate and up projections are one layer in transformers, and two under an
 # adapter in vLLM's own class for them.
 _FUSED = {"glm4"}
