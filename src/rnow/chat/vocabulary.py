@@ -42,12 +42,7 @@ def token_map(folder: Path) -> dict[str, int]:
 class Vocabulary:
     """Which of the student's ids can be trained on.
 
-    Vocabulary(
-        num_tokens=151_669,
-        foreign_ids=(151_669, …, 151_935),
-        unread={151_667: "unknown to the teacher"},
-        notices=("…",),
-    )
+    Vocabulary(num_tokens=151_669, foreign_ids=(151_669, …, 151_935), unread={}, notices=("…",))
     """
 
     num_tokens: int  # that student and teacher share; without a teacher, the student's
