@@ -25,6 +25,7 @@ SHARE_CUT = 0.3  # of a step's rollouts
 SHARE_FAILED = 0.9  # of a run's calls
 MIN_CALLS = 8
 BLOWN_UP = 3.0  # times the reverse KL of the first step
+TOO_HIGH = 0.01  # learning rate; the default is a hundredth of it
 
 
 def diagnose(evidence: Evidence) -> list[Diagnosis]:
@@ -114,17 +115,21 @@ def _cut(run: Evidence) -> str | None:
     )
 
 
-def _blown_up(run: Evidence) -> str | None:
+def _too_fast(run: Evidence) -> str | None:
     lines = [line for line in run.metrics if "reverse_kl" in line]
     rate = run.setting("trainer.learning_rate")
-    if len(lines) < 2 or _first_gap(run) is None:
+    if not lines or rate is None:
         return None
     first, last = lines[0]["reverse_kl"], lines[-1]["reverse_kl"]
-    if not last > BLOWN_UP * max(first, 0.1):
+    if _first_gap(run) is not None and last > BLOWN_UP * max(first, 0.1):
+        what = f"reverse_kl rose from {first:.3f} to {last:.3f}, the student has come apart"
+    elif rate >= TOO_HIGH:
+        what = f"AdamW takes a LoRA adapter or a model apart from about {TOO_HIGH:g} on"
+    else:
         return None
     return (
-        f"reverse_kl rose from {first:.3f} to {last:.3f}: trainer.learning_rate {rate:g} is far "
-        f"too high, and the student has come apart; begin again with --fresh at {rate / 100:g}"
+        f"trainer.learning_rate {rate:g} is far too high: {what}; begin again with --fresh at "
+        f"{rate / 100:g}"
     )
 
 
@@ -147,7 +152,7 @@ RULES: dict[str, Callable[[Evidence], str | None]] = {
     "pages_fail": _pages_fail,
     "no_calls": _no_calls,
     "cut": _cut,
-    "blown_up": _blown_up,
+    "too_fast": _too_fast,
     "same_teacher": _same_teacher,
 }
 _CUTS = {"max_tokens": "rollout.max_tokens", "context_full": "rollout.max_context_window"}

@@ -14,7 +14,7 @@ _PARTS = re.compile(
     r"(?P<thinking><think>.*?(?:</think>|\Z))|(?P<call><tool_call>.*?(?:</tool_call>|\Z))",
     re.DOTALL,
 )
-_ARGUMENTS = re.compile(r'"arguments"\s*:\s*(?P<value>.*?)(?=\}\s*(?:</tool_call>|\Z))', re.DOTALL)
+_ARGUMENTS = re.compile(r'"arguments"\s*:\s*(?P<value>.*?)(?=\}?\s*(?:</tool_call>|\Z))', re.DOTALL)
 
 
 def kinds_of(texts: Sequence[str], stop_reason: StopReason) -> list[int]:
