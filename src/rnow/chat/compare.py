@@ -7,7 +7,10 @@ have nothing to do with the student. That is allowed, and said.
 
 import json
 from itertools import zip_longest
+from os.path import commonprefix
 from pathlib import Path
+
+_SHOWN = 80  # characters around the first that differs
 
 
 def template_difference(student: Path, teacher: Path) -> str | None:
@@ -19,15 +22,17 @@ def template_difference(student: Path, teacher: Path) -> str | None:
     lines = [str(text).strip().splitlines() for text in texts]
     for number, (ours, theirs) in enumerate(zip_longest(*lines), start=1):
         if ours != theirs:
+            start = max(0, len(commonprefix([ours or "", theirs or ""])) - _SHOWN // 2)
             return (
                 "the teacher's chat template is not the student's; the student's is used for both. "
-                f"Line {number} is {_show(ours)} in the student's, {_show(theirs)} in the teacher's"
+                f"Line {number} is {_show(ours, start)} in the student's, "
+                f"{_show(theirs, start)} in the teacher's"
             )
     return None
 
 
-def _show(line: str | None) -> str:
-    return "missing" if line is None else repr(line.strip()[:80])
+def _show(line: str | None, start: int) -> str:
+    return "missing" if line is None else repr(line[start:].strip()[:_SHOWN])
 
 
 def _template_of(folder: Path) -> str | None:

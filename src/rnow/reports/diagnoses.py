@@ -64,7 +64,8 @@ def _family(run: Evidence) -> str | None:
 
 
 def _tool_fails(run: Evidence) -> str | None:
-    calls, failed = _sum(run, "tool/calls"), _sum(run, "tool/error") + _sum(run, "tool/timeout")
+    failed = _sum(run, "tool/error") + _sum(run, "tool/timeout")
+    calls = failed + _sum(run, "tool/ok")  # malformed ones never came to the tool
     if calls < MIN_CALLS or failed / calls < SHARE_FAILED:
         return None
     return (
@@ -93,6 +94,8 @@ def _pages_fail(run: Evidence) -> str | None:
 
 def _no_calls(run: Evidence) -> str | None:
     turns = run.setting("rollout.max_turns") or 1
+    if _cut(run) is not None:  # what is cut cannot call
+        return None
     if turns == 1 or _sum(run, "rollout/trajectories") < MIN_CALLS or _sum(run, "tool/calls"):
         return None
     return (
