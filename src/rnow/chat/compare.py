@@ -7,7 +7,6 @@ have nothing to do with the student. That is allowed, and said.
 
 import json
 from itertools import zip_longest
-from os.path import commonprefix
 from pathlib import Path
 
 _SHOWN = 80  # characters around the first that differs
@@ -22,7 +21,8 @@ def template_difference(student: Path, teacher: Path) -> str | None:
     lines = [str(text).strip().splitlines() for text in texts]
     for number, (ours, theirs) in enumerate(zip_longest(*lines), start=1):
         if ours != theirs:
-            start = max(0, len(commonprefix([ours or "", theirs or ""])) - _SHOWN // 2)
+            pairs = enumerate(zip_longest(ours or "", theirs or ""))
+            start = max(0, next(at for at, (a, b) in pairs if a != b) - _SHOWN // 2)
             return (
                 "the teacher's chat template is not the student's; the student's is used for both. "
                 f"Line {number} is {_show(ours, start)} in the student's, "
