@@ -142,9 +142,9 @@ def _same_teacher(run: Evidence) -> str | None:
     if gap is None or abs(gap) > SAME or _cut(run) is not None:
         return None
     return (
-        f"the teacher is no better than the student: at the first step they are {gap:.1e} nats a "
-        "token apart, so there is nothing to learn from it; take a larger or a trained teacher, "
-        "and compare both with rnow eval"
+        f"the teacher is no better than the student: at the first step they are less than {SAME:g} "
+        "nats a token apart, so there is nothing to learn from it; take a larger or a trained "
+        "teacher, and compare both with rnow eval"
     )
 
 
