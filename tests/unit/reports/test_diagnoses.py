@@ -67,8 +67,8 @@ SENTENCES = {
     ),
     "same_teacher": (
         "the teacher is no better than the student: at the first step they are less than "
-        "0.001 nats a token apart, so there is nothing to learn from it; take a larger or a trained "
-        "teacher, and compare both with rnow eval"
+        "0.001 nats a token apart, so there is nothing to learn from it; take a larger or a "
+        "trained teacher, and compare both with rnow eval"
     ),
 }
 
