@@ -1,6 +1,5 @@
 """`rnow report`: runs as one page, which says on top what is wrong with them."""
 
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,8 @@ from rnow.commands.arguments import OUTPUT, find_run
 from rnow.errors import UsageError
 
 if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
+
     from rnow.runs.folder import RunDirectory
 
 AGAIN_AFTER_S = 30
@@ -75,8 +76,10 @@ def report(
         webbrowser.open(file.resolve().as_uri())
 
 
-def make_server(runs: "list[RunDirectory]") -> ThreadingHTTPServer:
+def make_server(runs: "list[RunDirectory]") -> "ThreadingHTTPServer":
     """Return a server on a free port of loopback, which makes the page anew at each request."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
     from rnow.reports.page import make_report
 
     class Handler(BaseHTTPRequestHandler):
