@@ -47,9 +47,9 @@ These are read as the setting of today, with a line that says so:
 
 {translated}
 
-`rollout.mcp_url`, a list as `model.path` and the flat `params:` form are refused. So is
-`temperature`, `top_p` or `top_k` with a value that changes sampling: the log-probabilities of
-student and teacher are compared at temperature 1.
+A list as `model.path` and the flat `params:` form are refused. So is `temperature`, `top_p` or
+`top_k` with a value that changes sampling: the log-probabilities of student and teacher are
+compared at temperature 1.
 
 Limits of the hosted service (`data.batch_size` 32, `data.group_size` 64, `model.qlora_rank` 128)
 are warnings, and any model may be named.

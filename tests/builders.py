@@ -14,6 +14,7 @@ import asyncio
 import functools
 import importlib.util
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,34 @@ def real_template(name: str) -> str:
     assert spec is not None, "the test extra of rnow brings trl, whose templates these tests read"
     assert spec.submodule_search_locations is not None
     return (Path(spec.submodule_search_locations[0]) / "chat_templates" / name).read_text()
+
+
+def real_templates() -> list[str]:
+    """Return the names of all real templates; those that were changed for training are none."""
+    spec = importlib.util.find_spec("trl")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0]) / "chat_templates"
+    return sorted(path.stem for path in folder.glob("*.jinja") if "_training" not in path.stem)
+
+
+# What looks like a special token in the text of a template.
+_MARKUP = re.compile(
+    r"<\|[A-Za-z0-9_/]+\|>|<\|\"\|>|<\|[a-z_]+>|<[a-z_]+\|>|<\uff5c[^<>{}]{1,40}?\uff5c>|\[/?[A-Z_]{4,}\]"
+    r"|</?(?:start_of_turn|end_of_turn|tool_call|tool_response|think|arg_key|arg_value|end_of_utterance)>"
+)
+
+
+def template_folder(folder: Path, template: str, *, eos: str = "<|endoftext|>") -> Path:
+    """Write a tokenizer that has the markup of a template, `eos` and "<s>" as added tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    markup = sorted({*_MARKUP.findall(template), eos, "<s>"})
+    tokenizer = tiny_tokenizer(tuple(markup), ())
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "bos_token": "<s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
 
 
 @functools.cache

@@ -73,6 +73,9 @@ class ScriptedTools:
             counts=counts,
         )
 
+    def release(self, rollout: RolloutId) -> None:
+        pass
+
     async def _value(
         self, name: str, arguments: dict[str, Any], metadata: Mapping[str, Any]
     ) -> Any:

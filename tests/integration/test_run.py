@@ -220,6 +220,19 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(
     assert "first" in done.stderr
 
 
+def test_an_evaluation_may_name_mcp_servers_and_begins_with_them(
+    project: Path, first_run: Path
+) -> None:
+    servers = ["--mcp-url", "http://127.0.0.1:9/mcp?key=s3cret", "--mcp-url", "localhost:9/sse"]
+    done = rnow("eval", project, "--model", "base", "-n", 1, *servers, check=False)
+    assert done.returncode == 1
+    assert "rollout.mcp_url = … (was: not set)" in done.stdout
+    assert (
+        "Error: config.yml: MCP server 1 (http://127.0.0.1:9) cannot be reached: ConnectError"
+    ) in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+
+
 def test_an_adapter_can_be_exported_and_an_unfinished_run_cannot(
     project: Path, first_run: Path
 ) -> None:

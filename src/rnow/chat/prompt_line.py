@@ -181,7 +181,9 @@ class EntryReader:
                 remedy = f"it has {', '.join(sorted(self.tool_names))}"
             else:
                 remedy = "there is no tool at all; write it, or remove tools from the entry"
-            self._report(f"tools.{i}", f"is '{name}', which is not in tools.py; {remedy}")
+            self._report(
+                f"tools.{i}", f"is '{name}', which no tool of the project is called; {remedy}"
+            )
 
     def _check_text(self, entry: Mapping[str, Any]) -> None:
         text = entry.get("text")

@@ -87,7 +87,10 @@ def check_words(
     vocabulary: Vocabulary,
 ) -> None:
     """Raise TemplateError if the template itself writes what the teacher cannot read."""
-    written = [*chat.render_prompt(messages, schemas), *(chat.bridge(["text"]) if schemas else ())]
+    written = [
+        *chat.render_prompt(messages, schemas),
+        *(chat.bridge(["text"]) if schemas and chat.calling else ()),
+    ]
     foreign = sorted({*written, *chat.stop_token_ids} & set(vocabulary.foreign_ids))
     if foreign:
         names = _listed([chat.decode([id]) or f"id {id}" for id in foreign])

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rnow.commands.arguments import (
+    CHOICE,
     LIMITS,
     Args,
     Dir,
@@ -66,6 +67,28 @@ ReasoningMode = Annotated[
     str | None, rollout_option("reasoning-mode", "NAME", "How much the model thinks.")
 ]
 
+MaxSamples = Annotated[
+    int | None,
+    typer.Option(
+        "--max-samples",
+        "-n",
+        metavar="N",
+        min=1,
+        help="Evaluate on the first N prompts. Without it: on all of them.",
+        rich_help_panel=LIMITS,
+    ),
+]
+McpUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mcp-url",
+        metavar="URL",
+        help="An MCP server whose tools the model may call, in the place of those of "
+        "rollout.mcp_url; may be given more than once.",
+        rich_help_panel=CHOICE,
+    ),
+]
+
 
 def eval_(
     args: Args = None,
@@ -77,22 +100,13 @@ def eval_(
     pass1_temp: Annotated[float, _temperature_option(1)] = 0.0,
     pass4_temp: Annotated[float, _temperature_option(4)] = 0.6,
     pass8_temp: Annotated[float, _temperature_option(8)] = 0.8,
-    max_samples: Annotated[
-        int | None,
-        typer.Option(
-            "--max-samples",
-            "-n",
-            metavar="N",
-            min=1,
-            help="Evaluate on the first N prompts. Without it: on all of them.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
+    max_samples: MaxSamples = None,
     max_turns: MaxTurns = None,
     max_context_window: MaxContextWindow = None,
     termination_policy: TerminationPolicy = None,
     max_tool_response: MaxToolResponse = None,
     reasoning_mode: ReasoningMode = None,
+    mcp_url: McpUrl = None,
     json_: Json = False,
     project_id: Annotated[str | None, hosted_option("--project-id", metavar="ID")] = None,
     eval_id: Annotated[str | None, hosted_option("--eval-id", metavar="ID")] = None,
@@ -112,6 +126,8 @@ def eval_(
         ]
     )
     console = make_console(to_stderr=json_)
+    if mcp_url:
+        args = [*(args or []), f"rollout.mcp_url={json.dumps(mcp_url)}"]
     tell_ignored(console, project_id=project_id, eval_id=eval_id, max_billing=max_billing)
     flags = {
         "rollout.max_turns": max_turns,

@@ -115,17 +115,20 @@ def require_messages(loaded: LoadedConfig) -> None:
 
 
 def find_tools_file(loaded: LoadedConfig, *, directory: Path) -> Path | None:
-    """Return `directory`'s tools.py, None where there is none: then a rollout has one turn.
+    """Return `directory`'s tools.py, None where there is none: without MCP servers a rollout then
+    has one turn.
 
     Raises ConfigError where more turns are asked for, since nothing could happen between them.
     """
     file = directory / "tools.py"
     if file.is_file():
         return file
-    max_turns = loaded.config.rollout.max_turns
-    if max_turns == 1 or loaded.config.dataset_type in _WITHOUT_ROLLOUTS:
+    rollout = loaded.config.rollout
+    max_turns = rollout.max_turns
+    without = loaded.config.dataset_type in _WITHOUT_ROLLOUTS
+    if max_turns == 1 or rollout.mcp_url or without:
         return None
-    remedy = "write one, or set rollout.max_turns to 1"
+    remedy = "write one, name an MCP server in rollout.mcp_url, or set rollout.max_turns to 1"
     if (directory / "env.py").is_file():
         remedy = "env.py is its old name: rename it to tools.py"
     key = "rollout.max_turns"

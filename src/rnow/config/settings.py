@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from rnow.config.mcp_servers import McpServers
 from rnow.config.types import (
     DEFAULT_ROLLOUT_TIMEOUT_S,
     DatasetType,
@@ -105,7 +106,11 @@ class RolloutSettings(Section):
     """How the student works on a prompt."""
 
     max_turns: int = Field(default=1, ge=1)
-    """Generations in one rollout; more than 1 needs a tools.py."""
+    """Generations in one rollout; more than 1 needs tools."""
+    mcp_url: McpServers = Field(default=[])
+    """MCP servers whose tools join those of tools.py; see docs/mcp.md."""
+    mcp_session: Literal["rollout", "run"] = "rollout"
+    """What a server keeps is one rollout's own, or shared by those of a worker."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Cap of one generation (tokens); null: what the window leaves."""
     max_context_window: int = Field(default=32768, ge=1)

@@ -32,20 +32,23 @@ def check_arguments(
     tool_name: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the arguments, mended; raise ArgumentError for the first that is wrong."""
-    properties = schema["properties"]
-    for name in schema["required"]:
+    properties = schema.get("properties", {})
+    for name in schema.get("required", ()):
         if name not in arguments:
             raise ArgumentError(f"Tool '{tool_name}': missing required argument '{name}'.")
-    for name in arguments:
-        if name not in properties:
-            raise ArgumentError(f"Tool '{tool_name}': unexpected argument '{name}'.")
+    if schema.get("additionalProperties") is False and "patternProperties" not in schema:
+        for name in arguments:
+            if name not in properties:
+                raise ArgumentError(f"Tool '{tool_name}': unexpected argument '{name}'.")
     return {
-        name: _checked(value, properties[name], f"Tool '{tool_name}': argument '{name}'")
+        name: _checked(value, properties.get(name), f"Tool '{tool_name}': argument '{name}'")
         for name, value in arguments.items()
     }
 
 
-def _checked(given: Any, schema: Mapping[str, Any], subject: str) -> Any:
+def _checked(given: Any, schema: Any, subject: str) -> Any:
+    if not isinstance(schema, Mapping):
+        return given  # the schema of an MCP server may be true: anything goes
     value = given
     types = _types(schema)
     if "enum" in schema and not (value is None and "null" in types):
@@ -61,11 +64,13 @@ def _checked(given: Any, schema: Mapping[str, Any], subject: str) -> Any:
     return value
 
 
-def _types(schema: Mapping[str, Any]) -> list[str]:
-    """Return the types that a value may have; none where the schema names none."""
-    options = schema.get("anyOf") or schema.get("oneOf")
-    if options:
-        return [type_ for option in options for type_ in _types(option)]
+def _types(schema: Any) -> list[str]:
+    """Return the types that a value may have; none where the schema says it in another way."""
+    if not isinstance(schema, Mapping):
+        return []
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        found = [_types(option) for option in options]
+        return [type_ for types in found for type_ in types] if all(found) else []
     types = schema.get("type", [])
     return types if isinstance(types, list) else [types]
 

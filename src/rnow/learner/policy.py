@@ -164,9 +164,9 @@ class Policy:
             wanted = self.device.type != "cpu" or num_parameters >= _LARGE_MODEL_PARAMETERS
         if not wanted:
             return
-        self._causal_lm.gradient_checkpointing_enable(
-            {"use_reentrant": False, "preserve_rng_state": False}
-        )
+        lm = self._causal_lm  # whose method has its new name from transformers 5.24 on
+        enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)
+        enable({"use_reentrant": False, "preserve_rng_state": False})
         # A layer checkpoints itself in training mode alone. Only its own flag is set: whatever is
         # inside it, dropout among it, stays in eval mode.
         for module in self._causal_lm.modules():

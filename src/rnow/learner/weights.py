@@ -71,7 +71,8 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
         target_modules=sorted(targets),
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(model, config)
+    with quiet_transformers():
+        model = get_peft_model(model, config)
     # Written as the user said it, and in one order: peft has the resolved path and a set.
     config.base_model_name_or_path = path
     config.target_modules = sorted(targets)

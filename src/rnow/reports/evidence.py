@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnow.chat.calling import Calling
 from rnow.chat.compare import template_difference
-from rnow.errors import UsageError
+from rnow.errors import RnowError, UsageError
 from rnow.records import ScoredTrajectory
 from rnow.runs.archive import journals
 from rnow.runs.folder import RunDirectory
@@ -75,6 +76,19 @@ def read_tokenizer(run: RunDirectory) -> "Tokenizer | None":
         if folder is not None and (folder / "tokenizer.json").is_file():
             return Tokenizer.from_file(str(folder / "tokenizer.json"))
     return None
+
+
+def read_calling(run: RunDirectory) -> Calling | None:
+    """Return how the student writes calls; None: its folder or its template does not tell."""
+    folder = _folder(run, run.read_config(), "model") or run.model
+    if not folder.is_dir():
+        return None
+    from rnow.chat.template import ChatTemplate
+
+    try:
+        return ChatTemplate.load(folder).calling
+    except RnowError:  # a model that was changed since; the run is still there to be read
+        return None
 
 
 def steps_read(run: RunDirectory) -> list[Path]:

@@ -14,7 +14,13 @@ from typing import Any
 from rnow.records import ToolOutcome
 from rnow.reports.charts import charts
 from rnow.reports.diagnoses import Diagnosis, diagnose
-from rnow.reports.evidence import Evidence, read_evidence, read_tokenizer, read_trajectories
+from rnow.reports.evidence import (
+    Evidence,
+    read_calling,
+    read_evidence,
+    read_tokenizer,
+    read_trajectories,
+)
 from rnow.reports.evidence import steps_read as steps_read_of
 from rnow.reports.kinds import KINDS
 from rnow.reports.sample import MAX_BYTES, RULE, Sample, fit, kinds, show
@@ -82,12 +88,12 @@ def render(reports: Sequence[RunReport]) -> str:
 
 
 def _report(run: RunDirectory, *, max_bytes: int) -> RunReport:
-    evidence, tokenizer = read_evidence(run), read_tokenizer(run)
+    evidence, tokenizer, calling = read_evidence(run), read_tokenizer(run), read_calling(run)
     statistics, sample = Statistics(), Sample()
     for scored in read_trajectories(run):
-        statistics.add(scored, kinds(scored, tokenizer))
+        statistics.add(scored, kinds(scored, tokenizer, calling))
         sample.add(scored)
-    showing: Callable[..., Any] = partial(show, tokenizer=tokenizer)
+    showing: Callable[..., Any] = partial(show, tokenizer=tokenizer, calling=calling)
     return RunReport(
         evidence=evidence,
         statistics=statistics,

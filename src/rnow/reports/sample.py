@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rnow.chat.calling import Calling
 from rnow.records import EndReason, ScoredTrajectory, ToolOutcome, Turn
 from rnow.reports.kinds import kinds_of
 
@@ -89,13 +90,15 @@ def fit(sample: Sample, show: Callable[[ScoredTrajectory], Any], max_bytes: int)
     return [value for _, value in sorted(shown, key=lambda pair: pair[0])]
 
 
-def show(scored: ScoredTrajectory, tokenizer: "Tokenizer | None") -> dict[str, Any]:
+def show(
+    scored: ScoredTrajectory, tokenizer: "Tokenizer | None", calling: Calling | None
+) -> dict[str, Any]:
     """Return one trajectory as the page's script reads it."""
     trajectory = scored.trajectory
     prompt = trajectory.token_ids[trajectory.turn_index == -1].tolist()
     parts: list[dict[str, Any]] = [{"text": cut("".join(texts_of(prompt, tokenizer)))}]
     for number, turn in enumerate(trajectory.turns):
-        parts.append({"turn": number, **_turn(scored, turn, tokenizer)})
+        parts.append({"turn": number, **_turn(scored, turn, tokenizer, calling)})
         parts += [
             {
                 "tool": visible(call.name or "unreadable call"),
@@ -117,14 +120,16 @@ def show(scored: ScoredTrajectory, tokenizer: "Tokenizer | None") -> dict[str, A
     }
 
 
-def kinds(scored: ScoredTrajectory, tokenizer: "Tokenizer | None") -> list[int]:
+def kinds(
+    scored: ScoredTrajectory, tokenizer: "Tokenizer | None", calling: Calling | None
+) -> list[int]:
     """Return the kind of text of each sampled token, turn by turn."""
     ids = scored.trajectory.token_ids
     return [
         kind
         for turn in scored.trajectory.turns
         for kind in kinds_of(
-            texts_of(ids[turn.start : turn.end].tolist(), tokenizer), turn.stop_reason
+            texts_of(ids[turn.start : turn.end].tolist(), tokenizer), turn, calling
         )
     ]
 
@@ -149,7 +154,9 @@ def cut(text: str) -> str:
     return visible(text[:MAX_TEXT]) + (f" … and {left} more characters" if left > 0 else "")
 
 
-def _turn(scored: ScoredTrajectory, turn: Turn, tokenizer: "Tokenizer | None") -> dict[str, Any]:
+def _turn(
+    scored: ScoredTrajectory, turn: Turn, tokenizer: "Tokenizer | None", calling: Calling | None
+) -> dict[str, Any]:
     """Tokens of one turn: t texts, s the sampler's, q the teacher's log-probability, k kinds."""
     here = slice(turn.start, turn.end)
     texts = texts_of(scored.trajectory.token_ids[here].tolist(), tokenizer)
@@ -159,6 +166,6 @@ def _turn(scored: ScoredTrajectory, turn: Turn, tokenizer: "Tokenizer | None") -
         "t": [visible(text) for text in texts],
         "s": sampler,
         "q": teacher,
-        "k": kinds_of(texts, turn.stop_reason),
+        "k": kinds_of(texts, turn, calling),
         "stop": turn.stop_reason.value,
     }

@@ -88,6 +88,8 @@ async def run_rollout(
             raise
         end_reason = EndReason.TIMEOUT
     finally:
+        if tools is not None:
+            tools.release(attempt.id)
         await engine.release(str(attempt.id))
     if rollout.ledger.num_turns == 0:
         raise RolloutError(rollout.why_nothing_was_sampled(end_reason))
@@ -124,7 +126,7 @@ class _Rollout:
             end_reason = self._end_reason(calls, stopped)
             if end_reason is not None:
                 return end_reason
-            self.ledger.add_bridge(self.chat.bridge([record.text for record in records]))
+            self.ledger.add_bridge(self.chat.bridge([record.text for record in records], calls))
         return EndReason.CONTEXT_FULL
 
     async def _sample(self, max_tokens: int) -> Completion | None:
@@ -178,7 +180,12 @@ class _Rollout:
         if self.tools is None:
             return ()
         ids = completion.token_ids.tolist()
-        return self.chat.parse_calls(ids[:-1] if stopped else ids, stopped=stopped)
+        return self.chat.parse_calls(
+            ids[:-1] if stopped else ids,
+            stopped=stopped,
+            tools=self.tools.schemas,
+            after_tools=self.ledger.num_turns > 1,
+        )
 
     def _end_reason(self, calls: Sequence[ToolCall], stopped: bool) -> EndReason | None:
         limits = self.limits

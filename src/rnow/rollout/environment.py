@@ -16,11 +16,13 @@ from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
+from rnow.plan.model_files import find_tokenizer
 from rnow.records import Prompt
 from rnow.rollout.attempt import run_rollout
 from rnow.rollout.many import Roll
 from rnow.rollout.project_pages import check_store, chromium_notices, store_folder
 from rnow.tools.base import ToolSchema
+from rnow.tools.mcp.spec import McpSettings
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
@@ -33,7 +35,7 @@ class Environment:
     directory: Path
     chat: ChatTemplate
     vocabulary: Vocabulary
-    tools: ToolPool | None  # None: no tools.py, or none wanted; one turn
+    tools: ToolPool | None  # None: the project has no tools, or none are wanted; one turn
     checks_tool_names: bool = True  # that prompts name
     sites: LocalSites
 
@@ -62,13 +64,15 @@ class Environment:
         own: tuple[str, ...] = ()
         if self.tools is not None:
             own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
-        notices = check_template(self.chat, prompt.messages, self.schemas)
+        limits = self.config.rollout
+        notices = check_template(self.chat, prompt.messages, self.schemas, limits=limits)
         check_words(self.chat, prompt.messages, self.schemas, vocabulary=self.vocabulary)
         return (*own, *self.vocabulary.notices, *notices)
 
     def gauges(self) -> dict[str, float]:
         """Return what the parts count over the whole run, for the step's line of metrics."""
         return {
+            "tool/offered": len(self.schemas),
             "tool/restarts": 0 if self.tools is None else self.tools.num_replaced,
             "browser/local_requests": self.sites.num_requests,
         }
@@ -103,13 +107,14 @@ async def open_environment(
     """
     config = loaded.config
     tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
+    mcp = mcp_settings(loaded)
     vocabulary = read_vocabulary(student, teacher)
-    chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
+    chat = load_chat(config, directory, student=student)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
         check_store(config, directory)
         tools: ToolPool | None = None
-        if tools_file is not None:
+        if tools_file is not None or (with_tools and mcp.servers):
             settings = worker_settings(
                 config,
                 directory,
@@ -117,7 +122,7 @@ async def open_environment(
                 ports=sites.ports,
                 log_file=log_file,
             )
-            tools = await stack.enter_async_context(ToolPool(settings))
+            tools = await stack.enter_async_context(ToolPool(replace(settings, mcp=mcp)))
         yield Environment(
             config=config,
             directory=directory,
@@ -127,6 +132,23 @@ async def open_environment(
             checks_tool_names=with_tools,
             sites=sites,
         )
+
+
+def mcp_settings(loaded: LoadedConfig) -> McpSettings:
+    """Return the MCP servers of a project, and where they are set."""
+    rollout, line = loaded.config.rollout, loaded.lines.get("rollout.mcp_url")
+    return McpSettings(
+        servers=tuple(rollout.mcp_url),
+        per_rollout=rollout.mcp_session == "rollout",
+        place=loaded.file.name if line is None else f"{loaded.file.name}:{line}",
+    )
+
+
+def load_chat(config: Config, directory: Path, *, student: Path) -> ChatTemplate:
+    """Load the student's template; where the teacher would end a text, its rollouts end too."""
+    path = None if config.teacher is None else config.teacher.path
+    teacher = None if path is None else find_tokenizer(path, project=directory)
+    return ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode, teacher=teacher)
 
 
 def worker_settings(

@@ -64,6 +64,7 @@ TAKEN_OVER = frozenset(
         "algorithm.kl_clip",
         "algorithm.kl_discount",
         "rollout.tool_timeout",
+        "rollout.mcp_url",
         "rollout.rollout_timeout",
         "browser.allow_hosts",
         "engine.kind",

@@ -29,7 +29,9 @@ class LoadedTool:
     spec: ToolSpec
     function: ToolFunction
 
-    def invoke(self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any]) -> Any:
+    def invoke(
+        self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any], rollout: str = ""
+    ) -> Any:
         """Call the function; an async one returns its coroutine.
 
         Raises ArgumentError, before the function runs, for what its types cannot be made of.

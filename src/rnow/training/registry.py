@@ -103,6 +103,7 @@ METRICS = (
             "raise rollout.rollout_timeout, or lower rollout.concurrency"),
     _metric("rollout/end_*", "count", "ended for another reason; each has its name in "
             "`rnow.records.EndReason`"),
+    _metric("tool/offered", "count", "tools that tools.py and MCP servers have"),
     _metric("tool/calls", "count", "tool calls of the step"),
     _metric("tool/ok", "count", "calls that were answered"),
     _metric("tool/model_error", "count", "calls that were malformed or had wrong arguments",

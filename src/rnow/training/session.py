@@ -198,10 +198,10 @@ async def _train(
         except Interrupted:
             await asyncio.to_thread(learner.saver.save_pending)
             raise
-        _finish(session, learner.policy, num_steps=num_steps)
+        _finish(session, learner.policy, num_steps=num_steps, ends=environment.chat.ends.ids)
 
 
-def _finish(session: Session, policy: Policy, *, num_steps: int) -> None:
+def _finish(session: Session, policy: Policy, *, num_steps: int, ends: Sequence[int]) -> None:
     """Write the model folder, and after it that the run is finished."""
     student, path = session.models.student, session.config.model.path
     write_model_folder(
@@ -209,6 +209,7 @@ def _finish(session: Session, policy: Policy, *, num_steps: int) -> None:
         policy=policy,
         base=str(student) if (session.directory / path).is_dir() else path,
         tokenizer=student,
+        ends=ends,
         run=session.run,
     )
     session.run.write_state(step=num_steps, num_steps=num_steps, finished=True)

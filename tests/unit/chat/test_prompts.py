@@ -369,7 +369,7 @@ def test_a_file_that_is_not_there() -> None:
 )
 def test_tools_that_do_not_exist(tool_names: list[str], remedy: str) -> None:
     assert error_of({"messages": [USER], "tools": ["brows"]}, tool_names=tool_names) == (
-        f"train.jsonl:1: tools.0 is 'brows', which is not in tools.py; {remedy}"
+        f"train.jsonl:1: tools.0 is 'brows', which no tool of the project is called; {remedy}"
     )
 
 
@@ -481,7 +481,7 @@ BY_DATASETS = (
         (b"PAR1\0\0", f"is a Parquet file; {WANTED}: {BY_DATASETS.format(kind=repr('parquet'))}"),
         (b"ARROW1\0", f"is an Arrow file; {WANTED}: {BY_DATASETS.format(kind=repr('arrow'))}"),
         (
-            gzip.compress(LINE.encode()),
+            gzip.compress(LINE.encode(), mtime=0),
             f"is packed with gzip; {WANTED}: gunzip < train.jsonl > prompts.jsonl",
         ),
         (b"PK\x03\x04", f"is a zip archive or a spreadsheet; {WANTED}"),

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import tokenizer_folder, write_hollow_model
+from builders import real_template, tokenizer_folder, write_hollow_model
 
 from rnow.commands.check.models import window_problem
 from rnow.commands.check.point import Outcome
@@ -72,9 +72,8 @@ def test_a_right_project_is_ok_in_all_points(project: Path) -> None:
 
 def test_warnings_are_shown_and_leave_a_project_ok(project: Path) -> None:
     (project / "tools.py").write_text(TOOLS)
-    for name in ("student", "teacher"):
-        tokenizer_folder(project / name, "llama3.1")
-    report = check_project(project, ["data.group_size=65"])
+    overrides = ["data.group_size=65", "rollout.max_turns=4", "rollout.reasoning_mode=none"]
+    report = check_project(project, overrides)
     assert report.ok
     found = json.loads(as_json(report))["problems"]
     assert [(p["severity"], p["key"]) for p in found] == [
@@ -82,7 +81,7 @@ def test_warnings_are_shown_and_leave_a_project_ok(project: Path) -> None:
         ("warning", "model.path"),
     ]
     assert (found[1]["file"], found[1]["line"]) == (f"{project}/config.yml", 2)
-    assert "does not write tool calls as" in found[1]["message"]
+    assert "rewrites earlier thinking" in found[1]["message"]
     assert [line[:6] for line in report.lines() if line.startswith("    !")] == ["    ! "] * 2
 
 
@@ -145,8 +144,8 @@ def test_without_tools_py_several_turns_are_a_problem(project: Path) -> None:
     report = check_project(project, ["rollout.max_turns=3"])
     assert outcomes(report)["tools"] == "problem"
     assert problems(report)[0].endswith(
-        f"rollout.max_turns is 3, but there is no tools.py in {project}; write one, or set "
-        "rollout.max_turns to 1"
+        f"rollout.max_turns is 3, but there is no tools.py in {project}; write one, name an MCP "
+        "server in rollout.mcp_url, or set rollout.max_turns to 1"
     )
 
 
@@ -283,14 +282,31 @@ def test_models_that_are_elsewhere_are_not_checked_and_the_reason_is_said(projec
 
 
 def test_a_template_that_the_ledger_cannot_use_is_a_problem(project: Path) -> None:
-    template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }} {{ messages | length }}\n"
-        "{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    template = real_template("qwen3.jinja").replace(
+        "{{- '\\n<tool_response>\\n' }}", "{{- '\\n<tool_response>' + loop.index | string }}"
     )
     tokenizer_folder(project / "student", "qwen3", template=template)
-    report = check_project(project)
+    one_turn = check_project(project)
+    messages = {point.name: point.message for point in one_turn.points}
+    assert messages["template"] == "a turn ends with <|im_end|>"
+    assert outcomes(one_turn)["template"] == "ok"
+    (project / "tools.py").write_text(TOOLS)
+    report = check_project(project, ["rollout.max_turns=4"])
     assert outcomes(report)["template"] == "problem"
     assert report.points[6].message == "the template has problems"
+
+
+def test_a_prompt_that_the_template_refuses_is_named(project: Path) -> None:
+    template = real_template("gemma.jinja").replace("<end_of_turn>", "<|im_end|>")
+    tokenizer_folder(project / "student", "qwen3", template=template)
+    system = {"role": "system", "content": "Be brief."}
+    line = json.dumps({"messages": [system, {"role": "user", "content": "Who?"}]})
+    (project / "train.jsonl").write_text(f"{PROMPT}\n{PROMPT}\n{line}\n")
+    found = [problem for problem in problems(check_project(project)) if "template" in problem]
+    assert found == [
+        f"{project}/config.yml:2: the prompt of line 3: the chat template of {project}/student "
+        "cannot render these messages: TemplateError: System role not supported"
+    ]
 
 
 def test_models_that_cannot_run_are_a_problem_of_devices(project: Path) -> None:

@@ -381,7 +381,8 @@ def test_bytes_that_are_no_text() -> None:
         ),
         (
             "rollout: 3",
-            "rollout is 3; it must be a section with settings: max_turns, max_tokens, "
+            "rollout is 3; it must be a section with settings: max_turns, mcp_url, "
+            "mcp_session, max_tokens, "
             "max_context_window, termination_policy, tool_timeout, max_tool_response, "
             "max_tool_response_chars, rollout_timeout, reward_timeout, include_thinking, "
             "concurrency, reasoning_mode",
@@ -432,10 +433,6 @@ def test_bytes_that_are_no_text() -> None:
             "top_p is 0.9; remove it: rollouts are sampled at temperature 1, top-p 1 and "
             "without top-k, because the log-probabilities of student and teacher are compared at "
             "temperature 1",
-        ),
-        (
-            "rollout.mcp_url: http://localhost:8931",
-            "rollout.mcp_url is not supported; write a tool in tools.py that does the same",
         ),
         (
             "rollout.thinking_mode: deep",
@@ -599,7 +596,7 @@ def test_turns_without_tools_are_an_error() -> None:
         find_tools_file(loaded, directory=Path())
     assert str(caught.value) == (
         "config.yml:5: rollout.max_turns is 10, but there is no tools.py in .; "
-        "write one, or set rollout.max_turns to 1"
+        "write one, name an MCP server in rollout.mcp_url, or set rollout.max_turns to 1"
     )
     Path("env.py").write_text("")
     with pytest.raises(ConfigError) as caught:
@@ -612,6 +609,8 @@ def test_turns_without_tools_are_an_error() -> None:
 
 def test_tools_are_found_and_one_turn_needs_none() -> None:
     assert find_tools_file(load(MINIMAL), directory=Path()) is None
+    served = load(MINIMAL + "rollout: {max_turns: 10, mcp_url: http://127.0.0.1:8931}\n")
+    assert find_tools_file(served, directory=Path()) is None
     Path("tools.py").write_text("")
     loaded = load(MINIMAL + "rollout: {max_turns: 10}\n")
     assert find_tools_file(loaded, directory=Path()) == Path("tools.py")
@@ -649,7 +648,8 @@ def test_tools_are_found_and_one_turn_needs_none() -> None:
         ("model._baseModelName: x", "model._baseModelName is ignored: runs are local"),
         (
             "teacher.agentic: true",
-            "teacher.agentic is ignored: a run uses tools exactly when tools.py is there",
+            "teacher.agentic is ignored: a run uses tools exactly when tools.py or "
+            "rollout.mcp_url is there",
         ),
         (
             "trainer.max_billing: 5",

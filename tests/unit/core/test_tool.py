@@ -633,3 +633,56 @@ def test_all_names_of_the_public_client_are_there_and_cost_nothing() -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("set()\n", "")
     assert rnow.models.ToolArgs is ToolArgs
+
+
+FOREIGN = {
+    "type": "object",
+    "properties": {
+        "where": {"$ref": "#/$defs/Place"},
+        "free": True,
+        "size": {"anyOf": [{"type": "integer"}, {"const": "all"}]},
+        "count": {"type": ["integer", "null"]},
+        "kind": {"enum": ["a", 1]},
+    },
+    "required": ["where"],
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "expected"),
+    [
+        ({"type": "object"}, {"a": "1"}, {"a": "1"}),
+        ({}, {}, {}),
+        (FOREIGN, {"where": {"x": 1}, "free": [None], "size": "9"}, None),
+        (FOREIGN, {"where": "x", "count": "7", "more": 1}, {"where": "x", "count": 7, "more": 1}),
+        (FOREIGN, {"where": "x", "count": None, "kind": 1}, None),
+    ],
+)
+def test_what_the_schema_of_a_server_leaves_open_is_given_as_it_is(
+    schema: dict[str, Any], given: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
+    assert check_arguments("t", schema, given) == (given if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "message"),
+    [
+        (FOREIGN, {}, "Tool 't': missing required argument 'where'."),
+        (
+            FOREIGN,
+            {"where": "x", "count": "many"},
+            "Tool 't': argument 'count' expected type ['integer', 'null'], got str.",
+        ),
+        (
+            {"properties": {}, "additionalProperties": False},
+            {"a": 1},
+            "Tool 't': unexpected argument 'a'.",
+        ),
+    ],
+)
+def test_what_the_schema_of_a_server_says_is_checked(
+    schema: dict[str, Any], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        check_arguments("t", schema, given)
+    assert str(raised.value) == message

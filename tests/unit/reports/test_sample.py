@@ -58,16 +58,16 @@ def test_it_stays_within_its_room() -> None:
     sample = Sample()
     for number in range(100):
         sample.add(scored(number))
-    whole = fit(sample, lambda one: show(one, None), 10**9)
+    whole = fit(sample, lambda one: show(one, None, None), 10**9)
     size = max(len(json.dumps(one)) for one in whole)
-    part = fit(sample, lambda one: show(one, None), 10 * size)
+    part = fit(sample, lambda one: show(one, None, None), 10 * size)
     assert 10 <= len(part) < len(whole)
     assert sum(len(json.dumps(one)) for one in part) <= 10 * size
     assert [one["entry"] for one in part] == sorted(one["entry"] for one in part)
 
 
 def test_a_trajectory_as_the_page_reads_it() -> None:
-    shown = show(make_scored(RolloutId(2, 5, 1)), None)
+    shown = show(make_scored(RolloutId(2, 5, 1)), None, None)
     assert shown == {
         "id": "2.5.1",
         "entry": 5,

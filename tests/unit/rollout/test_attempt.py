@@ -55,6 +55,7 @@ class FakeTools(ToolRunner):
         self._answer = answer
         self._names = names
         self.asked: list[tuple[ToolCall, RolloutId, tuple[str, ...] | None, Mapping[str, Any]]] = []
+        self.released: list[RolloutId] = []
 
     @property
     def schemas(self) -> tuple[ToolSchema, ...]:
@@ -80,6 +81,9 @@ class FakeTools(ToolRunner):
         return ToolAnswer(
             text=text, outcome=outcome, duration_s=0.5, truncated=False, counts={"n": 1}
         )
+
+    def release(self, rollout: RolloutId) -> None:
+        self.released.append(rollout)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +189,8 @@ async def test_the_trajectory_is_what_the_template_renders(chat: ChatTemplate) -
 
 async def test_the_engine_is_asked_to_continue_the_ledger(chat: ChatTemplate) -> None:
     engine = ScriptedEngine(said(chat, call("a"), "Acme"))
-    trajectory = await roll(chat, engine, FakeTools(), max_tokens=700)
+    tools = FakeTools()
+    trajectory = await roll(chat, engine, tools, max_tokens=700)
     first, second = engine.samples
     everything = trajectory.token_ids.tolist()
     assert list(second.token_ids) == everything[: len(second.token_ids)]
@@ -203,7 +208,7 @@ async def test_the_engine_is_asked_to_continue_the_ledger(chat: ChatTemplate) ->
         policy_version=2,
         temperature=1.0,
     )
-    assert engine.released == ["3.17.1"]
+    assert (engine.released, tools.released) == (["3.17.1"], [ID])
 
 
 async def test_assistant_messages_of_the_prompt_are_context(chat: ChatTemplate) -> None:
@@ -430,11 +435,12 @@ async def test_a_timeout_keeps_the_last_complete_turn(chat: ChatTemplate) -> Non
         return turns[turn]
 
     engine = ScriptedEngine(script)
-    trajectory = await roll(chat, engine, FakeTools(), rollout_timeout=0.2)
+    tools = FakeTools()
+    trajectory = await roll(chat, engine, tools, rollout_timeout=0.2)
     assert trajectory.end_reason is EndReason.TIMEOUT
     assert trajectory.num_tokens == trajectory.turns[0].end
     assert len(trajectory.turns) == 1
-    assert engine.released == ["3.17.1"]
+    assert (engine.released, tools.released) == (["3.17.1"], [ID])
 
 
 async def test_a_timeout_among_tools_keeps_the_turn_and_the_tools_that_were_ready(
@@ -475,11 +481,25 @@ async def test_a_failing_engine_is_not_a_trajectory(chat: ChatTemplate, error: E
     def script(request: SampleRequest, turn: int) -> Sequence[int]:
         raise error
 
-    engine = ScriptedEngine(script)
+    engine, tools = ScriptedEngine(script), FakeTools()
     with pytest.raises(type(error)) as caught:
-        await roll(chat, engine)
+        await roll(chat, engine, tools)
     assert caught.value is error
-    assert engine.released == ["3.17.1"]
+    assert (engine.released, tools.released) == (["3.17.1"], [ID])
+
+
+async def test_a_cancelled_rollout_lets_go_of_what_was_kept_for_it(chat: ChatTemplate) -> None:
+    async def script(request: SampleRequest, turn: int) -> Sequence[int]:
+        await asyncio.sleep(60)
+        return []
+
+    engine, tools = ScriptedEngine(script), FakeTools()
+    rolling = asyncio.create_task(roll(chat, engine, tools))
+    await asyncio.sleep(0.05)
+    rolling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rolling
+    assert (engine.released, tools.released) == (["3.17.1"], [ID])
 
 
 async def test_a_tool_runner_that_cannot_run_anything_goes_up(chat: ChatTemplate) -> None:

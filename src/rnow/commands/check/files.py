@@ -20,8 +20,10 @@ from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
 from rnow.evaluation.grading import name_problems
 from rnow.records import Prompt
+from rnow.rollout.environment import mcp_settings
 from rnow.rollout.project_pages import chromium_notices, require_contact, require_pages
 from rnow.tools.base import ToolSchema
+from rnow.tools.mcp.spec import McpSettings
 from rnow.tools.pool import ToolPool
 from rnow.tools.rewards import RewardRunner, RewardSettings
 from rnow.tools.settings import WorkerSettings
@@ -53,9 +55,12 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
 def check_tools(
     directory: Path, loaded: LoadedConfig | None
 ) -> tuple[Point, tuple[ToolSchema, ...] | None]:
-    """Import tools.py in a worker; () where there is none, None where it cannot be used."""
+    """Import tools.py in a worker that asks MCP servers too; () where there is neither, None where
+    they cannot be used.
+    """
     file = directory / "tools.py"
-    if not file.is_file():
+    mcp = McpSettings() if loaded is None else mcp_settings(loaded)
+    if not file.is_file() and not mcp.servers:
         try:
             if loaded is not None:
                 find_tools_file(loaded, directory=directory)
@@ -70,6 +75,7 @@ def check_tools(
             concurrency=1,
             env_names=() if loaded is None else tuple(loaded.config.tools.env),
             log_file=Path(scratch) / "tools.log",
+            mcp=mcp,
         )
         try:
             schemas, notices = asyncio.run(_describe_tools(settings))

@@ -13,6 +13,7 @@ from rnow.errors import ConfigError, ModelError, Severity, TemplateError
 from rnow.plan.model_files import find_tokenizer
 from rnow.plan.placing import place_roles
 from rnow.records import Prompt
+from rnow.rollout.environment import load_chat
 from rnow.tools.base import ToolSchema, allowed_schemas
 
 MIN_TOKENS_LEFT = 2000  # for the student's turns and the pages that it reads
@@ -55,8 +56,10 @@ def check_chat(
     elif schemas is None or not prompts:
         reason = "tools.py or the prompts have problems"
     else:
-        vocabulary = _shared_vocabulary(loaded, folder, directory)
-        return _check_chat(loaded, folder, schemas=schemas, prompts=prompts, vocabulary=vocabulary)
+        known = _shared_vocabulary(loaded, folder, directory)
+        return _check_chat(
+            loaded, directory, folder, schemas=schemas, prompts=prompts, vocabulary=known
+        )
     return [not_checked("template", reason), not_checked("window", reason)]
 
 
@@ -102,6 +105,7 @@ def _shared_vocabulary(loaded: LoadedConfig, student: Path, directory: Path) -> 
 
 def _check_chat(
     loaded: LoadedConfig,
+    directory: Path,
     folder: Path,
     *,
     schemas: Sequence[ToolSchema],
@@ -109,10 +113,10 @@ def _check_chat(
     vocabulary: Vocabulary | None,
 ) -> list[Point]:
     try:
-        chat = ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode)
-        notices = check_template(
-            chat, prompts[0].messages, allowed_schemas(schemas, prompts[0].tools)
-        )
+        chat = load_chat(loaded.config, directory, student=folder)
+        limits = loaded.config.rollout
+        notices = check_template(chat, prompts[0].messages, schemas, limits=limits)
+        _render_each_kind(chat, schemas, prompts)
         if vocabulary is not None:
             check_words(chat, prompts[0].messages, schemas, vocabulary=vocabulary)
         longest = _longest_prompt(chat, schemas, prompts)
@@ -123,7 +127,10 @@ def _check_chat(
             not_checked("window", "the template has problems"),
         ]
     warnings = [loaded.problem("model.path", text, "warning") for text in notices]
-    template = point("template", "tool results can be appended token by token", warnings)
+    end = chat.decode([chat.end_of_turn_id])
+    appends = bool(schemas) and limits.max_turns > 1
+    can = "tool results can be appended token by token" if appends else f"a turn ends with {end}"
+    template = point("template", can, warnings)
     window = loaded.config.rollout.max_context_window
     wrong = window_problem(longest, window)
     if wrong is not None:
@@ -131,6 +138,18 @@ def _check_chat(
         return [template, point("window", f"{window - longest} tokens left", [problem])]
     message = f"the longest prompt takes {longest} of {window} tokens, tools included"
     return [template, point("window", message)]
+
+
+def _render_each_kind(
+    chat: ChatTemplate, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt]
+) -> None:
+    """Render one prompt of each order of roles; raise TemplateError with the line of a bad one."""
+    kinds = {tuple((m["role"], "tool_calls" in m) for m in p.messages): p for p in prompts[::-1]}
+    for prompt in kinds.values():
+        try:
+            chat.render(prompt.messages, tools=allowed_schemas(schemas, prompt.tools))
+        except TemplateError as error:
+            raise TemplateError(f"the prompt of line {prompt.line}: {error}") from error
 
 
 def _longest_prompt(

@@ -107,13 +107,14 @@ def _adapted_model(path: Path, base: PreTrainedModel) -> PreTrainedModel:
     shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     try:
         given = _tensor_names(path)
-        model = PeftModel.from_pretrained(
-            copy.deepcopy(base, shared),
-            str(path),
-            autocast_adapter_dtype=False,
-            low_cpu_mem_usage=True,  # draws no first weights
-            torch_device=str(base.device),
-        )
+        with quiet_transformers():
+            model = PeftModel.from_pretrained(
+                copy.deepcopy(base, shared),
+                str(path),
+                autocast_adapter_dtype=False,
+                low_cpu_mem_usage=True,  # draws no first weights
+                torch_device=str(base.device),
+            )
     # A file that is missing, damaged or foreign; weights of other shapes than the model's.
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise EngineError(f"{path}: the adapter cannot be loaded: {error}") from error
