@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rnow.commands.status import describe_runs
 from rnow.reports.diagnoses import RULES, diagnose
 from rnow.reports.evidence import Evidence
+from rnow.runs.folder import RunDirectory
 
 RUNS = Path(__file__).parents[2] / "fixtures" / "diagnoses"
 GOOD = (
@@ -117,3 +119,18 @@ def test_a_rate_of_a_hundredth_that_took_it_apart_is_told_by_the_gap() -> None:
         "trainer.learning_rate 0.0004 is far too high: reverse_kl rose from 0.500 to 2.500, the "
         "student has come apart; begin again with --fresh at 4e-05"
     )
+
+
+def test_status_tells_of_what_is_wrong(tmp_path: Path) -> None:
+    bad = read("no_signal")
+    run = RunDirectory(tmp_path / "runs" / "bad")
+    run.open()
+    run.write_config(bad.config)
+    run.write_state(step=2, num_steps=2, finished=True)
+    for line in bad.metrics:
+        run.append_metrics(line)
+    run.close()
+    assert describe_runs(tmp_path) == [
+        f"{run.path}: finished after 2 steps; its model is in {run.model}",
+        f"  wrong: {SENTENCES['no_signal']}",
+    ]
