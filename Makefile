@@ -6,7 +6,7 @@
 # make test-vllm   what of test-full runs on a real vLLM server
 # make bench   measurements with bounds on times; for a machine with nothing else to do
 # make gpu     rnow on an NVIDIA GPU of 80 GB, by hand: plan, gradient, demo, updates at real size
-# make soak    what takes longer than a CI run: the demo on eight seeds, kills at random; by hand
+# make soak    what takes longer than a CI run: the demo on eight seeds, check against run, kills; by hand
 
 BIN := .venv/bin
 # Torch processes that each take every core slow each other down several times over.
@@ -91,6 +91,7 @@ gpu: setup
 
 soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7
+	$(BIN)/python tests/bench/bench_check_matrix.py
 	$(BIN)/python tests/bench/soak_kills.py
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2 --kill
 

@@ -199,10 +199,14 @@ HOLLOW_CONFIG = {
 
 
 def write_hollow_model(folder: Path, *, num_bytes: int = 1000) -> Path:
-    """Write the files of a model of one weight, a hole that takes no room on the disk."""
+    """Write the files of a model of one weight, a hole that takes no room on the disk.
+
+    Its config.json has a row for each token of a tokenizer that is in `folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
-        (folder / "config.json").write_text(json.dumps(HOLLOW_CONFIG))
+        rows = {"vocab_size": 1024} if (folder / "tokenizer.json").exists() else {}
+        (folder / "config.json").write_text(json.dumps(HOLLOW_CONFIG | rows))
     size = num_bytes - 8 - 128
     weight = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
     header = json.dumps({"weight": weight}).ljust(128).encode()

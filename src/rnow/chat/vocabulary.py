@@ -6,15 +6,16 @@ model is loaded, and transformers is not imported.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from rnow.chat.calls.probe import QUESTION
 from rnow.chat.template import ChatTemplate
 from rnow.errors import ModelError, TemplateError
-from rnow.records import Message
-from rnow.tools.base import ToolSchema
+from rnow.records import Prompt
+from rnow.tools.base import ToolSchema, allowed_schemas
 
 NUM_DIFFERENCES_SHOWN = 3
 
@@ -41,11 +42,12 @@ def token_map(folder: Path) -> dict[str, int]:
 class Vocabulary:
     """Which of the student's ids can be trained on.
 
-    Vocabulary(num_tokens=151_669, foreign_ids=(151_669, …, 151_935), notices=("…",))
+    Vocabulary(num_tokens=151_669, foreign_ids=(151_669, …, 151_935), unread={}, notices=("…",))
     """
 
     num_tokens: int  # that student and teacher share; without a teacher, the student's
     foreign_ids: tuple[int, ...]  # of the student's embedding; a rollout ends where one is sampled
+    unread: Mapping[int, str]  # tokens that no text may hold, and why: a model cannot read them
     notices: tuple[str, ...]  # one line each, for the user
 
 
@@ -56,48 +58,87 @@ def read_vocabulary(student: Path, teacher: Path | None = None) -> Vocabulary:
     models; one of two models may know tokens that the other does not. What is in the way of
     training is an id that means one thing here and another there: that is a ModelError.
     """
-    known = token_map(student)
-    size = max(_embedding_rows(student) or 0, 1 + max(known.values()))
+    all_known = token_map(student)
+    known, num_rows = _with_rows(all_known, student)
     notices: list[str] = []
+    unread = dict.fromkeys(
+        sorted({*all_known.values()} - {*known.values()}),
+        f"for which the student's network has no row (vocab_size is {num_rows})",
+    )
     if teacher is not None:
-        theirs = token_map(teacher)
-        if (conflict := _conflict(known, theirs)) is not None:
+        all_theirs = token_map(teacher)
+        if (conflict := _conflict(all_known, all_theirs)) is not None:
             raise ModelError(conflict)
+        theirs, num_theirs = _with_rows(all_theirs, teacher)
         if alone := sorted(known.keys() - theirs.keys(), key=known.__getitem__):
             notices.append(
                 f"the teacher does not know {_listed(alone)} of the student's tokens: a rollout "
                 "ends where the student writes one, without it (rollout/end_foreign_token)"
             )
-        if unread := sorted(theirs.keys() - known.keys(), key=theirs.__getitem__):
+        if more := sorted(theirs.keys() - known.keys(), key=theirs.__getitem__):
             notices.append(
-                f"the student does not know {_listed(unread)} of the teacher's tokens: it never "
+                f"the student does not know {_listed(more)} of the teacher's tokens: it never "
                 "writes one, and what the teacher would give them counts as disagreement"
             )
-        known = {token: id for token, id in known.items() if token in theirs}
+        for token in alone:
+            unread[known.pop(token)] = (
+                f"for which the teacher's network has no row (vocab_size is {num_theirs})"
+                if token in all_theirs
+                else "unknown to the teacher"
+            )
     meant = set(known.values())
-    foreign = tuple(id for id in range(size) if id not in meant)
-    return Vocabulary(num_tokens=len(known), foreign_ids=foreign, notices=tuple(notices))
+    foreign = tuple(id for id in range(num_rows) if id not in meant)
+    return Vocabulary(
+        num_tokens=len(known), foreign_ids=foreign, unread=unread, notices=tuple(notices)
+    )
 
 
 def check_words(
+    chat: ChatTemplate, schemas: Sequence[ToolSchema], *, vocabulary: Vocabulary
+) -> None:
+    """Raise TemplateError if the template itself writes what one of the models cannot read."""
+    written = {
+        *chat.render_prompt([QUESTION], schemas),
+        *(chat.bridge(["text"]) if schemas and chat.calling else ()),
+        *chat.stop_token_ids,
+    }
+    if unread := _unread(chat, written, vocabulary):
+        raise TemplateError(
+            f"the student's chat template writes {unread}; take two models with the same tokenizer"
+        )
+
+
+def check_prompts(
     chat: ChatTemplate,
-    messages: Sequence[Message],
+    prompts: Iterable[Prompt],
     schemas: Sequence[ToolSchema],
     *,
     vocabulary: Vocabulary,
 ) -> None:
-    """Raise TemplateError if the template itself writes what the teacher cannot read."""
-    written = [
-        *chat.render_prompt(messages, schemas),
-        *(chat.bridge(["text"]) if schemas and chat.calling else ()),
-    ]
-    foreign = sorted({*written, *chat.stop_token_ids} & set(vocabulary.foreign_ids))
-    if foreign:
-        names = _listed([chat.decode([id]) or f"id {id}" for id in foreign])
-        raise TemplateError(
-            f"the student's chat template writes {names}, unknown to the teacher; take two models "
-            "with the same tokenizer"
-        )
+    """Raise TemplateError, with the line, for a prompt that one of the models cannot read."""
+    for prompt in prompts if vocabulary.unread else ():
+        ids = chat.render_prompt(prompt.messages, allowed_schemas(schemas, prompt.tools))
+        if unread := _unread(chat, ids, vocabulary):
+            raise TemplateError(
+                f"the prompt of line {prompt.line} holds {unread}; write it otherwise, or take "
+                "two models with the same tokenizer"
+            )
+
+
+def _unread(chat: ChatTemplate, ids: Iterable[int], vocabulary: Vocabulary) -> str:
+    """Name those of `ids` that a model cannot read, and why; "" where there is none."""
+    found = sorted(set(ids) & vocabulary.unread.keys())
+    if not found:
+        return ""
+    reason = vocabulary.unread[found[0]]
+    alike = [id for id in found if vocabulary.unread[id] == reason]
+    return f"{_listed([chat.decode([id]) or f'id {id}' for id in alike])}, {reason}"
+
+
+def _with_rows(known: Mapping[str, int], folder: Path) -> tuple[dict[str, int], int]:
+    """Return the tokens that the network in `folder` can read, and how many rows it has."""
+    num_rows = _embedding_rows(folder) or 1 + max(known.values())
+    return {token: id for token, id in known.items() if id < num_rows}, num_rows
 
 
 def _conflict(student: Mapping[str, int], teacher: Mapping[str, int]) -> str | None:

@@ -67,7 +67,8 @@ async def run_rollout(
     """Roll a prompt out once; raise RolloutError if no generation ended.
 
     `tools` None is a project without tools: nothing that the student writes is read as a call.
-    `foreign_ids` are not to be trained on: the rollout ends where one of them is sampled.
+    `foreign_ids` are not to be trained on: the rollout ends where one of them is sampled, or where
+    a tool's text holds one.
     """
     started = time.monotonic()
     rollout = _Rollout(
@@ -126,7 +127,10 @@ class _Rollout:
             end_reason = self._end_reason(calls, stopped)
             if end_reason is not None:
                 return end_reason
-            self.ledger.add_bridge(self.chat.bridge([record.text for record in records], calls))
+            bridge = self.chat.bridge([record.text for record in records], calls)
+            if not self.foreign_ids.isdisjoint(bridge):
+                return EndReason.FOREIGN_TOKEN
+            self.ledger.add_bridge(bridge)
         return EndReason.CONTEXT_FULL
 
     async def _sample(self, max_tokens: int) -> Completion | None:

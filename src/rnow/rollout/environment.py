@@ -1,6 +1,6 @@
 """What rollouts happen in: chat template, tools, local sites; for training and eval alike."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ from rnow.browser.settings import BrowserSettings
 from rnow.chat.bridge_check import check_template
 from rnow.chat.prompts import PromptFile, asked, read_prompt_file
 from rnow.chat.template import ChatTemplate
-from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
+from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
@@ -59,14 +59,18 @@ class Environment:
         )
         return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 
-    def check(self, prompt: Prompt) -> tuple[str, ...]:
-        """Check that turns can be appended token by token; return what the user should know."""
+    def check(self, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+        """Check that turns can be appended token by token, and that all prompts can be read.
+
+        Returns what the user should know.
+        """
         own: tuple[str, ...] = ()
         if self.tools is not None:
             own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
         limits = self.config.rollout
-        notices = check_template(self.chat, prompt.messages, self.schemas, limits=limits)
-        check_words(self.chat, prompt.messages, self.schemas, vocabulary=self.vocabulary)
+        notices = check_template(self.chat, prompts[0].messages, self.schemas, limits=limits)
+        check_words(self.chat, self.schemas, vocabulary=self.vocabulary)
+        check_prompts(self.chat, prompts, self.schemas, vocabulary=self.vocabulary)
         return (*own, *self.vocabulary.notices, *notices)
 
     def gauges(self) -> dict[str, float]:

@@ -31,16 +31,18 @@ def model(folder: Path, vocabulary: dict[str, int], *added: str, rows: int | Non
 
 def test_rows_without_a_token_are_foreign(tmp_path: Path) -> None:
     student = model(tmp_path / "student", {"a": 0, "b": 1, "d": 3}, rows=6)
-    assert read_vocabulary(student) == Vocabulary(num_tokens=3, foreign_ids=(2, 4, 5), notices=())
+    assert read_vocabulary(student) == Vocabulary(
+        num_tokens=3, foreign_ids=(2, 4, 5), unread={}, notices=()
+    )
 
 
 def test_paddings_of_two_sizes_are_no_difference(tmp_path: Path) -> None:
     student = model(tmp_path / "student", {"a": 0, "b": 1}, rows=6)
     teacher = model(tmp_path / "teacher", {"a": 0, "b": 1}, rows=3)
-    shared = Vocabulary(num_tokens=2, foreign_ids=(2, 3, 4, 5), notices=())
+    shared = Vocabulary(num_tokens=2, foreign_ids=(2, 3, 4, 5), unread={}, notices=())
     assert read_vocabulary(student, teacher) == shared
     assert read_vocabulary(teacher, student) == Vocabulary(
-        num_tokens=2, foreign_ids=(2,), notices=()
+        num_tokens=2, foreign_ids=(2,), unread={}, notices=()
     )
 
 
@@ -50,6 +52,7 @@ def test_tokens_that_only_the_teacher_has_are_said(tmp_path: Path) -> None:
     assert read_vocabulary(student, teacher) == Vocabulary(
         num_tokens=2,
         foreign_ids=(2, 3),
+        unread={},
         notices=(
             "the student does not know 1 ('<think>') of the teacher's tokens: it never writes one, "
             "and what the teacher would give them counts as disagreement",
@@ -63,9 +66,34 @@ def test_tokens_that_only_the_student_has_end_a_rollout(tmp_path: Path) -> None:
     assert read_vocabulary(student, teacher) == Vocabulary(
         num_tokens=2,
         foreign_ids=(2, 3, 4, 5),
+        unread=dict.fromkeys((2, 3, 4, 5), "unknown to the teacher"),
         notices=(
             "the teacher does not know 4 ('<w>', '<x>', '<y>', …) of the student's tokens: a "
             "rollout ends where the student writes one, without it (rollout/end_foreign_token)",
+        ),
+    )
+
+
+def test_tokens_without_a_row_are_read_by_no_network(tmp_path: Path) -> None:
+    short = model(tmp_path / "short", {"a": 0, "b": 1}, "<y>", "<z>", rows=3)
+    whole = model(tmp_path / "whole", {"a": 0, "b": 1}, "<y>", "<z>", rows=4)
+    rowless = "network has no row (vocab_size is 3)"
+    assert read_vocabulary(short, whole) == Vocabulary(
+        num_tokens=3,
+        foreign_ids=(),
+        unread={3: f"for which the student's {rowless}"},
+        notices=(
+            "the student does not know 1 ('<z>') of the teacher's tokens: it never writes one, "
+            "and what the teacher would give them counts as disagreement",
+        ),
+    )
+    assert read_vocabulary(whole, short) == Vocabulary(
+        num_tokens=3,
+        foreign_ids=(3,),
+        unread={3: f"for which the teacher's {rowless}"},
+        notices=(
+            "the teacher does not know 1 ('<z>') of the student's tokens: a rollout ends where "
+            "the student writes one, without it (rollout/end_foreign_token)",
         ),
     )
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import real_template, tokenizer_folder, write_hollow_model
+from builders import HOLLOW_CONFIG, real_template, tokenizer_folder, write_hollow_model
 
 from rnow.commands.check.models import window_problem
 from rnow.commands.check.point import Outcome
@@ -266,6 +266,33 @@ def test_a_teacher_that_knows_less_tokens_is_said_and_the_template_may_not_write
     assert problem.message == (
         "the student's chat template writes 2 ('<tool_response>', '</tool_response>'), unknown to "
         "the teacher; take two models with the same tokenizer"
+    )
+
+
+def test_every_prompt_is_looked_at_for_tokens_that_a_model_cannot_read(project: Path) -> None:
+    tokenizer_folder(project / "teacher", "qwen2.5")
+    asked = {"messages": [{"role": "user", "content": "What does <tool_response> do?"}]}
+    (project / "train.jsonl").write_text(f"{PROMPT}\n{json.dumps(asked)}\n")
+    report = check_project(project)
+    (problem,) = report.points[5].problems
+    assert problem.message == (
+        "the prompt of line 2 holds 1 ('<tool_response>'), unknown to the teacher; write it "
+        "otherwise, or take two models with the same tokenizer"
+    )
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_network_with_fewer_rows_than_its_template_needs_is_a_problem(
+    project: Path, role: str
+) -> None:
+    (project / role / "config.json").write_text(json.dumps(HOLLOW_CONFIG | {"vocab_size": 431}))
+    report = check_project(project)
+    assert outcomes(report)["template"] == "problem"
+    (problem,) = report.points[5].problems
+    assert problem.message.startswith("the student's chat template writes ")
+    assert problem.message.endswith(
+        f", for which the {role}'s network has no row (vocab_size is 431); take two models with "
+        "the same tokenizer"
     )
 
 

@@ -349,6 +349,17 @@ async def test_a_second_turn_that_begins_with_such_an_id_leaves_the_first(
     assert trajectory.action_mask[-1]  # the end of the first turn
 
 
+async def test_a_tools_text_with_such_an_id_ends_the_rollout_before_it(chat: ChatTemplate) -> None:
+    (foreign,) = chat.encode("#")
+    tools = FakeTools(lambda call: "a page # 1")
+    trajectory = await roll(
+        chat, ScriptedEngine(said(chat, call("a"))), tools, foreign_ids=frozenset({foreign})
+    )
+    assert trajectory.end_reason is EndReason.FOREIGN_TOKEN
+    assert [len(turn.tool_calls) for turn in trajectory.turns] == [1]
+    assert trajectory.action_mask[-1]
+
+
 async def test_a_rollout_that_begins_with_such_an_id_begins_again(chat: ChatTemplate) -> None:
     engine = ScriptedEngine([[1_000_000], [1_000_000], *said(chat, "Acme")])
     trajectory = await roll(chat, engine, foreign_ids=frozenset({1_000_000}))

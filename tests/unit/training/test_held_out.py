@@ -38,7 +38,7 @@ def make_environment(folder: Path, *metadata: dict[str, Any], eval_step: int) ->
         config=config,
         directory=folder,
         chat=ChatTemplate.load(tokenizer_folder(folder / "student", "qwen3")),
-        vocabulary=Vocabulary(num_tokens=1, foreign_ids=(), notices=()),
+        vocabulary=Vocabulary(num_tokens=1, foreign_ids=(), unread={}, notices=()),
         tools=None,
         sites=LocalSites({}),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
-from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
+from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError, ModelError, Severity, TemplateError
@@ -118,7 +118,8 @@ def _check_chat(
         notices = check_template(chat, prompts[0].messages, schemas, limits=limits)
         _render_each_kind(chat, schemas, prompts)
         if vocabulary is not None:
-            check_words(chat, prompts[0].messages, schemas, vocabulary=vocabulary)
+            check_words(chat, schemas, vocabulary=vocabulary)
+            check_prompts(chat, prompts, schemas, vocabulary=vocabulary)
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
         problem = loaded.problem("model.path", str(error))
