@@ -202,7 +202,10 @@ def write_hollow_model(folder: Path, *, num_bytes: int = 1000) -> Path:
     """Write the files of a model of one weight, a hole that takes no room on the disk."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
-        (folder / "config.json").write_text(json.dumps(HOLLOW_CONFIG))
+        rows = HOLLOW_CONFIG["vocab_size"]
+        if (folder / "tokenizer.json").is_file():
+            rows = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+        (folder / "config.json").write_text(json.dumps({**HOLLOW_CONFIG, "vocab_size": rows}))
     size = num_bytes - 8 - 128
     weight = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
     header = json.dumps({"weight": weight}).ljust(128).encode()

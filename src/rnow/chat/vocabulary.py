@@ -6,14 +6,14 @@ model is loaded, and transformers is not imported.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from rnow.chat.template import ChatTemplate
 from rnow.errors import ModelError, TemplateError
-from rnow.records import Message
+from rnow.records import Message, Prompt
 from rnow.tools.base import ToolSchema
 
 NUM_DIFFERENCES_SHOWN = 3
@@ -63,6 +63,8 @@ def read_vocabulary(student: Path, teacher: Path | None = None) -> Vocabulary:
         theirs = token_map(teacher)
         if (conflict := _conflict(known, theirs)) is not None:
             raise ModelError(conflict)
+        if rows := _embedding_rows(teacher):  # a token without a row is unknown to the network
+            theirs = {token: id for token, id in theirs.items() if id < rows}
         if alone := sorted(known.keys() - theirs.keys(), key=known.__getitem__):
             notices.append(
                 f"the teacher does not know {_listed(alone)} of the student's tokens: a rollout "
@@ -98,6 +100,29 @@ def check_words(
             f"the student's chat template writes {names}, unknown to the teacher; take two models "
             "with the same tokenizer"
         )
+
+
+def check_prompts(
+    render: Callable[[Prompt], list[int]], prompts: Sequence[Prompt], *, vocabulary: Vocabulary
+) -> None:
+    """Raise TemplateError for the first prompt with a token that the teacher cannot read.
+
+    It would be scored by a row of the teacher's that nobody trained, and nothing would tell.
+    """
+    if not vocabulary.notices:  # no token is known to one of them alone
+        return
+    foreign = frozenset(vocabulary.foreign_ids)
+    for prompt in prompts:
+        if found := foreign.intersection(render(prompt)):
+            raise TemplateError(
+                f"the prompt of line {prompt.line} has the token ids {_some(sorted(found))}, "
+                "unknown to the teacher; take them out, or two models with the same tokenizer"
+            )
+
+
+def _some(ids: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ids[:NUM_DIFFERENCES_SHOWN]))
+    return shown if len(ids) <= NUM_DIFFERENCES_SHOWN else f"{shown}, … ({len(ids)} in all)"
 
 
 def _conflict(student: Mapping[str, int], teacher: Mapping[str, int]) -> str | None:

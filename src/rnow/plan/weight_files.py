@@ -45,6 +45,11 @@ def check_weights(folder: Path) -> str | None:
 
     Returns a line where the weights are in another precision than config.json says.
     """
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder} holds an adapter beside its weights or instead of them; merge the two "
+            "(rnow export RUN --merge, or peft's merge_and_unload) and name what comes out"
+        )
     for file in [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.model"))]:
         _refuse_pointer(file)
     files = _weight_files(folder)

@@ -1,6 +1,6 @@
 """What rollouts happen in: chat template, tools, local sites; for training and eval alike."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,13 +12,13 @@ from rnow.browser.settings import BrowserSettings
 from rnow.chat.bridge_check import check_template
 from rnow.chat.prompts import PromptFile, asked, read_prompt_file
 from rnow.chat.template import ChatTemplate
-from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
+from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
 from rnow.plan.model_files import find_tokenizer
 from rnow.records import Prompt
-from rnow.rollout.attempt import run_rollout
+from rnow.rollout.attempt import prompt_ids, run_rollout
 from rnow.rollout.many import Roll
 from rnow.rollout.project_pages import check_store, chromium_notices, store_folder
 from rnow.tools.base import ToolSchema
@@ -59,14 +59,20 @@ class Environment:
         )
         return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 
-    def check(self, prompt: Prompt) -> tuple[str, ...]:
-        """Check that turns can be appended token by token; return what the user should know."""
+    def check(self, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+        """Check that turns can be appended token by token to `prompts`, tried with the first, and
+        that the teacher can read all; return what the user should know.
+        """
+        prompt = prompts[0]
         own: tuple[str, ...] = ()
         if self.tools is not None:
             own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
         limits = self.config.rollout
         notices = check_template(self.chat, prompt.messages, self.schemas, limits=limits)
         check_words(self.chat, prompt.messages, self.schemas, vocabulary=self.vocabulary)
+        check_prompts(
+            lambda one: prompt_ids(one, self.chat, self.tools), prompts, vocabulary=self.vocabulary
+        )
         return (*own, *self.vocabulary.notices, *notices)
 
     def gauges(self) -> dict[str, float]:

@@ -114,7 +114,7 @@ async def _run_opened(session: Session, console: Console) -> None:
         opened = open_held_out(session.loaded, environment, log_file=log_file, say=say)
         held_out = await stack.enter_async_context(opened)
         steps = prompts_by_step(config, file.prompts)
-        told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
+        told = (*file.notices, *environment.check(file.prompts), *_compare(session))
         for line in (*told, _headline(session, num_steps=len(steps))):
             say(line)
         monitor = stack.enter_context(Monitor(console, run=run, num_steps=len(steps)))

@@ -70,6 +70,14 @@ def test_tokens_that_only_the_student_has_end_a_rollout(tmp_path: Path) -> None:
     )
 
 
+def test_a_token_without_a_row_in_the_teacher_is_unknown_to_it(tmp_path: Path) -> None:
+    student = model(tmp_path / "student", {"a": 0, "b": 1}, "<w>", rows=4)
+    teacher = model(tmp_path / "teacher", {"a": 0, "b": 1}, "<w>", rows=2)
+    vocabulary = read_vocabulary(student, teacher)
+    assert (vocabulary.num_tokens, vocabulary.foreign_ids) == (2, (2, 3))
+    assert vocabulary.notices[0].startswith("the teacher does not know 1 ('<w>') of ")
+
+
 def test_ids_that_mean_two_things_are_refused_in_their_order(tmp_path: Path) -> None:
     student = model(tmp_path / "student", {"same": 0, "b": 1, "c": 2, "d\n": 3, "e": 4})
     teacher = model(tmp_path / "teacher", {"same": 0, "b": 2, "c": 1, "f": 4, "d\n": 5})

@@ -48,6 +48,12 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
     assert message.endswith("); fetch it again")
 
 
+def test_a_folder_with_an_adapter_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    assert refusal(folder).startswith(f"{folder} holds an adapter beside its weights or instead ")
+
+
 @pytest.mark.parametrize("size", [0, 7, 20])
 def test_a_header_that_was_cut_is_refused(tmp_path: Path, size: int) -> None:
     folder = write_model(tmp_path / "model")
