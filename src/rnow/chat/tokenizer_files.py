@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rnow.errors import ModelError, TemplateError
+from rnow.runtime.logs import quiet_transformers
 
 
 def load_tokenizer(model_path: str | Path) -> tuple[Any, frozenset[int]]:
@@ -19,7 +20,8 @@ def load_tokenizer(model_path: str | Path) -> tuple[Any, frozenset[int]]:
             "transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…) writes there"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
         generation_config = cached_file(
             str(model_path),
             "generation_config.json",
