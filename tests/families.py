@@ -1,6 +1,8 @@
 """Tiny networks of random weights, one of each family that people train."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 _SIZES: Mapping[str, Any] = {
@@ -68,3 +70,18 @@ def tiny_model(family: str, *, seed: int = 0, **sizes: Any) -> Any:
             # Norms, sinks and biases too: at their first values a left-out one would not show.
             parameter.data.add_(0.1 * torch.randn_like(parameter))
         return model.eval()
+
+
+def refusal(family: str, tuning: str) -> str | None:
+    """Return what `rnow check` says where it refuses to train the family on vLLM on a CPU."""
+    from rnow.errors import ModelError
+    from rnow.plan.network import Use, check_network
+
+    use = Use(window=512, engine="vllm", device="cpu", is_trained=True, is_adapted=tuning == "lora")
+    with TemporaryDirectory() as folder:
+        tiny_model(family).config.save_pretrained(folder)
+        try:
+            check_network(family, Path(folder), use)
+        except ModelError as error:
+            return str(error)
+    return None

@@ -29,7 +29,7 @@ from rnow.commands.test.command import try_
 from rnow.errors import Interrupted, RnowError
 from rnow.runtime.atomic_files import errno_of
 from rnow.runtime.output import settle_streams
-from rnow.runtime.signals import stop_signals
+from rnow.runtime.stop_signals import stop_signals
 
 EPILOG = (
     "This product includes software developed by UncleCode (https://x.com/unclecode) as part of "

@@ -57,7 +57,7 @@ def test_help_imports_nothing_heavy(words: str) -> None:
         "from rnow.cli import app\n"
         f"result = CliRunner().invoke(app, {[*words.split(), '--help']!r})\n"
         "assert result.exit_code == 0, result.output\n"
-        f"print([name for name in {(*HEAVY, 'yaml')!r} if name in sys.modules])\n"
+        f"print([name for name in {(*HEAVY, 'yaml', 'asyncio')!r} if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr

@@ -14,7 +14,7 @@ from rnow.config.load import teacher_of
 from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
-from rnow.engines.vllm.untied import is_tied
+from rnow.engines.vllm.untied import needs_untying
 from rnow.plan.make import device_variables
 from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
@@ -51,7 +51,7 @@ def sampling_spec(
     """
     if serving.placement.engines[role] != "vllm":
         return _spec(serving, role, model)
-    untied = serving.untied if takes_models and is_tied(model) else None
+    untied = serving.untied if takes_models and needs_untying(model) else None
     servers = _servers(
         serving,
         role,

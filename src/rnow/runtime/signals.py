@@ -1,7 +1,6 @@
 """Ctrl-C, SIGTERM, SIGHUP and time limits: once is a request, twice is now.
 
-A terminal that is closed may send SIGHUP several times, so of that one twice is once; under nohup,
-which has it ignored, it stays ignored.
+A terminal that is closed may send SIGHUP several times, so of that one twice is once.
 
 Long waits that may be cut (rollouts) run through `StopRequest.cut`; what must end and be saved (an
 optimizer update) simply runs, and the loop asks `check` afterwards.
@@ -14,14 +13,9 @@ from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
 from rnow.errors import Interrupted
+from rnow.runtime.stop_signals import stop_signals
 
 Result = TypeVar("Result")
-
-
-def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that ask a program to stop."""
-    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return (signal.SIGINT, signal.SIGTERM, *(() if is_ignored else (signal.SIGHUP,)))
 
 
 class StopRequest:
