@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rnow.errors import ModelError, TemplateError
+from rnow.runtime.logs import quiet_transformers
 
 
 def load_tokenizer(model_path: str | Path) -> tuple[Any, frozenset[int]]:
@@ -19,7 +20,8 @@ def load_tokenizer(model_path: str | Path) -> tuple[Any, frozenset[int]]:
             "transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…) writes there"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
         generation_config = cached_file(
             str(model_path),
             "generation_config.json",
@@ -46,17 +48,32 @@ def eos_ids_of(folder: Path) -> frozenset[int]:
     if (folder / "generation_config.json").is_file():
         ids |= eos_ids_in(folder / "generation_config.json")
     if (folder / "tokenizer_config.json").is_file():
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = _read_object(folder / "tokenizer_config.json")
         eos = config.get("eos_token")
         text = eos.get("content") if isinstance(eos, dict) else eos
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        tokenizer = _read_object(folder / "tokenizer.json")
         ids |= {token["id"] for token in tokenizer["added_tokens"] if token["content"] == text}
     return frozenset(ids)
 
 
 def eos_ids_in(file: Path) -> set[int]:
     """Return the ids of `eos_token_id` in a model's JSON file: one, several, or none."""
-    eos = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    eos = _read_object(file).get("eos_token_id")
     if eos is None:
         return set()
-    return set(eos) if isinstance(eos, list) else {int(eos)}
+    ids = eos if isinstance(eos, list) else [eos]
+    if not all(isinstance(id, int) for id in ids):
+        raise ModelError(
+            f"{file}: eos_token_id is {eos!r}; it must be a token id or a list of them"
+        )
+    return set(ids)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}; fetch it again") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} cannot be read: it holds no JSON object; fetch it again")
+    return found

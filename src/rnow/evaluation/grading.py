@@ -191,6 +191,18 @@ async def open_grading(
         )
 
 
+def require_gradable(prompts: Sequence[Prompt], *, file: str) -> None:
+    """Raise DataError for the first prompt of `file` whose answer could not be graded."""
+    for prompt in prompts:
+        if "expected_answer" not in prompt.metadata and not _has_rewards(prompt):
+            what = (
+                "there is no metadata.expected_answer, without which an answer cannot be graded; "
+                "add it, or take the line out"
+            )
+            whole = Problem(file=file, line=prompt.line, key=None, message=what)
+            raise DataError(problems=[whole])
+
+
 def name_problems(
     loaded: LoadedConfig, prompts: Mapping[str, Sequence[Prompt]], runner: RewardRunner | None
 ) -> list[Problem]:

@@ -6,10 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from rnow.config.load import LoadedConfig
-from rnow.errors import DataError
 from rnow.evaluation.attempts import evaluate
 from rnow.evaluation.figures import Evaluation
-from rnow.evaluation.grading import Grading, open_grading
+from rnow.evaluation.grading import Grading, open_grading, require_gradable
 from rnow.evaluation.pass_at_k import GREEDY, PassAtK
 from rnow.evaluation.subject import Subject, open_subject
 from rnow.records import Prompt
@@ -83,10 +82,5 @@ def gradable_prompts(environment: Environment) -> tuple[Prompt, ...]:
     """Read data.val_file; raise DataError for the first prompt whose answer could not be graded."""
     file = environment.config.data.val_file
     prompts = environment.read_prompts(file).prompts
-    for prompt in prompts:
-        if "expected_answer" not in prompt.metadata and (prompt.grader or not prompt.rewards):
-            raise DataError(
-                f"{file}:{prompt.line}: there is no metadata.expected_answer, without which an "
-                "answer cannot be graded; add it, or take the line out"
-            )
+    require_gradable(prompts, file=file)
     return prompts

@@ -72,6 +72,20 @@ def lora_reach(folder: Path) -> Reach:
     )
 
 
+def takes_our_attention(folder: Path) -> bool:
+    """Whether the network in `folder` asks transformers for its attention, as newer ones do.
+
+    Others have their own (ALiBi's mostly) and would run past the local engine's.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kinds = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(load_network_config(folder, window=None)), None)
+    if kinds is None:
+        return True  # no causal model at all: whoever makes the network says so
+    kind = kinds[0] if isinstance(kinds, tuple) else kinds
+    return bool(getattr(kind, "_supports_attention_backend", False))
+
+
 def _kind(module: nn.Module, parameter: nn.Parameter, *, is_table: bool) -> str:
     if is_table:
         return "tables"

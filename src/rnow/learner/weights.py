@@ -40,7 +40,8 @@ def load_causal_lm(
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-    except (OSError, ValueError) as error:
+    # RuntimeError: weights of other shapes; KeyError: a family that knows its own attentions only.
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error
     if missing := sorted(found["missing_keys"]):
         # transformers would fill them with random numbers and go on.

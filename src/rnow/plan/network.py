@@ -54,6 +54,13 @@ def check_network(path: str, folder: Path, use: Use) -> tuple[str, ...]:
             f"{path} has layers of kind {', '.join(sorted(unknown))}; the local engine runs causal "
             "attention with or without a sliding window, set engine.kind to vllm"
         )
+    from rnow.learner.reach import takes_our_attention
+
+    if not takes_our_attention(folder):
+        raise ModelError(
+            f"{path} ({config.model_type}) has an attention of its own, in the place of which the "
+            "local engine cannot put its; set engine.kind to vllm"
+        )
     if _has_experts(config):
         return (
             f"{path} is a mixture of experts: in the local engine its bits depend on what runs "

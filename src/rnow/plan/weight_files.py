@@ -6,11 +6,13 @@ a file's place, a missing part or a strange precision is seen without reading a 
 
 import importlib.util
 import json
+import re
 import zipfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rnow.errors import ModelError
 
@@ -29,7 +31,16 @@ _PACKAGES = {
     "quanto": "optimum.quanto",
     "mxfp4": "kernels",
 }
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+_LAST_NORM = re.compile(r"(?:^|\.)model\.norm\.weight$")
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class _Held(NamedTuple):
+    """A weight in a file, as safetensors describes it."""
+
+    precision: str
+    shape: Sequence[int]
 
 
 def count_weight_bytes(folder: Path) -> int | None:
@@ -45,6 +56,11 @@ def check_weights(folder: Path) -> str | None:
 
     Returns a line where the weights are in another precision than config.json says.
     """
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder} holds an adapter beside its weights or instead of them; merge the two "
+            "(rnow export RUN --merge, or peft's merge_and_unload) and name what comes out"
+        )
     for file in [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.model"))]:
         _refuse_pointer(file)
     files = _weight_files(folder)
@@ -55,7 +71,7 @@ def check_weights(folder: Path) -> str | None:
         raise ModelError(
             f"{folder} lacks {_listed(missing)}, which its index names; fetch the model again"
         )
-    precisions: Counter[str] = Counter()
+    weights: dict[str, _Held] = {}
     for file, names in files.items():
         _refuse_pointer(file)
         if file.suffix == ".safetensors":
@@ -65,10 +81,11 @@ def check_weights(folder: Path) -> str | None:
                     f"{file} lacks {_listed(lacking)}, which the index says are in it; "
                     "fetch the model again"
                 )
-            precisions.update(held.values())
+            weights |= held
         elif not zipfile.is_zipfile(file):
             raise ModelError(f"{file} is cut off, or in a form of before torch 1.6; fetch it again")
-    return _check_precision(folder, precisions)
+    _check_sizes(folder, weights)
+    return _check_precision(folder, Counter(held.precision for held in weights.values()))
 
 
 def check_quantization(folder: Path, *, is_trained: bool, is_served: bool) -> None:
@@ -111,15 +128,40 @@ def _weight_files(folder: Path) -> dict[Path, set[str]]:
     return {file: set() for file in found}
 
 
-def _read_header(file: Path) -> dict[str, str]:
-    """Return the precision of each weight of a file, as safetensors calls it. Checks it whole."""
+def _read_header(file: Path) -> dict[str, _Held]:
+    """Return what each weight of a file is. Checks the file whole."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="numpy") as opened:
-            return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return {name: _Held(one.get_dtype(), one.get_shape()) for name, one in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is cut off or damaged ({error}); fetch it again") from error
+
+
+def _check_sizes(folder: Path, weights: Mapping[str, _Held]) -> None:
+    """Refuse a config.json of a larger network than the files hold, by what all families name so.
+
+    transformers would fill what is missing with random numbers, or end in a long list of shapes.
+    """
+    config = _read_json(folder / "config.json")
+    config = config.get("text_config") or config
+    layers = [int(found[1]) for name in weights if (found := _LAYER.search(name))]
+    rows = [held.shape[0] for name, held in weights.items() if name.endswith("embed_tokens.weight")]
+    widths = [held.shape[0] for name, held in weights.items() if _LAST_NORM.search(name)]
+    sizes = {
+        "num_hidden_layers": 1 + max(layers) if layers else None,
+        "vocab_size": max(rows, default=None),
+        "hidden_size": max(widths, default=None),
+    }
+    for key, held in sizes.items():
+        said = config.get(key)
+        if held is not None and isinstance(said, int) and said > held:
+            raise ModelError(
+                f"{folder}: config.json says {key} {said}, and the weights are those of {held}; "
+                "take both from the same model"
+            )
 
 
 def _check_precision(folder: Path, held: Counter[str]) -> str | None:

@@ -331,8 +331,52 @@ def test_a_prompt_that_the_template_refuses_is_named(project: Path) -> None:
     (project / "train.jsonl").write_text(f"{PROMPT}\n{PROMPT}\n{line}\n")
     found = [problem for problem in problems(check_project(project)) if "template" in problem]
     assert found == [
-        f"{project}/config.yml:2: the prompt of line 3: the chat template of {project}/student "
-        "cannot render these messages: TemplateError: System role not supported"
+        f"{project}/config.yml:2: the prompt of train.jsonl:3: the chat template of "
+        f"{project}/student cannot render these messages: TemplateError: System role not supported"
+    ]
+
+
+def test_held_out_prompts_are_rendered_and_counted_too(project: Path) -> None:
+    (project / "val.jsonl").write_text(PROMPT.replace("Who", "Who " * 5000))
+    window = next(one for one in check_project(project).points if one.name == "window")
+    assert [problem.severity for problem in window.problems] == ["error"]
+    template = real_template("gemma.jinja").replace("<end_of_turn>", "<|im_end|>")
+    tokenizer_folder(project / "student", "qwen3", template=template)
+    system = {"role": "system", "content": "Be brief."}
+    line = json.dumps({"messages": [system, {"role": "user", "content": "Who?"}]})
+    (project / "val.jsonl").write_text(line)
+    found = [problem for problem in problems(check_project(project)) if "template" in problem]
+    assert found[0].startswith(f"{project}/config.yml:2: the prompt of val.jsonl:1: ")
+
+
+def test_held_out_prompts_that_cannot_be_graded_are_a_problem_of_runs_that_evaluate(
+    project: Path,
+) -> None:
+    (project / "val.jsonl").write_text(PROMPT)
+    assert check_project(project).ok
+    assert problems(check_project(project, ["trainer.eval_step=1"])) == [
+        f"{project}/val.jsonl:1: there is no metadata.expected_answer, without which an answer "
+        "cannot be graded; add it, or take the line out"
+    ]
+    (project / "val.jsonl").unlink()
+    (project / "val.jsonl").mkdir()
+    assert outcomes(check_project(project, ["trainer.eval_step=1"]))["data"] == "problem"
+
+
+def test_a_prompt_with_a_token_that_the_teacher_does_not_know_is_a_problem(project: Path) -> None:
+    tokenizer_folder(project / "teacher", "qwen2.5")
+    (project / "train.jsonl").write_text(f"{PROMPT}\n{PROMPT.replace('Who', '<think> Who')}\n")
+    chat = next(one for one in check_project(project).points if one.name == "template")
+    assert chat.outcome == Outcome.PROBLEM
+    assert chat.problems[0].message.startswith("the prompt of line 2 has the token ids ")
+
+
+def test_a_models_file_that_is_no_json_is_named(project: Path) -> None:
+    file = project / "teacher" / "generation_config.json"
+    file.write_text("[]")
+    chat = next(one for one in check_project(project).points if one.name == "template")
+    assert [problem.message for problem in chat.problems] == [
+        f"{file} cannot be read: it holds no JSON object; fetch it again"
     ]
 
 

@@ -158,6 +158,19 @@ def test_layers_that_the_local_engine_does_not_run_are_refused_there(tmp_path: P
     )
 
 
+@pytest.mark.parametrize("family", ["bloom", "falcon", "gptj", "stablelm"])
+def test_a_family_with_an_attention_of_its_own_is_refused_by_the_local_engine(
+    tmp_path: Path, family: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    with pytest.raises(ModelError) as caught:
+        check_network("student", tmp_path, use(512, "local"))
+    assert str(caught.value) == (
+        f"student ({family}) has an attention of its own, in the place of which the local engine "
+        "cannot put its; set engine.kind to vllm"
+    )
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "nonsense"}', "{}"])
 def test_a_configuration_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)

@@ -48,6 +48,32 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
     assert message.endswith("); fetch it again")
 
 
+def test_a_folder_with_an_adapter_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    assert refusal(folder).startswith(f"{folder} holds an adapter beside its weights or instead ")
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size", "hidden_size"])
+def test_a_configuration_of_a_larger_network_is_refused(tmp_path: Path, key: str) -> None:
+    sizes = {"num_hidden_layers": 2, "vocab_size": 16, "hidden_size": 8}
+    folder = write_model(tmp_path / "model", **sizes | {key: 17})
+    names = ("model.embed_tokens.weight", "model.layers.1.input.weight", "model.norm.weight")
+    shapes = ((16, 8), (8, 8), (8,))
+    save_file(
+        {name: np.ones(shape, np.float32) for name, shape in zip(names, shapes, strict=True)},
+        folder / "a.safetensors",
+    )
+    places = {"weight_map": dict.fromkeys(names, "a.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(places))
+    assert refusal(folder) == (
+        f"{folder}: config.json says {key} 17, and the weights are those of {sizes[key]}; "
+        "take both from the same model"
+    )
+    (folder / "config.json").write_text(json.dumps({"dtype": "float32", **sizes}))
+    assert check_weights(folder) is None
+
+
 @pytest.mark.parametrize("size", [0, 7, 20])
 def test_a_header_that_was_cut_is_refused(tmp_path: Path, size: int) -> None:
     folder = write_model(tmp_path / "model")

@@ -19,7 +19,7 @@ from rnow.config.load import (
 )
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
-from rnow.evaluation.grading import name_problems
+from rnow.evaluation.grading import name_problems, require_gradable
 from rnow.records import Prompt
 from rnow.rollout.environment import mcp_settings
 from rnow.rollout.project_pages import chromium_notices, require_contact, require_pages
@@ -100,7 +100,7 @@ def check_data(
     dataset_type, train_file, val_file, batch_size = settings
     names = None if schemas is None else [schema.name for schema in schemas]
     files = [(directory / train_file, batch_size)]
-    if (directory / val_file).is_file():
+    if (directory / val_file).exists():
         files.append((directory / val_file, None))
     problems: list[Problem] = []
     read: dict[str, tuple[Prompt, ...]] = {}
@@ -118,6 +118,8 @@ def check_data(
         else:
             problems += found.warnings
             read[str(file)] = found.prompts
+            if size is None and loaded is not None and loaded.config.trainer.eval_step:
+                problems += _ungradable(found.prompts, file)
     if any(problem.severity == "error" for problem in problems):
         return point("data", "", problems), {}
     train, *held_out = read.values()
@@ -128,6 +130,14 @@ def check_data(
             problems.append(loaded.problem("data.batch_size", advice, "warning"))
     sizes += [f"{len(prompts)} held-out prompts" for prompts in held_out]
     return point("data", ", ".join(sizes), problems), read
+
+
+def _ungradable(prompts: Sequence[Prompt], file: Path) -> tuple[Problem, ...]:
+    try:
+        require_gradable(prompts, file=str(file))
+    except DataError as error:
+        return tuple(error.problems)
+    return ()
 
 
 def check_rewards(

@@ -1,7 +1,8 @@
 """The points of `rnow check` that concern the models: tokenizers, template, window, devices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from rnow.chat.bridge_check import check_template
@@ -46,19 +47,21 @@ def check_chat(
     directory: Path,
     *,
     schemas: Sequence[ToolSchema] | None,
-    prompts: Sequence[Prompt] | None,
+    files: Mapping[str, Sequence[Prompt]],
 ) -> list[Point]:
-    """Check the student's template, and with it how much of the window the prompts take."""
+    """Check the student's template, and with it how much of the window the prompts of all files
+    take.
+    """
     path = loaded.config.model.path
     folder = find_tokenizer(path, project=directory)
     if folder is None:
         reason = f"not on this machine: {path}"
-    elif schemas is None or not prompts:
+    elif schemas is None or not files:
         reason = "tools.py or the prompts have problems"
     else:
         known = _shared_vocabulary(loaded, folder, directory)
         return _check_chat(
-            loaded, directory, folder, schemas=schemas, prompts=prompts, vocabulary=known
+            loaded, directory, folder, schemas=schemas, files=files, vocabulary=known
         )
     return [not_checked("template", reason), not_checked("window", reason)]
 
@@ -109,14 +112,16 @@ def _check_chat(
     folder: Path,
     *,
     schemas: Sequence[ToolSchema],
-    prompts: Sequence[Prompt],
+    files: Mapping[str, Sequence[Prompt]],
     vocabulary: Vocabulary | None,
 ) -> list[Point]:
     try:
         chat = load_chat(loaded.config, directory, student=folder)
         limits = loaded.config.rollout
+        prompts = [*chain.from_iterable(files.values())]
         notices = check_template(chat, prompts[0].messages, schemas, limits=limits)
-        _render_each_kind(chat, schemas, prompts)
+        for file, own in files.items():
+            _render_each_kind(chat, schemas, own, file=Path(file).name)
         if vocabulary is not None:
             check_words(chat, schemas, vocabulary=vocabulary)
             check_prompts(chat, prompts, schemas, vocabulary=vocabulary)
@@ -142,7 +147,7 @@ def _check_chat(
 
 
 def _render_each_kind(
-    chat: ChatTemplate, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt]
+    chat: ChatTemplate, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt], *, file: str
 ) -> None:
     """Render one prompt of each order of roles; raise TemplateError with the line of a bad one."""
     kinds = {tuple((m["role"], "tool_calls" in m) for m in p.messages): p for p in prompts[::-1]}
@@ -150,7 +155,7 @@ def _render_each_kind(
         try:
             chat.render(prompt.messages, tools=allowed_schemas(schemas, prompt.tools))
         except TemplateError as error:
-            raise TemplateError(f"the prompt of line {prompt.line}: {error}") from error
+            raise TemplateError(f"the prompt of {file}:{prompt.line}: {error}") from error
 
 
 def _longest_prompt(

@@ -83,7 +83,6 @@ def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport
     config, loaded = check_config(directory, overrides)
     tools, schemas = check_tools(directory, loaded)
     data, files = check_data(directory, loaded, schemas=schemas)
-    prompts = next(iter(files.values()), None)
     points = [config, tools, data]
     if loaded is None:
         names = ("rewards", "tokenizers", "template", "window", "devices")
@@ -91,7 +90,7 @@ def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport
     else:
         points.append(check_rewards(directory, loaded, files))
         points.append(check_tokenizers(loaded, directory))
-        points += check_chat(loaded, directory, schemas=schemas, prompts=prompts)
+        points += check_chat(loaded, directory, schemas=schemas, files=files)
         points.append(check_devices(loaded, directory))
     return CheckReport(points=tuple(points))
 
