@@ -363,14 +363,6 @@ def test_held_out_prompts_that_cannot_be_graded_are_a_problem_of_runs_that_evalu
     assert outcomes(check_project(project, ["trainer.eval_step=1"]))["data"] == "problem"
 
 
-def test_a_prompt_with_a_token_that_the_teacher_does_not_know_is_a_problem(project: Path) -> None:
-    tokenizer_folder(project / "teacher", "qwen2.5")
-    (project / "train.jsonl").write_text(f"{PROMPT}\n{PROMPT.replace('Who', '<think> Who')}\n")
-    chat = next(one for one in check_project(project).points if one.name == "template")
-    assert chat.outcome == Outcome.PROBLEM
-    assert chat.problems[0].message.startswith("the prompt of line 2 has the token ids ")
-
-
 def test_a_models_file_that_is_no_json_is_named(project: Path) -> None:
     file = project / "teacher" / "generation_config.json"
     file.write_text("[]")

@@ -90,7 +90,7 @@ async def test_what_check_says_of_a_template_its_rollouts_bear_out(
     loaded = load_config(tmp_path)
     tools = ScriptedTools({"browse": browse}) if with_tools else None
     schemas = () if tools is None else tools.schemas
-    template, _ = check_chat(loaded, tmp_path, schemas=schemas, prompts=[PROMPT])
+    template, _ = check_chat(loaded, tmp_path, schemas=schemas, files={"train.jsonl": [PROMPT]})
     is_refused = name in (REFUSED_WITH_TOOLS if with_tools else REFUSED_ALTOGETHER)
     assert (template.outcome == Outcome.PROBLEM) == is_refused
     if is_refused:
@@ -113,7 +113,9 @@ def test_what_check_refuses_a_run_refuses_with_the_same_words(tmp_path: Path, na
     (tmp_path / "config.yml").write_text(CONFIG.replace("TURNS", "3"))
     loaded = load_config(tmp_path)
     tools = ScriptedTools({"browse": browse})
-    template, _ = check_chat(loaded, tmp_path, schemas=tools.schemas, prompts=[PROMPT])
+    template, _ = check_chat(
+        loaded, tmp_path, schemas=tools.schemas, files={"train.jsonl": [PROMPT]}
+    )
     chat = load_chat(loaded.config, tmp_path, student=tmp_path / "student")
     with pytest.raises(TemplateError) as caught:
         check_template(chat, PROMPT.messages, tools.schemas, limits=loaded.config.rollout)
