@@ -48,11 +48,6 @@ def held_out_evaluation(
             chat=environment.chat,
             concurrency=config.rollout.concurrency,
         )
-        monitor.record_evaluation(step, evaluation.as_json())
-        return {
-            "eval/accuracy": evaluation.accuracy,
-            "eval/format_ok": evaluation.format_ok,
-            "eval/failed": evaluation.num_failed,
-        }
+        return monitor.record_evaluation(step, evaluation, environment.chat)
 
     return evaluate_if_due

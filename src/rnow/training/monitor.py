@@ -8,10 +8,14 @@ from typing import Any, Self
 
 from rich.console import Console
 
+from rnow.chat.template import ChatTemplate
+from rnow.evaluation.figures import Evaluation
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.console import StartTeller, duration, make_bar, sayer, start_text
 from rnow.training.alarms import alarms
 from rnow.training.metrics import merge_metrics
+from rnow.training.trackers.evaluation_report import evaluation_report
+from rnow.training.trackers.reports import Reports
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +34,7 @@ class Monitor:
         self._show = sayer(console)
         self._run = run
         self._num_steps = num_steps
+        self.reports: Reports | None = None  # told of what is written, once a run is under way
         self._history: list[Mapping[str, float]] = list(run.read_metrics())
         self._told: set[str] = set()
         self._tell_of_start = StartTeller(self.say)
@@ -112,19 +117,38 @@ class Monitor:
         line = merge_metrics(line, {"tokens_per_s": rate})
         self._run.append_metrics(line)
         self._history.append(line)
+        if self.reports is not None:
+            self.reports.log_metrics(self._step, line)
         self.say(self._summary(line))
         for name, sentence in alarms(self._history).items():
             if name not in self._told:
                 self._told.add(name)
                 self.say(f"  ALARM {name}: {sentence}")
 
-    def record_evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Keep and show the accuracy of the student after `step` updates."""
+    def record_evaluation(
+        self, step: int, evaluation: Evaluation, chat: ChatTemplate
+    ) -> dict[str, float]:
+        """Keep and show how right the student is after `step` updates; return the step's numbers.
+
+        Trackers see the answers too, and the numbers of the last evaluation, to which no step
+        belongs any more.
+        """
+        figures = evaluation.as_json()
+        numbers = {
+            "eval/accuracy": evaluation.accuracy,
+            "eval/format_ok": evaluation.format_ok,
+            "eval/failed": evaluation.num_failed,
+        }
         self._run.append_evaluation({"step": step, **figures})
+        if self.reports is not None:
+            self.reports.log_evaluation(evaluation_report(step, evaluation, chat))
+            if step == self._num_steps:
+                self.reports.log_metrics(step, numbers)
         self.say(
             f"eval after {step} steps: accuracy {figures['accuracy']:.3f} on "
             f"{figures['n']} held-out prompts"
         )
+        return numbers
 
     def _summary(self, line: Mapping[str, float]) -> str:
         left = self._num_steps - self._step - 1

@@ -39,6 +39,8 @@ from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
 from rnow.training.steps import prompts_by_step
+from rnow.training.trackers.base import RunInfo, flat_settings
+from rnow.training.trackers.reports import Reports
 
 MAX_PROBE_TOKENS = 256
 
@@ -167,6 +169,7 @@ async def _train(
         first_step = learner.saver.restore(learner.trainer, say=monitor.say)
         run.rewind(first_step)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
+        monitor.reports = stack.enter_context(_reports(session, first_step, say=monitor.say))
         first_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)
         probe_ids = first_ids[:MAX_PROBE_TOKENS]
         with monitor.stage("preflight"):
@@ -198,6 +201,21 @@ async def _train(
             await asyncio.to_thread(learner.saver.save_pending)
             raise
         _finish(session, learner.policy, num_steps=num_steps)
+
+
+def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -> Reports:
+    """Return what tells the trackers of trainer.report_to; each begins, or goes on, meanwhile."""
+    info = RunInfo(
+        project=session.loaded.project_name or session.directory.resolve().name,
+        name=session.run.path.name,
+        folder=session.run.path,
+        first_step=first_step,
+        settings=flat_settings(session.config.model_dump(mode="json")),
+        id=None,
+        keep_id=lambda id: None,
+        say=say,
+    )
+    return Reports(session.config.trainer.report_to, info)
 
 
 def _finish(session: Session, policy: Policy, *, num_steps: int) -> None:
