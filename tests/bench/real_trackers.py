@@ -41,7 +41,10 @@ def tell(name: str, folder: Path) -> None:
         )
         with Reports([name], info) as reports:
             for step in steps:
-                reports.log_metrics(step, {"reverse_kl": 1 / (1 + step), "tool/a b?c": 1.0})
+                reports.log_metrics(
+                    step,
+                    {"reverse_kl": 1 / (1 + step), "reverse_kl/turn_0": 2.0, "tool/a b?c": 1.0},
+                )
             if not first_step:
                 reports.log_evaluation(EVALUATION)
     print(name, "said", said)
@@ -56,6 +59,7 @@ def check_mlflow(folder: Path) -> None:
     history = client.get_metric_history(id, "reverse_kl")
     assert [(one.step, one.value) for one in history] == [(0, 1), (1, 0.5), (1, 0.5), (2, 1 / 3)]
     assert len(client.get_metric_history(id, "tool/a b_c")) == 4
+    assert len(client.get_metric_history(id, "reverse_kl.turn_0")) == 4
     run = client.get_run(id)
     assert (run.info.status, run.data.params) == ("FINISHED", {"seed": "0"})
     texts = Path(run.info.artifact_uri.removeprefix("file://")) / "eval" / "000001"

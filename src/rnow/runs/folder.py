@@ -163,6 +163,9 @@ class RunDirectory:
     def read_metrics(self) -> list[dict[str, Any]]:
         return _read_lines(self.metrics_file)
 
+    def read_evaluations(self) -> list[dict[str, Any]]:
+        return _read_lines(self.evals_file)
+
     def rewind(self, step: int) -> None:
         """Forget metrics and evaluations of `step` and later, and journals of steps after it."""
         for file in (self.metrics_file, self.evals_file):

@@ -41,12 +41,14 @@ def held_out_evaluation(
     async def evaluate_if_due(step: int) -> dict[str, float]:
         if not prompts or (step % config.trainer.eval_step and step != num_steps):
             return {}
+        monitor.expect(len(prompts))
         evaluation = await evaluate(
             prompts,
-            environment.roll(engine),
+            monitor.tally.roll(environment.roll(engine), environment.chat),
             policy_version=step,
             chat=environment.chat,
             concurrency=config.rollout.concurrency,
+            on_answer=monitor.advance,
         )
         return monitor.record_evaluation(step, evaluation, environment.chat)
 

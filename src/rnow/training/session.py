@@ -34,6 +34,7 @@ from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
+from rnow.training.gpu_use import watching_gpus
 from rnow.training.held_out import held_out_evaluation, held_out_prompts
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
@@ -114,7 +115,9 @@ async def _run_opened(session: Session, console: Console) -> None:
         told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
         for line in (*told, _headline(session, num_steps=len(steps))):
             say(line)
-        monitor = stack.enter_context(Monitor(console, run=run, num_steps=len(steps)))
+        monitor = Monitor(console, run=run, num_steps=len(steps))
+        await stack.enter_async_context(monitor.showing(on_stop=stop.ask))
+        await stack.enter_async_context(watching_gpus(partial(setattr, monitor, "gpus")))
         heartbeat = beating(run.status_file, log_file=run.controller_log, describe=monitor.snapshot)
         await stack.enter_async_context(heartbeat)
         await _train(
@@ -180,8 +183,8 @@ async def _train(
             group_size=config.data.group_size,
             publisher=make_publisher(student, learner, serving, run=run, probe_ids=probe_ids),
             collector=Collector(
-                environment.roll(student),
-                teacher.score,
+                monitor.tally.roll(environment.roll(student), environment.chat),
+                monitor.tally.score(teacher.score),
                 run=run,
                 concurrency=config.rollout.concurrency,
                 max_dropped=config.trainer.max_dropped,

@@ -21,6 +21,7 @@ class MLflow:
 
     def __init__(self, info: RunInfo) -> None:
         uri = os.environ.get("MLFLOW_TRACKING_URI")
+        self._is_folder = not uri or uri.startswith(("file:", "/", "."))
         if not uri:
             # What needs no database is all that this folder is for.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -44,11 +45,20 @@ class MLflow:
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        # It takes no other characters in a name; a tool may count under any.
-        names = {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in metrics.items()}
         self._client.log_batch(
-            self._id, metrics=[Metric(name, value, now, step) for name, value in names.items()]
+            self._id,
+            metrics=[
+                Metric(self._name(name, metrics), value, now, step)
+                for name, value in metrics.items()
+            ],
         )
+
+    def _name(self, name: str, metrics: Mapping[str, float]) -> str:
+        """Return the name that MLflow takes; in its folders none is both a file and a folder."""
+        before, _, last = name.rpartition("/")
+        if self._is_folder and before in metrics:
+            name = f"{before}.{last}"
+        return re.sub(r"[^\w\-. :/]", "_", name)
 
     def log_evaluation(self, report: EvaluationReport) -> None:
         folder = f"eval/{report.step:06d}"
