@@ -39,6 +39,7 @@ from rnow.training.held_out import held_out_evaluation, held_out_prompts
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
+from rnow.training.planned import plan_costs
 from rnow.training.steps import prompts_by_step
 from rnow.training.trackers.base import RunInfo, flat_settings
 from rnow.training.trackers.reports import Reports
@@ -113,7 +114,16 @@ async def _run_opened(session: Session, console: Console) -> None:
         held_out = held_out_prompts(environment)
         steps = prompts_by_step(config, file.prompts)
         told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
-        for line in (*told, _headline(session, num_steps=len(steps))):
+        costs = plan_costs(
+            config,
+            session.directory,
+            session.serving.placement,
+            steps=steps,
+            num_held_out=len(held_out),
+            chat=environment.chat,
+            schemas=environment.schemas,
+        )
+        for line in (*told, _headline(session, num_steps=len(steps)), *costs.short_lines()):
             say(line)
         monitor = Monitor(console, run=run, num_steps=len(steps))
         await stack.enter_async_context(monitor.showing(on_stop=stop.ask))

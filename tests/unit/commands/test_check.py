@@ -58,6 +58,17 @@ def test_a_right_project_is_ok_in_all_points(project: Path) -> None:
     assert num_prompt > 100  # the tools' schemas are in it
     device = messages.pop("devices")
     assert device
+    plan = messages.pop("plan").splitlines()
+    assert plan[:3] == [
+        "each number with what it is from",
+        "steps           6  (from the settings)",
+        "rollouts        24  (from the settings)",
+    ]
+    # The folders of this project hold no sizes of models, so nothing is said of time.
+    assert not [line for line in plan if line.startswith("time")]
+    costs = json.loads(as_json(report))["plan"]
+    assert costs["rollouts"] == {"value": 24, "basis": "from the settings"}
+    assert costs["total_s"] is None
     assert messages == {
         "config": f"{project}/config.yml",
         "tools": "browse",
@@ -99,6 +110,7 @@ def test_every_problem_is_shown_and_not_the_first_alone(project: Path) -> None:
         "template": "not checked",
         "window": "not checked",
         "devices": "not checked",
+        "plan": "not checked",
     }
     found = json.loads(as_json(report))["problems"]
     assert [(Path(p["file"]).name, p["line"], p["severity"]) for p in found] == [
@@ -122,6 +134,7 @@ def test_json_is_one_line_with_the_five_fields(project: Path) -> None:
     text = as_json(check_project(project))
     assert "\n" not in text
     (problem,) = json.loads(text)["problems"]
+    assert json.loads(text)["plan"] is None
     assert problem == {
         "file": f"{project}/train.jsonl",
         "line": None,
@@ -136,7 +149,7 @@ def test_the_report_reads_as_lines(project: Path) -> None:
     lines = list(check_project(project).lines())
     assert lines[0].startswith("✗ config      ")
     assert lines[1].startswith("    ✗ ")
-    assert lines[-1] == "– devices     not checked: config.yml has problems"
+    assert lines[-1] == "– plan        not checked: config.yml has problems"
 
 
 def test_without_tools_py_several_turns_are_a_problem(project: Path) -> None:
@@ -192,11 +205,11 @@ def test_a_template_that_the_ledger_cannot_use_is_a_problem(project: Path) -> No
 def test_models_that_cannot_run_are_a_problem_of_devices(project: Path) -> None:
     (project / "teacher" / "model.safetensors").unlink()
     report = check_project(project)
-    assert report.points[-1].problems[0].message == (
+    assert report.points[-2].problems[0].message == (
         "teacher cannot be loaded\n"
         f"  teacher.path: {project}/teacher has no weights, or not all of their parts"
     )
-    assert list(report.lines())[-2:] == [
+    assert list(report.lines())[-3:-1] == [
         f"    ✗ {project}/config.yml:3: teacher cannot be loaded",
         f"        teacher.path: {project}/teacher has no weights, or not all of their parts",
     ]

@@ -80,14 +80,14 @@ def check_tools(
 
 def check_data(
     directory: Path, loaded: LoadedConfig | None, *, schemas: Sequence[ToolSchema] | None
-) -> tuple[Point, tuple[Prompt, ...] | None]:
-    """Read all prompts; None where those to train on have errors.
+) -> tuple[Point, tuple[Prompt, ...] | None, int]:
+    """Read all prompts; None where those to train on have errors. The number is of held-out ones.
 
     A config.yml with errors may still say which file it is about.
     """
     settings = _data_settings(directory, loaded)
     if settings is None:
-        return not_checked("data", "config.yml cannot be read"), None
+        return not_checked("data", "config.yml cannot be read"), None, 0
     dataset_type, train_file, val_file, batch_size = settings
     names = None if schemas is None else [schema.name for schema in schemas]
     files = [(directory / train_file, batch_size)]
@@ -106,12 +106,13 @@ def check_data(
             problems += found.warnings
             read.append(found.prompts)
     if any(problem.severity == "error" for problem in problems):
-        return point("data", "", problems), None
+        return point("data", "", problems), None, 0
     sizes = [f"{len(read[0])} prompts"]
     if loaded is not None:
         sizes.append(f"{len(prompts_by_step(loaded.config, read[0]))} steps")
     sizes += [f"{len(prompts)} held-out prompts" for prompts in read[1:]]
-    return point("data", ", ".join(sizes), problems), read[0]
+    num_held_out = sum(len(prompts) for prompts in read[1:])
+    return point("data", ", ".join(sizes), problems), read[0], num_held_out
 
 
 def _data_settings(
