@@ -1,14 +1,16 @@
-"""Write train.jsonl (and val.jsonl) from MedBrowseComp, a benchmark of medical browsing questions.
+"""Write train.jsonl and val.jsonl from MedBrowseComp, a benchmark of medical browsing questions.
 
-    python convert_dataset.py                          all 605 questions -> train.jsonl
-    python convert_dataset.py --val-split 0.15         hold out 15 %, by ingredient -> val.jsonl
+    python convert_dataset.py                          605 questions, about 15 % of them held out
+    python convert_dataset.py --val-split 0            all 605 to train on
     python convert_dataset.py --source FILE_OR_FOLDER  from a copy on this machine, no network
 
-The rows come from huggingface.co/datasets/AIM-Harvard/MedBrowseComp at each run. Its authors want
-them kept out of training corpora: do not commit or publish what is written here.
+Needs Python and `datasets`, nothing else. The rows come from
+huggingface.co/datasets/AIM-Harvard/MedBrowseComp at each run. Its authors want them kept out of
+training corpora: do not commit or publish what is written here.
 
 All trials of one ingredient have the same answers, so a split by row would test on what was trained
-on. --val-split holds out whole ingredients. Same rows, same split.
+on. Whole ingredients are held out, in an order that follows from their names alone: the same rows
+are split in the same way everywhere.
 """
 
 import argparse
@@ -18,21 +20,21 @@ import os
 import re
 import socket
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from rnow.evaluation.grading import normalize_task_name
-from rnow.medbrowse.answer_values import normalize_ingredient
-
 DATASET = "AIM-Harvard/MedBrowseComp"
 SPLITS = ("MedBrowseComp_605", "MedBrowseComp_50", "MedBrowseComp_CUA")
 COLUMNS = ("prompt", "gold", "task_name")
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+DEFAULT_SHARE = 0.15
 
 SYSTEM_PROMPT = """\
 You are a medical research assistant. You find single facts about clinical trials, drugs, \
@@ -50,7 +52,11 @@ form that the question asks for."""
 
 OVERLAP_NOTE = (
     "Note: the trials of MedBrowseComp_50 are among those of MedBrowseComp_605, so a model that "
-    "was trained on one cannot be tested on the other. To hold out questions: --val-split 0.15"
+    "was trained on one cannot be tested on the other"
+)
+OTHER_RNOW_NOTE = (
+    "Note: the rnow installed here is the package index's, a hosted service's client; what trains "
+    "this project is the rnow of its repository: pip install -e FOLDER_OF_THE_REPOSITORY"
 )
 
 
@@ -60,6 +66,8 @@ class ConversionError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
+    if has_other_rnow():
+        print(OTHER_RNOW_NOTE, file=sys.stderr)
     try:
         convert(arguments)
     except ConversionError as error:
@@ -69,25 +77,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Write train.jsonl from MedBrowseComp.")
-    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="default: %(default)s")
+    parser = argparse.ArgumentParser(description="Write train.jsonl, val.jsonl from MedBrowseComp.")
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        help=f"{', '.join(SPLITS)}, or another of --source; default: the first, or the only one",
+    )
     parser.add_argument("--output", type=Path, default=Path("train.jsonl"), metavar="FILE")
     parser.add_argument("--limit", type=int, default=0, help="first so many rows; 0: all")
     parser.add_argument(
         "--val-split",
         type=float,
-        default=0.0,
         metavar="SHARE",
-        help="hold out about this share of the rows, by ingredient, in val.jsonl beside --output",
+        help="hold out about this share of the rows, by ingredient, in val.jsonl beside --output; "
+        f"default: {DEFAULT_SHARE:g}, or none where no ingredient is as small; 0: none",
     )
     parser.add_argument(
         "--source", type=Path, help="parquet, jsonl or csv file, or a folder with the dataset"
     )
     arguments = parser.parse_args(argv)
-    if not 0 <= arguments.val_split < 1:
+    if not 0 <= (arguments.val_split or 0) < 1:
         parser.error("--val-split is a share of the rows, from 0 to below 1")
-    if arguments.val_split and arguments.output.name == "val.jsonl":
-        parser.error("--val-split writes val.jsonl: give --output another name")
+    if arguments.val_split != 0 and arguments.output.name == "val.jsonl":
+        parser.error("held-out rows go to val.jsonl: give --output another name, or --val-split 0")
     if arguments.limit < 0:
         parser.error("--limit cannot be negative")
     return arguments
@@ -96,35 +108,40 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def convert(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     val_output = output.with_name("val.jsonl")
-    print(f"Loading {arguments.source or DATASET}, split {arguments.split}...")
-    rows = load_rows(arguments.split, source=arguments.source, limit=arguments.limit)
+    print(f"Loading {arguments.source or DATASET}...")
+    rows, split = load_rows(arguments.split, source=arguments.source, limit=arguments.limit)
     print(f"Converting {len(rows)} rows...")
-    train, val = rows, []
-    if arguments.val_split:
-        train, val, unknown = split_by_ingredient(rows, share=arguments.val_split)
-        if unknown:
-            print(f"Left out {unknown} rows whose ingredient is not known: they could be in both.")
+    train, val = hold_out(rows, share=arguments.val_split)
     print(f"Writing {output}...")
-    write_entries(output, (to_entry(row, arguments.split) for row in train))
+    write_entries(output, (to_entry(row, split) for row in train))
     if val:
         print(f"Writing {val_output}...")
-        write_entries(val_output, (to_entry(row, arguments.split) for row in val))
+        write_entries(val_output, (to_entry(row, split) for row in val))
     elif val_output.exists() and val_output != output:
         print(f"Note: {val_output} is of an earlier conversion and may share answers with {output}")
     print("\nTask distribution:")
     for task, num in sorted(Counter(normalize_task_name(row["task_name"]) for row in rows).items()):
         print(f"  {task}: {num}")
-    if arguments.split in SPLITS[:2] and not val:
+    if split in SPLITS[:2] and not val:
         print(f"\n{OVERLAP_NOTE}")
     print(f"\nDone! {len(train)} rows to train on" + (f", {len(val)} held out" if val else ""))
 
 
-def load_rows(split: str, *, source: Path | None, limit: int) -> list[dict[str, Any]]:
-    """Read the rows of one split. A single file is read whole, whatever splits its rows name."""
+def load_rows(
+    split: str | None, *, source: Path | None, limit: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of one split, and its name.
+
+    A single file is read whole, whatever splits its rows name.
+    """
     if source is not None and not source.exists():
         raise ConversionError(f"there is no file or folder {source}")
     if source is not None and source.is_file() and source.suffix not in READERS:
         raise ConversionError(f"{source} is none of {', '.join(READERS)}")
+    if find_spec("datasets") is None:
+        raise ConversionError(
+            f"{sys.executable} has no datasets; uv pip install datasets, or pip install datasets"
+        )
     if source is None:
         check_hub()
     import datasets
@@ -133,17 +150,30 @@ def load_rows(split: str, *, source: Path | None, limit: int) -> list[dict[str, 
     try:
         if source is not None and source.is_file():
             reader = READERS[source.suffix]
-            rows = datasets.load_dataset(
-                reader, data_files=str(source), split="train", streaming=True
-            )
+            found = datasets.load_dataset(reader, data_files=str(source), streaming=True)
+            name, rows = split or SPLITS[0], found["train"]
         else:
-            rows = datasets.load_dataset(str(source or DATASET), split=split, streaming=True)
+            found = datasets.load_dataset(str(source or DATASET), streaming=True)
+            name = choose_split(split, list(found))
+            rows = found[name]
         taken = [dict(row) for row in islice(rows, limit or None)]
+    except ConversionError:
+        raise
     except Exception as error:  # datasets passes on what its readers and the network raise
         raise ConversionError(
             f"{source or DATASET} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    return check_rows(taken)
+    return check_rows(taken), name
+
+
+def choose_split(wanted: str | None, names: Sequence[str]) -> str:
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if (wanted or SPLITS[0]) in names:
+        return wanted or SPLITS[0]
+    raise ConversionError(
+        f"there is no split {wanted or SPLITS[0]}; take one with --split: {', '.join(names)}"
+    )
 
 
 def check_hub() -> None:
@@ -194,6 +224,27 @@ def to_entry(row: Mapping[str, Any], split: str) -> dict[str, Any]:
     }
 
 
+def hold_out(
+    rows: Sequence[Mapping[str, Any]], *, share: float | None
+) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+    """Return rows to train on, and rows to hold out: none of them where nobody asked and none fit.
+
+    share: None where it was not given.
+    """
+    if share == 0:
+        return rows, []
+    try:
+        train, val, unknown = split_by_ingredient(rows, share=share or DEFAULT_SHARE)
+    except ConversionError as error:
+        if share is not None:
+            raise
+        print(f"Note: no val.jsonl is written: {error}")
+        return rows, []
+    if unknown:
+        print(f"Left out {unknown} rows whose ingredient is not known: they could be in both.")
+    return train, val
+
+
 def split_by_ingredient(
     rows: Sequence[Mapping[str, Any]], *, share: float
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]], int]:
@@ -212,7 +263,7 @@ def split_by_ingredient(
     sizes = Counter(ingredient for ingredient in of_row if ingredient is not None)
     if len(sizes) < 2:
         raise ConversionError(
-            f"--val-split needs two ingredients at least; these rows have trials of {len(sizes)}"
+            f"two ingredients are needed to hold one out; these rows have trials of {len(sizes)}"
         )
     room = share * sizes.total()
     held_out = set()
@@ -222,8 +273,8 @@ def split_by_ingredient(
             room -= sizes[ingredient]
     if not held_out:
         raise ConversionError(
-            f"--val-split {share:g} of {sizes.total()} rows is less than the {min(sizes.values())} "
-            "rows of any ingredient; take a larger share"
+            f"{share:g} of {sizes.total()} rows is less than the {min(sizes.values())} rows of any "
+            "ingredient; take a larger --val-split"
         )
     pairs = list(zip(rows, of_row, strict=True))
     train = [row for row, name in pairs if name is not None and name not in held_out]
@@ -234,6 +285,44 @@ def split_by_ingredient(
 def trial_of(row: Mapping[str, Any]) -> str | None:
     found = re.search(r"NCT\d{8}", row["prompt"])
     return found[0] if found else None
+
+
+def normalize_task_name(label: str) -> str:
+    """Return the one name of a task: published labels vary between splits, in case and suffix."""
+    words = re.findall(r"[a-z0-9]+", label.casefold())
+    return "_".join(words[:-1] if words[-1:] in (["prompt"], ["prompts"]) else words)
+
+
+def normalize_ingredient(text: str) -> tuple[str, ...]:
+    """Return the ingredients in `text`, sorted, without salts, accents, case, bracketed remarks.
+
+    Which ingredients are held out follows from what this returns: a change moves the split.
+    """
+    decomposed = unicodedata.normalize("NFKD", text)
+    folded = "".join(c for c in decomposed if not unicodedata.combining(c)).casefold()
+    bare = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", folded)
+    parts = (re.findall(r"\w+", part) for part in re.split(r"\s*(?:[;,/+&]|\band\b)\s*", bare))
+    salts = SALT_WORDS.split()
+    # Where nothing but salt words is left (sodium chloride), the salt is the ingredient.
+    names = (" ".join([word for word in part if word not in salts] or part) for part in parts)
+    return tuple(sorted({*names} - {""}))
+
+
+SALT_WORDS = """
+acetate anhydrous besylate benzoate bitartrate bromide calcium camsylate carbonate chloride
+citrate dihydrate dihydrochloride dimaleate disodium ditosylate edisylate esylate ethanolate
+fumarate gluconate hcl hemihydrate hydrate hydrobromide hydrochloride hydroxide isethionate
+lactate magnesium malate maleate mesylate monohydrate monohydrochloride napsylate nitrate
+olamine oxalate palmitate pamoate phosphate potassium salt sodium stearate succinate sulfate
+sulphate tartrate tosylate trihydrate tromethamine zinc
+"""
+
+
+def has_other_rnow() -> bool:
+    """Say whether an rnow is installed that is not the one of this project."""
+    spec = find_spec("rnow")
+    folders = spec.submodule_search_locations if spec and spec.origin else None
+    return bool(folders) and not any((Path(folder) / "medbrowse").is_dir() for folder in folders)
 
 
 def write_entries(file: Path, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -4,7 +4,15 @@ The docstring of a tool is what the models read about it. Which hosts may be rea
 much of a page is shown stand in config.yml.
 """
 
-import rnow.medbrowse  # noqa: F401 — pages of trials and drugs, made of their sites' data
+try:
+    import rnow.medbrowse  # noqa: F401 — pages of trials and drugs, made of their sites' data
+except ModuleNotFoundError as missing:
+    if not str(missing.name).startswith("rnow"):
+        raise
+    raise ImportError(
+        "tools.py needs the rnow of its repository (pip install -e FOLDER_OF_THE_REPOSITORY); the "
+        "package index's rnow is another one, a hosted service's client"
+    ) from missing
 from rnow import browser
 from rnow.core import tool
 

@@ -24,7 +24,7 @@ HEAD = """\
 A file for distillation needs no more than this; everything else has a default:
 
 ```yaml
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: Qwen/Qwen3-8B}
 teacher: {path: Qwen/Qwen3-32B}
 trainer: {num_epochs: 3}
@@ -47,9 +47,9 @@ These are read as the setting of today, with a line that says so:
 
 {translated}
 
-`rollout.mcp_url`, a list as `model.path` and the flat `params:` form are refused. So is
-`temperature`, `top_p` or `top_k` with a value that changes sampling: the log-probabilities of
-student and teacher are compared at temperature 1.
+A list as `model.path` and the flat `params:` form are refused. So is `temperature`, `top_p` or
+`top_k` with a value that changes sampling: the log-probabilities of student and teacher are
+compared at temperature 1.
 
 Limits of the hosted service (`data.batch_size` 32, `data.group_size` 64, `model.qlora_rank` 128)
 are warnings, and any model may be named.

@@ -6,11 +6,15 @@ A trajectory is built by `make_trajectory`, a network by `qwen3`: nowhere else b
 hundred tokens with the added tokens of that family (the same ones special and not), the family's
 real chat template, and a generation_config.json: tests would otherwise download them. The templates
 are files of the package trl, read without importing it.
+
+`medbrowse_grading()` grades in this process by the grader of the reference project and the demo.
 """
 
+import asyncio
 import functools
 import importlib.util
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +26,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer
 
 from rnow.config.settings import ModelSettings
-from rnow.records import EndReason, RolloutId, StopReason, Trajectory, Turn
+from rnow.evaluation.grading import Grading
+from rnow.medbrowse.grading import medbrowse
+from rnow.records import EndReason, Prompt, RolloutId, StopReason, Trajectory, Turn
+from rnow.tools.graders import Grade, LocalGraders
 
 if TYPE_CHECKING:
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -108,6 +115,34 @@ def real_template(name: str) -> str:
     return (Path(spec.submodule_search_locations[0]) / "chat_templates" / name).read_text()
 
 
+def real_templates() -> list[str]:
+    """Return the names of all real templates; those that were changed for training are none."""
+    spec = importlib.util.find_spec("trl")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0]) / "chat_templates"
+    return sorted(path.stem for path in folder.glob("*.jinja") if "_training" not in path.stem)
+
+
+# What looks like a special token in the text of a template.
+_MARKUP = re.compile(
+    r"<\|[A-Za-z0-9_/]+\|>|<\|\"\|>|<\|[a-z_]+>|<[a-z_]+\|>|<\uff5c[^<>{}]{1,40}?\uff5c>|\[/?[A-Z_]{4,}\]"
+    r"|</?(?:start_of_turn|end_of_turn|tool_call|tool_response|think|arg_key|arg_value|end_of_utterance)>"
+)
+
+
+def template_folder(folder: Path, template: str, *, eos: str = "<|endoftext|>") -> Path:
+    """Write a tokenizer that has the markup of a template, `eos` and "<s>" as added tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    markup = sorted({*_MARKUP.findall(template), eos, "<s>"})
+    tokenizer = tiny_tokenizer(tuple(markup), ())
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "bos_token": "<s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
 @functools.cache
 def tiny_tokenizer(special: Sequence[str], ordinary: Sequence[str]) -> Tokenizer:
     """Return a byte-level BPE tokenizer of 256 bytes, some merges and the added tokens."""
@@ -149,6 +184,34 @@ def tokenizer_folder(folder: Path, family: str, *, template: str | None = None) 
     return folder
 
 
+HOLLOW_CONFIG = {
+    "model_type": "qwen3",
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
+
+
+def write_hollow_model(folder: Path, *, num_bytes: int = 1000) -> Path:
+    """Write the files of a model of one weight, a hole that takes no room on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        (folder / "config.json").write_text(json.dumps(HOLLOW_CONFIG))
+    size = num_bytes - 8 - 128
+    weight = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
+    header = json.dumps({"weight": weight}).ljust(128).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(num_bytes)
+    return folder
+
+
 def model_settings(**settings: Any) -> ModelSettings:
     """Settings of a student; of float64 too, which tests compare in and no user may ask for."""
     return ModelSettings(path="student").model_copy(update=settings)
@@ -161,6 +224,7 @@ def load_policy(
     activation_checkpointing: Literal["auto"] | bool = "auto",
     device: str = "auto",
     chunk_tokens: int | None = None,
+    window: int | None = None,
     **settings: Any,
 ) -> "Policy":
     """Load the student in `folder`, with `settings` of config.yml's section `model`."""
@@ -173,6 +237,7 @@ def load_policy(
         activation_checkpointing=activation_checkpointing,
         device=device,
         chunk_tokens=chunk_tokens,
+        window=window,
     )
 
 
@@ -252,3 +317,20 @@ def _turns(mask: np.ndarray, index: np.ndarray) -> tuple[Turn, ...]:
         )
         for span in spans
     )
+
+
+def medbrowse_grading() -> Grading:
+    return Grading(LocalGraders({"medbrowse": medbrowse}), default="medbrowse")
+
+
+def graded_prompt(index: int, *, task: str, expected: str | None) -> Prompt:
+    """A prompt with the metadata that evaluation reads."""
+    metadata = {"task_name": task}
+    if expected is not None:
+        metadata["expected_answer"] = expected
+    return Prompt(index=index, line=index + 1, messages=(), tools=None, metadata=metadata)
+
+
+def medbrowse_grade(task: str, expected: str, said: str) -> Grade:
+    prompt = graded_prompt(0, task=task, expected=expected)
+    return asyncio.run(medbrowse_grading().grade(prompt, said))

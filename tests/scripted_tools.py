@@ -10,6 +10,7 @@ from typing import Any
 
 from rnow.core.arguments import ArgumentError
 from rnow.core.counts import collecting
+from rnow.core.rich_types import with_rich_values
 from rnow.core.schema import parameters_schema
 from rnow.core.tool import ToolArgs
 from rnow.records import RolloutId, ToolOutcome
@@ -72,10 +73,14 @@ class ScriptedTools:
             counts=counts,
         )
 
+    def release(self, rollout: RolloutId) -> None:
+        pass
+
     async def _value(
         self, name: str, arguments: dict[str, Any], metadata: Mapping[str, Any]
     ) -> Any:
         function = self._functions[name]
+        arguments = with_rich_values(function, name, arguments)
         if "args" in inspect.signature(function).parameters:
             arguments = arguments | {"args": ToolArgs(metadata=dict(metadata))}
         value = function(**arguments)

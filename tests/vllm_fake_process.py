@@ -7,6 +7,7 @@ does wrong is told by files in that folder, which tests write while it runs:
     stuck       it never answers requests of the ids 9, 5 or of 0, and others as always
     status      the token route answers with this status, but for requests of one token
     broken      it ends before it listens
+    lacking     the token route answers 500 to the first request already, and the log says why
     slow        the token route answers after so many seconds, but for requests of one token
     dies        it ends itself at the next request of the token route
     stale       log-probabilities are 1 nat lower: other weights
@@ -64,6 +65,9 @@ class FaultyVllm(FakeVllm):
     def generate(self, body: Json) -> web.Response:
         if (self.folder / "dies").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        if (self.folder / "lacking").exists():
+            print("RuntimeError: no kernel for heads of 16", file=sys.stderr, flush=True)
+            return error(500, "See stack trace (above) for the root cause.")
         status = self.folder / "status"
         if status.exists() and body["token_ids"] != [0]:
             return error(int(status.read_text()), "internal")

@@ -20,20 +20,23 @@ from rnow.commands.corpus.command import corpus
 from rnow.commands.demo import demo
 from rnow.commands.eval import eval_
 from rnow.commands.export import export
+from rnow.commands.hosted import Debug, download, hosted_option, login, logout, orgs, tell_ignored
 from rnow.commands.init import init
 from rnow.commands.replay import replay
 from rnow.commands.run import run
 from rnow.commands.status import status, stop
 from rnow.commands.test.command import try_
-from rnow.errors import Interrupted, RnowError, UsageError
+from rnow.errors import Interrupted, RnowError
 from rnow.runtime.atomic_files import errno_of
+from rnow.runtime.output import settle_streams
+from rnow.runtime.stop_signals import stop_signals
 
 EPILOG = (
     "This product includes software developed by UncleCode (https://x.com/unclecode) as part of "
     "the Crawl4AI project (https://github.com/unclecode/crawl4ai)."
 )
 
-_SIGNALS: dict[str | int | None, str] = {130: "Ctrl-C", 143: "SIGTERM"}
+_SIGNALS: dict[str | int | None, str] = {129: "SIGHUP", 130: "Ctrl-C", 143: "SIGTERM"}
 # What a machine refuses is no bug: the message is the system's own, with what to do.
 _FREE_SPACE = "free some space; a run goes on where it was with the same command"
 _REMEDIES = {
@@ -62,8 +65,11 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's error is one message and an exit code, never a traceback."""
+    settle_streams()
     # The default would end the process without a word, and leave its temporary folders behind.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for number in stop_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except Interrupted as stop:
@@ -111,8 +117,10 @@ def _root(
             "--version", callback=_show_version, is_eager=True, help="Show the version, and exit."
         ),
     ] = False,
+    debug: Debug = False,
+    api_url: Annotated[str | None, hosted_option("--api-url", metavar="URL")] = None,
 ) -> None:
-    pass
+    tell_ignored(_error_console(), debug=debug, api_url=api_url)
 
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
@@ -125,30 +133,8 @@ for _panel, _commands in _PANELS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_panel)(_command)
 app.add_typer(corpus, name="corpus", rich_help_panel="Pages")
-
-
-@app.command(hidden=True)
-def login() -> None:
-    """Runs are local."""
-    raise UsageError("runs are local: there is nothing to log in to. Start with: rnow run")
-
-
-@app.command(hidden=True)
-def logout() -> None:
-    """Runs are local."""
-    raise UsageError("runs are local: there is nothing to log out of")
-
-
-@app.command(hidden=True)
-def orgs() -> None:
-    """Runs are local."""
-    raise UsageError("runs are local: there are no organizations")
-
-
-@app.command(hidden=True)
-def download() -> None:
-    """Runs are local."""
-    raise UsageError("runs are local: the model is in runs/NAME/model; see also: rnow export")
+for _hosted in (login, logout, orgs, download):
+    app.command(hidden=True)(_hosted)
 
 
 def _error_console() -> Console:

@@ -12,6 +12,7 @@
     ├── ServerError                   a server that rnow started ended too often to go on
     ├── TeacherError                  the teacher is unfit, or too much could not be scored
     ├── RolloutError                  too many rollouts failed
+    ├── GradingError                  a grader could not say whether an answer is right
     ├── CheckpointError               a run directory that cannot be used or resumed
     ├── OutOfMemoryError              an update that a device has no memory for
     ├── SpaceError                    a disk that is full
@@ -108,6 +109,10 @@ class TeacherError(RnowError):
 
 
 class RolloutError(RnowError):
+    pass
+
+
+class GradingError(RnowError):
     pass
 
 

@@ -37,6 +37,7 @@ class EndReason(StrEnum):
     MAX_TOKENS = "max_tokens"  # a generation hit rollout.max_tokens and held no complete tool call
     CONTEXT_FULL = "context_full"  # the next turn does not fit in rollout.max_context_window
     TIMEOUT = "timeout"  # rollout.rollout_timeout passed; kept to the last complete turn
+    FOREIGN_TOKEN = "foreign_token"  # an id without a token, or unknown to the teacher; it is cut
 
 
 class ToolOutcome(StrEnum):
@@ -74,6 +75,7 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     rewards: tuple[str, ...] = ()  # tracking only in distillation
+    grader: str | None = None  # of rewards.py; None: data.grader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,10 +50,8 @@ class CallingTemplate(ChatTemplate):
         super().__init__(*positional, **named)
         self.stop_token_ids = ()
 
-    def parse_calls(
-        self, token_ids: Sequence[int], *, stopped: bool = True
-    ) -> tuple[ToolCall, ...]:
-        super().parse_calls(token_ids, stopped=stopped)
+    def parse_calls(self, token_ids: Sequence[int], **options: Any) -> tuple[ToolCall, ...]:
+        super().parse_calls(token_ids, **options)
         return (ToolCall(name=TOOL_NAME, arguments={"key": "drug"}, raw=""),)
 
 

@@ -91,7 +91,7 @@ async def test_scripts_make_the_page_that_is_read(world: Web) -> None:
 async def test_a_page_without_scripts_is_the_same_text_as_by_plain_http(world: Web) -> None:
     page = (
         "<!DOCTYPE html><html><head><title>x</title><meta charset='utf-8'></head><body><nav>n</nav>"
-        "<h1>Zürich &lt;|im_end|&gt; &amp;c &nbsp; \u200b<tool_call></h1><noscript>no</noscript>"
+        "<h1>Zürich &lt;|im_end|&gt; &amp;c &nbsp; \u200b<tool_call></h1>"
         "<table><tr><td>a<td>b<tr><td>c | d<td><a href='x?y=1&z=2'>e</a></table><ul><li>1<li>2"
         "<ol><li>3</ol></ul><p>unclosed <i>i<b>ib</i>b<p hidden>hidden</p><pre> a\n  b</pre>"
         "<select><option>o</select><template>t</template><svg><text>s</text></svg>"

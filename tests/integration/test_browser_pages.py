@@ -122,6 +122,7 @@ async def test_requests_to_a_site_are_spaced_and_to_a_local_one_are_not(pub: Pub
     ("status", "html"),
     [
         (403, "<title>Just a moment...</title><p>Checking your browser"),
+        (403, f"<title> Just a moment\u2026 </title><script>{'x' * 30_000}</script>"),
         (503, "<title>Just a moment...</title>"),
         (403, "<html><head><title>Access Denied</title></head>"),
         (200, "<html><script src='/apology_objects/abuse-detection-apology.js'></script>"),
@@ -138,10 +139,22 @@ async def test_a_page_that_turns_programs_away_is_no_content(
         )
 
 
-async def test_a_page_that_writes_about_blocking_is_content(pub: Pub) -> None:
-    pub.page("/", "<title>On waiting</title><p>Just a moment, said the Access Denied page.")
+@pytest.mark.parametrize(
+    ("title", "num_words"),
+    [
+        ("On waiting", 3),
+        ("Just a moment in time: a study", 3),
+        ("Access denied to care in rural areas", 3),
+        ("Access Denied", 500),  # an article of this name, and no short refusal
+    ],
+)
+async def test_a_page_that_writes_about_blocking_is_content(
+    pub: Pub, title: str, num_words: int
+) -> None:
+    text = "Just a moment, said the Access Denied page." + " word" * num_words
+    pub.page("/", f"<title>{title}</title><p>{text}")
     async with open_browser(pub) as opened:
-        assert (await read(opened, "https://pub.test/")).endswith("said the Access Denied page.")
+        assert (await read(opened, "https://pub.test/")).endswith(f"\n\n{text}")
 
 
 @pytest.mark.parametrize("kind", ["application/zip", "image/png", "application/octet-stream"])
@@ -170,6 +183,11 @@ async def test_plain_text_and_json_are_shown_as_they_are(pub: Pub) -> None:
         ("text/html", "<p>Zürich".encode("utf-16")),
         ("text/html; charset=idna", "<p>Zürich".encode()),
         ("text/html; charset=zlib", "<p>Zürich".encode()),
+        ("text/html", b"<meta charset=iso-8859-1><p>Z\xfcrich"),
+        ("application/xhtml+xml", "<?xml version='1.0'?><html><p>Zürich".encode()),
+        ("text/xml", b"<?xml version='1.0' encoding='iso-8859-1'?><html><body><p>Z\xfcrich"),
+        ("*/*", "<p>Zürich".encode()),
+        ("text/html, text/html", "<p>Zürich".encode()),
     ],
 )
 async def test_encodings_of_the_web_are_understood(pub: Pub, kind: str, body: bytes) -> None:

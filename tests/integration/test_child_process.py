@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -34,6 +35,25 @@ async def test_the_command_leads_its_group_and_is_what_is_waited_for(tmp_path: P
     assert how_it_ended(3) == "exit code 3"
     await process.end(grace_s=0)
     assert alive_in_group(process.pid) == []
+
+
+async def test_a_command_may_answer_to_where_its_input_comes_from(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = await ChildProcess.start(
+            ["/bin/sh", "-c", "echo to the log >&2; read line; echo got $line; exec 1>&2; sleep 9"],
+            environment=dict(os.environ),
+            log_file=tmp_path / "log",
+            stdin=theirs.fileno(),
+            answers_to_stdin=True,
+        )
+    with ours:
+        ours.settimeout(10)
+        ours.sendall(b"this\n")
+        assert ours.recv(100) == b"got this\n"
+        await process.end(grace_s=0)
+        assert ours.recv(100) == b""  # nobody else holds it
+    assert (tmp_path / "log").read_text() == "to the log\n"
 
 
 @pytest.mark.parametrize(("script", "status"), [(FAMILY, -15), (STUBBORN, -9)])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from short_runs import ForkedCli, metrics
 from rnow.commands.init import init_project
 
 REWARDS = """
-from rnow.core import RewardArgs, get_response, reward
+import rnow.medbrowse
+from rnow.core import RewardArgs, get_response, grader, reward
 
 @reward
 def accuracy(args: RewardArgs, messages: list) -> float:
@@ -24,6 +26,10 @@ def accuracy(args: RewardArgs, messages: list) -> float:
 @reward
 async def broken(args: RewardArgs, messages: list) -> float:
     raise ValueError("no idea")
+
+@grader
+def undecided(expected: str, answered: str):
+    return None
 """
 SHORT = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=3", "trainer.save_step=2")
 
@@ -157,23 +163,114 @@ def test_rewards_that_an_entry_names_are_computed(project: Path, rnow: ForkedCli
     entries = [json.loads(line) for line in (project / "train.jsonl").read_text().splitlines()[:3]]
     for entry, names in zip(entries, (["accuracy"], ["accuracy", "broken"], []), strict=True):
         entry["rewards"] = names
+    entries[0]["grader"] = "undecided"
     (project / "few.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    before = (project / "rewards.py").read_text()
     (project / "rewards.py").write_text(REWARDS)
     few = ("data.train_file=few.jsonl", "data.batch_size=1")
     tried = figures(rnow, "test", project, "--all", "--teacher", *few)
     found = [(record["total_reward"], record["rewards"]) for record in records(tried)]
     assert found == [
         (1.0, {"accuracy": 1.0}),
-        (None, {"accuracy": 1.0, "broken": "error"}),
+        (1.0, {"accuracy": 1.0, "broken": "error"}),  # counts as 0 there
         (None, {}),
     ]
-    assert records(tried)[1]["errors"] == ["broken: ValueError: no idea"]
-    assert (tried["mean_reward"], tried["failed"]) == (1.0, 0)
-    done = rnow("test", project, "-e", 2, "-m", "base", *few)
+    assert [(record["correct"], record["errors"]) for record in records(tried)] == [
+        (
+            None,
+            [
+                "no verdict from the grader undecided: returned None, which is neither True nor "
+                "False"
+            ],
+        ),
+        (True, ["broken: ValueError: no idea"]),
+        (True, []),
+    ]
+    assert (tried["mean_reward"], tried["failed"], tried["failed_rewards"]) == (1.0, 0, 1)
+    done = rnow("test", project, "--all", "--teacher", *few)
+    assert done.output.splitlines()[-1].endswith(
+        "; 2 of 2 are correct; 1 could not be graded; avg_reward=1.000, in which 1 without a "
+        "number count as 0"
+    )
+    done = rnow("test", project, "-e", 2, "-m", "base", "data.grader=same_text", *few)
     assert (
         "there is a rewards.py, but these entries name no rewards: none are computed" in done.output
     )
-    (project / "rewards.py").unlink()
+    (project / "rewards.py").write_text(before)
+
+
+def make_untaught(folder: Path, kind: str) -> Path:
+    """Make the demo's project as one of a kind that has no teacher, with four questions."""
+    init_project(folder, template="clinic")
+    text = (
+        (folder / "config.yml")
+        .read_text()
+        .replace("dataset_type: distill", f"dataset_type: {kind}")
+    )
+    (folder / "config.yml").write_text(re.sub(r"teacher:\n(  .*\n)+", "", text))
+    lines = (folder / "train.jsonl").read_text().splitlines()[:4]
+    entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    for entry in entries:
+        if kind == "rl":
+            entry["rewards"] = ["accuracy"]
+        else:
+            entry["messages"].append({"role": "assistant", "content": "INGREDIENT: taught"})
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    for name in ("train.jsonl", "val.jsonl"):
+        (folder / name).write_text(text)
+    (folder / "rewards.py").write_text(REWARDS)
+    return folder
+
+
+def test_a_project_of_rewards_is_tried_and_evaluated_by_them(
+    tmp_path: Path, rnow: ForkedCli
+) -> None:
+    folder = make_untaught(tmp_path / "rl", "rl")
+    # Two of the four questions are for an ingredient; the untrained student fails at the others.
+    by_rewards = figures(rnow, "eval", folder, "-m", "base")
+    share = by_rewards["by_task"]["ingredient"] / 2
+    assert by_rewards["reward"] == by_rewards["accuracy"] == share
+    assert (by_rewards["n"], by_rewards["constant"], by_rewards["format_ok"]) == (4, None, 1.0)
+    tried = figures(rnow, "test", folder, "-e", "0", "-m", "base")
+    assert records(tried)[0]["rewards"].keys() == {"accuracy"}
+    done = rnow("eval", folder, "-m", "teacher")
+    assert done.output.splitlines()[-1] == (
+        "Error: --model teacher: there is none in a project of dataset_type rl"
+    )
+    lines = [json.loads(line) for line in (folder / "val.jsonl").read_text().splitlines()]
+    lines[2]["rewards"] = ["accuracy", "broken"]
+    (folder / "val.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = rnow("eval", folder, "-m", "base")
+    assert done.status == 1
+    assert done.output.splitlines()[-1].startswith(
+        "Error: 1 of 4 rollouts of held-out prompts have failed or could not be graded, and the "
+        "others would say little; 1 times because: no number from the reward broken: ValueError: "
+    )
+    (folder / "rewards.py").unlink()
+    done = rnow("eval", folder, "-m", "base", "data.grader=same_text")
+    assert done.output.splitlines()[-1] == (
+        "Error: val.jsonl:1: rewards names accuracy, but there is no rewards.py: write one, with "
+        "@reward (from rnow.core) above each, or remove rewards from the entries"
+    )
+
+
+def test_an_example_to_learn_from_is_tried_up_to_its_answer(
+    tmp_path: Path, rnow: ForkedCli
+) -> None:
+    folder = make_untaught(tmp_path / "sft", "sft")
+    (record,) = records(figures(rnow, "test", folder, "-e", "0", "-m", "base"))
+    assert [message["role"] for message in record["conversation"]][:3] == [
+        "system",
+        "user",
+        "assistant",
+    ]
+    assert "taught" not in json.dumps(record["conversation"])
+    assert figures(rnow, "eval", folder, "-m", "base")["n"] == 4
+    done = rnow("test", folder, "dataset_type=midtrain", "-m", "base")
+    assert done.output.splitlines()[-1] == (
+        f"Error: {folder}/config.yml: dataset_type midtrain has texts, and no prompts that a "
+        "model could answer"
+    )
 
 
 def test_an_entry_that_is_not_there_is_named(project: Path, rnow: ForkedCli) -> None:

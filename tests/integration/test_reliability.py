@@ -70,6 +70,26 @@ def test_a_live_run_is_shown_with_what_it_waits_for_refuses_a_second_and_can_be_
     assert f"nothing runs in {run}" in again.output
 
 
+def test_a_run_whose_folder_is_deleted_says_so_and_ends(project: Path) -> None:
+    run = project / "runs" / "gone"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rnow", "run", project, "--name", "gone", *LONG],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    run.rename(project / "trash")  # at once: rm would race with what the run writes
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"{run} was deleted or moved while its run went on" in errors
+    assert "Traceback" not in errors
+
+
 def test_a_time_limit_saves_and_ends_with_exit_code_0(rnow: ForkedCli, project: Path) -> None:
     run = project / "runs" / "limited"
     limited = rnow("run", project, "--name", "limited", *LONG, "trainer.max_time_s=8")

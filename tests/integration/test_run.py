@@ -90,22 +90,26 @@ def test_the_same_run_twice_gives_the_same_bits(project: Path, first_run: Path) 
     assert_same_trajectories(first_run, second, num_steps=3)
 
 
-@pytest.mark.parametrize("stop_in_step", [0, 1])
-def test_a_run_stopped_by_ctrl_c_and_resumed_gives_the_same_bits(
-    project: Path, first_run: Path, stop_in_step: int
+@pytest.mark.parametrize(("stop_in_step", "number"), [(0, signal.SIGINT), (1, signal.SIGHUP)])
+def test_a_run_stopped_by_ctrl_c_or_hangup_and_resumed_gives_the_same_bits(
+    project: Path, first_run: Path, stop_in_step: int, number: signal.Signals
 ) -> None:
     run = project / "runs" / f"interrupted-{stop_in_step}"
     command = [sys.executable, "-m", "rnow", "run", project, "--name", run.name, *SHORT]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()  # as `| head` does: the run goes on
     journal = run / "trajectories" / f"{stop_in_step:06d}.jsonl"
     deadline = time.monotonic() + 120
     while not (journal.exists() and journal.stat().st_size):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(process.pid, number)
+    with process:
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        assert process.wait(60) == 128 + number
     assert "To go on: rnow run" in errors
     rnow("run", project, "--name", run.name, *SHORT)
     assert_bit_equal(weights(first_run), weights(run))
@@ -118,6 +122,13 @@ def test_a_finished_run_is_left_as_it_is(project: Path, first_run: Path) -> None
     before = (first_run / "state.json").read_bytes()
     done = rnow("run", project, "--name", "first", *SHORT)
     assert "is finished" in done.stdout
+    assert (first_run / "state.json").read_bytes() == before
+    done = rnow("run", project, "--name", "first", *SHORT, "trainer.num_epochs=7", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"Error: nothing was trained: {first_run} is finished, and was made with another config:\n"
+        "  trainer.num_epochs: the run has "
+    )
     assert (first_run / "state.json").read_bytes() == before
 
 
@@ -205,6 +216,19 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(
     assert done.returncode == 2
     assert "--model best: there is no run and no folder of that name" in done.stderr
     assert "first" in done.stderr
+
+
+def test_an_evaluation_may_name_mcp_servers_and_begins_with_them(
+    project: Path, first_run: Path
+) -> None:
+    servers = ["--mcp-url", "http://127.0.0.1:9/mcp?key=s3cret", "--mcp-url", "localhost:9/sse"]
+    done = rnow("eval", project, "--model", "base", "-n", 1, *servers, check=False)
+    assert done.returncode == 1
+    assert "rollout.mcp_url = … (was: not set)" in done.stdout
+    assert (
+        "Error: config.yml: MCP server 1 (http://127.0.0.1:9) cannot be reached: ConnectError"
+    ) in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 def test_an_adapter_can_be_exported_and_an_unfinished_run_cannot(

@@ -6,6 +6,7 @@ with vLLM itself.
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -325,6 +326,17 @@ async def test_a_second_server_that_cannot_start_leaves_the_first_not_running(la
     broken = replace(settings, python="/nowhere/python", log_file=lab.folder / "student-1.log")
     with pytest.raises(RnowError, match="/nowhere/python"):
         await ServedEngine.start(lab.spec(settings, broken), deaths=lab.deaths, say=lab.said.append)
+    await lab.until(lambda: lab.pids() == [])
+
+
+async def test_why_a_server_refuses_its_first_request_is_read_in_its_log(lab: Lab) -> None:
+    lab.set("lacking")
+    with pytest.raises(EngineError) as caught:
+        await lab.start()
+    assert re.sub(r":\d+/", ":PORT/", str(caught.value)) == (
+        f"POST http://127.0.0.1:PORT{ROUTE} answered 500: See stack trace (above) for the root "
+        f"cause.; {lab.folder}/student-0.log ends with:\n  RuntimeError: no kernel for heads of 16"
+    )
     await lab.until(lambda: lab.pids() == [])
 
 

@@ -25,7 +25,7 @@ from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
 TOOLS = '''
-import asyncio, ctypes, os, signal, subprocess, sys, threading, time
+import asyncio, ctypes, datetime, os, signal, subprocess, sys, threading, time
 from rnow.core import tool, ToolArgs
 from rnow.core.counts import count
 
@@ -42,6 +42,11 @@ async def echo_async(text: str) -> dict:
     await asyncio.sleep(0.01)
     count("echoes", 2)
     return {"text": text}
+
+@tool
+def weekday(day: datetime.date) -> str:
+    """Say which day of the week it is."""
+    return day.strftime("%u")
 
 @tool
 def pid() -> int:
@@ -220,6 +225,15 @@ async def test_calls_sync_and_async_with_metadata_and_counts(tmp_path: Path) -> 
         answer = await ask(pool, "echo_async", text="é")
         assert told(answer) == (ToolOutcome.OK, '{"text": "é"}')
         assert answer.counts == {"echoes": 2}
+        answer = await ask(pool, "weekday", day="2026-01-31")
+        assert told(answer) == (ToolOutcome.OK, "6")
+        answer = await ask(pool, "weekday", day="2026-01")
+        assert told(answer) == (
+            ToolOutcome.MODEL_ERROR,
+            "<tool_error>Tool 'weekday': argument 'day' is not valid: Input should be a valid date "
+            "or datetime, input is too short.</tool_error>",
+        )
+        answer = await ask(pool, "echo_async", text="é")
         assert answer.truncated is False
         assert 0.01 <= answer.duration_s < 5
         assert pool.schemas[1].as_openai() == {

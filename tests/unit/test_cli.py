@@ -17,6 +17,7 @@ import typer
 from safetensors import SafetensorError
 
 from rnow import cli
+from rnow.commands.init import init_project
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +57,7 @@ def test_help_imports_nothing_heavy(words: str) -> None:
         "from rnow.cli import app\n"
         f"result = CliRunner().invoke(app, {[*words.split(), '--help']!r})\n"
         "assert result.exit_code == 0, result.output\n"
-        f"print([name for name in {(*HEAVY, 'yaml')!r} if name in sys.modules])\n"
+        f"print([name for name in {(*HEAVY, 'yaml', 'asyncio')!r} if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
@@ -143,8 +144,6 @@ def test_without_a_gpu_the_reference_project_names_the_demo(
             "nowhere is not a folder. To make a project there: rnow init nowhere",
         ),
         (["run", ".", "tests"], 2, "one project folder, please; got . and tests"),
-        (["login"], 2, "runs are local: there is nothing to log in to. Start with: rnow run"),
-        (["download"], 2, "runs are local: the model is in runs/NAME/model; see also: rnow export"),
     ],
 )
 def test_wrong_usage_is_one_message_and_a_code(words: list[str], code: int, message: str) -> None:
@@ -201,6 +200,42 @@ def test_an_evaluation_of_no_prompts_is_wrong_usage(project: Path, number: str) 
     done = rnow("eval", project, "-n", number)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("template", ["clinic", "medbrowsecomp"])
+def test_an_evaluation_without_held_out_prompts_names_what_writes_them(
+    tmp_path: Path, template: str
+) -> None:
+    init_project(tmp_path, template=template)
+    (tmp_path / "val.jsonl").unlink(missing_ok=True)
+    script = "make_site.py" if template == "clinic" else "convert_dataset.py"
+    assert (tmp_path / script).is_file()
+    done = rnow("eval", tmp_path, "--model", "base")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: {tmp_path}/val.jsonl: file not found; cd {tmp_path} && python {script} writes it\n"
+    )
+
+
+def test_a_dry_run_shows_each_warning_once(project: Path) -> None:
+    with (project / "config.yml").open("a") as config:
+        config.write("project_id: abc\n")
+    done = rnow("run", project, "--dry-run", "-e", 3)
+    assert done.stderr == ""
+    assert done.stdout.count("project_id is ignored") == 1
+    assert done.stdout.count("trainer.num_epochs = 3 (was: 1)") == 1
+
+
+def test_a_kind_of_training_that_is_not_built_is_named_with_its_line(project: Path) -> None:
+    text = (project / "config.yml").read_text().replace("teacher: {path: b}", "dataset_type: sft")
+    (project / "config.yml").write_text(text)
+    done = rnow("run", project)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: {project}/config.yml:3: dataset_type sft is read and checked, but not trained in "
+        "this version; only distill is. To train this project so: dataset_type: distill, and a "
+        "teacher: {path: MODEL}\n"
+    )
 
 
 def test_what_the_machine_refuses_is_one_message(project: Path) -> None:

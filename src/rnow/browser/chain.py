@@ -24,7 +24,7 @@ from rnow.browser.rules.politeness import Pacer
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import PageSource, RawPage
 from rnow.browser.store.source import StoredSource
-from rnow.browser.text.markdown import num_visible_chars
+from rnow.browser.text.markdown import shows_at_least
 
 _LOG = logging.getLogger(__name__)
 _KEPT_S = 86_400.0  # data that serve many pages
@@ -125,10 +125,9 @@ class RenderingSource:
             await self._browser.aclose()
 
     async def _waits_for_scripts(self, page: RawPage) -> bool:
-        if not page.content_type.endswith("html") or not _DOES_SOMETHING.search(page.body):
+        if not page.is_html or not _DOES_SOMETHING.search(page.body):
             return False
-        num_chars = await asyncio.to_thread(num_visible_chars, page.text(), url=str(page.url))
-        return num_chars < self._min_visible_chars
+        return not await asyncio.to_thread(shows_at_least, self._min_visible_chars, page.text())
 
     def _warn(self, url: URL) -> None:
         if not self._has_warned:

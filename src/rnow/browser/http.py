@@ -5,9 +5,9 @@ between requests: no cookies, no proxy of the environment, no credentials.
 """
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -15,6 +15,7 @@ from yarl import URL
 
 from rnow.browser.body import ACCEPTED_ENCODING, read_body
 from rnow.browser.errors import BrowseError
+from rnow.browser.kind import kind_of, may_be_text, named_kind, sent_on
 from rnow.browser.rules.guard import (
     BlockedAddressError,
     GuardedResolver,
@@ -29,6 +30,7 @@ from rnow.browser.rules.refusals import (
     REDIRECTS,
     blocked_by_site,
     is_block_page,
+    no_text,
     refusal_of_status,
     status_error,
     too_many_redirects,
@@ -38,11 +40,6 @@ from rnow.browser.rules.robots import MAX_ROBOTS_BYTES, Robots
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
-_READABLE = (
-    *("text/", "application/xhtml+xml", "application/json", "application/xml"),
-    "application/pdf",
-)
-_READABLE_ENDINGS = ("+json", "+xml")
 _MAX_BLOCK_PAGE_BYTES = 200_000
 _ACCEPT = "text/html,application/xhtml+xml,application/json;q=0.9,text/plain;q=0.8,*/*;q=0.1"
 
@@ -107,7 +104,7 @@ class HttpSource:
                 yield clock
         except TimeoutError as error:
             raise BrowseError("timeout", "the site did not answer in time.") from error
-        except (aiohttp.ClientError, OSError, zlib.error) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise _explain(error) from error
 
     async def _ask(
@@ -182,18 +179,25 @@ class HttpSource:
             return self._redirected(url, location)
         if not 200 <= response.status < 300:
             raise await self._refusal(response, url)
-        if not is_data and not _is_readable(response.content_type):
-            sentence = "this is not a page of text."
-            raise BrowseError("unsupported_type", sentence, is_lasting=True)
+        page = _raw_page(response, url, b"")
+        if not is_data and not may_be_text(page.content_type):
+            raise no_text()
         body, is_whole = await read_body(response, self._settings.max_body_bytes)
+        kind = page.content_type if is_data else kind_of(page.content_type, body)
+        if kind is None:
+            raise no_text()
         if not is_whole:
             limit_mb = self._settings.max_body_bytes / 1_000_000
             sentence = f"this page is larger than {limit_mb:g} MB."
             raise BrowseError("too_large", sentence, is_lasting=True)
-        page = _raw_page(response, url, body)
+        page = replace(page, content_type=kind, body=body)
         if is_block_page(page):
             raise blocked_by_site()
-        return page
+        target = self._refreshed(page, response) if page.is_html and not is_data else None
+        return page if target is None else self._redirected(url, target)
+
+    def _refreshed(self, page: RawPage, response: aiohttp.ClientResponse) -> str | None:
+        return sent_on(page.text(), response.headers.get("Refresh"), url=str(page.url))
 
     def _redirected(self, url: URL, location: str) -> AllowedUrl:
         """Return where a site sends its reader, checked like the URL that was asked for."""
@@ -233,15 +237,11 @@ class HttpSource:
         )
 
 
-def _is_readable(content_type: str) -> bool:
-    return content_type.startswith(_READABLE) or content_type.endswith(_READABLE_ENDINGS)
-
-
 def _raw_page(response: aiohttp.ClientResponse, url: URL, body: bytes) -> RawPage:
     return RawPage(
         url=url,
         status=response.status,
-        content_type=response.content_type,
+        content_type=named_kind(response.headers.get("Content-Type", "")),
         charset=response.charset,
         body=body,
     )

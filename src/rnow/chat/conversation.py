@@ -1,15 +1,13 @@
 """A trajectory as chat messages: for files that people read, and for reward functions."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from rnow.chat.calls.form import THINK_TAGS, Thinking
 from rnow.chat.template import ChatTemplate
 from rnow.records import Prompt, ToolCallRecord, Trajectory, Turn
 
 Message = dict[str, Any]
-
-_THINKING_END = "</think>"
 
 
 def conversation(
@@ -25,7 +23,7 @@ def conversation(
         text = turn_text(trajectory, turn, chat)
         message: Message = {"role": "assistant", "content": text}
         if not include_thinking:
-            message["content"] = split_thinking(text)[1]
+            message["content"] = chat_split(text, chat)[1]
         names = [f"call_{number}_{index}" for index in range(len(turn.tool_calls))]
         if names:
             calls = zip(names, turn.tool_calls, strict=True)
@@ -37,26 +35,36 @@ def conversation(
     return messages
 
 
+def chat_split(text: str, chat: ChatTemplate) -> tuple[str, str]:
+    """Return the thinking of a turn, and the rest, by the tags of its model."""
+    return split_thinking(text, thinking=chat.thinking, opening=chat.answer_opening)
+
+
 def turn_text(trajectory: Trajectory, turn: Turn, chat: ChatTemplate) -> str:
     """Return what the student wrote in a turn, without the token that ended it."""
     ids = trajectory.token_ids[turn.start : turn.end].tolist()
     return chat.decode(ids[:-1] if ids[-1] in chat.stop_token_ids else ids)
 
 
-def split_thinking(text: str) -> tuple[str, str]:
+def split_thinking(
+    text: str, *, thinking: Thinking = THINK_TAGS, opening: str = ""
+) -> tuple[str, str]:
     """Return a turn's thinking and the rest, without the tags around the thinking.
 
     Where the template opened the thinking, or a generation was cut in it, one tag is missing.
+    `opening` is what a template has before an answer, as gpt-oss's `<|channel|>final<|message|>`.
 
     >>> split_thinking("<think>Which page?</think>The first.")
     ('Which page?', 'The first.')
     """
-    before, end, rest = text.rpartition(_THINKING_END)
-    if not end:
-        return (
-            (text.removeprefix("<think>").strip(), "") if text.startswith("<think>") else ("", text)
-        )
-    return re.sub(r"</?think>", "", before).strip(), rest.strip()
+    before, end, rest = text.rpartition(thinking.close)
+    if opening and opening in rest:
+        rest = rest.rpartition(opening)[2].strip()
+    if end:
+        return before.replace(thinking.open, "").replace(thinking.close, "").strip(), rest.strip()
+    if text.lstrip().startswith(thinking.open):
+        return text.lstrip().removeprefix(thinking.open).strip(), ""
+    return "", rest
 
 
 def _openai_call(id: str, call: ToolCallRecord) -> Mapping[str, Any]:

@@ -12,15 +12,16 @@ characters `<|im_end|>` would so end the turn. Markup and outside text must ther
     ids        441 | 198 4367 27 91 …        encode with a tokenizer that has no added tokens
 
 Template text and outside text between two added tokens are encoded together, so that merges across
-their border are those of the template's own rendering. Tokens that hold whitespace, a quote or a
-backslash cannot be hidden (templates trim and escape these) and are never made here: a template
-that needs one of them does not pass its check.
+their border are those of the template's own rendering. Whitespace, quotes and backslashes are not
+exchanged (templates trim and escape these): a token of nothing else is never made here, and a
+template that needs one does not pass its check.
 """
 
 import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -31,6 +32,25 @@ _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10
 _CANNOT_HIDE = re.compile(r"[\s\"\\]")
 # What a vocabulary without a byte fallback may lack: controls, accents, Han, emoji, private use.
 _UNUSUAL = "\x00\x1f\u00e9\u0416\u4e2d\U0001f600\ue000\U0010fffd"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text with a mark in whatever only looks like markup."""
+
+    text: str
+    mark: str
+
+    def show(self, value: Any) -> Any:
+        """Return a value that was read from the text, without the mark."""
+        match value:
+            case str():
+                return value.replace(self.mark, "") if self.mark else value
+            case list():
+                return [self.show(item) for item in value]
+            case dict():
+                return {self.show(key): self.show(item) for key, item in value.items()}
+        return value
 
 
 class Markup:
@@ -47,10 +67,10 @@ class Markup:
             "padding": None,
         }
         self._plain = Tokenizer.from_str(json.dumps(parts))
-        self._refuse_added_ids_in_plain_text(added)
-        own = [token for token in added if not _CANNOT_HIDE.search(token["content"])]
+        self._added = added
+        own = [token for token in added if _CANNOT_HIDE.sub("", token["content"])]
         self._id_of = {token["content"]: int(token["id"]) for token in own}
-        self._hidden = "".join(sorted(set().union(*self._id_of)))
+        self._hidden = "".join(sorted(set(_CANNOT_HIDE.sub("", "".join(self._id_of)))))
         self._pattern = _added_token_pattern(own)
 
     def encode(self, texts: Sequence[str], render: Callable[[Sequence[str]], str]) -> list[int]:
@@ -66,6 +86,33 @@ class Markup:
             ids += self._encode_plain(_exchange(stretch, private, self._hidden))
             ids += added_id
         return ids
+
+    def find(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where each added token of a template's text begins, and its id."""
+        for match in self._pattern.finditer(text):
+            yield match.start(), self._id_of[match[0].strip()]
+
+    def spelled_out(self, ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> Text:
+        """Return the text of ids, in which only added tokens look like added tokens.
+
+        Where ordinary tokens spell one out, `mark` stands behind its first character.
+        """
+        text = decode(ids)
+        own = frozenset(self._id_of.values())
+        if sum(1 for _ in self.find(text)) == sum(id in own for id in ids):
+            return Text(text=text, mark="")
+        mark = _private_characters([text], 1)
+
+        def broken(found: re.Match[str]) -> str:
+            token = found[0].lstrip()
+            return found[0][: -len(token)] + token[0] + mark + token[1:]
+
+        pieces = (
+            (is_added, decode([*group]))
+            for is_added, group in itertools.groupby(ids, key=self.added_ids.__contains__)
+        )
+        shown = (text if is_added else self._pattern.sub(broken, text) for is_added, text in pieces)
+        return Text(text="".join(shown), mark=mark)
 
     def _split(self, rendered: str) -> Iterator[tuple[str, list[int]]]:
         """Yield each stretch with the added token that ends it; none ends the last."""
@@ -85,8 +132,9 @@ class Markup:
             )
         return ids
 
-    def _refuse_added_ids_in_plain_text(self, added: Sequence[dict[str, Any]]) -> None:
-        for text in (_UNUSUAL, *(token["content"] for token in added)):
+    def check(self) -> None:
+        """Raise TemplateError if the tokenizer makes added tokens of plain text all the same."""
+        for text in (_UNUSUAL, *(token["content"] for token in self._added)):
             ids = self._plain.encode(text, add_special_tokens=False).ids
             found = sorted(self.added_ids.intersection(ids))
             if found:

@@ -7,7 +7,7 @@ can have several and a file many.
 import difflib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,31 @@ _IMAGE_PARTS = ("image", "image_url", "input_image")
 # Python's string.Template syntax; `$$` is matched so that a name behind it is not.
 _VARIABLE = re.compile(r"\$(?:\$|([_a-zA-Z][_a-zA-Z0-9]*)|\{([_a-zA-Z][_a-zA-Z0-9]*)\})")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def last_answer(messages: Sequence[Message]) -> str | None:
+    """Return what is wrong with messages that end with one of the assistant's own."""
+    if not messages or not _is_answer(messages[-1]):
+        return None
+    return (
+        "the last message is the assistant's: the student would go on after an answer that it "
+        "reads; remove it, or leave such messages out with data.drop_last_answer: true"
+    )
+
+
+def without_last_answer(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry up to the last message that is not the assistant's."""
+    messages = entry.get("messages")
+    if not isinstance(messages, list):
+        return entry
+    kept = list(messages)
+    while kept and _is_answer(kept[-1]):
+        kept.pop()
+    return {**entry, "messages": kept} if kept else entry
+
+
+def _is_answer(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "assistant"
 
 
 def fill_in(text: str, values: Mapping[str, Any]) -> str:
@@ -77,6 +102,7 @@ class EntryReader:
         variables = self._mapping(entry, "variables")
         rewards = self._names(entry, "rewards") or ()
         tools = self._names(entry, "tools")
+        grader = self._name(entry, "grader")
         self._check_container(entry)
         if self.dataset_type == "rl" and not rewards:
             self._report("rewards", "must name one reward at least in dataset_type rl")
@@ -96,6 +122,7 @@ class EntryReader:
             metadata=metadata,
             variables=variables,
             rewards=rewards,
+            grader=grader,
         )
 
     def _report(self, key: str, what: str) -> None:
@@ -112,6 +139,13 @@ class EntryReader:
             self._report(key, f"must be an object, not {_show(value)}")
             return {}
         return value
+
+    def _name(self, entry: Mapping[str, Any], key: str) -> str | None:
+        value = entry.get(key)
+        if value is None or (isinstance(value, str) and value):
+            return value
+        self._report(key, f"must be a name, not {_show(value)}")
+        return None
 
     def _names(self, entry: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
         value = entry.get(key)
@@ -147,7 +181,9 @@ class EntryReader:
                 remedy = f"it has {', '.join(sorted(self.tool_names))}"
             else:
                 remedy = "there is no tool at all; write it, or remove tools from the entry"
-            self._report(f"tools.{i}", f"is '{name}', which is not in tools.py; {remedy}")
+            self._report(
+                f"tools.{i}", f"is '{name}', which no tool of the project is called; {remedy}"
+            )
 
     def _check_text(self, entry: Mapping[str, Any]) -> None:
         text = entry.get("text")

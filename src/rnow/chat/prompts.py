@@ -9,15 +9,17 @@ Knows no tokenizer: whether a prompt fits the window is found out by the chat te
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rnow.chat.prompt_line import EntryReader
+from rnow.chat.prompt_forms import foreign_entry, foreign_form
+from rnow.chat.prompt_line import EntryReader, last_answer, without_last_answer
 from rnow.config.types import DatasetType
 from rnow.errors import DataError, Problem
 from rnow.records import Prompt
 
 _MAX_PROBLEMS_SHOWN = 20
+_WRITERS = ("convert_dataset.py", "make_site.py")  # what in a project may write its prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,31 +40,80 @@ def read_prompt_file(
     dataset_type: DatasetType = "distill",
     tool_names: Collection[str] | None = None,
     batch_size: int | None = None,
+    drop_last_answer: bool = False,
 ) -> PromptFile:
     """Read and check every line of `file`.
+
+    `drop_last_answer`: what the assistant says at an entry's end is left out, else it is an error;
+    in dataset_type sft it is what is learnt.
 
     `tool_names` are the tools of tools.py: empty where there is none, None where they are not known
     (then names are not checked). With `batch_size`, fewer prompts than that are an error.
     Raises DataError with all problems of the file.
     """
+    data = _read_bytes(file)
+    form = foreign_form(data, file.name)
+    if form is not None:
+        raise _error([_of_file(file, form)])
     problems: list[Problem] = []
     prompts: list[Prompt] = []
     container_keys: Counter[str] = Counter()
-    for line, raw in enumerate(_read_bytes(file).split(b"\n"), start=1):
+    kinds = _Kinds(file)
+    for line, raw in enumerate(data.split(b"\n"), start=1):
         if not raw.strip():
             continue
         reader = EntryReader(str(file), line, dataset_type, tool_names, problems)
         entry = reader.parse(raw)
         if entry is None:
             continue
+        if dataset_type != "midtrain" and kinds.add(foreign_entry(entry), line):
+            continue
         container_keys.update(reader.container_keys(entry))
+        if drop_last_answer and dataset_type != "sft":
+            entry = without_last_answer(entry)
         prompt = reader.prompt(entry, index=len(prompts))
-        if prompt is not None:
+        if prompt is None:
+            continue
+        wrong = None if dataset_type == "sft" else last_answer(prompt.messages)
+        if not kinds.add(wrong, line):
             prompts.append(prompt)
+    problems = sorted(kinds.problems() + problems, key=lambda problem: problem.line or 0)
     if problems:
         raise _error(problems)
     _check_number(file, len(prompts), batch_size)
     return PromptFile(prompts=tuple(prompts), warnings=_container_warning(file, container_keys))
+
+
+class _Kinds:
+    """Problems that one line of a file has as another has them: said once, with their number."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._lines: dict[str, list[int]] = {}
+
+    def add(self, what: str | None, line: int) -> bool:
+        """Take down what a line has; return whether it has anything."""
+        if what is not None:
+            self._lines.setdefault(what, []).append(line)
+        return what is not None
+
+    def problems(self) -> list[Problem]:
+        return [
+            Problem(
+                file=str(self._file),
+                line=lines[0],
+                key="messages",
+                message=what if len(lines) == 1 else f"{what} (so in {len(lines)} lines)",
+            )
+            for what, lines in self._lines.items()
+        ]
+
+
+def asked(prompt: Prompt) -> Prompt:
+    """Leave out what stands behind the last message that is no answer of a model or a tool."""
+    messages = prompt.messages
+    ends = [i for i, one in enumerate(messages) if one["role"] not in ("assistant", "tool")]
+    return replace(prompt, messages=messages[: ends[-1] + 1]) if ends else prompt
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -91,8 +142,11 @@ def _of_file(file: Path, message: str) -> Problem:
 
 
 def _how_to_fill(file: Path) -> str:
-    if (file.parent / "convert_dataset.py").is_file():
-        return f"run python {file.parent / 'convert_dataset.py'} to write it"
+    for name in _WRITERS:
+        script = file.parent / name
+        if script.is_file() and file.name in script.read_text("utf-8", "replace"):
+            place = "" if file.parent == Path() else f"cd {file.parent} && "
+            return f"{place}python {name} writes it"
     return "write one JSON object with messages a line"
 
 

@@ -13,139 +13,285 @@ That this gives the sequence that the template would have given, bridge_check.py
 training.
 """
 
-import json
+import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from rnow.chat.call_arguments import with_arguments
+from rnow.chat.calling import SENTINEL, UNNAMED, Calling, find_calling
+from rnow.chat.calls.form import behind, read_calls
+from rnow.chat.calls.probe import QUESTION, TOOLS, default_id, find_thinking, schemas_of
+from rnow.chat.ends import Ends, find_end_of_turn
 from rnow.chat.markup import Markup
-from rnow.chat.toolcalls import parse_tool_calls
-from rnow.errors import ModelError, TemplateError
+from rnow.chat.rendering_limit import rendered
+from rnow.chat.tokenizer_files import eos_ids_of, load_tokenizer
+from rnow.chat.tool_texts import texts_of, with_texts
+from rnow.errors import TemplateError
 from rnow.records import Message
 from rnow.tools.base import ToolCall, ToolSchema
 
-# Stands for what the student sampled; letters only, so that no template trims or escapes it.
-_CONTENT = "rnowassistantcontent"
+# What a template reads off the clock: the same in a run, its resumption and its evaluations.
+TODAY = datetime(2025, 1, 1)
+# End a turn with calls in families that name them in the template, whatever the files say.
+_CALL_ENDS = ("<|eom_id|>", "<|call|>")
 
 
 class ChatTemplate:
     """The tokenizer and chat template of one model.
 
-    stop_token_ids: what ends a generation: the template's end of turn, the model's eos tokens
-    end_of_turn_id: the id that every bridge begins with
+    end_of_turn_id: ends an answer
+    stop_token_ids: what ends a generation: that, the end of a turn with calls, the student's and
+        the teacher's eos tokens
     added_ids: ids that tool text never holds
     """
 
     def __init__(
-        self, tokenizer: Any, *, name: str, eos_ids: Collection[int], options: Mapping[str, Any]
+        self,
+        tokenizer: Any,
+        *,
+        name: str,
+        eos_ids: Collection[int],
+        teacher_eos_ids: Collection[int] = (),
+        options: Mapping[str, Any],
     ) -> None:
         self.name = name
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
+        # A tokenizer that was saved in the middle of a training pads or cuts what it encodes.
+        self._backend.no_padding()
+        self._backend.no_truncation()
         self._options = dict(options)
+        source = str(tokenizer.chat_template)
+        self._names_xml_tools = "xml_tools" in source  # SmolLM3's name for tools
         self._markup = Markup(self._backend.to_str())
         self.added_ids = self._markup.added_ids
-        self.end_of_turn_id = self._first_bridge_id()
-        self.stop_token_ids = tuple(sorted({self.end_of_turn_id, *eos_ids}))
+        self.calling: Calling | None = None
+        self.why_no_calls = ""
+        end = find_end_of_turn(self._render, self._markup, eos_ids, name=name)
+        also = {id for _, id in self._markup.find("".join(t for t in _CALL_ENDS if t in source))}
+        try:
+            self.calling = find_calling(self._render, tokenizer, self._markup, {*eos_ids, *also})
+        except TemplateError as error:
+            self.why_no_calls = str(error)
+        self.ends = Ends(
+            turn=end,
+            calls=frozenset({self.calling.end_id, *also} if self.calling else ()),
+            student=frozenset(eos_ids),
+            teacher=self.added_ids.intersection(teacher_eos_ids),
+        )
+        self.end_of_turn_id = end
+        self.stop_token_ids = tuple(sorted(self.ends.ids))
+        marks = self.calling.marks if self.calling else ()
+        plain = [re.escape(mark) for mark in marks if not [*self._markup.find(mark)]]
+        self._text_marks = re.compile("|".join(plain) or r"(?!)")
+        self.thinking = self.calling.thinking if self.calling else find_thinking(self._render)
+        answer = self._render([QUESTION, {"role": "assistant", "content": SENTINEL}], goes_on=False)
+        said = behind(self._render([QUESTION]), answer).partition(SENTINEL)[0]
+        self.answer_opening = self.thinking.after(said).strip()
         # Some templates open the thinking themselves; what the student samples starts inside it.
-        start = self.bridge_text(())
-        self._opens_thinking = start.rfind("<think>") > start.rfind("</think>")
+        self._opens_thinking = self._opens_thinking_after_tools = False
+        if self.calling is not None:
+            is_open = self.calling.thinking.is_open_at_end_of
+            self._opens_thinking = is_open(self._render([QUESTION], tools=TOOLS))
+            self._opens_thinking_after_tools = is_open(self.bridge_text(["x"]))
 
     @classmethod
-    def load(cls, model_path: str | Path, *, reasoning_mode: str | None = None) -> "ChatTemplate":
-        """Load from a model folder or hub name.
+    def load(
+        cls,
+        model_path: str | Path,
+        *,
+        reasoning_mode: str | None = None,
+        teacher: Path | None = None,
+    ) -> "ChatTemplate":
+        """Load from a model folder or hub name; with the folder of a teacher, its ends count too.
 
         `reasoning_mode` "disabled" and "none" render with enable_thinking=False, any other with
         True; None leaves it to the template.
         """
-        from transformers import AutoTokenizer
-        from transformers.utils import cached_file
-
-        if Path(model_path).is_dir() and not (Path(model_path) / "tokenizer.json").is_file():
-            # transformers would ask for packages that do not help.
-            raise ModelError(
-                f"{model_path} has no tokenizer.json; rnow needs a fast tokenizer, which "
-                "transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…) writes there"
-            )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(model_path))
-            generation_config = cached_file(
-                str(model_path),
-                "generation_config.json",
-                _raise_exceptions_for_missing_entries=False,
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot load the tokenizer of {model_path}: {error}") from error
-        if not tokenizer.is_fast:
-            raise ModelError(f"{model_path} has no tokenizer.json; rnow needs a fast tokenizer")
-        if not tokenizer.chat_template:
-            raise TemplateError(
-                f"{model_path} has no chat template; use an instruct model, "
-                "or put a chat_template.jinja into its folder"
-            )
-        eos_ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
-        if generation_config is not None:
-            eos_ids |= _eos_ids(json.loads(Path(generation_config).read_text()))
+        tokenizer, eos_ids = load_tokenizer(model_path)
         return cls(
             tokenizer,
             name=str(model_path),
             eos_ids=eos_ids,
+            teacher_eos_ids=() if teacher is None else eos_ids_of(teacher),
             options=_template_options(reasoning_mode),
         )
 
-    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = ()) -> str:
-        """Return the template's text of a conversation, up to where the assistant goes on."""
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                [_with_parsed_arguments(message) for message in messages],
-                tools=[tool.as_openai() for tool in tools] or None,
-                add_generation_prompt=True,
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSchema] = (),
+        goes_on: bool = True,
+    ) -> str:
+        """Return the template's text of a conversation.
+
+        It ends where the assistant goes on; `goes_on` False: where the last message ends.
+        """
+        as_text = self.calling is not None and self.calling.writing.arguments_as_text
+        prepared = [with_arguments(message, as_text=as_text) for message in messages]
+        return self._render(prepared, tools=tools, goes_on=goes_on)
+
+    def reads_the_clock(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> bool:
+        """Say whether a prompt would be another one on another day."""
+        days = (TODAY, TODAY + timedelta(days=400))
+        one, other = (self._render(messages, tools=tools, today=day) for day in days)
+        return one != other
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSchema] = (),
+        goes_on: bool = True,
+        today: datetime = TODAY,
+    ) -> str:
+        schemas = [tool.as_openai() for tool in tools] or None
+        named = {"xml_tools": schemas} if self._names_xml_tools else {}
+        return rendered(
+            lambda: self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=schemas,
+                add_generation_prompt=goes_on,
                 tokenize=False,
+                strftime_now=today.strftime,
+                **named,
                 **self._options,
-            )
-        # A template is foreign code that runs on foreign data: it may raise anything.
-        except Exception as error:
-            raise TemplateError(
-                f"the chat template of {self.name} cannot render these messages: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        return text
+            ),
+            name=self.name,
+        )
 
     def render_prompt(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
     ) -> list[int]:
-        """Return the ids of a prompt, up to where the assistant starts."""
-        return self.encode(self.render(messages, tools=tools))
+        """Return the ids of a prompt, up to where the assistant starts.
 
-    def bridge(self, tool_texts: Sequence[str]) -> list[int]:
+        An added token in a message is the user's own; what tools are called or do makes none.
+        """
+        text = self.render(messages, tools=tools)
+        ids = self.encode(text)
+        if not tools:
+            return ids
+        texts = texts_of(tools)
+
+        def render(hidden: Sequence[str]) -> str:
+            shown = with_texts(tools, dict(zip(texts, hidden, strict=False)))
+            return self.render(messages, tools=shown)
+
+        # The text itself is only there so that none of its characters stands for another one.
+        kept_apart = self._markup.encode([*texts, text], render)
+        if self._added_in(ids) == self._added_in(kept_apart):
+            return ids
+        if self.decode(kept_apart) != self.decode(ids):
+            raise TemplateError(
+                f"a tool's name, description or parameters hold an added token of {self.name}, and "
+                "its chat template rewrites them, so that it cannot be told from markup"
+            )
+        return kept_apart
+
+    def bridge(self, tool_texts: Sequence[str], calls: Sequence[ToolCall] = ()) -> list[int]:
         """Return what stands between the end of an assistant's content and its next generation.
 
         One text for each tool result, in the order of the calls; without any, the next generation
         follows a plain answer. The first id ends the turn: leave it out if the student sampled it.
-        No id that comes from a tool's text is one of `added_ids`.
+        No id that comes from a tool's text is one of `added_ids`, and no text holds a marker of
+        calls or answers.
         """
-        return self._markup.encode(tool_texts, self.bridge_text)
+        names = [call.name or UNNAMED for call in calls]
+        ids = [call.id or default_id(number) for number, call in enumerate(calls)]
+        texts = [self._without_marks(text) for text in tool_texts]
 
-    def bridge_text(self, tool_texts: Sequence[str]) -> str:
+        def render(parts: Sequence[str]) -> str:
+            texts, rest = parts[: len(tool_texts)], parts[len(tool_texts) :]
+            return self.bridge_text(texts, names=rest[: len(names)], ids=rest[len(names) :])
+
+        try:
+            return self._markup.encode([*texts, *names, *ids], render)
+        except TemplateError:
+            if all(call.id is None for call in calls):
+                raise
+        # The student may call its calls what the template does not take.
+        return self.bridge(tool_texts, [replace(call, id=None) for call in calls])
+
+    def bridge_text(
+        self,
+        tool_texts: Sequence[str],
+        *,
+        names: Sequence[str] = (),
+        ids: Sequence[str] = (),
+        after: Sequence[Message] = (QUESTION,),
+        tools: Sequence[ToolSchema] = TOOLS,
+    ) -> str:
         """Return the bridge as the template writes it, before encoding."""
-        tool_messages = [{"role": "tool", "content": text} for text in tool_texts]
-        question = {"role": "user", "content": "x"}
-        answer = {"role": "assistant", "content": _CONTENT}
-        _, found, bridge = self.render([question, answer, *tool_messages]).partition(_CONTENT)
+        if tool_texts:
+            calling = self.need_calling()
+            turn = calling.turn(tool_texts, names, ids)
+            return calling.bridge_of(self.render([*after, *turn], tools=tools), turn)
+        answer = {"role": "assistant", "content": SENTINEL}
+        _, found, bridge = self.render([*after, answer]).partition(SENTINEL)
         if not found:
             raise TemplateError(
                 f"the chat template of {self.name} leaves out what the assistant said"
             )
         return bridge
 
+    def need_calling(self) -> Calling:
+        """Return how calls are written and answered; raise TemplateError where they cannot be."""
+        if self.calling is None:
+            raise TemplateError(
+                f"the chat template of {self.name} {self.why_no_calls}. Tools need a template "
+                "that writes calls and answers, as those of Qwen3, Llama 3.1, Mistral, GLM 4.5, "
+                "gpt-oss and Gemma 4 do"
+            )
+        return self.calling
+
+    def check_markup(self) -> None:
+        """Raise TemplateError if a tool's text could hold added tokens all the same."""
+        self._markup.check()
+
     def parse_calls(
-        self, token_ids: Sequence[int], *, stopped: bool = True
+        self,
+        token_ids: Sequence[int],
+        *,
+        stopped: bool = True,
+        tools: Sequence[ToolSchema] = (),
+        after_tools: bool = False,
     ) -> tuple[ToolCall, ...]:
-        """Read the calls of one turn, given without its stop token; see `parse_tool_calls`."""
-        text = self.decode(token_ids)
-        if self._opens_thinking:
-            text = "<think>" + text
-        return parse_tool_calls(text, stopped=stopped)
+        """Read the calls of one turn, given without its stop token; see `read_calls`.
+
+        A marker counts as the token that it is, not where ordinary tokens spell it. `tools` say of
+        which types the arguments are; `after_tools`: the turn follows the answers of tools.
+        """
+        if self.calling is None:
+            return ()
+        found = self._markup.spelled_out(token_ids, self.decode)
+        thinking = self.calling.thinking
+        opens = self._opens_thinking_after_tools if after_tools else self._opens_thinking
+        calls = read_calls(
+            self.calling.form,
+            thinking.open + found.text if opens else found.text,
+            thinking=thinking,
+            schemas=schemas_of(tools),
+            stopped=stopped,
+        )
+        return tuple(
+            replace(
+                call,
+                name=found.show(call.name),
+                arguments=found.show(dict(call.arguments)),
+                raw=found.show(call.raw),
+                error=found.show(call.error),
+            )
+            for call in calls
+        )
+
+    def before_calls(self, text: str) -> str:
+        """Return what the text of a turn, without its thinking, says before the first call."""
+        start = None if self.calling is None else self.calling.form.find(text, 0, {})
+        return text[:start]
 
     def encode(self, text: str) -> list[int]:
         """Encode as the tokenizer does: characters of an added token become that token."""
@@ -157,43 +303,15 @@ class ChatTemplate:
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=False)
         return text
 
-    def _first_bridge_id(self) -> int:
-        bridge = self.bridge(())
-        if not bridge or bridge[0] not in self.added_ids:
-            raise TemplateError(
-                f"the chat template of {self.name} goes on after an assistant's turn with "
-                f"{self.bridge_text(())[:40]!r}, which does not begin with an added token: "
-                "there is no token by which the student could end its turn"
-            )
-        return bridge[0]
+    def _added_in(self, ids: Sequence[int]) -> list[int]:
+        return [id for id in ids if id in self.added_ids]
+
+    def _without_marks(self, text: str) -> str:
+        """Break what would read as a marker of calls or answers; tokens are kept out anyway."""
+        return self._text_marks.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 def _template_options(reasoning_mode: str | None) -> dict[str, Any]:
     if reasoning_mode is None:
         return {}
     return {"enable_thinking": reasoning_mode not in ("disabled", "none")}
-
-
-def _eos_ids(generation_config: Mapping[str, Any]) -> set[int]:
-    eos = generation_config.get("eos_token_id")
-    if eos is None:
-        return set()
-    return set(eos) if isinstance(eos, list) else {int(eos)}
-
-
-def _with_parsed_arguments(message: Message) -> dict[str, Any]:
-    """Turn the arguments of tool calls into objects.
-
-    OpenAI's form has JSON text there, which most templates would quote a second time.
-    """
-    copy = dict(message)
-    if copy.get("tool_calls"):
-        copy["tool_calls"] = [_parsed_call(call) for call in copy["tool_calls"]]
-    return copy
-
-
-def _parsed_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    function = call.get("function")
-    if function is None or not isinstance(function.get("arguments"), str):
-        return call
-    return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}

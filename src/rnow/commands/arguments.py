@@ -1,7 +1,8 @@
 """What commands share: the words that name a project, its config, and where lines are shown."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -53,14 +54,53 @@ Model = Annotated[
         "-m",
         metavar="NAME",
         help="Which model: base (the student untrained), teacher, the name of a run, a checkpoint "
-        "or a model's folder. Without it: what the project's run has come to, else base.",
+        "or a model's folder, a Hugging Face id as owner/name. Without it: what the project's run "
+        "has come to, else base.",
         rich_help_panel=CHOICE,
     ),
 ]
+
+
+def find_run(word: Path) -> Path:
+    """Return the folder of a run that is given as such, or by its name in this project."""
+    named = Path("runs", word)
+    return named if named.is_dir() and not (word / "state.json").is_file() else word
+
+
 RunFolder = Annotated[
     Path,
-    typer.Argument(metavar="RUN", help="The run's folder: runs/NAME in its project's folder."),
+    typer.Argument(
+        metavar="RUN",
+        callback=find_run,
+        help="The run's folder, runs/NAME in its project's folder, or there NAME alone.",
+    ),
 ]
+
+
+def rollout_option(name: str, metavar: str, what: str) -> Any:
+    """Make an option that is another way to give a setting of the rollout section."""
+    key = f"rollout.{name.replace('-', '_')}"
+    return typer.Option(
+        f"--{name}",
+        metavar=metavar,
+        help=f"{what} The same as {key}={metavar}; without it, what config.yml says.",
+        rich_help_panel=LIMITS,
+    )
+
+
+MaxContextWindow = Annotated[
+    int | None,
+    rollout_option(
+        "max-context-window",
+        "N",
+        "Room for prompt, answers and tool results together, in tokens.",
+    ),
+]
+
+
+def with_flags(flags: Mapping[str, object], overrides: list[str]) -> list[str]:
+    """Put settings that were given as options before KEY=VALUE: an explicit override wins."""
+    return [*(f"{key}={value}" for key, value in flags.items() if value is not None), *overrides]
 
 
 def find_project(args: list[str] | None, directory: Path | None) -> tuple[Path, list[str]]:
@@ -87,11 +127,15 @@ def load_project(project: Path, overrides: list[str], console: Console) -> "Load
 
 
 def open_project(
-    args: list[str] | None, directory: Path | None, console: Console
+    args: list[str] | None,
+    directory: Path | None,
+    console: Console,
+    *,
+    flags: Mapping[str, object] | None = None,
 ) -> "tuple[LoadedConfig, Path]":
     """Find the project that the words name, and load its config.yml as `load_project` does."""
     project, overrides = find_project(args, directory)
-    return load_project(project, overrides, console), project
+    return load_project(project, with_flags(flags or {}, overrides), console), project
 
 
 def make_console(*, to_stderr: bool = False) -> Console:

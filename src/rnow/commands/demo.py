@@ -112,10 +112,10 @@ def _make_project(directory: Path, *, say: Callable[[str], None]) -> None:
         init_project(directory, template="clinic")
         say(f"Made the project {directory}: config.yml, tools.py, prompts, a web site, two models.")
         return
-    for model in ("student", "teacher"):
-        if not (directory / "models" / model).is_dir():
+    for part in ("models/student", "models/teacher", "rewards.py"):
+        if not (directory / part).exists():
             raise UsageError(
-                f"{directory} holds another project, without models/{model}; "
+                f"{directory} holds another project, without {part}; "
                 "name a folder for the demo with --dir"
             )
     say(f"The project is in {directory} already; it stays as it is.")

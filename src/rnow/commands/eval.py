@@ -10,7 +10,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnow.commands.arguments import LIMITS, Args, Dir, Json, Model, make_console, open_project
+from rnow.commands.arguments import (
+    CHOICE,
+    LIMITS,
+    Args,
+    Dir,
+    Json,
+    MaxContextWindow,
+    Model,
+    make_console,
+    open_project,
+    rollout_option,
+)
+from rnow.commands.contact import decide_contact
+from rnow.commands.hosted import hosted_option, tell_ignored
 from rnow.commands.run import run_name
 from rnow.runtime.console import make_bar, sayer
 
@@ -41,6 +54,42 @@ def _temperature_option(k: int) -> Any:
     )
 
 
+MaxTurns = Annotated[int | None, rollout_option("max-turns", "N", "Generations in one rollout.")]
+TerminationPolicy = Annotated[
+    str | None,
+    rollout_option("termination-policy", "NAME", "When a rollout ends: last_tool or max_turns."),
+]
+MaxToolResponse = Annotated[
+    int | None,
+    rollout_option("max-tool-response", "N", "What is shown of one tool result, in tokens."),
+]
+ReasoningMode = Annotated[
+    str | None, rollout_option("reasoning-mode", "NAME", "How much the model thinks.")
+]
+
+MaxSamples = Annotated[
+    int | None,
+    typer.Option(
+        "--max-samples",
+        "-n",
+        metavar="N",
+        min=1,
+        help="Evaluate on the first N prompts. Without it: on all of them.",
+        rich_help_panel=LIMITS,
+    ),
+]
+McpUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mcp-url",
+        metavar="URL",
+        help="An MCP server whose tools the model may call, in the place of those of "
+        "rollout.mcp_url; may be given more than once.",
+        rich_help_panel=CHOICE,
+    ),
+]
+
+
 def eval_(
     args: Args = None,
     directory: Dir = None,
@@ -51,18 +100,17 @@ def eval_(
     pass1_temp: Annotated[float, _temperature_option(1)] = 0.0,
     pass4_temp: Annotated[float, _temperature_option(4)] = 0.6,
     pass8_temp: Annotated[float, _temperature_option(8)] = 0.8,
-    max_samples: Annotated[
-        int | None,
-        typer.Option(
-            "--max-samples",
-            "-n",
-            metavar="N",
-            min=1,
-            help="Evaluate on the first N prompts. Without it: on all of them.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
+    max_samples: MaxSamples = None,
+    max_turns: MaxTurns = None,
+    max_context_window: MaxContextWindow = None,
+    termination_policy: TerminationPolicy = None,
+    max_tool_response: MaxToolResponse = None,
+    reasoning_mode: ReasoningMode = None,
+    mcp_url: McpUrl = None,
     json_: Json = False,
+    project_id: Annotated[str | None, hosted_option("--project-id", metavar="ID")] = None,
+    eval_id: Annotated[str | None, hosted_option("--eval-id", metavar="ID")] = None,
+    max_billing: Annotated[str | None, hosted_option("--max-billing", metavar="X")] = None,
 ) -> None:
     """Measure how many held-out prompts, those of val.jsonl, a model answers right.
 
@@ -78,7 +126,17 @@ def eval_(
         ]
     )
     console = make_console(to_stderr=json_)
-    loaded, project = open_project(args, directory, console)
+    if mcp_url:
+        args = [*(args or []), f"rollout.mcp_url={json.dumps(mcp_url)}"]
+    tell_ignored(console, project_id=project_id, eval_id=eval_id, max_billing=max_billing)
+    flags = {
+        "rollout.max_turns": max_turns,
+        "rollout.max_context_window": max_context_window,
+        "rollout.termination_policy": termination_policy,
+        "rollout.max_tool_response": max_tool_response,
+        "rollout.reasoning_mode": reasoning_mode,
+    }
+    loaded, project = open_project(args, directory, console, flags=flags)
     evaluation = evaluate_project(
         loaded, project, model=model, passes=passes, max_samples=max_samples, console=console
     )
@@ -101,13 +159,16 @@ def evaluate_project(
     """
     import asyncio
 
-    from rnow.config.load import require_distill
+    from rnow.chat.prompts import read_prompt_file
+    from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, prepared_subject
-    from rnow.rollout.project_pages import require_contact
 
-    require_distill(loaded.config)
-    require_contact(loaded)
+    require_messages(loaded)
+    # Before a model is fetched for nothing.
+    held_out = project / loaded.config.data.val_file
+    read_prompt_file(held_out, dataset_type=loaded.config.dataset_type)
+    loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     say = sayer(console)
     prepared = prepared_subject(loaded, project, choice=choice, command="eval", say=say)
@@ -126,7 +187,7 @@ def evaluate_project(
                     on_answer=lambda: progress.advance(bar),
                 )
             )
-        logs.are_kept = evaluation.num_failed > 0
+        logs.are_kept = bool(evaluation.failures)
         show_evaluation(evaluation, title=choice.name, console=console)
     return {"model": choice.name, **evaluation.as_json()}
 
@@ -157,6 +218,10 @@ def show_evaluation(evaluation: "Evaluation", *, title: str, console: Console) -
         f"Wilson intervals; {_percent(evaluation.format_ok)} in the asked form; "
         f"{evaluation.num_failed} rollouts failed and are not counted"
     )
+    if evaluation.mean_reward is not None:
+        say(f"mean reward {evaluation.mean_reward:.3f}")
+    if evaluation.num_ungraded:
+        say(f"{evaluation.num_ungraded} answers could not be graded and are not counted")
     for reason, count in evaluation.most_common_failures().items():
         say(f"  {count} × {reason}")
     if evaluation.num_tool_failures or evaluation.num_timed_out:
@@ -172,7 +237,7 @@ def _add_row(table: Table, name: str, figures: "Figures") -> None:
         str(figures.num),
         _percent(figures.value),
         _interval(figures),
-        _percent(figures.constant),
+        "not known" if figures.constant is None else _percent(figures.constant),
     )
 
 

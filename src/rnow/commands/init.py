@@ -6,6 +6,7 @@ here needs a network.
 """
 
 import difflib
+import json
 import os
 import runpy
 import tempfile
@@ -16,7 +17,9 @@ from typing import Annotated
 import typer
 
 from rnow.commands.arguments import make_console
+from rnow.commands.hosted import Yes, hosted_option, nearest_template, tell_ignored
 from rnow.errors import UsageError
+from rnow.runtime.console import sayer
 
 TEMPLATES = ("clinic", "medbrowsecomp")
 
@@ -28,9 +31,10 @@ def init(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="Where the project goes; the folder is made if need be."
+            metavar="[DIR]",
+            help="Where the project goes; the folder is made if need be. Without it: here.",
         ),
-    ],
+    ] = Path(),
     template: Annotated[
         str,
         typer.Option(
@@ -41,6 +45,17 @@ def init(
             "trains Qwen3-8B to answer medical questions on the web, on GPUs.",
         ),
     ] = "clinic",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            "-n",
+            metavar="NAME",
+            help="What its runs are called; it is written into config.yml. Without it: DIR's name.",
+        ),
+    ] = None,
+    yes: Yes = False,
+    dataset: Annotated[str | None, hosted_option("--dataset", "-d", metavar="NAME")] = None,
 ) -> None:
     """Make a project to start from: config.yml, tools.py and prompts.
 
@@ -50,10 +65,20 @@ def init(
     Example: rnow init my-project --template medbrowsecomp
     """
     console = make_console()
-    made = init_project(folder, template=template, on_notice=console.print)
+    say = sayer(console)
+    tell_ignored(console, dataset=dataset)
+    template = nearest_template(template, console)
+    made = init_project(folder, template=template, on_notice=say)
+    config = folder / "config.yml"
+    if name is not None and config in made:
+        with config.open("a", encoding="utf-8") as file:
+            file.write(f"\nproject_name: {json.dumps(name, ensure_ascii=False)}\n")
+    elif name is not None:
+        say(f"--name: {config} was there already; set project_name in it yourself")
     inside = sorted({path.relative_to(folder).parts[0] for path in made})
-    console.print(f"Made {len(made)} files in {folder}: {', '.join(inside)}")
-    console.print(f"Next: cd {folder} && rnow check && rnow run")
+    say(f"Made {len(made)} files in {folder}: {', '.join(inside)}")
+    there = "" if folder == Path() else f"cd {folder} && "
+    say(f"Next: {there}rnow check && rnow run")
 
 
 def init_project(

@@ -82,6 +82,7 @@ def replay_update(file: Path) -> Replayed:
         config.model,
         seed=config.seed,
         activation_checkpointing=config.trainer.activation_checkpointing,
+        window=config.rollout.max_context_window,
     )
     problems: list[str] = []
     trainer = Trainer(

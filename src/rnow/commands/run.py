@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from rnow.commands.arguments import CHOICE, Args, Dir, find_project, load_project, make_console
+from rnow.commands.arguments import (
+    CHOICE,
+    Args,
+    Dir,
+    find_project,
+    load_project,
+    make_console,
+    with_flags,
+)
+from rnow.commands.contact import decide_contact
+from rnow.commands.hosted import Debug, tell_ignored
 from rnow.errors import Interrupted, UsageError
 from rnow.runtime.console import sayer
 
@@ -90,6 +100,7 @@ def run(
     epochs: _Epochs = None,
     batch_size: _BatchSize = None,
     lr: _LearningRate = None,
+    debug: Debug = False,
 ) -> None:
     """Train the student of a project, or go on with its unfinished run.
 
@@ -107,18 +118,15 @@ def run(
         "trainer.learning_rate": lr,
     }
     project, overrides = find_project(args, directory)
-    # An explicit override wins over its short flag, so it comes last.
-    overrides = [
-        *(f"{key}={value}" for key, value in short.items() if value is not None),
-        *overrides,
-    ]
+    overrides = with_flags(short, overrides)
     console = make_console()
-    loaded = load_project(project, overrides, console)
+    tell_ignored(console, debug=debug)
     if dry_run:
         from rnow.commands.check.project import report_check
 
         report_check(project, overrides, console)
     else:
+        loaded = load_project(project, overrides, console)
         train_project(loaded, project, name=name, fresh=fresh, console=console)
 
 
@@ -130,22 +138,24 @@ def train_project(
     from rnow.plan.engine_specs import Serving, trainer_environment
     from rnow.plan.model_files import fetch_model
     from rnow.plan.placing import place_roles
-    from rnow.rollout.project_pages import require_contact
     from rnow.runs.folder import RunDirectory
 
     say = sayer(console)
-    require_distill(loaded.config)
+    require_distill(loaded)
     if name is not None and (name in ("", ".", "..") or "/" in name):
         raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
     run = RunDirectory.choose(project, name or run_name(loaded, project), fresh=fresh)
     if run.state().get("finished"):
+        from rnow.runs.resume import check_finished
+
+        check_finished(run.path, run.read_config(), loaded.config.model_dump(mode="json"))
         say(
             f"{run.path} is finished; its model is in {run.model}. "
             f"To train another one: rnow run {project} --fresh"
         )
         return run
     placement = place_roles(loaded, project)
-    require_contact(loaded)
+    loaded = decide_contact(loaded, console)
     for line in placement.lines():
         say(line)
     serving = Serving(config=loaded.config, placement=placement, logs=run.logs, untied=run.untied)

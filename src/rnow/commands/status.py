@@ -1,6 +1,5 @@
 """`rnow status` and `rnow stop`: a project's runs as another process sees them."""
 
-import asyncio
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rnow.commands.arguments import Dir, RunFolder, find_project, make_console
+from rnow.commands.hosted import Yes, hosted_option
 from rnow.errors import DeadlineError, UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def status(
     """
     folder, _ = find_project(None if project is None else [str(project)], directory)
     if watch is not None:
+        import asyncio
+
         from rnow.commands.watch import find_run, watch_run
 
         run = find_run(watch, folder)
@@ -65,10 +67,12 @@ def stop(
             help="How long to wait for the run's end before giving up; the run goes on to its end.",
         ),
     ] = 600.0,
+    yes: Yes = False,
+    save_model: Annotated[bool, hosted_option("--save-model")] = False,
 ) -> None:
     """Ask a run to save and end; say how to go on with it.
 
-    Example: rnow stop runs/demo
+    Example: rnow stop demo
     """
     from rnow.runs.folder import RunDirectory
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource
 
+FEWEST_ROLLOUTS = 64  # a step, in the published runs of docs/recipes.md
+
 
 def report_cautions(source: ConfigSource, config: Config, directory: Path) -> None:
     """Report what loads, but does not do what its writer may think."""
@@ -20,6 +22,14 @@ def report_cautions(source: ConfigSource, config: Config, directory: Path) -> No
                 f"{key} is {value}; the hosted service takes {limit} at most, "
                 "here memory and time are the limits",
             )
+    num_rollouts = config.data.batch_size * config.data.group_size
+    if config.dataset_type == "distill" and num_rollouts < FEWEST_ROLLOUTS:
+        source.warn(
+            "data.batch_size",
+            f"a step has {num_rollouts} rollouts (data.batch_size x data.group_size); published "
+            f"runs have {FEWEST_ROLLOUTS} to 2048, most of them of different prompts, and fewer "
+            "make steps noisy: docs/recipes.md",
+        )
     key, estimator = "algorithm.adv_estimator", config.algorithm.adv_estimator
     if config.dataset_type == "distill" and estimator != "grpo":
         source.warn(key, f"{key} {estimator} has no effect: distillation has no rewards")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
+from rnow.config.mcp_servers import McpServer
 from rnow.config.settings import Config
 from rnow.config.types import Section
 
@@ -19,6 +20,7 @@ _WORDS = {
     float: "a number",
     str: "a text",
     list[str]: "a list of texts",
+    list[McpServer]: "a URL, or a list of URLs, {url: …} and {command: …}",
     dict[str, str]: "a mapping of texts to texts",
     dict[str, Any]: "a mapping",
     type(None): "null",

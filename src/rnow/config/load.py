@@ -20,6 +20,7 @@ from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource, read_source, show
 from rnow.errors import ConfigError, Problem, Severity
 
+_WITHOUT_ROLLOUTS = ("sft", "midtrain")
 # A local site that somebody else serves, in the place of a folder.
 _OWN_SERVER = re.compile(r"127\.0\.0\.1:\d{1,5}")
 
@@ -85,29 +86,49 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     )
 
 
-def require_distill(config: Config) -> TeacherSettings:
+def require_distill(loaded: LoadedConfig) -> TeacherSettings:
     """Return the teacher's settings; ConfigError where another kind of training is asked for."""
-    if config.dataset_type != "distill":
-        raise ConfigError(
-            f"dataset_type {config.dataset_type} is read and checked, but not trained "
-            "in this version; only distill is"
+    key, kind = "dataset_type", loaded.config.dataset_type
+    if kind != "distill":
+        message = (
+            f"{key} {kind} is read and checked, but not trained in this version; only distill is. "
+            f"To train this project so: {key}: distill, and a teacher: {{path: MODEL}}"
         )
+        raise ConfigError(problems=[loaded.problem(key, message)])
+    return teacher_of(loaded.config)
+
+
+def teacher_of(config: Config) -> TeacherSettings:
+    """Return the teacher's settings of a config whose dataset_type is distill."""
     assert config.teacher is not None, "load_config refuses distill without a teacher"
     return config.teacher
 
 
+def require_messages(loaded: LoadedConfig) -> None:
+    """Refuse to roll out where prompts are texts: there is nothing to answer."""
+    if loaded.config.dataset_type == "midtrain":
+        key = "dataset_type"
+        message = f"{key} midtrain has texts, and no prompts that a model could answer"
+        line = loaded.lines.get(key)
+        problem = Problem(file=str(loaded.file), line=line, key=key, message=message)
+        raise ConfigError(problems=[problem])
+
+
 def find_tools_file(loaded: LoadedConfig, *, directory: Path) -> Path | None:
-    """Return `directory`'s tools.py, None where there is none: then a rollout has one turn.
+    """Return `directory`'s tools.py, None where there is none: without MCP servers a rollout then
+    has one turn.
 
     Raises ConfigError where more turns are asked for, since nothing could happen between them.
     """
     file = directory / "tools.py"
     if file.is_file():
         return file
-    max_turns = loaded.config.rollout.max_turns
-    if max_turns == 1:
+    rollout = loaded.config.rollout
+    max_turns = rollout.max_turns
+    without = loaded.config.dataset_type in _WITHOUT_ROLLOUTS
+    if max_turns == 1 or rollout.mcp_url or without:
         return None
-    remedy = "write one, or set rollout.max_turns to 1"
+    remedy = "write one, name an MCP server in rollout.mcp_url, or set rollout.max_turns to 1"
     if (directory / "env.py").is_file():
         remedy = "env.py is its old name: rename it to tools.py"
     key = "rollout.max_turns"
@@ -156,7 +177,7 @@ def _check_dataset_type(source: ConfigSource) -> None:
             "'teacher' is only available for dataset_type: distill; "
             f"remove the section, or dataset_type: {dataset_type}",
         )
-    if dataset_type in ("sft", "midtrain"):
+    if dataset_type in _WITHOUT_ROLLOUTS:
         for name in ("algorithm", "rollout"):
             if source.get(name):
                 message = f"{name} is ignored: dataset_type {dataset_type} makes no rollouts"

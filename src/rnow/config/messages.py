@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from rnow.config.keys import section_keys, settings_by_key, type_in_words
 from rnow.config.settings import Config
-from rnow.config.source import ConfigSource, show
+from rnow.config.source import SECRET_KEYS, ConfigSource, show
 
 # Short names that people try, too far from ours for difflib.
 _NICKNAMES = {
@@ -61,6 +61,8 @@ def _message(source: ConfigSource, key: str, kind: str, text: str) -> str:
             "model.path is a list of models, and a run trains one; "
             f"start rnow run once for each: rnow run model.path={example}"
         )
+    if key in SECRET_KEYS:
+        return f"{key}: {text.removeprefix('Value error, ')}"
     if kind == "value_error":
         return f"{key} is {show(value)}; {text.removeprefix('Value error, ')}"
     return f"{key} is {show(value)}; it must be {wanted}"

@@ -25,7 +25,7 @@ IGNORED_KEYS = {
     "model._resolvedCheckpointPath": _RUNS_ARE_LOCAL,
     "model._resolvedSamplerCheckpointPath": _RUNS_ARE_LOCAL,
     "model._baseModelName": _RUNS_ARE_LOCAL,
-    "teacher.agentic": "a run uses tools exactly when tools.py is there",
+    "teacher.agentic": "a run uses tools exactly when tools.py or rollout.mcp_url is there",
     "trainer.max_billing": "runs are local and cost nothing; trainer.max_time_s limits a run",
 }
 
@@ -84,7 +84,6 @@ def translate_old_keys(source: ConfigSource) -> None:
         if source.has(key):
             source.report(key, f"{key} is not built yet in this version; remove it")
             source.pop(key)
-    _refuse_mcp(source)
     _refuse_other_sampling(source)
     _translate_thinking_mode(source)
     _translate_save_step(source)
@@ -94,14 +93,6 @@ def translate_old_keys(source: ConfigSource) -> None:
             "rollout.max_tool_response_chars is an old key, honoured in characters; "
             "rollout.max_tool_response counts tokens",
             severity="warning",
-        )
-
-
-def _refuse_mcp(source: ConfigSource) -> None:
-    if source.has("rollout.mcp_url") and source.pop("rollout.mcp_url") is not None:
-        source.report(
-            "rollout.mcp_url",
-            "rollout.mcp_url is not supported; write a tool in tools.py that does the same",
         )
 
 

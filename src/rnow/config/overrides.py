@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from rnow.config.source import ConfigSource, read_yaml_text, show
+from rnow.config.source import SECRET_KEYS, ConfigSource, read_yaml_text, show
 from rnow.errors import Problem
 
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
@@ -41,15 +41,20 @@ def apply_override(source: ConfigSource, text: str) -> str | None:
     except ValueError as error:
         _report(source, text, f"{show(value_text)} cannot be read: {error}")
         return None
-    was = show(source.get(key)) if source.has(key) else "not set"
+    secret = key in SECRET_KEYS
+    was = _shown(source.get(key), secret) if source.has(key) else "not set"
     source.set(key, value)
     # What the file or an earlier override said here, and below this key, is gone.
     for written in [known for known in source.lines if f"{known}.".startswith(f"{key}.")]:
         del source.lines[written]
     for given in [known for known in source.overrides if f"{known}.".startswith(f"{key}.")]:
         del source.overrides[given]
-    source.overrides[key] = f"override {text}"
-    return f"{key} = {show(value)} (was: {was})"
+    source.overrides[key] = f"override {key}=…" if secret else f"override {text}"
+    return f"{key} = {_shown(value, secret)} (was: {was})"
+
+
+def _shown(value: object, secret: bool) -> str:
+    return "…" if secret and value is not None else show(value)
 
 
 def _open_sections(source: ConfigSource, key: str) -> str | None:

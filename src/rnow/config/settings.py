@@ -7,8 +7,9 @@ is pydantic's lax one, since YAML 1.1 reads `5e-5` as text.
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from rnow.config.mcp_servers import McpServers
 from rnow.config.types import (
     DEFAULT_ROLLOUT_TIMEOUT_S,
     DatasetType,
@@ -24,6 +25,7 @@ from rnow.config.types import (
     TrackerName,
     TrainerGpus,
     Urls,
+    fill_learning_rate,
 )
 
 
@@ -34,10 +36,14 @@ class DataSettings(Section):
     """Prompts to train on."""
     val_file: str = Field(default="val.jsonl", min_length=1)
     """Held-out prompts for evaluation; used when present."""
+    grader: str = Field(default="same_text", min_length=1)
+    """What grades answers: a @grader of rewards.py; same_text: case, spaces apart."""
     batch_size: int = Field(ge=1)
     """Prompts in one optimizer step."""
     group_size: int = Field(default=4, ge=1)
     """Rollouts of each prompt in a step."""
+    drop_last_answer: bool = False
+    """Leave out what the assistant says at the end of an entry; else an error."""
 
 
 class ModelSettings(Section):
@@ -101,7 +107,11 @@ class RolloutSettings(Section):
     """How the student works on a prompt."""
 
     max_turns: int = Field(default=1, ge=1)
-    """Generations in one rollout; more than 1 needs a tools.py."""
+    """Generations in one rollout; more than 1 needs tools."""
+    mcp_url: McpServers = Field(default=[])
+    """MCP servers whose tools join those of tools.py; see docs/mcp.md."""
+    mcp_session: Literal["rollout", "run"] = "rollout"
+    """What a server keeps is one rollout's own, or shared by those of a worker."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Cap of one generation (tokens); null: what the window leaves."""
     max_context_window: int = Field(default=32768, ge=1)
@@ -117,7 +127,7 @@ class RolloutSettings(Section):
     rollout_timeout: RolloutTimeout = Field(default=DEFAULT_ROLLOUT_TIMEOUT_S, gt=0)
     """Deadline of one rollout (seconds); null: the default."""
     reward_timeout: float = Field(default=60.0, gt=0)
-    """Deadline of one reward in rnow test (seconds); @reward(timeout=) wins."""
+    """Deadline of one reward, one grading (seconds); @reward(timeout=) wins."""
     include_thinking: bool = False
     """Leave the thinking in what rnow test gives to rewards."""
     concurrency: int = Field(default=256, ge=1)
@@ -134,7 +144,7 @@ class TrainerSettings(Section):
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many optimizer steps; null: after num_epochs."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW; where nothing is said and model.tuning is full, 1e-5."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of AdamW."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -262,3 +272,5 @@ class Config(Section):
     browser: BrowserSection = BrowserSection()
     resources: ResourcesSettings | None = None
     """Absent: planned from the machine."""
+
+    _fill_learning_rate = model_validator(mode="before")(fill_learning_rate)

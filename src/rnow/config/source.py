@@ -15,6 +15,7 @@ from rnow.errors import ConfigError, Problem, Severity
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _MAX_VALUES = 100_000  # a few lines of anchors within anchors would fill the memory
+SECRET_KEYS = frozenset({"rollout.mcp_url"})  # whose values no message shows
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
@@ -21,6 +21,7 @@ Dtype = Literal["auto", "bfloat16", "float32"]
 ReasoningMode = Literal["disabled", "none", "minimal", "low", "medium", "high", "xhigh"]
 
 DEFAULT_ROLLOUT_TIMEOUT_S = 3600.0
+FULL_LEARNING_RATE = 1e-5
 
 
 def _refuse_zero_save_step(save_step: int) -> int:
@@ -76,3 +77,13 @@ RolloutTimeout = Annotated[float, BeforeValidator(_null_to_default_rollout_timeo
 Hosts = Annotated[list[str], AfterValidator(_check_hosts)]
 Sites = Annotated[dict[str, str], AfterValidator(_check_hosts)]
 EnvironmentNames = Annotated[list[str], AfterValidator(_check_environment_names)]
+
+
+def fill_learning_rate(written: Any) -> Any:
+    """Give full fine-tuning, of which nothing else is said, a tenth of an adapter's rate."""
+    match written:
+        case {"model": {"tuning": "full"}, "trainer": {**trainer}} if (
+            "learning_rate" not in trainer
+        ):
+            return {**written, "trainer": {**trainer, "learning_rate": FULL_LEARNING_RATE}}
+    return written

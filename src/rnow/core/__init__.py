@@ -4,6 +4,14 @@ Importing it is cheap and has no side effects: neither aiohttp nor torch comes w
 """
 
 from rnow.core.counts import count
+from rnow.core.grader import (
+    GRADER_REGISTRY,
+    clear_grader_registry,
+    grader,
+    is_not_available,
+    labelled_line,
+    same_text,
+)
 from rnow.core.messages import get_response
 from rnow.core.reward import (
     REWARD_REGISTRY,
@@ -24,19 +32,25 @@ from rnow.core.tool import (
 )
 
 __all__ = [
+    "GRADER_REGISTRY",
     "REWARD_REGISTRY",
     "TOOL_REGISTRY",
     "RewardArgs",
     "ToolArgs",
+    "clear_grader_registry",
     "clear_reward_registry",
     "clear_tool_registry",
     "compute_total_reward",
     "count",
     "get_response",
+    "grader",
+    "is_not_available",
     "is_precondition",
     "is_sandbox_reward",
     "is_sandbox_tool",
+    "labelled_line",
     "llm_judge",
     "reward",
+    "same_text",
     "tool",
 ]

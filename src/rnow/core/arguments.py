@@ -2,7 +2,8 @@
 
 A model writes {"page": "2"} for an integer; refusing that teaches nothing. Mended are: a number in
 a string, a truth word in a string, anything where a string is wanted, JSON in a string where a list
-or an object is wanted. What cannot be mended is an ArgumentError, whose text is for the model.
+or an object is wanted; and all of these within a list. What cannot be mended is an ArgumentError,
+whose text is for the model.
 """
 
 import json
@@ -31,36 +32,46 @@ def check_arguments(
     tool_name: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the arguments, mended; raise ArgumentError for the first that is wrong."""
-    properties = schema["properties"]
-    for name in schema["required"]:
+    properties = schema.get("properties", {})
+    for name in schema.get("required", ()):
         if name not in arguments:
             raise ArgumentError(f"Tool '{tool_name}': missing required argument '{name}'.")
-    for name in arguments:
-        if name not in properties:
-            raise ArgumentError(f"Tool '{tool_name}': unexpected argument '{name}'.")
+    if schema.get("additionalProperties") is False and "patternProperties" not in schema:
+        for name in arguments:
+            if name not in properties:
+                raise ArgumentError(f"Tool '{tool_name}': unexpected argument '{name}'.")
     return {
-        name: _checked(value, properties[name], f"Tool '{tool_name}': argument '{name}'")
+        name: _checked(value, properties.get(name), f"Tool '{tool_name}': argument '{name}'")
         for name, value in arguments.items()
     }
 
 
-def _checked(value: Any, schema: Mapping[str, Any], subject: str) -> Any:
+def _checked(given: Any, schema: Any, subject: str) -> Any:
+    if not isinstance(schema, Mapping):
+        return given  # the schema of an MCP server may be true: anything goes
+    value = given
     types = _types(schema)
     if "enum" in schema and not (value is None and "null" in types):
         return _enum_member(value, schema["enum"], subject)
-    if any(_is_a(value, type_) for type_ in types):
-        return value
-    for type_ in types:
-        mended = _mend(value, type_)
-        if mended is not _NOT_MENDED:
-            return mended
-    raise ArgumentError(f"{subject} expected type {types}, got {type(value).__name__}.")
+    if types and not any(_is_a(value, type_) for type_ in types):
+        mended = (_mend(value, type_) for type_ in types)
+        value = next((found for found in mended if found is not _NOT_MENDED), _NOT_MENDED)
+        if value is _NOT_MENDED:
+            raise ArgumentError(f"{subject} expected type {types}, got {type(given).__name__}.")
+    if isinstance(value, list) and "items" in schema:
+        items = schema["items"]
+        return [_checked(item, items, f"{subject}[{i}]") for i, item in enumerate(value)]
+    return value
 
 
-def _types(schema: Mapping[str, Any]) -> list[str]:
-    if "anyOf" in schema:
-        return [type_ for option in schema["anyOf"] for type_ in _types(option)]
-    types = schema["type"]
+def _types(schema: Any) -> list[str]:
+    """Return the types that a value may have; none where the schema says it in another way."""
+    if not isinstance(schema, Mapping):
+        return []
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        found = [_types(option) for option in options]
+        return [type_ for types in found for type_ in types] if all(found) else []
+    types = schema.get("type", [])
     return types if isinstance(types, list) else [types]
 
 

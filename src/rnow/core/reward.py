@@ -6,11 +6,11 @@ there loads here.
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast, get_origin, get_type_hints, overload
 
+from rnow.core.names import refuse_second
 from rnow.errors import RnowError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -77,13 +77,10 @@ def reward(
     def register(function: Function) -> Function:
         name = function.__name__
         try:
+            refuse_second("Reward", function, REWARD_REGISTRY)
             _check_signature(function)
         except TypeError as error:
             raise TypeError(f"Reward registration failed: {error}") from error
-        if name in REWARD_REGISTRY:
-            warnings.warn(
-                f"Reward '{name}' is being overwritten in the registry.", UserWarning, stacklevel=2
-            )
         registered = cast(RewardFunction, function)
         registered._is_reward = True
         registered._reward_name = name

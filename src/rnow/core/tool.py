@@ -6,11 +6,11 @@ it is run is not decided here.
 """
 
 import inspect
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast, get_type_hints, overload
 
+from rnow.core.names import refuse_second
 from rnow.core.schema import is_json_type, parameters_schema
 
 # Running such a tool twice does no harm, so a call that its worker's death interrupted is made once
@@ -99,16 +99,14 @@ def tool(
         name = function.__name__
         registered._description = _description(function)
         try:
+            refuse_second("Tool", function, TOOL_REGISTRY)
+            _check_no_generator(function)
             _check_return_type(function)
             _check_timeout(name, timeout)
             registered._schema = parameters_schema(function)
             _check_tool_args(function)
         except TypeError as error:
             raise TypeError(f"Tool registration failed: {error}") from error
-        if name in TOOL_REGISTRY:
-            warnings.warn(
-                f"Tool '{name}' is being overwritten in the registry.", UserWarning, stacklevel=2
-            )
         registered._is_tool = True
         registered._tool_name = name
         registered._is_sandbox = sandbox
@@ -152,6 +150,15 @@ def _check_return_type(function: Callable[..., Any]) -> None:
         raise TypeError(
             f"Tool '{name}' return type '{hints['return']}' is not JSON-serializable. "
             "Use dict, list, str, int, float, bool, or None."
+        )
+
+
+def _check_no_generator(function: Callable[..., Any]) -> None:
+    inner = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise TypeError(
+            f"Tool '{function.__name__}' is a generator: its result is never text. "
+            "Return the whole result instead of yielding parts of it."
         )
 
 

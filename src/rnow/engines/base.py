@@ -5,7 +5,7 @@ a served engine speaks to another one over HTTP. Neither role knows which it got
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -73,6 +73,15 @@ class Completion:
     logprobs: FloatArray  # [sampled tokens] nats at temperature 1, all finite
     stop_reason: StopReason
     policy_version: int  # of the weights that sampled all of these tokens
+
+    def without_last(self) -> "Completion":
+        """Return the generation as if it had been cut before its last token."""
+        return replace(
+            self,
+            token_ids=self.token_ids[:-1],
+            logprobs=self.logprobs[:-1],
+            stop_reason=StopReason.LENGTH,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,4 +37,5 @@ async def open_engine(
         dtype=spec.dtype,
         device=spec.device,
         request_timeout_s=spec.request_timeout_s,
+        window=spec.window,
     )

@@ -23,4 +23,5 @@ class EngineSpec:
     tolerance: float  # nats a token between two answers of the same weights
     servers: tuple[VllmServerSettings, ...] = ()  # to start
     urls: tuple[str, ...] = ()  # of servers that somebody else started
+    window: int | None = None  # tokens of the longest text
     untied: Path | None = None  # whole models go to servers in untied form, through this folder

@@ -1,191 +1,256 @@
-"""Answers to correct or not, by rules alone: no model, no network, the same verdict every time.
+"""Answers to right or wrong, by the graders that a project names: no task is known here by name.
 
-A question asks for a labelled line (`INGREDIENT: name`). The value of the answer's last such line
-is compared with the expected one by the rule of its task:
+    an entry's `grader`, else data.grader ─▶ that function of rewards.py, in its process
+                                   same_text ─▶ no rewards.py is needed
 
-    task                          label        equal when
-    ingredient                    INGREDIENT   same ingredients once salts are stripped
-    company, applicant_full_name  COMPANY      same words once legal forms and spellings are
-    patent_expire_date_text       DATE         same year
-    date, exclusivity_date        DATE         same day
-    open_on_approval              PRICE        within 1 % of the expected price
-    any other                     none         same text, case and spaces apart
-
-An answer of "NA" equals an expected one of NA, Not_Listed, none, whatever the task. A value that
-does not parse is wrong, never nearly right. What is not done here: judging prose; an answer without
-its labelled line counts as wrong, and `format_ok` says why.
+A grader that raises, hangs or says neither True nor False has graded nothing: that is a
+GradingError, never a verdict.
 """
 
-import math
+import json
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
-from rnow.medbrowse.answer_values import (
-    normalize_company,
-    normalize_ingredient,
-    normalize_text,
-    parse_day,
-    parse_price,
-    parse_year,
-)
+from rnow.chat.conversation import conversation, split_thinking, turn_text
+from rnow.chat.template import ChatTemplate
+from rnow.config.load import LoadedConfig
+from rnow.core.grader import GRADER_REGISTRY, same_text
+from rnow.errors import DataError, GradingError, Problem
+from rnow.evaluation.constant_answers import ConstantAnswers, by_task, expected_of
+from rnow.records import Prompt, Trajectory
+from rnow.tools.graders import Grade, Graders, LocalGraders
+from rnow.tools.rewards import RewardRunner, RewardSettings
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grade:
-    """The verdict on one answer. Grade(correct=True, extracted="Imatinib", format_ok=True)"""
-
-    correct: bool
-    extracted: str | None  # the value that was compared; None: the answer has no labelled line
-    format_ok: bool  # the labelled line is there
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConstantAnswer:
-    """The one answer that would be right most often, were it given to every question of a task."""
-
-    answer: str
-    num_correct: int
-    num: int
+BUILT_IN = same_text.__name__
+MAX_PAIRS = 100_000  # of a task's prompts and expected values, compared for its constant answer
+COMPARE_LIMIT_S = 60.0  # for all tasks together
+_PAIRS_A_CALL = 2_000
+_ROWS_A_CALL = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """How a task is graded: the labels of its line, and when two values are the same."""
+class Grading:
+    """Grades answers to prompts, and finds what their best constant answers are."""
 
-    labels: tuple[str, ...]
-    same: Callable[[str, str], bool]  # (expected, answered)
+    def __init__(
+        self,
+        graders: Graders,
+        *,
+        default: str,  # data.grader
+        rewards: RewardRunner | None = None,
+        include_thinking: bool = False,
+    ) -> None:
+        self._graders = graders
+        self._default = default
+        self.rewards = rewards  # what computes those of an entry
+        self._include_thinking = include_thinking
+        self._constants: dict[tuple[int, ...], ConstantAnswers] = {}
+
+    def names(self, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+        """Return the names of all that judges answers to these prompts."""
+        names = (
+            prompt.rewards if _has_rewards(prompt) else (prompt.grader or self._default,)
+            for prompt in prompts
+        )
+        return tuple(dict.fromkeys(chain.from_iterable(names)))
+
+    async def grade(self, prompt: Prompt, said: str) -> Grade:
+        """Compare what the model said in its last turn with metadata.expected_answer.
+
+        `said` may be a turn as it was decoded: thinking and the end-of-turn token are left out.
+        Raises GradingError where the grader gives no verdict.
+        """
+        text = re.sub(r"(<\|\w+\|>\s*)+$", "", split_thinking(said)[1])
+        row = {**self._row(prompt), "metadata": dict(prompt.metadata)}
+        call = {"type": "grade", "row": row, "answer": text}
+        return Grade(**await self._ask(row["grader"], call))
+
+    async def judge(self, prompt: Prompt, trajectory: Trajectory, chat: ChatTemplate) -> Grade:
+        """Grade the answer of a rollout, by its entry's rewards where that names them.
+
+        It is right then if each of them gives 1. Raises GradingError where there is no verdict.
+        """
+        if self.rewards is None or not _has_rewards(prompt):
+            return await self.grade(prompt, turn_text(trajectory, trajectory.turns[-1], chat))
+        said = conversation(prompt, trajectory, chat, include_thinking=self._include_thinking)
+        rewards = await self.rewards.reward(prompt, said)
+        if rewards.errors:
+            raise GradingError(f"no number from the reward {rewards.errors[0]}")
+        right = all(isinstance(value, float) and value >= 1 for value in rewards.values.values())
+        return Grade(correct=right, extracted=None, reward=rewards.total)
+
+    async def constants(self, prompts: Sequence[Prompt]) -> ConstantAnswers:
+        """Return which expected values of a task are right answers to which of its prompts.
+
+        They are found once for the same prompts.
+        """
+        key = tuple(prompt.index for prompt in prompts)
+        if key not in self._constants:
+            self._constants[key] = await self._compare_tasks(prompts)
+        return self._constants[key]
+
+    async def _compare_tasks(self, prompts: Sequence[Prompt]) -> ConstantAnswers:
+        right: dict[int, frozenset[str]] = {}
+        notes: list[str] = []
+        ends_at = time.monotonic() + COMPARE_LIMIT_S
+        graded = [prompt for prompt in prompts if not _has_rewards(prompt)]
+        for task, group in by_task(graded).items():
+            what = f"{task}: the constant answer" if task else "the constant answer"
+            rows = {json.dumps(row): row for row in map(self._row, group)}
+            counts = Counter(map(expected_of, group)).most_common()
+            values = [value for value, _ in counts[: max(1, MAX_PAIRS // len(rows))]]
+            if len(values) < len(counts):
+                notes.append(
+                    f"{what} is the best of the {len(values)} commonest expected answers; all "
+                    f"{len(counts)} were too many to compare"
+                )
+            try:
+                found = await self._compare(list(rows.values()), values, ends_at=ends_at)
+            except GradingError as error:
+                notes.append(f"{what} is not known: {error}")
+            else:
+                same = dict(zip(rows, found, strict=True))
+                right |= {prompt.index: same[json.dumps(self._row(prompt))] for prompt in group}
+                notes += _not_right_themselves(task, group, right, tried=values)
+        return ConstantAnswers(right=right, notes=tuple(notes))
+
+    async def _compare(
+        self, rows: Sequence[Mapping[str, Any]], values: Sequence[str], *, ends_at: float
+    ) -> list[frozenset[str]]:
+        """Return for each row those of `values` that are as good as its expected answer."""
+        found: list[frozenset[str]] = []
+        names = ", ".join(dict.fromkeys(row["grader"] for row in rows))
+        size = max(1, min(_ROWS_A_CALL, _PAIRS_A_CALL // len(values)))
+        for start in range(0, len(rows), size):
+            left_s = round(ends_at - time.monotonic(), 1)
+            if left_s <= 0:
+                raise GradingError(f"comparing expected answers took over {COMPARE_LIMIT_S:g} s")
+            call = {"type": "compare", "rows": rows[start : start + size], "values": values}
+            answer = await self._ask(names, call, limit_s=left_s)
+            for signs in answer["same"]:
+                same = (value for value, sign in zip(values, signs, strict=True) if sign == "1")
+                found.append(frozenset(same))
+        return found
+
+    async def _ask(
+        self, names: str, call: Mapping[str, Any], *, limit_s: float | None = None
+    ) -> dict[str, Any]:
+        answer = await self._graders.ask(call, limit_s=limit_s)
+        if "error" in answer:
+            raise GradingError(f"no verdict from the grader {names}: {answer['error']}")
+        return answer
+
+    def _row(self, prompt: Prompt) -> dict[str, Any]:
+        """Return what a comparison of values depends on, as rnow.tools.graders has it."""
+        name = prompt.grader or self._default
+        sees_all = self._graders.takes_metadata(name)
+        return {
+            "grader": name,
+            "expected": expected_of(prompt),
+            "metadata": dict(prompt.metadata) if sees_all else {},
+        }
 
 
-def grade(task_name: str, expected: str, answer_text: str) -> Grade:
-    """Compare the model's answer with the expected value.
+@asynccontextmanager
+async def open_grading(
+    loaded: LoadedConfig,
+    project: Path,
+    prompts: Sequence[Prompt],
+    *,
+    file: str,
+    log_file: Path,
+    with_rewards: bool = True,
+) -> AsyncIterator[Grading]:
+    """Make ready to grade answers to `prompts`, those of `file`: in this process, or in that of
+    rewards.py, where they need a grader of it, or `with_rewards` name rewards.
 
-    `answer_text` may be a turn as it was decoded: thinking and the end-of-turn token are left out.
+    Raises DataError where a name is not there, ToolDefinitionError where rewards.py cannot be used.
     """
-    rule = _RULES.get(normalize_task_name(task_name))
-    text = re.sub(r"(<\|\w+\|>\s*)+$", "", answer_text.rpartition("</think>")[2])
-    if rule is None:
-        extracted = text.strip()
-        same = normalize_text(extracted) == normalize_text(expected)
-        return Grade(correct=same, extracted=extracted or None, format_ok=bool(extracted))
-    value = _labelled_value(text, rule.labels)
-    if value is None:
-        return Grade(correct=False, extracted=None, format_ok=False)
-    return Grade(correct=_same(rule, expected, value), extracted=value, format_ok=True)
+    config = loaded.config
+    gradable = [prompt for prompt in prompts if "expected_answer" in prompt.metadata]
+    is_needed = any((prompt.grader or config.data.grader) != BUILT_IN for prompt in gradable)
+    if not is_needed and not (with_rewards and any(prompt.rewards for prompt in prompts)):
+        yield Grading(LocalGraders(GRADER_REGISTRY), default=config.data.grader)
+        return
+    checked = {file: prompts if with_rewards else [replace(one, rewards=()) for one in prompts]}
+    if not (project / "rewards.py").is_file():
+        raise DataError(problems=name_problems(loaded, checked, None))
+    async with RewardRunner(RewardSettings.of(config, project, log_file=log_file)) as runner:
+        problems = name_problems(loaded, checked, runner)
+        if problems:
+            raise DataError(problems=problems)
+        include_thinking = config.rollout.include_thinking
+        yield Grading(
+            runner, default=config.data.grader, rewards=runner, include_thinking=include_thinking
+        )
 
 
-def normalize_task_name(label: str) -> str:
-    """Return the one name of a task: published labels vary between splits, in case and suffix.
+def name_problems(
+    loaded: LoadedConfig, prompts: Mapping[str, Sequence[Prompt]], runner: RewardRunner | None
+) -> list[Problem]:
+    """Return what is wrong with the names of graders and rewards that config.yml and entries give.
 
-    >>> normalize_task_name("Applicant_Full_Name_prompt")
-    'applicant_full_name'
+    `prompts`: of each file. `runner`: of rewards.py; None: there is no such file.
     """
-    words = re.findall(r"[a-z0-9]+", label.casefold())
-    return "_".join(words[:-1] if words[-1:] in (["prompt"], ["prompts"]) else words)
+    explain = _without_file if runner is None else runner.grader_problem
+    key = "data.grader"
+    named = [(str(loaded.file), loaded.lines.get(key), key, loaded.config.data.grader)]
+    for file, entries in prompts.items():
+        named += [(file, one.line, "grader", one.grader) for one in entries if one.grader]
+    problems = [
+        Problem(file=file, line=line, key=key, message=f"{key} {what}")
+        for file, line, key, name in named
+        if (what := explain(name))
+    ]
+    for file, entries in prompts.items():
+        if runner is not None:
+            problems += runner.reward_problems(entries, file=file)
+        elif one := next((one for one in entries if one.rewards), None):
+            message = (
+                f"rewards names {', '.join(one.rewards)}, but there is no rewards.py: write one, "
+                "with @reward (from rnow.core) above each, or remove rewards from the entries"
+            )
+            problems.append(
+                Problem(
+                    file=file,
+                    line=one.line,
+                    key="rewards",
+                    message=message,
+                    severity="error" if loaded.config.dataset_type == "rl" else "warning",
+                )
+            )
+    return problems
 
 
-def is_not_available(value: str) -> bool:
-    """Say whether an expected value means that there is none. Such rows are counted apart."""
-    return normalize_text(value).replace("_", " ").strip(" .") in _NOT_AVAILABLE
+def _without_file(name: str) -> str | None:
+    if name == BUILT_IN:
+        return None
+    return (
+        f"is '{name}', but there is no rewards.py; write one, with @grader (from rnow.core) above "
+        f"the function {name}"
+    )
 
 
-def best_constants(rows: Iterable[tuple[str, str]]) -> Mapping[str, ConstantAnswer]:
-    """Return for each task of `rows` (task name, expected value) its best constant answer.
-
-    A constant answer needs no browsing and no model, so it is the floor that a result must beat.
-    """
-    expected_of: dict[str, list[str]] = {}
-    for task_name, expected in rows:
-        expected_of.setdefault(normalize_task_name(task_name), []).append(expected)
-    return {task: _best_constant(task, values) for task, values in sorted(expected_of.items())}
-
-
-def constant_answer_accuracy(rows: Iterable[tuple[str, str]]) -> float:
-    """Return the share of `rows` that the best constant answer of each task gets right."""
-    constants = best_constants(rows).values()
-    num = sum(constant.num for constant in constants)
-    if num == 0:
-        raise ValueError("there is no accuracy of no questions")
-    return sum(constant.num_correct for constant in constants) / num
+def _not_right_themselves(
+    task: str, group: Sequence[Prompt], right: Mapping[int, frozenset[str]], *, tried: Sequence[str]
+) -> list[str]:
+    """Tell of expected answers that a grader cannot read: who gives them is not right."""
+    odd = [
+        f"{expected_of(prompt)!r} in line {prompt.line}"
+        for prompt in group
+        if expected_of(prompt) in {*tried} - right[prompt.index]
+    ]
+    if not odd:
+        return []
+    return [f"{task}: by its grader the expected answer itself is wrong {len(odd)} times: {odd[0]}"]
 
 
-def wilson_interval(num_correct: float, num: int, *, z: float = 1.96) -> tuple[float, float]:
-    """Return the Wilson score interval of a share, by default at 95 %.
-
-    Unlike share ± z·σ it stays within 0 and 1, and is honest at 0 of 30 and 30 of 30.
-    """
-    if not 0 <= num_correct <= num or num == 0:
-        raise ValueError(f"{num_correct} correct of {num} is not a share")
-    share, spread = num_correct / num, z * z / num
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / num + spread / (4 * num))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _same(rule: _Rule, expected: str, answered: str) -> bool:
-    if is_not_available(expected) or is_not_available(answered):
-        return is_not_available(expected) and is_not_available(answered)
-    return rule.same(expected, answered)
-
-
-def _best_constant(task: str, values: list[str]) -> ConstantAnswer:
-    rule = _RULES.get(task, _Rule((), _equal_by(normalize_text)))
-    candidates = dict.fromkeys(values)  # in order of appearance, so that a tie is always the same
-    hits = {
-        candidate: sum(_same(rule, expected, candidate) for expected in values)
-        for candidate in candidates
-    }
-    answer = max(hits, key=lambda candidate: hits[candidate])
-    return ConstantAnswer(answer=answer, num_correct=hits[answer], num=len(values))
-
-
-def _labelled_value(text: str, labels: tuple[str, ...]) -> str | None:
-    """Return what follows the last `LABEL:`, to the end of its line; markdown marks are dropped."""
-    label = "|".join(re.escape(name).replace(r"\ ", r"[ _]") for name in labels)
-    marks = " \t*_`\"'"
-    found = re.findall(rf"(?i)(?<!\w)(?:{label})[*_` ]*:[*_` ]*(.*)", text)
-    values = [value.lstrip(marks).rstrip(marks + ".") for value in found]
-    return next((value for value in reversed(values) if value), None)
-
-
-def _equal_by(parse: Callable[[str], Hashable]) -> Callable[[str, str], bool]:
-    """Compare what `parse` makes of two texts; what it makes nothing of is equal to nothing."""
-
-    def same(expected: str, answered: str) -> bool:
-        wanted = parse(expected)
-        return bool(wanted) and wanted == parse(answered)
-
-    return same
-
-
-def _same_price(expected: str, answered: str) -> bool:
-    wanted, given = parse_price(expected), parse_price(answered)
-    if wanted is None or given is None:
-        return False
-    # The slack is far below a cent: it lets 101 stand for 100 in spite of binary fractions.
-    return abs(given - wanted) <= 0.01 * wanted + 1e-9
-
-
-_NOT_AVAILABLE = (
-    "na",
-    "n/a",
-    "none",
-    "null",
-    "not available",
-    "not applicable",
-    "not listed",
-)
-
-_INGREDIENT = _Rule(("ingredient",), _equal_by(normalize_ingredient))
-_COMPANY = _Rule(("company",), _equal_by(normalize_company))
-_DAY = _Rule(("date",), _equal_by(parse_day))
-
-_RULES: Mapping[str, _Rule] = {
-    "ingredient": _INGREDIENT,
-    "company": _COMPANY,
-    "applicant_full_name": _COMPANY,
-    "patent_expire_date_text": _Rule(("date",), _equal_by(parse_year)),
-    "date": _DAY,
-    "exclusivity_date": _DAY,
-    "open_on_approval": _Rule(("price", "opening price", "open price", "open"), _same_price),
-}
+def _has_rewards(prompt: Prompt) -> bool:
+    """Say whether an entry's rewards judge its answers: it names some, and no grader."""
+    return bool(prompt.rewards) and prompt.grader is None

@@ -1,6 +1,6 @@
 """The model that `rnow eval` and `rnow test` look at: from its name to an engine that samples.
 
-    base, teacher, a run, a checkpoint, a folder ─▶ Choice ─▶ placed alone ─▶ Subject ─▶ engine
+    base, teacher, run, checkpoint, folder, hub's id ─▶ Choice ─▶ placed alone ─▶ Subject ─▶ engine
 
 Only what samples has to fit on this machine: nobody trains or scores.
 """
@@ -11,17 +11,18 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig
 from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import DataError, Interrupted, UsageError
 from rnow.plan.engine_specs import Serving, adapter_rank, sampling_spec, trainer_environment
+from rnow.plan.hosted_models import why_without_weights
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.placing import EngineRole, place_sampler
 from rnow.runs.folder import RunDirectory
@@ -60,7 +61,7 @@ class Logs:
 
 
 def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: str) -> Choice:
-    """Find the model called `name`: base, teacher, a run, a checkpoint, or a folder.
+    """Find the model called `name`: base, teacher, a run, a checkpoint, a folder, a hub's id.
 
     None: what the project's run called `run` has come to, if it has begun: its model, else its
     newest checkpoint; else base. Raises UsageError for a name that nothing has.
@@ -69,8 +70,10 @@ def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: 
     if name is None:
         name = str(project / "runs" / run) if _find(project / "runs" / run) else "base"
     if name == "teacher":
-        path = require_distill(config).path
-        model = find_model("teacher.path", path, project=project)
+        if config.teacher is None:
+            kind = config.dataset_type
+            raise UsageError(f"--model teacher: there is none in a project of dataset_type {kind}")
+        model = find_model("teacher.path", config.teacher.path, project=project)
         return Choice(name=name, role="teacher", model=model)
     base = find_model("model.path", config.model.path, project=project)
     if name == "base":
@@ -79,10 +82,16 @@ def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: 
         folder = _find(candidate)
         if folder is not None:
             return _choice(folder, base=base)
+    named, without = find_model("--model", name, project=project), why_without_weights(name)
+    if named.folder is not None:
+        return replace(_choice(named.folder.absolute(), base=base), name=name)
+    if "/" in name and named.may_be_downloaded and without is None:
+        return Choice(name=name, role="student", model=named)
     found = sorted(path.name for path in (project / "runs").glob("*") if _find(path))
     raise UsageError(
-        f"--model {name}: there is no run and no folder of that name; "
-        f"take base, teacher, or a run: {', '.join(found) or 'none has begun yet'}"
+        f"--model {name}: {without or 'there is no run and no folder of that name'}; take base, "
+        "teacher, a Hugging Face id as owner/name, or a run: "
+        + (", ".join(found) or "none has begun yet")
     )
 
 

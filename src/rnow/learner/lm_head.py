@@ -8,8 +8,14 @@ token and throws the logits away; backward makes them again and turns them into 
 Only the last chunk's are kept, since backward begins with them: what fits in one chunk is computed
 once. Peak memory beyond inputs and gradients is one `chunk × vocab` in float32, half as much again
 where the products are in bfloat16, whatever the number of tokens.
+
+Some families do one thing more before the softmax: Granite and Cohere scale their logits, Gemma
+bends them towards a cap. That is a `LogitMap`; its slope is one more `chunk × vocab` in backward.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,6 +26,56 @@ from torch.nn.functional import linear
 # it nothing gets faster.
 _CHUNK_ENTRIES = 1 << 25
 
+# What configurations call a factor of the logits; some multiply by it, some divide.
+_FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+_CAP = "final_logit_softcapping"
+
+
+@dataclass(frozen=True, slots=True)
+class LogitMap:
+    """What a model does to the products of its LM head: cap · tanh(scale · x / cap)."""
+
+    scale: float = 1.0
+    cap: float | None = None  # None: scale · x
+
+    def apply_(self, logits: Tensor) -> Tensor:
+        """Map `logits` in place."""
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
+        if self.cap is not None:
+            logits.div_(self.cap).tanh_().mul_(self.cap)
+        return logits
+
+    def slope(self, mapped: Tensor) -> Tensor | float:
+        """Return the derivative where the map's value is `mapped`."""
+        if self.cap is None:
+            return self.scale
+        return mapped.div(self.cap).square_().neg_().add_(1.0).mul_(self.scale)
+
+
+def find_logit_map(config: Any, products: Tensor, logits: Tensor) -> LogitMap | None:
+    """Return the map that makes the model's own `logits` of the head's `products`: [.., vocab].
+
+    Its numbers are those of `config`, a model's configuration; None where no map of them fits.
+    """
+
+    def error(candidate: LogitMap) -> float:
+        mapped = candidate.apply_(products.float().clone())
+        return float((mapped - logits.float()).abs().max())
+
+    # The plainest last: where a small logit lies within rounding of its capped self, it is capped.
+    best = min(_candidates(config), key=error)
+    mapped = best.apply_(products.float().clone())
+    return best if torch.allclose(mapped, logits.float(), rtol=1e-3, atol=1e-5) else None
+
+
+def _candidates(config: Any) -> Iterator[LogitMap]:
+    said = [getattr(config, name, None) for name in _FACTORS]
+    scales = [scale for value in said if value for scale in (1 / value, value)]
+    cap = getattr(config, _CAP, None)
+    for chosen, scale in product([cap, None] if cap else [None], [*scales, 1.0]):
+        yield LogitMap(scale=float(scale), cap=None if chosen is None else float(chosen))
+
 
 def default_chunk_tokens(vocab_size: int) -> int:
     """Return how many tokens go through the head at once: 220 for a vocabulary of 152k."""
@@ -27,9 +83,15 @@ def default_chunk_tokens(vocab_size: int) -> int:
 
 
 def token_logprobs(
-    hidden: Tensor, targets: Tensor, *, weight: Tensor, bias: Tensor | None, chunk_tokens: int
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor,
+    bias: Tensor | None,
+    chunk_tokens: int,
+    logit_map: LogitMap = LogitMap(),
 ) -> Tensor:
-    """Return log softmax(hidden @ weight.T + bias)[targets], nats, [tokens], at least float32.
+    """Return log softmax(map(hidden @ weight.T + bias))[targets], nats, [tokens], float32 at least.
 
     `hidden` [tokens, width] gives the precision of the matrix products (a wider `weight` is rounded
     to it), `weight` [vocab, width] that of its own gradient. Differentiable in hidden, weight and
@@ -37,7 +99,7 @@ def token_logprobs(
     """
     # torch has no types for apply.
     logprobs: Tensor = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden, targets, weight, bias, chunk_tokens
+        hidden, targets, weight, bias, chunk_tokens, logit_map
     )
     return logprobs
 
@@ -51,6 +113,7 @@ class _TokenLogprobs(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         chunk_tokens: int,
+        logit_map: LogitMap,
     ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         normalizers = hidden.new_empty(len(targets), dtype=dtype)
@@ -59,7 +122,7 @@ class _TokenLogprobs(torch.autograd.Function):
         probs: Tensor | None = None
         for chunk in _chunks(len(targets), chunk_tokens):
             del probs  # else the next chunk's logits exist beside it
-            logits = _logits(hidden[chunk], narrow_weight, bias, dtype)
+            logits = logit_map.apply_(_logits(hidden[chunk], narrow_weight, bias, dtype))
             chosen = logits.gather(1, targets[chunk, None]).squeeze(1)
             highest = logits.amax(1)
             exponentials = logits.sub_(highest[:, None]).exp_()
@@ -69,8 +132,10 @@ class _TokenLogprobs(torch.autograd.Function):
             probs = exponentials.div_(sums[:, None])
             del logits, exponentials
         ctx.save_for_backward(hidden, targets, weight, bias, normalizers)
-        ctx.last_probs = probs
+        # The slope of a cap is made from the logits, so they are computed again there.
+        ctx.last_probs = probs if logit_map.cap is None else None
         ctx.chunk_tokens = chunk_tokens
+        ctx.logit_map = logit_map
         return logprobs
 
     @staticmethod
@@ -82,12 +147,17 @@ class _TokenLogprobs(torch.autograd.Function):
         narrow_weight = weight.to(hidden.dtype)
         probs, ctx.last_probs = ctx.last_probs, None  # written over below
         for chunk in reversed(_chunks(len(targets), ctx.chunk_tokens)):
+            slope: Tensor | float = ctx.logit_map.scale
             if probs is None:
                 logits = _logits(hidden[chunk], narrow_weight, bias, normalizers.dtype)
+                slope = ctx.logit_map.slope(ctx.logit_map.apply_(logits))
                 probs = logits.sub_(normalizers[chunk, None]).exp_()
                 del logits
             probs.neg_().scatter_add_(1, targets[chunk, None], probs.new_ones(len(probs), 1))
-            grad_logits = probs.mul_(grad_logprobs[chunk, None]).to(hidden.dtype)
+            probs.mul_(grad_logprobs[chunk, None])
+            if isinstance(slope, Tensor) or slope != 1.0:
+                probs.mul_(slope)
+            grad_logits = probs.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad_logits, narrow_weight, out=grad_hidden[chunk])
             if grad_weight is not None:
@@ -97,7 +167,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_bias += grad_logits.sum(0)
             del grad_logits
             probs = None
-        return grad_hidden, None, grad_weight, grad_bias, None
+        return grad_hidden, None, grad_weight, grad_bias, None, None
 
 
 def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:

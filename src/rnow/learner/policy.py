@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rnow.config.settings import ModelSettings
 from rnow.errors import ModelError
 from rnow.learner.checkpoint import check_student
-from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
+from rnow.learner.lm_head import LogitMap, default_chunk_tokens, find_logit_map, token_logprobs
 from rnow.learner.weights import add_lora, load_causal_lm, save_adapter, save_causal_lm
 
 # From this size on, what checkpointing saves in memory is worth a second forward on a CPU too.
@@ -49,6 +49,7 @@ class Policy:
         self._activation_checkpointing = activation_checkpointing
         self.dtype = dtype  # of the matrix products
         self._head: nn.Linear = self._causal_lm.get_output_embeddings()
+        self._logit_map = LogitMap()
         self._chunk_tokens = chunk_tokens or default_chunk_tokens(self._head.weight.shape[0])
 
     @classmethod
@@ -61,22 +62,20 @@ class Policy:
         activation_checkpointing: Literal["auto"] | bool,
         device: str = "auto",
         chunk_tokens: int | None = None,
+        window: int | None = None,
     ) -> "Policy":
         """Load the student. Raises ModelError if it cannot be loaded, or not be trained here.
 
         `folder` is where the model that settings.path names lies. `seed` is that of LoRA's first
         weights. `device`: "auto" is "cuda" where there is one, else "cpu". `chunk_tokens` go
-        through the LM head at once; None: as many as the vocabulary allows.
+        through the LM head at once; None: as many as the vocabulary allows. `window`: tokens of the
+        longest trajectory, by which some models choose their positions.
         """
         on = _resolve_device(device)
         dtype = _resolve_dtype(settings.dtype, on)
         full = settings.tuning == "full"
         stored = torch.promote_types(dtype, torch.float32) if full else dtype
-        model = load_causal_lm(str(folder), stored).to(on)
-        if on.type == "cuda" and dtype == torch.float32:
-            from rnow.learner import float32_attention
-
-            model.set_attn_implementation(float32_attention.ATTENTION_NAME)
+        model = load_causal_lm(str(folder), stored, window=window).to(on)
         if not full:
             rank = settings.qlora_rank
             alpha = 2 * rank if settings.qlora_alpha is None else settings.qlora_alpha
@@ -89,7 +88,7 @@ class Policy:
             chunk_tokens=chunk_tokens,
         )
         policy._set_modes()
-        policy._check_head()
+        policy._logit_map = policy._find_logit_map()
         return policy
 
     @property
@@ -119,6 +118,7 @@ class Policy:
             weight=self._head.weight,
             bias=self._head.bias,
             chunk_tokens=self._chunk_tokens,
+            logit_map=self._logit_map,
         )
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
@@ -164,18 +164,21 @@ class Policy:
             wanted = self.device.type != "cpu" or num_parameters >= _LARGE_MODEL_PARAMETERS
         if not wanted:
             return
-        self._causal_lm.gradient_checkpointing_enable(
-            {"use_reentrant": False, "preserve_rng_state": False}
-        )
+        lm = self._causal_lm  # whose method has its new name from transformers 5.24 on
+        enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)
+        enable({"use_reentrant": False, "preserve_rng_state": False})
         # A layer checkpoints itself in training mode alone. Only its own flag is set: whatever is
         # inside it, dropout among it, stays in eval mode.
         for module in self._causal_lm.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = True
 
-    def _check_head(self) -> None:
-        """Refuse a model whose logits are not its LM head times its hidden states: with a soft cap
-        or a scale in between, every log-probability would be wrong and nothing would say so."""
+    def _find_logit_map(self) -> LogitMap:
+        """Return what the model does to its LM head's products before the softmax.
+
+        Refuses a model that does what is not known here: every log-probability would be wrong, and
+        nothing would say so.
+        """
         token_ids = torch.arange(8, device=self.device)[None] % self._head.weight.shape[0]
         with torch.no_grad(), self._autocast():
             theirs = self._causal_lm(input_ids=token_ids, use_cache=False).logits
@@ -185,13 +188,15 @@ class Policy:
                 f"model.path: {self._settings.path} cannot be trained: its logits are not finite; "
                 "its weights are damaged (fetch them again), or too large for model.dtype"
             )
-        if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-5):
+        found = find_logit_map(self._causal_lm.config.get_text_config(), ours, theirs)
+        if found is None:
             raise ModelError(
                 f"model.path: {self._settings.path} cannot be trained: "
-                f"{type(self._causal_lm).__name__} does more than apply its LM head to get logits "
-                f"(difference up to {float((ours - theirs).abs().max()):.2g}), "
-                "and only the head's own are known here; use another architecture"
+                f"{type(self._causal_lm).__name__} does more than apply its LM head, scale and cap "
+                f"to get logits (difference up to {float((ours - theirs).abs().max()):.2g}); "
+                "use another architecture"
             )
+        return found
 
 
 def _resolve_device(name: str) -> torch.device:

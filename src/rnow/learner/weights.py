@@ -14,17 +14,31 @@ from torch import Tensor, nn
 
 from rnow.errors import ModelError
 from rnow.records import derive_seed
+from rnow.runtime.atomic_files import give_umask_modes
 from rnow.runtime.logs import quiet_transformers
+from rnow.runtime.rope import load_network_config
 
 
-def load_causal_lm(path: str, dtype: torch.dtype | Literal["auto"]) -> Any:
-    """Return the model in `path`, a folder or hub name, with weights in `dtype`."""
+def load_causal_lm(
+    path: str, dtype: torch.dtype | Literal["auto"], *, window: int | None = None
+) -> Any:
+    """Return the model in `path`, a folder or hub name, with weights in `dtype`.
+
+    `window` fixes positions that depend on the length of a text: runtime/rope.py.
+    """
     from transformers import AutoModelForCausalLM
+
+    from rnow.learner.attention import ATTENTION_NAME
 
     try:
         with quiet_transformers():
             model, found = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, output_loading_info=True
+                path,
+                config=load_network_config(path, window=window),
+                dtype=dtype,
+                attn_implementation=ATTENTION_NAME,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path: {path} cannot be loaded: {error}") from error
@@ -57,7 +71,8 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
         target_modules=sorted(targets),
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(model, config)
+    with quiet_transformers():
+        model = get_peft_model(model, config)
     # Written as the user said it, and in one order: peft has the resolved path and a set.
     config.base_model_name_or_path = path
     config.target_modules = sorted(targets)
@@ -75,6 +90,7 @@ def save_adapter(model: Any, directory: Path) -> None:
     # The default would ask the hub whether the vocabulary was resized.
     model.save_pretrained(str(directory), save_embedding_layers=False)
     (directory / "README.md").unlink()  # peft's form of a model card, not filled in
+    give_umask_modes(directory)
 
 
 def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
@@ -96,6 +112,7 @@ def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
     config = copy.deepcopy(model.config)
     config.dtype = dtype
     config.save_pretrained(str(directory))
+    give_umask_modes(directory)
 
 
 def export_merged(model_path: str, *, adapter_dir: Path, output_dir: Path) -> None:

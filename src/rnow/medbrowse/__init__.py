@@ -1,10 +1,15 @@
-"""The medicine: adapters of its sites, their paces, and values of answers.
+"""The medicine: adapters of its sites, their paces, and a grader of its answers.
 
-`from rnow import medbrowse` in a tools.py registers them, as a project would its own.
+`import rnow.medbrowse` in a tools.py or a rewards.py registers them, as a project would its own.
 """
 
 from rnow.browser import pace
-from rnow.medbrowse import clinicaltrials, drugs_at_fda, orange_book  # noqa: F401 — they register
+from rnow.medbrowse import (  # noqa: F401 — they register
+    clinicaltrials,
+    drugs_at_fda,
+    grading,
+    orange_book,
+)
 
 pace("api.fda.gov", "eutils.ncbi.nlm.nih.gov", interval_s=0.5)
 pace("accessdata.fda.gov", "hemonc.org", "www.accessdata.fda.gov", "www.fda.gov", interval_s=5.0)

@@ -5,27 +5,31 @@ to an empty tuple. None of them guesses: two dates in one answer are no date.
 """
 
 import re
-import unicodedata
 from datetime import date
+from functools import lru_cache
+
+from rnow.core.grader import without_accents
 
 
+@lru_cache(maxsize=10_000)
 def normalize_ingredient(text: str) -> tuple[str, ...]:
     """Return the ingredients in `text`, sorted, without salts, case and bracketed remarks.
 
     >>> normalize_ingredient("Imatinib Mesylate (Gleevec)")
     ('imatinib',)
     """
-    parts = re.split(r"\s*(?:[;,/+&]|\band\b)\s*", _without_brackets(_fold(text)))
+    parts = re.split(r"\s*(?:[;,/+&]|\band\b)\s*", _without_brackets(without_accents(text)))
     return tuple(sorted({_without_salts(part) for part in parts} - {""}))
 
 
+@lru_cache(maxsize=10_000)
 def normalize_company(text: str) -> tuple[str, ...]:
     """Return the words of a company's name that tell it from others.
 
     >>> normalize_company("The Velora Pharms, Inc.")
     ('velora', 'pharmaceuticals')
     """
-    spelled = re.sub(r"[.'’]", "", _without_brackets(_fold(text)))
+    spelled = re.sub(r"[.'’]", "", _without_brackets(without_accents(text)))
     words = [_COMPANY_SPELLINGS.get(word, word) for word in re.findall(r"\w+|&", spelled)]
     if words[:1] == ["the"]:
         words = words[1:]
@@ -34,20 +38,16 @@ def normalize_company(text: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-def normalize_text(text: str) -> str:
-    """Return `text` in lower case, without accents, with single spaces."""
-    return " ".join(_fold(text).split())
-
-
 def parse_year(text: str) -> int | None:
     """Return the one year in `text`."""
     years = {int(year) for year in re.findall(r"(?<!\d)(?:19|20|21)\d\d(?!\d)", text)}
     return years.pop() if len(years) == 1 else None
 
 
+@lru_cache(maxsize=10_000)
 def parse_day(text: str) -> date | None:
     """Return the one date in `text`, in any form that people write."""
-    folded = _fold(text)
+    folded = without_accents(text)
     days = {
         _to_date(**dict(zip(order, match.groups(), strict=True)))
         for pattern, order in _DATE_FORMS
@@ -67,12 +67,6 @@ def _to_date(*, year: str, month: str, day: str) -> date | None:
         return date(int(year), _MONTHS.get(month[:3]) or int(month), int(day))
     except ValueError:  # there is no such day
         return None
-
-
-def _fold(text: str) -> str:
-    """Return `text` in lower case without accents."""
-    decomposed = unicodedata.normalize("NFKD", text)
-    return "".join(c for c in decomposed if not unicodedata.combining(c)).casefold()
 
 
 def _without_brackets(text: str) -> str:

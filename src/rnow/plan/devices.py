@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from rnow.errors import ModelError
+from rnow.plan.hosted_models import why_without_weights
 from rnow.plan.model_files import ModelFiles
+from rnow.plan.own_code import own_code_of
+from rnow.plan.weight_files import check_weights
 
 NVIDIA_SMI_DEADLINE_S = 10.0
 MAX_CPU_WEIGHT_BYTES = 4 * 10**9  # above it, one step takes hours on a CPU
@@ -91,7 +94,7 @@ def check_models(models: Mapping[ModelFiles, str], *, devices: Devices) -> None:
     too_big = [
         (model, text)
         for model, kind in models.items()
-        if kind == "auto" and not devices.gpus and (text := _needs_gpu(model))
+        if kind == "auto" and not (devices.gpus or _broken(model)) and (text := _needs_gpu(model))
     ]
     if not broken and not too_big:
         return
@@ -113,9 +116,15 @@ def _names(items: Sequence[tuple[ModelFiles, str]]) -> str:
 def _broken(model: ModelFiles) -> str | None:
     """Say why `model` can be loaded nowhere."""
     if model.folder is None:
-        return None if model.may_be_downloaded else f"there is no folder {model.path}"
-    if model.weight_bytes is None:
-        return f"{model.folder} has no weights, or not all of their parts"
+        without = None if model.may_be_downloaded else f"there is no folder {model.path}"
+        return why_without_weights(model.path) or without
+    own_code = own_code_of(model.folder)
+    if own_code is not None:
+        return own_code
+    try:
+        check_weights(model.folder)
+    except ModelError as error:
+        return str(error)
     return None
 
 

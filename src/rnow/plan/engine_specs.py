@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rnow.config.load import require_distill
+from rnow.config.load import teacher_of
 from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
-from rnow.engines.vllm.untied import is_tied
+from rnow.engines.vllm.untied import needs_untying
 from rnow.plan.make import device_variables
 from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
@@ -51,7 +51,7 @@ def sampling_spec(
     """
     if serving.placement.engines[role] != "vllm":
         return _spec(serving, role, model)
-    untied = serving.untied if takes_models and is_tied(model) else None
+    untied = serving.untied if takes_models and needs_untying(model) else None
     servers = _servers(
         serving,
         role,
@@ -114,6 +114,7 @@ def _spec(serving: Serving, role: EngineRole, model: Path, **servers: Any) -> En
         request_timeout_s=config.engine.request_timeout_s,
         tolerance=role_tolerance(config, placement, role),
         urls=engine_urls(config, role),
+        window=config.rollout.max_context_window,
         **servers,
     )
 
@@ -159,7 +160,7 @@ def _dtype(serving: Serving, role: EngineRole) -> Literal["float32", "bfloat16"]
 
 
 def _settings(config: Config, role: EngineRole) -> EngineSettings | TeacherSettings:
-    return config.engine if role == "student" else require_distill(config)
+    return config.engine if role == "student" else teacher_of(config)
 
 
 def adapter_rank(adapter: Path) -> int:

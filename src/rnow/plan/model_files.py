@@ -3,12 +3,12 @@
 To find a model nothing is opened but small JSON files and nothing is downloaded.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from rnow.errors import ModelError
+from rnow.plan.weight_files import count_weight_bytes
 
 # What reading and writing a model's ids takes, and its size: everything but weights.
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt"]
@@ -36,9 +36,11 @@ def find_model(key: str, path: str, *, project: Path, cache: Path | None = None)
     """Look for `path`: a folder, relative to the project, else a Hugging Face id in its `cache`."""
     folder = project / Path(path).expanduser()
     if folder.is_dir():
-        return ModelFiles(key=key, path=path, folder=folder, weight_bytes=_weight_bytes(folder))
+        return ModelFiles(
+            key=key, path=path, folder=folder, weight_bytes=count_weight_bytes(folder)
+        )
     snapshot = _cached_folder(path, "config.json", cache)
-    weight_bytes = None if snapshot is None else _weight_bytes(snapshot)
+    weight_bytes = None if snapshot is None else count_weight_bytes(snapshot)
     # A download that was broken off is as good as none.
     folder_or_none = snapshot if weight_bytes else None
     return ModelFiles(key=key, path=path, folder=folder_or_none, weight_bytes=weight_bytes)
@@ -83,18 +85,3 @@ def _cached_folder(model_id: str, file: str, cache: Path | None) -> Path | None:
     except HFValidationError:
         return None
     return Path(found).parent if isinstance(found, str) else None
-
-
-def _weight_bytes(folder: Path) -> int | None:
-    """Return the bytes of the weight files in `folder`, or None if one is missing."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    for index in folder.glob("*.index.json"):
-        try:
-            names = set(json.loads(index.read_text())["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError):
-            return None
-        files = [folder / name for name in sorted(names)]
-    try:
-        return sum(file.stat().st_size for file in files) if files else None
-    except OSError:
-        return None

@@ -20,7 +20,9 @@ from rnow.plan.devices import Devices, check_models, find_devices, usable_gpus
 from rnow.plan.figures import load_figures
 from rnow.plan.make import make_plan
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
+from rnow.plan.network import Use, check_network
 from rnow.plan.records import EngineKind, Plan, Workload
+from rnow.plan.weight_files import check_quantization, check_weights
 
 EngineRole = Literal["student", "teacher"]
 
@@ -68,7 +70,7 @@ def place_roles(
     fetched if it may be; else there is no plan.
     """
     config = loaded.config
-    teacher = require_distill(config)
+    teacher = require_distill(loaded)
     models: dict[EngineRole, ModelFiles] = {
         "student": find_model("model.path", config.model.path, project=project),
         "teacher": find_model("teacher.path", teacher.path, project=project),
@@ -78,7 +80,15 @@ def place_roles(
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
     check_models({models[role]: _asked(config, role) for role in here}, devices=found)
     placement = _without_plan(config, project, models, devices=found)
-    if config.model.tuning == "lora":
+    is_lora = config.model.tuning == "lora"
+    placement = _look_at_models(
+        config,
+        placement,
+        may_download=may_download,
+        trained="student",
+        adapted="student" if is_lora else None,
+    )
+    if is_lora:
         _check_adapter_dtype(config, placement)
     if not may_download and not all(model.folder for model in models.values()):
         return placement
@@ -103,6 +113,8 @@ def place_sampler(
     if not engine_urls(config, role):
         check_models({model: _asked(config, role)}, devices=found)
     placement = _without_plan(config, project, {role: model}, devices=found)
+    adapted = None if lora_rank is None else role
+    placement = _look_at_models(config, placement, may_download=True, adapted=adapted)
     if lora_rank is not None:
         _check_adapter_dtype(config, placement)
     if placement.engines[role] == "url":
@@ -151,6 +163,56 @@ def _without_plan(
         plan=None,
         notices=tuple(notices),
     )
+
+
+def _look_at_models(
+    config: Config,
+    placement: Placement,
+    *,
+    may_download: bool,
+    trained: EngineRole | None = None,
+    adapted: EngineRole | None = None,
+) -> Placement:
+    """Return `placement` with what is to be said of its models; refuse what cannot be run.
+
+    A model that is not on this machine is judged by its config.json, where it may be fetched.
+    """
+    notices = list(placement.notices)
+    for role, model in placement.models.items():
+        engine = placement.engines[role]
+        if engine == "url" and role not in (trained, adapted):
+            continue
+        use = Use(
+            window=config.rollout.max_context_window,
+            engine=engine,
+            device=placement.device,
+            is_trained=role == trained,
+            is_adapted=role == adapted,
+            is_scored=trained is not None and role != trained,
+        )
+        try:
+            told = _look_at(model, use, fetch=may_download)
+        except ModelError as error:
+            raise ModelError(f"{model.path} cannot be used\n  {model.key}: {error}") from error
+        notices += [line for line in told if line not in notices]
+    return replace(placement, notices=tuple(notices))
+
+
+def _look_at(model: ModelFiles, use: Use, *, fetch: bool) -> list[str]:
+    told: list[str] = []
+    if model.folder is not None:
+        notice = check_weights(model.folder)
+        told += [] if notice is None else [notice]
+    elif not fetch:
+        return told
+    folder = model.folder or fetch_model(model, weights=False)
+    check_quantization(folder, is_trained=use.is_trained, is_served=use.engine == "vllm")
+    told += check_network(model.path, folder, use)
+    if use.is_trained and use.is_adapted:
+        from rnow.learner.reach import lora_reach
+
+        told.append(lora_reach(folder).line())
+    return told
 
 
 def _asked(config: Config, role: EngineRole) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rnow.config.load import require_distill
 from rnow.config.settings import Config, TeacherSettings
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP
 from rnow.plan.devices import Gpu
@@ -59,7 +58,8 @@ class Workload:
 
     @property
     def teacher_settings(self) -> TeacherSettings:
-        return require_distill(self.config)
+        # Without a teacher only the student is planned, alone: nobody reads this one's settings.
+        return self.config.teacher or TeacherSettings(path=self.config.model.path)
 
     @property
     def max_context_window(self) -> int:

@@ -39,6 +39,10 @@ from rnow.runtime.kill_points import point
 from rnow.runtime.side_by_side import side_by_side
 from rnow.tools.base import ToolCall, ToolRunner, allowed_schemas
 
+# A rollout whose very first id is foreign would have nothing to train on, so it begins again: a
+# network of random weights does so every few rollouts, a trained one never.
+_MAX_BEGINNINGS = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
@@ -58,10 +62,12 @@ async def run_rollout(
     tools: ToolRunner | None,
     limits: RolloutSettings,
     run_seed: int,
+    foreign_ids: frozenset[int] = frozenset(),
 ) -> Trajectory:
     """Roll a prompt out once; raise RolloutError if no generation ended.
 
     `tools` None is a project without tools: nothing that the student writes is read as a call.
+    `foreign_ids` are not to be trained on: the rollout ends where one of them is sampled.
     """
     started = time.monotonic()
     rollout = _Rollout(
@@ -71,6 +77,7 @@ async def run_rollout(
         tools=tools,
         limits=limits,
         run_seed=run_seed,
+        foreign_ids=foreign_ids,
         ledger=Ledger(prompt_ids(attempt.prompt, chat, tools)),
     )
     try:
@@ -81,6 +88,8 @@ async def run_rollout(
             raise
         end_reason = EndReason.TIMEOUT
     finally:
+        if tools is not None:
+            tools.release(attempt.id)
         await engine.release(str(attempt.id))
     if rollout.ledger.num_turns == 0:
         raise RolloutError(rollout.why_nothing_was_sampled(end_reason))
@@ -98,6 +107,7 @@ class _Rollout:
     tools: ToolRunner | None
     limits: RolloutSettings
     run_seed: int
+    foreign_ids: frozenset[int]
     ledger: Ledger
 
     @property
@@ -108,56 +118,74 @@ class _Rollout:
         limits = self.limits
         while (room := limits.max_context_window - len(self.ledger)) > 0:
             completion = await self._sample(min(room, limits.max_tokens or room))
+            if completion is None:
+                return EndReason.FOREIGN_TOKEN
             stopped = int(completion.token_ids[-1]) in self.chat.stop_token_ids
             calls = self._read_calls(completion, stopped)
             records = await self._run_side_by_side(calls)
             end_reason = self._end_reason(calls, stopped)
             if end_reason is not None:
                 return end_reason
-            self.ledger.add_bridge(self.chat.bridge([record.text for record in records]))
+            self.ledger.add_bridge(self.chat.bridge([record.text for record in records], calls))
         return EndReason.CONTEXT_FULL
 
-    async def _sample(self, max_tokens: int) -> Completion:
+    async def _sample(self, max_tokens: int) -> Completion | None:
+        """Add a generation to the ledger and return it; None: it ended with a foreign token."""
         started = time.monotonic()
-        turn = self.ledger.num_turns
-        request = SampleRequest(
+        for number in range(_MAX_BEGINNINGS):
+            request = self._request(max_tokens, number)
+            completion = await self.engine.sample(request)
+            point("rollout/sampled")
+            self._check_end(completion, request)
+            is_foreign = int(completion.token_ids[-1]) in self.foreign_ids
+            if is_foreign:
+                completion = completion.without_last()
+            if len(completion.token_ids):
+                self.ledger.add_completion(completion, duration_s=time.monotonic() - started)
+            if len(completion.token_ids) or self.ledger.num_turns:
+                break
+        return None if is_foreign else completion
+
+    def _request(self, max_tokens: int, number: int) -> SampleRequest:
+        """Return what is asked of the engine; `number` counts beginnings that were thrown away."""
+        where = (self.id.step, self.id.prompt, self.id.rollout, self.ledger.num_turns)
+        return SampleRequest(
             token_ids=self.ledger.token_ids,
             session=str(self.id),
             max_tokens=max_tokens,
-            stop_token_ids=self.chat.stop_token_ids,
-            seed=derive_seed(
-                self.run_seed, "sample", self.id.step, self.id.prompt, self.id.rollout, turn
-            ),
+            stop_token_ids=(*self.chat.stop_token_ids, *sorted(self.foreign_ids)),
+            seed=derive_seed(self.run_seed, "sample", *where, *((number,) if number else ())),
             policy_version=self.attempt.policy_version,
             temperature=self.attempt.temperature,
         )
-        completion = await self.engine.sample(request)
-        point("rollout/sampled")
-        self.ledger.add_completion(completion, duration_s=time.monotonic() - started)
-        self._check_end(completion, max_tokens)
-        return completion
 
-    def _check_end(self, completion: Completion, max_tokens: int) -> None:
+    def _check_end(self, completion: Completion, request: SampleRequest) -> None:
         num_tokens, last = len(completion.token_ids), int(completion.token_ids[-1])
-        if num_tokens > max_tokens:
-            raise EngineError(f"the engine sampled {num_tokens} tokens, asked for {max_tokens}")
+        if num_tokens > request.max_tokens:
+            raise EngineError(
+                f"the engine sampled {num_tokens} tokens, asked for {request.max_tokens}"
+            )
         if completion.policy_version != self.attempt.policy_version:
             raise EngineError(
                 f"the engine sampled from policy version {completion.policy_version}, asked for "
                 f"{self.attempt.policy_version}"
             )
-        stop_ids = self.chat.stop_token_ids
-        if completion.stop_reason is StopReason.STOP and last not in stop_ids:
+        if completion.stop_reason is StopReason.STOP and last not in request.stop_token_ids:
             raise EngineError(
                 f"the engine says that it stopped at a stop token, but gave {last} as the last id; "
-                f"the stop tokens are {list(stop_ids)}"
+                f"the stop tokens are {list(self.chat.stop_token_ids)}"
             )
 
     def _read_calls(self, completion: Completion, stopped: bool) -> tuple[ToolCall, ...]:
         if self.tools is None:
             return ()
         ids = completion.token_ids.tolist()
-        return self.chat.parse_calls(ids[:-1] if stopped else ids, stopped=stopped)
+        return self.chat.parse_calls(
+            ids[:-1] if stopped else ids,
+            stopped=stopped,
+            tools=self.tools.schemas,
+            after_tools=self.ledger.num_turns > 1,
+        )
 
     def _end_reason(self, calls: Sequence[ToolCall], stopped: bool) -> EndReason | None:
         limits = self.limits
@@ -206,6 +234,10 @@ class _Rollout:
             return (
                 f"{where}: its prompt of {len(self.ledger)} tokens leaves no room in "
                 f"rollout.max_context_window = {self.limits.max_context_window}"
+            )
+        if end_reason is EndReason.FOREIGN_TOKEN:
+            return (
+                f"{where}: the student began {_MAX_BEGINNINGS} times with an id that no token has"
             )
         return (
             f"{where}: no generation ended within rollout.rollout_timeout = "

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,16 +10,19 @@ from rnow.browser.chromium.executable import find_chromium
 from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.bridge_check import check_template
-from rnow.chat.prompts import PromptFile, read_prompt_file
+from rnow.chat.prompts import PromptFile, asked, read_prompt_file
 from rnow.chat.template import ChatTemplate
+from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
+from rnow.plan.model_files import find_tokenizer
 from rnow.records import Prompt
 from rnow.rollout.attempt import run_rollout
 from rnow.rollout.many import Roll
 from rnow.rollout.project_pages import check_store, chromium_notices, store_folder
 from rnow.tools.base import ToolSchema
+from rnow.tools.mcp.spec import McpSettings
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
 
@@ -31,7 +34,8 @@ class Environment:
     config: Config
     directory: Path
     chat: ChatTemplate
-    tools: ToolPool | None  # None: no tools.py, or none wanted; one turn
+    vocabulary: Vocabulary
+    tools: ToolPool | None  # None: the project has no tools, or none are wanted; one turn
     checks_tool_names: bool = True  # that prompts name
     sites: LocalSites
 
@@ -40,24 +44,35 @@ class Environment:
         return () if self.tools is None else self.tools.schemas
 
     def read_prompts(self, name: str, *, batch_size: int | None = None) -> PromptFile:
-        """Read a file of prompts; tools that it names must exist, unless none are wanted."""
+        """Read a file of prompts; tools that it names must exist, unless none are wanted.
+
+        An example of dataset_type sft is a prompt up to its last message of the user.
+        """
         names = [schema.name for schema in self.schemas]
-        return read_prompt_file(
+        kind = self.config.dataset_type
+        file = read_prompt_file(
             self.directory / name,
+            dataset_type=kind,
             tool_names=names if self.checks_tool_names else None,
             batch_size=batch_size,
+            drop_last_answer=self.config.data.drop_last_answer,
         )
+        return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 
     def check(self, prompt: Prompt) -> tuple[str, ...]:
         """Check that turns can be appended token by token; return what the user should know."""
         own: tuple[str, ...] = ()
         if self.tools is not None:
             own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
-        return (*own, *check_template(self.chat, prompt.messages, self.schemas))
+        limits = self.config.rollout
+        notices = check_template(self.chat, prompt.messages, self.schemas, limits=limits)
+        check_words(self.chat, prompt.messages, self.schemas, vocabulary=self.vocabulary)
+        return (*own, *self.vocabulary.notices, *notices)
 
     def gauges(self) -> dict[str, float]:
         """Return what the parts count over the whole run, for the step's line of metrics."""
         return {
+            "tool/offered": len(self.schemas),
             "tool/restarts": 0 if self.tools is None else self.tools.num_replaced,
             "browser/local_requests": self.sites.num_requests,
         }
@@ -71,6 +86,7 @@ class Environment:
             tools=self.tools,
             limits=self.config.rollout,
             run_seed=self.config.seed,
+            foreign_ids=frozenset(self.vocabulary.foreign_ids),
         )
 
 
@@ -80,21 +96,25 @@ async def open_environment(
     directory: Path,
     *,
     student: Path,
+    teacher: Path | None = None,
     log_file: Path,
     with_tools: bool = True,
 ) -> AsyncIterator[Environment]:
     """Start local sites and tool workers; `student` is the folder with the tokenizer.
 
+    With `teacher`, what the student writes must mean the same to it: ModelError.
     Without tools the student is shown none, whatever the prompts name.
     """
     config = loaded.config
     tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
-    chat = ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode)
+    mcp = mcp_settings(loaded)
+    vocabulary = read_vocabulary(student, teacher)
+    chat = load_chat(config, directory, student=student)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
         check_store(config, directory)
         tools: ToolPool | None = None
-        if tools_file is not None:
+        if tools_file is not None or (with_tools and mcp.servers):
             settings = worker_settings(
                 config,
                 directory,
@@ -102,15 +122,33 @@ async def open_environment(
                 ports=sites.ports,
                 log_file=log_file,
             )
-            tools = await stack.enter_async_context(ToolPool(settings))
+            tools = await stack.enter_async_context(ToolPool(replace(settings, mcp=mcp)))
         yield Environment(
             config=config,
             directory=directory,
             chat=chat,
+            vocabulary=vocabulary,
             tools=tools,
             checks_tool_names=with_tools,
             sites=sites,
         )
+
+
+def mcp_settings(loaded: LoadedConfig) -> McpSettings:
+    """Return the MCP servers of a project, and where they are set."""
+    rollout, line = loaded.config.rollout, loaded.lines.get("rollout.mcp_url")
+    return McpSettings(
+        servers=tuple(rollout.mcp_url),
+        per_rollout=rollout.mcp_session == "rollout",
+        place=loaded.file.name if line is None else f"{loaded.file.name}:{line}",
+    )
+
+
+def load_chat(config: Config, directory: Path, *, student: Path) -> ChatTemplate:
+    """Load the student's template; where the teacher would end a text, its rollouts end too."""
+    path = None if config.teacher is None else config.teacher.path
+    teacher = None if path is None else find_tokenizer(path, project=directory)
+    return ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode, teacher=teacher)
 
 
 def worker_settings(

@@ -17,6 +17,7 @@ from typing import TypeVar
 from rnow.errors import (
     DeadlineError,
     EngineError,
+    GradingError,
     RnowError,
     RolloutError,
     TeacherError,
@@ -74,7 +75,7 @@ async def roll_many(
     """Return what `then` made of each trajectory, in the order of the attempts, without the lost.
 
     At most `concurrency` roll at a time. `lose` is told of an attempt that failed `num_tries`
-    times, and of one for which `then` raised TeacherError; what it raises ends all. Errors that are
+    times, and of one that `then` could not score or grade; what it raises ends all. Errors that are
     about more than one rollout (a tools.py that changed, a full disk) go up as they are.
     """
     slots = asyncio.Semaphore(concurrency)
@@ -88,7 +89,7 @@ async def roll_many(
             return
         try:
             results[position] = await then(attempt, rolled)
-        except TeacherError as error:
+        except (TeacherError, GradingError) as error:
             lose(attempt, error)
 
     await side_by_side(*(one(position, attempt) for position, attempt in enumerate(attempts)))

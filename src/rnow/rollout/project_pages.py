@@ -3,10 +3,12 @@
 Opened here for a moment only, by the controller; tool workers keep it open.
 """
 
+import os
 from contextlib import closing
 from pathlib import Path
 
 from rnow.browser.chromium.executable import NO_CHROMIUM, find_chromium
+from rnow.browser.shell import network_notices
 from rnow.browser.store.store import INDEX_FILE, PageStore
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
@@ -62,11 +64,13 @@ def require_contact(loaded: LoadedConfig) -> None:
 
 
 def chromium_notices(config: Config, directory: Path) -> tuple[str, ...]:
-    """Return what the user should know where the web is read and no browser is there to do it.
+    """Return what the user should know of this machine's ways to the web, where that is read.
 
     Raises ConfigError for a browser.executable that is no program.
     """
     browser = config.browser
     found = find_chromium(browser.executable, directory=directory)
     reads_the_web = browser.allow_hosts or browser.render_hosts
-    return (NO_CHROMIUM,) if reads_the_web and found is None else ()
+    if not reads_the_web:
+        return ()
+    return (*network_notices(os.environ), *((NO_CHROMIUM,) if found is None else ()))

@@ -154,7 +154,20 @@ class RunDirectory:
         inputs: dict[str, str] = json.loads(self.inputs_file.read_text(encoding="utf-8"))
         return inputs
 
+    def check_there(self) -> None:
+        """Raise CheckpointError if the folder that was opened is not the one at its path now.
+
+        Deleted or moved files can be written to their end, so nothing else would tell.
+        """
+        if self._lock is not None and not _is_at(self.path / ".lock", self._lock.fileno()):
+            raise CheckpointError(
+                f"{self.path} was deleted or moved while its run went on, so nothing more of the "
+                "run can be kept. It ends here; move the folder back and run again to go on from "
+                "its last checkpoint"
+            )
+
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        self.check_there()
         _append_line(self.metrics_file, metrics)
 
     def append_evaluation(self, figures: Mapping[str, Any]) -> None:
@@ -206,6 +219,13 @@ def _take(lock: IO[str]) -> None:
             return
         time.sleep(0.02)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _holder() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from rnow.config.settings import Config
@@ -12,6 +13,7 @@ from rnow.runs.folder import RunDirectory
 from rnow.runtime.atomic_files import replace_folder
 from rnow.runtime.kill_points import point
 
+GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -20,16 +22,23 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION_CONFIG,
 )
 
 
 def write_model_folder(
-    folder: Path, *, policy: Policy, base: str, tokenizer: Path, run: RunDirectory
+    folder: Path,
+    *,
+    policy: Policy,
+    base: str,
+    tokenizer: Path,
+    ends: Sequence[int],
+    run: RunDirectory,
 ) -> None:
     """Write adapter or model with all that transformers, peft and vLLM look for beside it.
 
     `base` is what an adapter says it belongs to: a hub id, or a folder that is found from anywhere.
+    `ends` are the ids that ended its texts in training, the end of turn first.
     """
 
     def write(temporary: Path) -> None:
@@ -37,6 +46,7 @@ def write_model_folder(
         point("model/weights")
         _name_base(temporary / "adapter_config.json", base)
         copy_tokenizer(tokenizer, temporary)
+        _name_ends(temporary / GENERATION_CONFIG, ends)
         (temporary / "README.md").write_text(_model_card(run), encoding="utf-8")
 
     replace_folder(folder, write)
@@ -51,7 +61,10 @@ def export_model(source: Path, output: Path, *, base: str | None) -> None:
             return
         export_merged(base, adapter_dir=source, output_dir=temporary)
         copy_tokenizer(source, temporary)
-        shutil.copyfile(source / "README.md", temporary / "README.md")
+        for name in ("README.md", GENERATION_CONFIG):
+            # Its ends are the student's in training, not those of the model that was merged into.
+            if (source / name).exists():
+                shutil.copyfile(source / name, temporary / name)
 
     replace_folder(output, write)
 
@@ -67,7 +80,12 @@ def write_checkpoint_model(
     """
     config = Config.model_validate(run.read_config())
     policy = Policy.load(
-        student, config.model, seed=config.seed, activation_checkpointing=False, device="cpu"
+        student,
+        config.model,
+        seed=config.seed,
+        activation_checkpointing=False,
+        device="cpu",
+        window=config.rollout.max_context_window,
     )
     policy.load_trainable_state(load_checkpoint(checkpoint).weights)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +105,12 @@ def _name_base(file: Path, base: str) -> None:
         config = json.loads(file.read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = base
         file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _name_ends(file: Path, ends: Sequence[int]) -> None:
+    config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    config["eos_token_id"] = list(ends) if len(ends) > 1 else ends[0]
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _model_card(run: RunDirectory) -> str:

@@ -6,7 +6,7 @@ one run out of two, so it is refused with the difference named.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ FREE = frozenset(
         "browser.contact",
         "browser.executable",
         "browser.ttl_days",
+        "data.grader",
         "data.val_file",
     }
 )
@@ -64,6 +65,7 @@ TAKEN_OVER = frozenset(
         "algorithm.kl_clip",
         "algorithm.kl_discount",
         "rollout.tool_timeout",
+        "rollout.mcp_url",
         "rollout.rollout_timeout",
         "browser.allow_hosts",
         "engine.kind",
@@ -76,26 +78,53 @@ TAKEN_OVER = frozenset(
 )
 
 
+_CODE = ("tools.py", "rewards.py")  # may change in a run, which is told
 _WHOLE = ("engine.args", "teacher.args")  # mappings that are one setting
 
 
 def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     """Return one line for each change that is taken over; raise CheckpointError for the others."""
-    was, is_ = dict(_flat(before)), dict(_flat(now))
-    changed = sorted(
-        key for key in was.keys() | is_.keys() if was.get(key) != is_.get(key) and key not in FREE
-    )
-    refused = [key for key in changed if key not in TAKEN_OVER]
+    changed = _changed(before, now)
+    refused = {key: values for key, values in changed.items() if key not in TAKEN_OVER}
     if refused:
-        differences = "".join(
-            f"\n  {key}: the run has {was.get(key)!r}, config.yml now says {is_.get(key)!r}"
-            for key in refused
-        )
         raise CheckpointError(
-            f"the unfinished run was made with another config:{differences}\n"
+            f"the unfinished run was made with another config:{_differences(refused)}\n"
             "Put these back to go on with it, or use --fresh to begin another run"
         )
-    return tuple(f"{key}: {was.get(key)!r} becomes {is_.get(key)!r}" for key in changed)
+    return tuple(f"{key}: {was!r} becomes {is_!r}" for key, (was, is_) in changed.items())
+
+
+def check_finished(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where a finished run was made with other settings than are given now.
+
+    A setting that came into being since then is no difference.
+    """
+    known = _flat(before)
+    changed = {key: values for key, values in _changed(before, now).items() if key in known}
+    if changed:
+        raise CheckpointError(
+            f"nothing was trained: {run} is finished, and was made with another config:"
+            f"{_differences(changed)}\n"
+            "To train with these settings, use --fresh, which begins another run; to train under a "
+            "name of its own, --name NAME"
+        )
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return key -> (value in `before`, value in `now`) of all that are not free to change."""
+    was, is_ = _flat(before), _flat(now)
+    return {
+        key: (was.get(key), is_.get(key))
+        for key in sorted((was.keys() | is_.keys()) - FREE)
+        if was.get(key) != is_.get(key)
+    }
+
+
+def _differences(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    return "".join(
+        f"\n  {key}: the run has {was!r}, now given is {is_!r}"
+        for key, (was, is_) in changed.items()
+    )
 
 
 def fingerprints(directory: Path, config: Config, *, tokenizer: Path) -> dict[str, str]:
@@ -105,7 +134,7 @@ def fingerprints(directory: Path, config: Config, *, tokenizer: Path) -> dict[st
     """
     files = {
         "data.train_file": directory / config.data.train_file,
-        "tools.py": directory / "tools.py",
+        **{name: directory / name for name in _CODE},
         "tokenizer.json": tokenizer / "tokenizer.json",
     }
     hashes = {
@@ -118,9 +147,9 @@ def fingerprints(directory: Path, config: Config, *, tokenizer: Path) -> dict[st
 
 
 def check_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """Refuse prompts or ids that are no longer those of the run; tell of other tools."""
+    """Refuse prompts or ids that are no longer those of the run; tell of other code."""
     changed = sorted(name for name in before if before[name] != now.get(name))
-    refused = [name for name in changed if name != "tools.py"]
+    refused = [name for name in changed if name not in _CODE]
     if refused:
         raise CheckpointError(
             f"{' and '.join(refused)} changed since the unfinished run began; put the old content "
@@ -129,9 +158,11 @@ def check_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str
     return tuple(f"{name} has changed since the run began" for name in changed)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value and prefix + key not in _WHOLE:
-            yield from _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            flat[prefix + key] = value
+    return flat

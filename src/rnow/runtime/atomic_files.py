@@ -104,6 +104,7 @@ def _fill_synced(temporary: Path, write: Callable[[Path], None], *, name: str) -
     try:
         write(temporary)
         point(f"{name}/written")
+        give_umask_modes(temporary)
         for path in temporary.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
@@ -113,6 +114,18 @@ def _fill_synced(temporary: Path, write: Callable[[Path], None], *, name: str) -
         # On a full disk the half that was written is what fills it.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def give_umask_modes(folder: Path) -> None:
+    """Let others read the files of a new folder as far as they may read the folder itself.
+
+    safetensors and tempfile make files for this user alone, whatever the umask: a server that runs
+    as another user could not load them.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def recover_folder(folder: Path) -> None:

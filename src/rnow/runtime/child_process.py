@@ -24,6 +24,7 @@ from rnow.runtime.deadline import within
 _BECOME_GUARDED = (
     'exec 3<&1 1>&2; { read -r _ <&3; kill -KILL 0; } </dev/null & exec 3<&-; exec "$@"'
 )
+_AND_ANSWER = _BECOME_GUARDED.replace("exec 3<&-", "exec 3<&- 1>&0")
 _KILL_LIMIT_S = 10.0  # SIGKILL to reaped: more means a process that the kernel cannot end
 
 
@@ -43,13 +44,18 @@ class ChildProcess:
         log_file: Path,
         folder: Path | None = None,
         stdin: int = asyncio.subprocess.DEVNULL,
+        answers_to_stdin: bool = False,
     ) -> "ChildProcess":
-        """Start `command` in `folder`; what it and its children print is appended to `log_file`."""
+        """Start `command` in `folder`; what it and its children print is appended to `log_file`.
+
+        `answers_to_stdin`: its standard output goes to where its input comes from, a socket.
+        """
+        script = _AND_ANSWER if answers_to_stdin else _BECOME_GUARDED
         lifeline_theirs, lifeline_ours = os.pipe()
         try:
             with open(log_file, "ab") as log:
                 process = await asyncio.create_subprocess_exec(
-                    *("/bin/sh", "-c", _BECOME_GUARDED, "guarded", *command),
+                    *("/bin/sh", "-c", script, "guarded", *command),
                     stdin=stdin,
                     stdout=lifeline_theirs,
                     stderr=log,

@@ -1,4 +1,6 @@
-"""Ctrl-C, SIGTERM and time limits: once is a request, twice is now.
+"""Ctrl-C, SIGTERM, SIGHUP and time limits: once is a request, twice is now.
+
+A terminal that is closed may send SIGHUP several times, so of that one twice is once.
 
 Long waits that may be cut (rollouts) run through `StopRequest.cut`; what must end and be saved (an
 optimizer update) simply runs, and the loop asks `check` afterwards.
@@ -12,9 +14,9 @@ from typing import Any, Self, TypeVar
 
 from rnow.errors import Interrupted
 from rnow.runtime.keys import give_back
+from rnow.runtime.stop_signals import stop_signals
 
 Result = TypeVar("Result")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
@@ -23,7 +25,7 @@ class StopRequest:
     with StopRequest(max_time_s=60) as stop:  # inside the running event loop
         await stop.cut(rollouts())
 
-    SIGINT and SIGTERM are its own until the block ends.
+    Signals that ask it to stop are its own until the block ends.
     """
 
     def __init__(self, *, max_time_s: float | None = None) -> None:
@@ -33,18 +35,20 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
         if self._max_time_s is not None:
             loop.call_later(self._max_time_s, self._ask, Interrupted("trainer.max_time_s", 0))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in _SIGNALS:
+        for number in stop_signals():
             asyncio.get_running_loop().remove_signal_handler(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._why is not None and self._why.exit_code:
+            if number == signal.SIGHUP:
+                return
             # The second time: whoever asks twice wants the process gone. Every write is either
             # done or absent, so nothing on disk can be hurt.
             give_back()

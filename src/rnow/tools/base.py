@@ -30,12 +30,13 @@ class ToolSchema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """What a worker tells the controller of one tool, when it has imported tools.py."""
+    """What a worker tells the controller of one tool, before it runs any."""
 
     schema: ToolSchema
     timeout_s: float | None  # @tool(timeout=); None: rollout.tool_timeout
     is_async: bool  # runs on the worker's event loop, so that it can be cancelled
     read_only: bool  # may be repeated
+    server: int | None = None  # which MCP server has it, from 0; None: tools.py
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "ToolSpec":
@@ -58,6 +59,7 @@ class ToolCall:
     arguments: Mapping[str, Any]
     raw: str  # the text between the tags
     error: str | None = None  # one sentence for the model, as "Invalid JSON in tool call: …"
+    id: str | None = None  # what the student called the call, where its template shows that
 
 
 def checked_arguments(
@@ -101,4 +103,8 @@ class ToolRunner(Protocol):
         metadata: Mapping[str, Any],
     ) -> ToolAnswer:
         """Run one call within its deadline. `allowed` None: every tool."""
+        ...
+
+    def release(self, rollout: RolloutId) -> None:
+        """Let go of what was kept for a rollout, which has ended; returns at once."""
         ...

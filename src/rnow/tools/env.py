@@ -3,6 +3,11 @@
     the project's .env                all of it
     the shell's, named in tools.env   all of them; they win over .env
     the rest of the shell's           what Python needs to run, nothing that looks like a secret
+    clock, language, hashes           the same for everyone: UTC, C.UTF-8, seed 0
+
+So a run that is gone on with from another terminal, on another machine, is one run: what a tool
+prints of a date or sorts by a name does not depend on who started it. tools.env and .env say
+otherwise where they name one of these.
 
 A page that talks a model into printing the environment finds the keys of the tools and no others.
 """
@@ -16,10 +21,11 @@ from dotenv.parser import parse_stream
 from rnow.errors import ConfigError
 
 _PLUMBING = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR|TEMP|TMP|DISPLAY|VIRTUAL_ENV"
+    r"PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TEMP|TMP|DISPLAY|VIRTUAL_ENV"
     r"|PYTHONPATH|PYTHONHOME|LD_LIBRARY_PATH|DYLD_[A-Z_]*LIBRARY_PATH|SSL_CERT_(FILE|DIR)"
     r"|XDG_[A-Z]+_(HOME|DIR)|PLAYWRIGHT_BROWSERS_PATH|OMP_NUM_THREADS"
 )
+_FIXED = {"TZ": "UTC", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
@@ -43,7 +49,7 @@ def worker_environment(
         if _PLUMBING.fullmatch(name) and not _SECRET.search(name)
     }
     named = {name: shell[name] for name in names if name in shell}
-    return plumbing | dotenv | named
+    return plumbing | _FIXED | dotenv | named
 
 
 def load_dotenv(file: Path) -> dict[str, str]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rnow.core.rich_types import with_rich_values
 from rnow.core.tool import TOOL_REGISTRY, ToolArgs, ToolFunction
 from rnow.errors import ToolDefinitionError
 from rnow.tools.base import ToolSchema, ToolSpec
 
-# What `@tool` and `@reward` themselves find wrong is a whole sentence.
-_SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ")
+# What `@tool`, `@reward` and `@grader` themselves find wrong is a whole sentence.
+_SENTENCES = ("Tool ", "@tool ", "Reward ", "@reward ", "Grader ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +29,14 @@ class LoadedTool:
     spec: ToolSpec
     function: ToolFunction
 
-    def invoke(self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any]) -> Any:
-        """Call the function; an async one returns its coroutine."""
-        values = dict(arguments)
+    def invoke(
+        self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any], rollout: str = ""
+    ) -> Any:
+        """Call the function; an async one returns its coroutine.
+
+        Raises ArgumentError, before the function runs, for what its types cannot be made of.
+        """
+        values = with_rich_values(self.function, self.spec.schema.name, arguments)
         signature = inspect.signature(self.function)
         if "args" in signature.parameters:
             values["args"] = ToolArgs(metadata=dict(metadata))
@@ -111,4 +117,6 @@ def _explain(error: BaseException, file: Path) -> str:
     explanation = f"{where}: {type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError):
         explanation += "; install it in the environment that rnow runs in"
+        if (file.parent / "requirements.txt").is_file():
+            explanation += f": pip install -r {file.parent / 'requirements.txt'}"
     return explanation

@@ -8,7 +8,8 @@
 
 All rollouts of a prompt go to one worker and share what it keeps of pages; where that one is being
 replaced they go to the next. A replaced worker ends the calls that it holds, beside its successor,
-and is then killed.
+and is then killed. A rollout that has a session at an MCP server stays with that
+worker; with it the session is lost, and the model is told so.
 """
 
 import asyncio
@@ -16,17 +17,19 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rnow.core.arguments import ArgumentError
 from rnow.errors import DeadlineError, RnowError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, ToolSpec, checked_arguments
-from rnow.tools.env import worker_environment
+from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.limit import TokenLimiter
+from rnow.tools.mcp.spec import McpSpec, fill_in
 from rnow.tools.process import WorkerGone, WorkerProcess
 from rnow.tools.settings import WorkerSettings
-from rnow.tools.texts import timed_out, tool_error, worker_died
+from rnow.tools.texts import session_gone, timed_out, tool_error, worker_died
 
 _log = logging.getLogger(__name__)
 _MAX_STARTS = 3  # of one replacement in a row
@@ -47,7 +50,10 @@ class ToolPool:
         self._limiter = TokenLimiter(None, None)
         self._specs: dict[str, ToolSpec] = {}
         self._slots: list[asyncio.Task[WorkerProcess]] = []
-        self._running: set[asyncio.Task[ToolAnswer]] = set()
+        self._servers: tuple[McpSpec, ...] = ()
+        # With the rollout of a call that uses its sessions.
+        self._running: dict[asyncio.Task[ToolAnswer], RolloutId | None] = {}
+        self._holders: dict[RolloutId, tuple[int, WorkerProcess]] = {}  # of sessions
         self._leaving: dict[asyncio.Task[None], WorkerProcess] = {}
 
     async def __aenter__(self) -> "ToolPool":
@@ -66,6 +72,9 @@ class ToolPool:
         self._environment = worker_environment(
             settings.project_dir, shell=os.environ, names=settings.env_names
         )
+        # As in a worker, the shell wins over .env.
+        variables = load_dotenv(settings.project_dir / ".env") | os.environ
+        self._servers = fill_in(settings.mcp, variables)
         settings.log_file.parent.mkdir(parents=True, exist_ok=True)
         self._limiter = await asyncio.to_thread(
             TokenLimiter,
@@ -78,6 +87,11 @@ class ToolPool:
         ]
         try:
             workers = await asyncio.gather(*self._slots)
+            if any(worker.specs != workers[0].specs for worker in workers):
+                raise ToolDefinitionError(
+                    "the workers were given different tools: an MCP server must have the same for "
+                    "all of its sessions"
+                )
         except BaseException:
             await self.aclose()
             raise
@@ -112,10 +126,22 @@ class ToolPool:
             "timeout_s": spec.timeout_s or self._settings.tool_timeout_s,
         }
         # A rollout that gives up does not end the tool: the call keeps its place and its deadline.
-        running = asyncio.create_task(self._run(message, spec=spec, prompt=rollout.prompt))
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
+        running = asyncio.create_task(self._run(message, spec=spec, rollout=rollout))
+        self._running[running] = rollout if self._has_session(spec) else None
+        running.add_done_callback(self._running.pop)
         return await asyncio.shield(running)
+
+    def release(self, rollout: RolloutId) -> None:
+        """Close the rollout's sessions with MCP servers; calls that still use them are dropped."""
+        for running, of in self._running.items():
+            if of == rollout:
+                running.cancel()
+        _, holder = self._holders.pop(rollout, (None, None))
+        if holder is not None:
+            holder.release(str(rollout))
+
+    def _has_session(self, spec: ToolSpec) -> bool:
+        return spec.server is not None and self._settings.mcp.per_rollout
 
     async def aclose(self) -> None:
         """End all workers, and with them the calls that they hold."""
@@ -131,16 +157,28 @@ class ToolPool:
         )
         self._slots.clear()
 
-    async def _run(self, message: Mapping[str, Any], *, spec: ToolSpec, prompt: int) -> ToolAnswer:
+    async def _run(
+        self, message: Mapping[str, Any], *, spec: ToolSpec, rollout: RolloutId
+    ) -> ToolAnswer:
         timeout_s = message["timeout_s"]
         limit_s = timeout_s + self._settings.grace_s if spec.is_async else timeout_s
         may_repeat = spec.read_only
         while True:
-            slot, worker = await self._pick(prompt)
+            has_session = self._has_session(spec)
+            if has_session and rollout in self._holders:
+                slot, worker = self._holders[rollout]
+                if not worker.accepting:
+                    del self._holders[rollout]
+                    text, counts = session_gone(), {"mcp/lost_sessions": 1}
+                    return self._own_answer(text, ToolOutcome.ERROR, duration_s=0.0, counts=counts)
+            else:
+                slot, worker = await self._pick(rollout.prompt)
             async with worker.slots:
                 started = time.monotonic()
                 if not worker.accepting:
                     continue  # it fell ill while this call waited for its turn
+                if has_session:
+                    self._holders[rollout] = slot, worker
                 try:
                     answer = await worker.call(message, limit_s=limit_s)
                     return _answer_of(answer, duration_s=time.monotonic() - started)
@@ -177,10 +215,17 @@ class ToolPool:
         _log.warning("%s is replaced: %s", worker.name, reason)
         self.num_replaced += 1
         worker.accepting = False
-        leaving = asyncio.create_task(worker.retire())
+        leaving = asyncio.create_task(self._retire(slot, worker))
         self._leaving[leaving] = worker
         leaving.add_done_callback(lambda task: self._leaving.pop(task, None))
         self._slots[slot] = asyncio.create_task(self._start_replacement(slot))
+
+    async def _retire(self, slot: int, worker: WorkerProcess) -> None:
+        await worker.retire()
+        if worker.sessions:
+            with suppress(RnowError, OSError):  # whoever calls next is told of these
+                successor = await asyncio.shield(self._slots[slot])
+                successor.end_sessions(worker.sessions)
 
     async def _start_replacement(self, slot: int) -> WorkerProcess:
         for attempt in range(1, _MAX_STARTS + 1):
@@ -201,12 +246,29 @@ class ToolPool:
 
     async def _start_worker(self, slot: int) -> WorkerProcess:
         return await WorkerProcess.start(
-            self._settings, environment=self._environment, name=f"tool worker {slot}"
+            self._settings,
+            environment=self._environment,
+            name=f"tool worker {slot}",
+            servers=self._servers,
+            known=list(self._specs.values()) or None,
         )
 
-    def _own_answer(self, text: str, outcome: ToolOutcome, *, duration_s: float) -> ToolAnswer:
+    def _own_answer(
+        self,
+        text: str,
+        outcome: ToolOutcome,
+        *,
+        duration_s: float,
+        counts: Mapping[str, int] | None = None,
+    ) -> ToolAnswer:
         text, truncated = self._limiter.cut(text)
-        return ToolAnswer(text=text, outcome=outcome, duration_s=duration_s, truncated=truncated)
+        return ToolAnswer(
+            text=text,
+            outcome=outcome,
+            duration_s=duration_s,
+            truncated=truncated,
+            counts=counts or {},
+        )
 
 
 def _answer_of(message: Mapping[str, Any], *, duration_s: float) -> ToolAnswer:

@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import within
 from rnow.runtime.kill_points import point
 from rnow.tools.base import ToolSpec
+from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.settings import WorkerSettings
 from rnow.tools.wire import Channel
 
@@ -46,6 +47,7 @@ class WorkerProcess:
         self.specs: tuple[ToolSpec, ...] = ()
         self.notices: tuple[str, ...] = ()
         self.accepting = True  # takes new calls
+        self.sessions: set[tuple[int, str]] = set()  # of (MCP server, id), that it would leave open
         self.slots = asyncio.Semaphore(settings.concurrency)
         self._channel = channel
         self._process = channel.process
@@ -59,16 +61,23 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, settings: WorkerSettings, *, environment: Mapping[str, str], name: str
+        cls,
+        settings: WorkerSettings,
+        *,
+        environment: Mapping[str, str],
+        name: str,
+        servers: Sequence[McpSpec] = (),
+        known: Sequence[ToolSpec] | None = None,
     ) -> "WorkerProcess":
-        """Start a process and let it import tools.py.
+        """Start a process, let it import tools.py and ask MCP servers for their tools.
 
+        `known`: all tools that there are; then no server is asked.
         Raises ToolDefinitionError where that cannot be done, DeadlineError where it takes too long.
         """
         worker = await cls._spawn(settings, environment=environment, name=name)
         try:
             async with within(settings.start_timeout_s, f"tools: the import of tools.py in {name}"):
-                await worker._introduce()
+                await worker._introduce(_mcp_message(settings, servers, known))
         except DeadlineError as error:
             await worker.kill()
             raise DeadlineError(
@@ -104,13 +113,14 @@ class WorkerProcess:
     async def retire(self) -> None:
         """Take no new calls, write all stacks to the log, let the running calls end, then kill.
 
-        Each running call has its own deadline, so this ends.
+        Each running call has its own deadline, so this ends. A worker that still can, closes its
+        sessions with MCP servers first.
         """
         self.accepting = False
         self._process.signal(signal.SIGUSR1)
         await asyncio.sleep(0.1)  # for the stacks to be written
         await self._idle.wait()
-        await self.kill()
+        await (self.stop() if self._settings.mcp.servers else self.kill())
 
     async def stop(self) -> None:
         """Let the process end by itself for a moment, then kill what is left of its group."""
@@ -150,7 +160,15 @@ class WorkerProcess:
         )
         return cls(name, channel, settings=settings, log_start=log_start)
 
-    async def _introduce(self) -> None:
+    def release(self, rollout: str) -> None:
+        """Close the rollout's sessions with MCP servers."""
+        self._channel.post({"type": "release", "rollout": rollout})
+
+    def end_sessions(self, sessions: set[tuple[int, str]]) -> None:
+        """Close what another worker, which has ended, left open."""
+        self._channel.post({"type": "end_sessions", "sessions": sorted(sessions)})
+
+    async def _introduce(self, mcp: Mapping[str, Any] | None) -> None:
         settings = self._settings
         await self._channel.send(
             {
@@ -161,9 +179,13 @@ class WorkerProcess:
                 "max_tokens": settings.max_tool_response,
                 "max_chars": settings.max_tool_response_chars,
                 "browser": dataclasses.asdict(settings.browser),
+                "mcp": mcp,
             }
         )
         message = await self._channel.receive()
+        while message is not None and message["type"] == "session":
+            self._note_session(message)
+            message = await self._channel.receive()
         if message is None:
             how = how_it_ended(await self._process.wait())
             raise ToolDefinitionError(
@@ -200,11 +222,35 @@ class WorkerProcess:
             if not answer.done():
                 answer.set_exception(WorkerGone(self.name))
 
+    def _note_session(self, message: Mapping[str, Any]) -> None:
+        change = self.sessions.add if message["open"] else self.sessions.discard
+        change((message["server"], message["session"]))
+
     async def _read_answers(self) -> None:
         while (message := await self._channel.receive()) is not None:
+            if message["type"] == "session":
+                self._note_session(message)
+                continue
             answer = self._pending.get(message["id"])
             if answer is not None and not answer.done():  # else its deadline has passed
                 answer.set_result(message)
+
+
+def _mcp_message(
+    settings: WorkerSettings, servers: Sequence[McpSpec], known: Sequence[ToolSpec] | None
+) -> dict[str, Any] | None:
+    if not servers:
+        return None
+    theirs = (
+        None if known is None else [dataclasses.asdict(s) for s in known if s.server is not None]
+    )
+    return {
+        "servers": [server.as_json() for server in servers],
+        "per_rollout": settings.mcp.per_rollout,
+        "known": theirs,
+        "folder": str(settings.project_dir.resolve()),
+        "logs": str(settings.log_file.absolute().parent),
+    }
 
 
 def _printed(log_file: Path, *, since: int) -> str:

@@ -1,23 +1,29 @@
-"""Runs reward functions in a process of their own, one value at a time, each with a deadline.
+"""Runs rewards.py in a process of its own, one call at a time, each with a deadline.
 
     conversation ─▶ each reward that the entry names ─▶ number, "error" or "timeout" ─▶ total
+    answer ─▶ the grader that the entry or data.grader names ─▶ graders.py
 
-A total is the sum of the values, and 0 where a precondition's value is 0; where one of them is no
-number there is no total. A process that a reward has hung or ended is replaced before the next one.
+A total is the sum of the values, and 0 where a precondition's value is 0. As with the public client
+a value that is no number counts as 0 in it, and is told: who does not want that looks at `errors`.
+A process that a reward has hung or ended is replaced before the next one.
 """
 
 import asyncio
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnow.errors import DataError, DeadlineError, ToolDefinitionError
+from rnow.config.settings import Config
+from rnow.errors import DeadlineError, Problem, ToolDefinitionError
 from rnow.records import Prompt
 from rnow.runtime.deadline import within
 from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.wire import Channel
+
+Functions = Mapping[str, Mapping[str, Any]]  # of rewards.py, by name: what is known of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +31,8 @@ class Rewards:
     """What the reward functions of an entry gave; Rewards(values={"accuracy": 1.0}, total=1.0)"""
 
     values: Mapping[str, float | str]  # "error" or "timeout" where there is no number
-    total: float | None  # None: no rewards, or one without a number
-    errors: tuple[str, ...] = ()  # one sentence each
+    total: float | None  # None: no rewards
+    errors: tuple[str, ...] = ()  # one sentence for each that gave no number, and counts as 0
 
 
 NO_REWARDS = Rewards(values={}, total=None)
@@ -42,6 +48,15 @@ class RewardSettings:
     log_file: Path  # what rewards print, and the tracebacks of what they raise
     start_timeout_s: float = 120.0  # import of rewards.py
 
+    @classmethod
+    def of(cls, config: Config, project_dir: Path, *, log_file: Path) -> "RewardSettings":
+        return cls(
+            project_dir=project_dir,
+            timeout_s=config.rollout.reward_timeout,
+            env_names=tuple(config.tools.env),
+            log_file=log_file,
+        )
+
 
 class RewardRunner:
     """async with RewardRunner(settings) as runner: rewards = await runner.reward(prompt, messages)
@@ -53,25 +68,58 @@ class RewardRunner:
         self._settings = settings
         self._one_at_a_time = asyncio.Lock()
         self._worker: _Worker | None = None
-        self._functions: Mapping[str, Mapping[str, Any]] = {}
+        self._functions: Functions = {}
+        self._graders: Functions = {}
 
     async def __aenter__(self) -> "RewardRunner":
-        await self._started()
+        worker = await self._started()
+        self._functions, self._graders = worker.rewards, worker.graders
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._end()
 
-    def check(self, prompts: Sequence[Prompt], *, file: str) -> None:
-        """Raise DataError for the first reward that an entry names and rewards.py has not."""
-        for prompt in prompts:
-            for name in prompt.rewards:
-                if name not in self._functions:
-                    has = ", ".join(self._functions) or "none"
-                    raise DataError(
-                        f"{file}:{prompt.line}: Reward '{name}' is referenced in {file} but not "
-                        f"defined in rewards.py, which has: {has}"
-                    )
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all rewards and graders."""
+        return (*self._functions, *self._graders)
+
+    def reward_problems(self, prompts: Sequence[Prompt], *, file: str) -> list[Problem]:
+        """Return one for each reward that an entry names and rewards.py has not."""
+        has = ", ".join(self._functions) or "none"
+        return [
+            Problem(
+                file=file,
+                line=prompt.line,
+                key="rewards",
+                message=f"Reward '{name}' is referenced in {Path(file).name} but not defined in "
+                f"rewards.py, which has: {has}",
+            )
+            for prompt in prompts
+            for name in prompt.rewards
+            if name not in self._functions
+        ]
+
+    def grader_problem(self, name: str) -> str | None:
+        """Return what is wrong with the name of a grader, and what to do; None: nothing."""
+        if name in self._graders:
+            return None
+        if near := difflib.get_close_matches(name, self._graders, n=1):
+            remedy = f"did you mean '{near[0]}'?"
+        else:
+            remedy = "put @grader (from rnow.core) above a function of that name"
+            remedy += f", or take one that is there: {', '.join(self._graders)}"
+        return f"is '{name}', which is no grader of rewards.py; {remedy}"
+
+    def takes_metadata(self, name: str) -> bool:
+        return bool(self._graders[name]["takes_metadata"])
+
+    async def ask(self, call: Mapping[str, Any], *, limit_s: float | None = None) -> dict[str, Any]:
+        """Let graders answer, as rnow.tools.graders says."""
+        if limit_s is None:
+            limit_s = self._graders[call["row"]["grader"]]["timeout_s"] or self._settings.timeout_s
+        answer = await self._ask(call, limit_s=limit_s)
+        return {"error": answer["timeout"]} if "timeout" in answer else answer
 
     async def reward(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]]) -> Rewards:
         """Return the values of the rewards that the entry names; it may name none."""
@@ -80,8 +128,7 @@ class RewardRunner:
         values: dict[str, float | str] = {}
         errors: list[str] = []
         for name in prompt.rewards:
-            async with self._one_at_a_time:
-                values[name], error = await self._value(name, prompt, messages)
+            values[name], error = await self._value(name, prompt, messages)
             if error is not None:
                 errors.append(f"{name}: {error}")
         return Rewards(values=values, total=self._total(values), errors=tuple(errors))
@@ -89,34 +136,42 @@ class RewardRunner:
     async def _value(
         self, name: str, prompt: Prompt, messages: Sequence[Mapping[str, Any]]
     ) -> tuple[float | str, str | None]:
-        limit_s = self._functions[name]["timeout_s"] or self._settings.timeout_s
-        worker = await self._started()
         call = {
+            "type": "reward",
             "name": name,
             "metadata": dict(prompt.metadata),
             "variables": dict(prompt.variables),
             "messages": list(messages),
         }
-        try:
-            async with within(limit_s, f"rewards: {name}"):
-                answer = await worker.ask(call)
-        except DeadlineError:
-            await self._end()
-            return "timeout", f"took longer than {limit_s:g} s"
-        except BaseException:
-            await self._end()  # its answer would be taken for that of the next call
-            raise
-        if answer is None:
-            await self._end()
-            return "error", f"its process ended; see {self._settings.log_file}"
-        if "error" in answer:
-            return "error", str(answer["error"])
-        return float(answer["value"]), None
+        limit_s = self._functions[name]["timeout_s"] or self._settings.timeout_s
+        answer = await self._ask(call, limit_s=limit_s)
+        if "value" in answer:
+            return float(answer["value"]), None
+        ((kind, sentence),) = answer.items()
+        return kind, str(sentence)
 
-    def _total(self, values: Mapping[str, float | str]) -> float | None:
-        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
-        if len(numbers) < len(values):
-            return None
+    async def _ask(self, call: Mapping[str, Any], *, limit_s: float) -> dict[str, Any]:
+        """Return the answer; {"error": …} or {"timeout": …} where there is none."""
+        async with self._one_at_a_time:
+            worker = await self._started()
+            try:
+                async with within(limit_s, f"rewards.py: {call['type']}"):
+                    answer = await worker.ask(call)
+            except DeadlineError:
+                await self._end()
+                return {"timeout": f"took longer than {limit_s:g} s"}
+            except BaseException:
+                await self._end()  # its answer would be taken for that of the next call
+                raise
+            if answer is None:
+                await self._end()
+                return {"error": f"its process ended; see {self._settings.log_file}"}
+            return answer
+
+    def _total(self, values: Mapping[str, float | str]) -> float:
+        numbers = {
+            name: value if isinstance(value, float) else 0.0 for name, value in values.items()
+        }
         gates = (value for name, value in numbers.items() if self._is_precondition(name))
         return 0.0 if 0.0 in gates else sum(numbers.values())
 
@@ -125,8 +180,7 @@ class RewardRunner:
 
     async def _started(self) -> "_Worker":
         if self._worker is None:
-            worker = await _Worker.start(self._settings)
-            self._worker, self._functions = worker, worker.functions
+            self._worker = await _Worker.start(self._settings)
         return self._worker
 
     async def _end(self) -> None:
@@ -139,7 +193,8 @@ class _Worker:
     """One process that has imported rewards.py."""
 
     def __init__(self, channel: Channel) -> None:
-        self.functions: Mapping[str, Mapping[str, Any]] = {}
+        self.rewards: Functions = {}
+        self.graders: Functions = {}
         self._channel = channel
 
     @classmethod
@@ -193,4 +248,4 @@ class _Worker:
             )
         if answer["type"] == "unusable":
             raise ToolDefinitionError(answer["message"])
-        self.functions = answer["rewards"]
+        self.rewards, self.graders = answer["rewards"], answer["graders"]

@@ -13,15 +13,28 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
+from rnow.core.arguments import ArgumentError
 from rnow.core.counts import collecting
 from rnow.records import ToolOutcome
+from rnow.tools.base import ToolSpec
 from rnow.tools.limit import TokenLimiter
-from rnow.tools.loader import LoadedTool
-from rnow.tools.texts import error_of, result_of, timed_out
+from rnow.tools.mcp.spec import McpCallError
+from rnow.tools.texts import error_of, result_of, timed_out, tool_error
 
 Message = Mapping[str, Any]
+
+
+class Tool(Protocol):
+    """What can be called: a function of tools.py, or what an MCP server has."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    def invoke(
+        self, arguments: Mapping[str, Any], *, metadata: Mapping[str, Any], rollout: str
+    ) -> Any: ...
 
 
 class CallRunner:
@@ -31,7 +44,7 @@ class CallRunner:
 
     def __init__(
         self,
-        tools: Mapping[str, LoadedTool],
+        tools: Mapping[str, Tool],
         *,
         limiter: TokenLimiter,
         loop: asyncio.AbstractEventLoop,
@@ -88,16 +101,23 @@ class CallRunner:
                 self._fail(call, error, counts)
 
     def _invoke(self, call: Message) -> Any:
-        return self._tools[call["name"]].invoke(call["arguments"], metadata=call["metadata"])
+        tool, metadata = self._tools[call["name"]], call["metadata"]
+        return tool.invoke(call["arguments"], metadata=metadata, rollout=call["rollout"])
 
     def _finish(self, call: Message, value: Any, counts: Mapping[str, int]) -> None:
         self._answer(call, result_of(value), outcome=ToolOutcome.OK, counts=counts)
 
     def _fail(self, call: Message, error: BaseException, counts: Mapping[str, int]) -> None:
+        if isinstance(error, ArgumentError):
+            text, outcome = tool_error(str(error)), ToolOutcome.MODEL_ERROR
+            self._answer(call, text, outcome=outcome, counts=counts)
+            return
         now = time.strftime("%H:%M:%S")
-        trace = "".join(traceback.format_exception(error))
+        # What a server said has no place in any file.
+        is_a_servers = isinstance(error, McpCallError)
+        trace = f"{error}\n" if is_a_servers else "\n" + "".join(traceback.format_exception(error))
         print(
-            f"{now} tool {call['name']!r} in rollout {call['rollout']} raised:\n{trace}",
+            f"{now} tool {call['name']!r} in rollout {call['rollout']} raised: {trace}",
             file=sys.__stderr__,
         )
         self._answer(call, error_of(error), outcome=ToolOutcome.ERROR, counts=counts)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rnow.browser.settings import BrowserSettings
+from rnow.tools.mcp.spec import McpSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,5 +23,6 @@ class WorkerSettings:
     log_file: Path  # what tools print, and the tracebacks of what they raise
     start_timeout_s: float = 120.0  # import of tools.py
     grace_s: float = 5.0  # past a call's deadline, for an async tool to end when it is cancelled
+    mcp: McpSettings = field(default_factory=McpSettings)  # servers: their tools join tools.py's
     tools_dir: Path | None = None  # whose tools.py is imported; None: the project's
     stop_timeout_s: float = 2.0  # for a worker to end by itself when the pool closes, or it fails

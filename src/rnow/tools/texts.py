@@ -42,3 +42,10 @@ def timed_out(name: str, seconds: float) -> str:
 
 def worker_died(name: str) -> str:
     return tool_error(f"Tool '{name}' failed: its process ended before it answered")
+
+
+def session_gone() -> str:
+    return tool_error(
+        "The session with the MCP server was lost with the process that held it. What it kept is "
+        "gone; the next call begins anew."
+    )

@@ -4,13 +4,17 @@ The socket is what a worker is born with as standard input, and takes from there
 code runs. A conversation with a tool worker:
 
     controller                                              worker
-    {"type": "start", "tools_dir", limits, "browser"} ─▶    imports tools.py
+    {"type": "start", "tools_dir", limits,
+     "browser", "mcp"}                                  ─▶  imports tools.py, asks MCP servers
                                     ◀─ {"type": "ready", "tools": [...], "notices": [...]}
                                     or {"type": "unusable", "message": "tools.py:3: …"}, and it ends
     {"type": "call", "id", "name", "arguments",
      "metadata", "rollout", "timeout_s"}                ─▶  any number at once
                                     ◀─ {"type": "answer", "id", "text", "outcome",
                                         "truncated", "counts"}
+    {"type": "release", "rollout"}                      ─▶  its sessions with MCP servers end
+                                    ◀─ {"type": "session", "server", "session", "open"}
+    {"type": "end_sessions", "sessions"}                ─▶  what a worker that died has left open
     {"type": "stop"}                                    ─▶  ends; so does the end of the stream
 """
 
@@ -64,8 +68,12 @@ class Channel:
 
     async def send(self, message: Mapping[str, Any]) -> None:
         """Raises ConnectionError where nobody is at the other end."""
-        self._writer.write(pack(message))
+        self.post(message)
         await self._writer.drain()
+
+    def post(self, message: Mapping[str, Any]) -> None:
+        """Send without waiting for anything, nor for whether anybody is at the other end."""
+        self._writer.write(pack(message))
 
     async def receive(self) -> Message | None:
         """Read one message; None at the end of the stream, and where it is none of ours."""

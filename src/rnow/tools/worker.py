@@ -6,6 +6,7 @@ main thread to the loop: whatever the user's code does to the loop, calls are st
 
 import asyncio
 import faulthandler
+import inspect
 import os
 import signal
 import socket
@@ -16,16 +17,22 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnow import browser
 from rnow.browser import shared
 from rnow.errors import ToolDefinitionError
+from rnow.tools.base import ToolSpec
 from rnow.tools.limit import CharacterLimiter, TokenLimiter
-from rnow.tools.loader import load_tools, sandbox_notices
-from rnow.tools.runner import CallRunner
+from rnow.tools.loader import LoadedTool, load_tools, sandbox_notices
+from rnow.tools.mcp.spec import McpSpec
+from rnow.tools.runner import CallRunner, Tool
 from rnow.tools.wire import pack, receive, socket_of_worker
 
+if TYPE_CHECKING:
+    from rnow.tools.mcp.tools import McpTool, McpTools
+
+_CLOSE_S = 1.5  # below what the controller waits for the process to end by itself
 STACKS_SIGNAL = signal.SIGUSR1  # writes the stacks of all threads to the log
 
 
@@ -37,8 +44,18 @@ def main() -> None:
     start = line.receive()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
+    folder = Path(start["tools_dir"])
+    loaded: dict[str, LoadedTool] = {}
+    servers: McpTools | None = None
+    tools: dict[str, Tool] = {}
     try:
-        tools = load_tools(Path(start["tools_dir"]))
+        if (folder / "tools.py").is_file() or start["mcp"] is None:
+            loaded = load_tools(folder)
+        tools |= loaded
+        if start["mcp"] is not None:
+            opening = _open_servers(start["mcp"], loaded, line)
+            servers, found = loop.run_until_complete(opening)
+            tools |= found
     except ToolDefinitionError as error:
         line.send({"type": "unusable", "message": str(error)})
         sys.exit(1)
@@ -49,8 +66,11 @@ def main() -> None:
     )
     _configure_browser(start["browser"], limiter)
     specs = [asdict(tool.spec) for tool in tools.values()]
-    line.send({"type": "ready", "tools": specs, "notices": sandbox_notices(tools)})
-    _serve(line, CallRunner(tools, limiter=limiter, loop=loop, reply=line.send), loop)
+    line.send({"type": "ready", "tools": specs, "notices": sandbox_notices(loaded)})
+    _serve(line, CallRunner(tools, limiter=limiter, loop=loop, reply=line.send), loop, servers)
+    if servers is not None:
+        with suppress(TimeoutError):
+            loop.run_until_complete(asyncio.wait_for(servers.aclose(), _CLOSE_S))
     # Its Chromium ends with it in any case, but left to itself keeps a folder of its own behind.
     with suppress(TimeoutError):
         shared.close()
@@ -78,12 +98,47 @@ class _Line:
             os._exit(1)
 
 
-def _serve(line: _Line, runner: CallRunner, loop: asyncio.AbstractEventLoop) -> None:
+async def _open_servers(
+    start: Mapping[str, Any], loaded: Mapping[str, LoadedTool], line: "_Line"
+) -> "tuple[McpTools, dict[str, McpTool]]":
+    """Reach the MCP servers; with their tools known from before, each at its first call."""
+    from rnow.tools.mcp.tools import McpTools, clash
+
+    servers = McpTools(
+        [McpSpec.from_json(fields) for fields in start["servers"]],
+        per_rollout=start["per_rollout"],
+        folder=Path(start["folder"]),
+        logs=Path(start["logs"]),
+        tell=line.send,
+    )
+    if start["known"] is None:
+        tools = await servers.list_tools()
+    else:
+        tools = servers.tools_of([ToolSpec.from_json(fields) for fields in start["known"]])
+    for name in tools.keys() & loaded.keys():
+        function = inspect.unwrap(loaded[name].function)
+        place = f"tools.py:{function.__code__.co_firstlineno}"
+        await servers.aclose()
+        raise ToolDefinitionError(clash(name, place, servers.place_of(tools[name].spec)))
+    return servers, tools
+
+
+def _serve(
+    line: _Line,
+    runner: CallRunner,
+    loop: asyncio.AbstractEventLoop,
+    servers: "McpTools | None",
+) -> None:
     stopping = Event()
 
     def read_calls() -> None:
-        while (message := line.receive())["type"] == "call":
-            runner.start(message)
+        while (message := line.receive())["type"] != "stop":
+            if message["type"] == "call":
+                runner.start(message)
+            elif servers is not None and message["type"] == "release":
+                loop.call_soon_threadsafe(servers.release, message["rollout"])
+            elif servers is not None:
+                loop.call_soon_threadsafe(servers.end_sessions, message["sessions"])
         stopping.set()
         loop.call_soon_threadsafe(loop.stop)
 

@@ -38,6 +38,12 @@ def alarms(history: Sequence[Line]) -> dict[str, str]:
             f"rollouts grew from {length_before:.0f} to {length_now:.0f} sampled tokens: the "
             "student may be collapsing; lower trainer.learning_rate"
         )
+    if last.get("tool/offered") and not any(line["tool/calls"] for line in history[-2 * WINDOW :]):
+        found["calls"] = (
+            f"no tool was called in {2 * WINDOW} steps, though {last['tool/offered']:.0f} are "
+            "offered: the student does not write calls as its chat template does, or does not "
+            "want to; look at the transcripts"
+        )
     calls = max(1.0, last["tool/calls"])
     if last["tool/calls"] and last["tool/model_error"] / calls > 0.3:
         found["format"] = (

@@ -72,6 +72,7 @@ class Collector:
         reused = [item for item in journaled if wanted.pop(item.trajectory.id, None) is not None]
         for _ in reused:
             on_scored()
+        self.run.check_there()
         journal = Journal(path)
         try:
             new, rolled_at = await self._roll_and_score(
@@ -113,6 +114,7 @@ class Collector:
 
         async def score(attempt: Attempt, trajectory: Trajectory) -> ScoredTrajectory:
             scored = await self.score(trajectory)
+            self.run.check_there()
             journal.append(scored)
             on_scored()
             return scored

@@ -189,6 +189,7 @@ class Monitor:
             "eval/accuracy": evaluation.accuracy,
             "eval/format_ok": evaluation.format_ok,
             "eval/failed": evaluation.num_failed,
+            "eval/ungraded": evaluation.num_ungraded,
         }
         self._run.append_evaluation(figures)
         self._evaluations.append(figures)

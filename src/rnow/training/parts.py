@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rnow.config.load import require_distill
+from rnow.config.load import teacher_of
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
@@ -51,6 +51,7 @@ class Learner:
             device=device,
             seed=config.seed,
             activation_checkpointing=config.trainer.activation_checkpointing,
+            window=config.rollout.max_context_window,
         )
         saver = Saver(run, policy=policy, settings=config.trainer, num_steps=num_steps)
         trainer = Trainer(
@@ -118,7 +119,7 @@ async def check_teacher(engine: Engine, serving: Serving, *, probe_ids: Sequence
     config = serving.config
     teacher = Teacher(
         engine,
-        concurrency=require_distill(config).concurrency,
+        concurrency=teacher_of(config).concurrency,
         tolerance=role_tolerance(config, serving.placement, "teacher"),
     )
     await teacher.preflight(probe_ids, max_context_window=config.rollout.max_context_window)

@@ -15,11 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from rnow.chat.compare import template_difference
-from rnow.chat.vocabulary import compare_token_maps, token_map
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, teacher_of
 from rnow.config.settings import Config
 from rnow.engines.vllm.deaths import Deaths
-from rnow.errors import Interrupted, TeacherError
+from rnow.errors import Interrupted
 from rnow.learner.policy import Policy
 from rnow.plan.engine_specs import Serving
 from rnow.records import Prompt
@@ -35,7 +34,7 @@ from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
 from rnow.training.gpu_use import watching_gpus
-from rnow.training.held_out import held_out_evaluation, held_out_prompts
+from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -81,6 +80,9 @@ async def run_session(session: Session, console: Console) -> None:
         with log_to(run.controller_log), rare_collections():
             _take_up(session, say=sayer(console))
             await _run_opened(session, console)
+    except OSError:
+        run.check_there()  # a folder that is gone explains every file that is missing
+        raise
     finally:
         run.close()
 
@@ -102,16 +104,19 @@ async def _run_opened(session: Session, console: Console) -> None:
     config, run, say = session.config, session.run, sayer(console)
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(StopRequest(max_time_s=config.trainer.max_time_s))
+        log_file = run.logs / "tools.log"
         opening = open_environment(
             session.loaded,
             session.directory,
             student=session.models.student,
-            log_file=run.logs / "tools.log",
+            teacher=session.models.teacher,
+            log_file=log_file,
         )
         environment = await stack.enter_async_context(opening)
         data = config.data
         file = environment.read_prompts(data.train_file, batch_size=data.batch_size)
-        held_out = held_out_prompts(environment)
+        opened = open_held_out(session.loaded, environment, log_file=log_file, say=say)
+        held_out = await stack.enter_async_context(opened)
         steps = prompts_by_step(config, file.prompts)
         told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
         costs = plan_costs(
@@ -119,7 +124,7 @@ async def _run_opened(session: Session, console: Console) -> None:
             session.directory,
             session.serving.placement,
             steps=steps,
-            num_held_out=len(held_out),
+            num_held_out=len(held_out.prompts),
             chat=environment.chat,
             schemas=environment.schemas,
         )
@@ -136,17 +141,13 @@ async def _run_opened(session: Session, console: Console) -> None:
 
 
 def _compare(session: Session) -> tuple[str, ...]:
-    """Refuse a teacher that means something else by an id; tell of other words for a turn."""
-    models, path = session.models, require_distill(session.config).path
-    difference = compare_token_maps(token_map(models.student), token_map(models.teacher))
-    if difference is not None:
-        raise TeacherError(f"teacher.path {path}: {difference}")
-    words = template_difference(models.student, models.teacher)
+    """Tell of a teacher that has other words for a turn."""
+    words = template_difference(session.models.student, session.models.teacher)
     return () if words is None else (words,)
 
 
 def _headline(session: Session, *, num_steps: int) -> str:
-    config, teacher = session.config, require_distill(session.config).path
+    config, teacher = session.config, teacher_of(session.config).path
     tuning = f"LoRA rank {config.model.qlora_rank}" if config.model.tuning == "lora" else "full"
     return (
         f"{session.run.path}: {config.model.path} ({tuning}) learns from {teacher}, "
@@ -162,7 +163,7 @@ async def _train(
     environment: Environment,
     *,
     steps: Sequence[Sequence[Prompt]],
-    held_out: tuple[Prompt, ...],
+    held_out: HeldOut,
     monitor: Monitor,
     stop: StopRequest,
 ) -> None:
@@ -213,7 +214,7 @@ async def _train(
         except Interrupted:
             await asyncio.to_thread(learner.saver.save_pending)
             raise
-        _finish(session, learner.policy, num_steps=num_steps)
+        _finish(session, learner.policy, num_steps=num_steps, ends=environment.chat.ends.ids)
 
 
 def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -> Reports:
@@ -231,7 +232,7 @@ def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -
     return Reports(session.config.trainer.report_to, info)
 
 
-def _finish(session: Session, policy: Policy, *, num_steps: int) -> None:
+def _finish(session: Session, policy: Policy, *, num_steps: int, ends: Sequence[int]) -> None:
     """Write the model folder, and after it that the run is finished."""
     student, path = session.models.student, session.config.model.path
     write_model_folder(
@@ -239,6 +240,7 @@ def _finish(session: Session, policy: Policy, *, num_steps: int) -> None:
         policy=policy,
         base=str(student) if (session.directory / path).is_dir() else path,
         tokenizer=student,
+        ends=ends,
         run=session.run,
     )
     session.run.write_state(step=num_steps, num_steps=num_steps, finished=True)

@@ -85,7 +85,7 @@ def test_a_tokenizer_that_has_no_id_for_some_characters_is_refused() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(["<unk>"])
     with pytest.raises(TemplateError) as caught:
-        Markup(tokenizer.to_str())
+        Markup(tokenizer.to_str()).check()
     assert str(caught.value) == (
         "the tokenizer encodes '\\x00\\x1f\u00e9\u0416\u4e2d\U0001f600\\ue000\\U0010fffd' "
         "to the added tokens [0] even with added tokens disabled, so tool text could not be told "

@@ -1,5 +1,6 @@
 """train.jsonl: what a line may hold, what is said of one that is wrong, and the order of a run."""
 
+import gzip
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -123,6 +124,7 @@ def test_tool_calls_and_other_keys_of_messages_are_kept() -> None:
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "a page", "tool_call_id": "1"},
         {"role": "assistant", "content": "done", "tool_calls": None},
+        USER,
     ]
     assert load({"messages": messages})[0].messages == tuple(messages)
 
@@ -340,11 +342,20 @@ def test_a_file_that_is_not_there() -> None:
     assert str(caught.value) == (
         "train.jsonl: file not found; write one JSON object with messages a line"
     )
-    Path("convert_dataset.py").write_text("")
+    Path("convert_dataset.py").write_text("open('train.jsonl', 'w')")
     with pytest.raises(DataError) as caught:
         read_prompt_file(FILE)
+    assert str(caught.value) == "train.jsonl: file not found; python convert_dataset.py writes it"
+    with pytest.raises(DataError) as caught:
+        read_prompt_file(Path.cwd() / FILE)
     assert str(caught.value) == (
-        "train.jsonl: file not found; run python convert_dataset.py to write it"
+        f"{Path.cwd()}/train.jsonl: file not found; "
+        f"cd {Path.cwd()} && python convert_dataset.py writes it"
+    )
+    with pytest.raises(DataError) as caught:
+        read_prompt_file(Path("val.jsonl"))  # which this converter does not write
+    assert str(caught.value) == (
+        "val.jsonl: file not found; write one JSON object with messages a line"
     )
 
 
@@ -358,7 +369,7 @@ def test_a_file_that_is_not_there() -> None:
 )
 def test_tools_that_do_not_exist(tool_names: list[str], remedy: str) -> None:
     assert error_of({"messages": [USER], "tools": ["brows"]}, tool_names=tool_names) == (
-        f"train.jsonl:1: tools.0 is 'brows', which is not in tools.py; {remedy}"
+        f"train.jsonl:1: tools.0 is 'brows', which no tool of the project is called; {remedy}"
     )
 
 
@@ -420,3 +431,139 @@ def test_fewer_prompts_than_a_batch_are_refused() -> None:
         "less, or write one JSON object with messages a line"
     )
     assert len(read_prompt_file(FILE, batch_size=1).prompts) == 1
+
+
+# --- other forms of files and entries
+
+LINE = json.dumps({"messages": [USER]})
+WANTED = "one JSON object a line is wanted"
+BY_DATASETS = (
+    'python -c "from datasets import load_dataset; load_dataset({kind}, '
+    "data_files='train.jsonl', split='train').to_json('prompts.jsonl')\""
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (
+            json.dumps([{"messages": [USER]}] * 2, indent=1).encode(),
+            "is one JSON array; one object a line is wanted: "
+            "jq -c '.[]' train.jsonl > prompts.jsonl",
+        ),
+        (
+            json.dumps([{"messages": [USER]}]).encode() + b"\n",
+            "is one JSON array; one object a line is wanted: "
+            "jq -c '.[]' train.jsonl > prompts.jsonl",
+        ),
+        (
+            json.dumps({"version": 1, "data": [{"messages": [USER]}]}, indent=1).encode(),
+            "is one JSON object with the list data; one object a line is wanted: "
+            "jq -c '.[\"data\"][]' train.jsonl > prompts.jsonl",
+        ),
+        (
+            "\n".join([json.dumps({"messages": [USER]}, indent=1)] * 2).encode(),
+            "has objects over several lines; one object a line is wanted: "
+            "jq -c . train.jsonl > prompts.jsonl",
+        ),
+        *(
+            (
+                f"{LINE}\n{LINE}\n".encode(codec),
+                f"is {name}; save it as UTF-8: iconv -f {name} -t UTF-8 train.jsonl > utf8.jsonl",
+            )
+            for codec, name in (
+                ("utf-16", "UTF-16"),
+                ("utf-16-le", "UTF-16LE"),
+                ("utf-16-be", "UTF-16BE"),
+                ("utf-32", "UTF-32"),
+            )
+        ),
+        (b"PAR1\0\0", f"is a Parquet file; {WANTED}: {BY_DATASETS.format(kind=repr('parquet'))}"),
+        (b"ARROW1\0", f"is an Arrow file; {WANTED}: {BY_DATASETS.format(kind=repr('arrow'))}"),
+        (
+            gzip.compress(LINE.encode(), mtime=0),
+            f"is packed with gzip; {WANTED}: gunzip < train.jsonl > prompts.jsonl",
+        ),
+        (b"PK\x03\x04", f"is a zip archive or a spreadsheet; {WANTED}"),
+        (b"SQLite format 3\0", f"is an SQLite database; {WANTED}"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            "is a pointer of Git LFS, not the file itself; fetch it: git lfs pull",
+        ),
+        (
+            b"<!DOCTYPE html><html>",
+            "is a web page, as a failed download leaves one; download the file again",
+        ),
+        (
+            b'prompt,"gold answer"\r\nWho?,Acme\r\n',
+            f"is a CSV table (prompt, gold answer); {WANTED}, with messages made of its columns",
+        ),
+        (
+            b"prompt\tgold\nWho?\tAcme\n",
+            f"is a tab-separated table (prompt, gold); {WANTED}, with messages made of its columns",
+        ),
+    ],
+)
+def test_a_file_in_another_form_is_told_in_one_line(content: bytes, what: str) -> None:
+    assert error_of_bytes(content) == f"train.jsonl: {what}"
+
+
+CHAT = [{"from": "human", "value": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        (
+            {"conversations": CHAT},
+            "has conversations where messages are wanted; rename it to messages, and in them from "
+            "to role (human: user, gpt: assistant), value to content",
+        ),
+        (
+            {"conversation": [USER]},
+            "has conversation where messages are wanted; rename it to messages",
+        ),
+        (
+            {"messages": CHAT},
+            "messages have from and value; rename them to role (human: user, gpt: assistant) and "
+            "content",
+        ),
+        ({"prompt": [USER]}, "has prompt where messages are wanted; rename it to messages"),
+        (
+            {"instruction": "Add.", "output": "3"},
+            "has instruction where messages are wanted; write "
+            '{"messages": [{"role": "user", "content": <its instruction>}]}',
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "Acme."}]},
+            "the last message is the assistant's: the student would go on after an answer that it "
+            "reads; remove it, or leave such messages out with data.drop_last_answer: true",
+        ),
+    ],
+)
+def test_entries_in_another_form_are_told_once_for_all(entry: dict[str, Any], what: str) -> None:
+    assert error_of({"messages": [USER]}, entry) == f"train.jsonl:2: {what}"
+    assert error_of(entry, entry, {"messages": 5}) == (
+        f"train.jsonl:1: {what} (so in 2 lines)\n"
+        "train.jsonl:3: messages is 5; it must be a list with a message at least"
+    )
+
+
+def test_answers_at_the_end_are_left_out_where_that_is_wanted() -> None:
+    answer = {"role": "assistant", "content": "Acme."}
+    entries = [[USER, answer], [USER, answer, answer], [USER, answer, USER], [USER]]
+    FILE.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in entries))
+    read = read_prompt_file(FILE, drop_last_answer=True).prompts
+    assert [list(prompt.messages) for prompt in read] == [
+        [USER],
+        [USER],
+        [USER, answer, USER],
+        [USER],
+    ]
+    for drop in (False, True):
+        learnt = read_prompt_file(FILE, dataset_type="sft", drop_last_answer=drop).prompts
+        assert [list(prompt.messages) for prompt in learnt] == entries
+    FILE.write_text(json.dumps({"messages": [answer]}))
+    with pytest.raises(DataError) as caught:
+        read_prompt_file(FILE, drop_last_answer=True)
+    assert str(caught.value).startswith("train.jsonl:1: the last message is the assistant's: ")

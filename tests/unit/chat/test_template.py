@@ -6,9 +6,11 @@ import pytest
 from builders import FAMILIES, real_template, tokenizer_folder
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
+from rnow.config.settings import RolloutSettings
 from rnow.errors import ModelError, TemplateError
 from rnow.tools.base import ToolSchema
 
@@ -49,6 +51,10 @@ def qwen3(load: Load) -> ChatTemplate:
 
 def call(url: str) -> str:
     return f'<tool_call>\n{{"name": "browse", "arguments": {{"url": "{url}"}}}}\n</tool_call>'
+
+
+def check_with_tools(chat: ChatTemplate) -> tuple[str, ...]:
+    return check_template(chat, PROMPT, [BROWSE], limits=RolloutSettings(max_turns=4))
 
 
 def put_together(
@@ -215,6 +221,70 @@ def test_tool_text_never_becomes_an_added_token(load: Load, family: str) -> None
     check()
 
 
+def tool_with(text: str, place: str) -> ToolSchema:
+    """A tool of an MCP server with `text` somewhere in it."""
+    inner: dict[str, object] = {"type": "string"}
+    properties: dict[str, object] = {"url": inner}
+    if place == "property":
+        properties[text] = inner
+    elif place in ("description", "default", "x-note"):
+        inner[place] = text
+    elif place == "enum":
+        inner["enum"] = ["a", text]
+    elif place == "key":
+        inner[text] = {"deep": [text]}
+    return ToolSchema(
+        name=text if place == "name" else "browse",
+        description=text if place == "tool" else "Read a page.",
+        parameters={"type": "object", "properties": properties, "required": []},
+    )
+
+
+PLACES = ("name", "tool", "property", "description", "default", "enum", "key", "x-note")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tools_own_texts_never_become_added_tokens(load: Load, family: str, place: str) -> None:
+    chat = load(family)
+    text = " ".join((*FAMILIES[family].special, *FAMILIES[family].ordinary))
+    tools = [tool_with(text, place), BROWSE]
+    benign = [tool_with("a text", place), BROWSE]
+    added = [id for id in chat.render_prompt(PROMPT, tools) if id in chat.added_ids]
+    assert added == [id for id in chat.render_prompt(PROMPT, benign) if id in chat.added_ids]
+    rendered = chat.render(PROMPT, tools=tools)
+    assert chat.decode(chat.render_prompt(PROMPT, tools)) == unicodedata.normalize("NFC", rendered)
+
+
+def test_what_a_template_writes_around_a_tools_text_does_not_make_a_token(load: Load) -> None:
+    names = "{%- for name in tools[0].function.parameters.properties %}<{{ name }}>{% endfor %}"
+    chat = load("qwen3", template="{%- if tools %}" + names + "{% endif %}" + QWEN3)
+    tools = [tool_with("tool_call", "property")]
+    assert chat.render(PROMPT, tools=tools).startswith("<url><tool_call>")
+    prompt, token = chat.render_prompt(PROMPT, tools), chat.encode("<tool_call>")
+    assert chat.decode(prompt) == chat.render(PROMPT, tools=tools)
+    assert token[0] not in prompt[:10]
+
+
+def test_an_added_token_in_the_users_own_prompt_stays_one(qwen3: ChatTemplate) -> None:
+    prompt = ({"role": "user", "content": "Say <tool_call>."},)
+    tools = [tool_with("<tool_call>", "tool")]
+    (token,) = qwen3.encode("<tool_call>")
+    own = qwen3.render_prompt(prompt, [BROWSE]).count(token)
+    assert qwen3.render_prompt(prompt, tools).count(token) == own
+
+
+def test_a_template_that_rewrites_a_tools_markup_is_refused(load: Load) -> None:
+    looks = "{%- if tools and 'think' in tools[0].function.description %}Think.{% endif %}"
+    chat = load("qwen3", template=looks + QWEN3)
+    with pytest.raises(TemplateError) as raised:
+        chat.render_prompt(PROMPT, [tool_with("<think>", "tool")])
+    assert str(raised.value) == (
+        f"a tool's name, description or parameters hold an added token of {chat.name}, and its "
+        "chat template rewrites them, so that it cannot be told from markup"
+    )
+
+
 @given(text=st.lists(st.sampled_from(_PIECES), max_size=12).map("".join))
 def test_hostile_text_reaches_the_student_as_it_is(qwen3: ChatTemplate, text: str) -> None:
     # The tokenizer composes accents itself (NFC); a lone surrogate cannot be encoded at all.
@@ -240,24 +310,14 @@ def test_benign_text_is_encoded_as_the_template_would(load: Load, family: str) -
 # -- check --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen2.5"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_check_passes_for_real_templates(load: Load, family: str) -> None:
-    assert check_template(load(family), PROMPT, [BROWSE]) == ()
-
-
-def test_the_check_passes_for_llama_and_tells_that_its_calls_are_not_read(load: Load) -> None:
-    chat = load("llama3.1")
-    assert check_template(chat, PROMPT) == ()
-    assert check_template(chat, PROMPT, [BROWSE]) == (
-        f"the chat template of {chat.name} does not write tool calls as "
-        '<tool_call>{"name": …, "arguments": …}</tool_call>, the only form that rnow reads: '
-        "calls that the student writes in another form are taken for answers",
-    )
+    assert check_with_tools(load(family)) == ()
 
 
 def test_the_check_tells_that_old_thinking_is_rewritten(load: Load) -> None:
     chat = load("qwen3", reasoning_mode="none")
-    assert check_template(chat, PROMPT, [BROWSE]) == (
+    assert check_with_tools(chat) == (
         f"the chat template of {chat.name} rewrites earlier thinking when it renders a "
         "conversation again; rnow does not render again: the student sees what it thought",
     )
@@ -270,35 +330,17 @@ RESULT = """        {{- content }}
 OPENING = """{{- '\\n<tool_response>\\n' }}"""
 DEPENDS = "what follows an assistant's turn depends on that turn or on earlier ones. For "
 BAD_TEMPLATES = {
-    "a newline after calls only": (
-        QWEN3.replace(END, "{{- '\\n' if '<tool_call>' in content else '' }}" + END),
-        DEPENDS + "a tool call in turn 1 (tool results: 0) at character 0 "
-        "'\\n<|im_end|>\\n<|im_start|>assist' stands where "
-        "'<|im_end|>\\n<|im_start|>assista' was expected",
-    ),
     "another opening in later turns": (
         QWEN3.replace(OPENING, "{{- '\\n<tool_response>' + ('\\n' if loop.index0 < 7 else '') }}"),
-        DEPENDS + "a short answer in turn 3 (tool results: 2) at character 80 "
-        "'nse>\\n<tool_response>two\\n</tool_response><|im_end|>' stands where "
-        "'nse>\\n<tool_response>\\ntwo\\n</tool_response><|im_end|' was expected",
+        DEPENDS + "calls in turn 10 (tool results: 1) at character 43 "
+        "'user\\n<tool_response>one\\n</tool_response><|im_end|>' stands where "
+        "'user\\n<tool_response>\\none\\n</tool_response><|im_end|' was expected",
     ),
     "another opening after a system message": (
         QWEN3.replace(OPENING, "{{- '#' if messages[0].role == 'system' else '' }}" + OPENING),
-        DEPENDS + "a short answer in turn 1 (tool results: 1) at character 27 "
+        DEPENDS + "calls in turn 1 (tool results: 1) at character 27 "
         "'d|>\\n<|im_start|>user#\\n<tool_response>\\none\\n</tool_r' stands where "
         "'d|>\\n<|im_start|>user\\n<tool_response>\\none\\n</tool_re' was expected",
-    ),
-    "a space after long answers": (
-        QWEN3.replace(END, "{{- ' ' if content | length > 500 else '' }}" + END),
-        DEPENDS + "a long answer in turn 1 (tool results: 0) at character 0 "
-        "' <|im_end|>\\n<|im_start|>assist' stands where "
-        "'<|im_end|>\\n<|im_start|>assista' was expected",
-    ),
-    "long answers cut": (
-        QWEN3.replace("'\\n' + content }}", "'\\n' + content[:500] }}"),
-        "leaves out or rewrites what the assistant said "
-        "(a long answer in turn 1 (tool results: 1)): "
-        "'The trial was run by three companies. The trial was run by t' is not in its rendering",
     ),
     "results escaped to ASCII": (
         QWEN3.replace("{{- content }}\n", "{{- content | tojson(ensure_ascii=true) }}\n"),
@@ -320,31 +362,41 @@ BAD_TEMPLATES = {
         "\"ser\\n<tool_response>\\n<tool_error>Tool 'x' not found\" stands where "
         "\"ser\\n<tool_response>\\nError: <tool_error>Tool 'x' no\" was expected",
     ),
-    "another end before results": (
-        QWEN3.replace(
-            END,
-            "{{- '<|im_end|>\\n' if loop.last or messages[loop.index0 + 1].role != 'tool' "
-            "else '<|endoftext|>' }}" + END[END.index("\n") :],
-        ),
-        "it ends a turn with '<|im_end|>' after an answer and with '<|endoftext|>' before a tool "
-        "result",
-    ),
     "old results shortened": (
         QWEN3.replace(RESULT, RESULT.replace("content", "content[: loop.revindex * -1 + 12]")),
         "a conversation of two tool turns, put together turn by turn, is not what the template "
-        "renders; at character 844 'l_response>\\nThe first p\\n</tool_response><|im_end|>' stands "
+        "renders; at character 861 'l_response>\\nThe first p\\n</tool_response><|im_end|>' stands "
         "where 'l_response>\\nThe firs\\n</tool_response><|im_end|>\\n<|' was expected",
     ),
 }
 
 
-@pytest.mark.parametrize("what", BAD_TEMPLATES)
+BAD_AFTER_ANSWERS = {
+    "a space after long answers": (
+        QWEN3.replace(END, "{{- ' ' if content | length > 500 else '' }}" + END),
+        DEPENDS + "a long answer in turn 1 at character 0 "
+        "' <|im_end|>\\n<|im_start|>assist' stands where "
+        "'<|im_end|>\\n<|im_start|>assista' was expected",
+    ),
+    "long answers cut": (
+        QWEN3.replace("content.lstrip('\\n') }}", "content[:500] }}"),
+        "leaves out or rewrites what the assistant said "
+        "(a long answer in turn 1): "
+        "'The trial was run by three companies. The trial was run by t' is not in its rendering",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", [*BAD_TEMPLATES, *BAD_AFTER_ANSWERS])
 def test_the_check_refuses(load: Load, what: str) -> None:
-    template, reason = BAD_TEMPLATES[what]
+    template, reason = (BAD_TEMPLATES | BAD_AFTER_ANSWERS)[what]
     assert template != QWEN3
     chat = load("qwen3", template=template)
+    goes_on = RolloutSettings(max_turns=4, termination_policy="max_turns")
+    limits = goes_on if what in BAD_AFTER_ANSWERS else RolloutSettings(max_turns=4)
+    tools = [] if what in BAD_AFTER_ANSWERS else [BROWSE]
     with pytest.raises(TemplateError) as caught:
-        check_template(chat, PROMPT, [BROWSE])
+        check_template(chat, PROMPT, tools, limits=limits)
     message = str(caught.value)
     assert (
         message.removeprefix(f"the chat template of {chat.name} ").removeprefix("cannot be used: ")
@@ -410,6 +462,19 @@ def test_a_model_without_a_generation_config_stops_at_the_tokenizers_eos(tmp_pat
     (folder / "generation_config.json").unlink()
     chat = ChatTemplate.load(folder)
     assert [chat.decode([token]) for token in chat.stop_token_ids] == ["<|im_end|>"]
+
+
+@pytest.mark.parametrize("how", ["pads", "cuts"])
+def test_a_tokenizers_padding_and_truncation_are_off(tmp_path: Path, how: str) -> None:
+    folder = tokenizer_folder(tmp_path, "qwen3")
+    whole = ChatTemplate.load(folder).render_prompt(PROMPT, [BROWSE])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if how == "pads":
+        tokenizer.enable_padding(length=2 * len(whole), pad_token="<|endoftext|>")
+    else:
+        tokenizer.enable_truncation(len(whole) // 2)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert ChatTemplate.load(folder).render_prompt(PROMPT, [BROWSE]) == whole
 
 
 # -- calls --------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 
-from rnow.chat.vocabulary import compare_token_maps, token_map
+from rnow.chat.vocabulary import Vocabulary, read_vocabulary, token_map
 from rnow.errors import ModelError
 
 
@@ -21,27 +22,64 @@ def test_added_tokens_are_part_of_the_map(tmp_path: Path) -> None:
     assert token_map(folder) == {"a": 0, "b": 1, "<tool_call>": 2}
 
 
-def test_equal_maps_give_no_sentence() -> None:
-    assert compare_token_maps({"a": 0, "b": 1}, {"b": 1, "a": 0}) is None
+def model(folder: Path, vocabulary: dict[str, int], *added: str, rows: int | None = None) -> Path:
+    save_tokenizer(folder, vocabulary, [*added])
+    if rows is not None:
+        (folder / "config.json").write_text(json.dumps({"vocab_size": rows}))
+    return folder
 
 
-def test_the_first_differences_are_named_in_the_order_of_their_ids() -> None:
-    student = {"same": 0, "b": 1, "c": 2, "<think>": 9, "d\n": 3}
-    teacher = {"same": 0, "b": 2, "c": 1, "e": 4, "d\n": 5}
-    assert compare_token_maps(student, teacher) == (
-        "student and teacher do not share token ids, 5 differ: 'b' is 1 in the student and 2 in "
-        "the teacher; 'c' is 2 in the student and 1 in the teacher; 'd\\n' is 3 in the student and "
-        "5 in the teacher; and 2 more. The teacher scores the student's ids, so take two models "
-        "with the "
-        "same tokenizer"
+def test_rows_without_a_token_are_foreign(tmp_path: Path) -> None:
+    student = model(tmp_path / "student", {"a": 0, "b": 1, "d": 3}, rows=6)
+    assert read_vocabulary(student) == Vocabulary(num_tokens=3, foreign_ids=(2, 4, 5), notices=())
+
+
+def test_paddings_of_two_sizes_are_no_difference(tmp_path: Path) -> None:
+    student = model(tmp_path / "student", {"a": 0, "b": 1}, rows=6)
+    teacher = model(tmp_path / "teacher", {"a": 0, "b": 1}, rows=3)
+    shared = Vocabulary(num_tokens=2, foreign_ids=(2, 3, 4, 5), notices=())
+    assert read_vocabulary(student, teacher) == shared
+    assert read_vocabulary(teacher, student) == Vocabulary(
+        num_tokens=2, foreign_ids=(2,), notices=()
     )
 
 
-def test_a_token_that_only_one_side_has_is_a_difference() -> None:
-    assert compare_token_maps({"a": 0}, {"a": 0, "<think>": 1}) == (
-        "student and teacher do not share token ids, 1 differ: '<think>' is unknown to the student "
-        "and 1 in the teacher. The teacher scores the student's ids, so take two models with the "
-        "same tokenizer"
+def test_tokens_that_only_the_teacher_has_are_said(tmp_path: Path) -> None:
+    student = model(tmp_path / "student", {"a": 0, "b": 1}, rows=4)
+    teacher = model(tmp_path / "teacher", {"a": 0, "b": 1}, "<think>", rows=4)
+    assert read_vocabulary(student, teacher) == Vocabulary(
+        num_tokens=2,
+        foreign_ids=(2, 3),
+        notices=(
+            "the student does not know 1 ('<think>') of the teacher's tokens: it never writes one, "
+            "and what the teacher would give them counts as disagreement",
+        ),
+    )
+
+
+def test_tokens_that_only_the_student_has_end_a_rollout(tmp_path: Path) -> None:
+    student = model(tmp_path / "student", {"a": 0, "b": 1}, "<w>", "<x>", "<y>", "<z>")
+    teacher = model(tmp_path / "teacher", {"a": 0, "b": 1})
+    assert read_vocabulary(student, teacher) == Vocabulary(
+        num_tokens=2,
+        foreign_ids=(2, 3, 4, 5),
+        notices=(
+            "the teacher does not know 4 ('<w>', '<x>', '<y>', …) of the student's tokens: a "
+            "rollout ends where the student writes one, without it (rollout/end_foreign_token)",
+        ),
+    )
+
+
+def test_ids_that_mean_two_things_are_refused_in_their_order(tmp_path: Path) -> None:
+    student = model(tmp_path / "student", {"same": 0, "b": 1, "c": 2, "d\n": 3, "e": 4})
+    teacher = model(tmp_path / "teacher", {"same": 0, "b": 2, "c": 1, "f": 4, "d\n": 5})
+    with pytest.raises(ModelError) as caught:
+        read_vocabulary(student, teacher)
+    assert str(caught.value) == (
+        "student and teacher do not share token ids, 4 differ: 'b' is 1 in the student and 2 in "
+        "the teacher; 'c' is 2 in the student and 1 in the teacher; 'd\\n' is 3 in the student "
+        "and 5 in the teacher; and 1 more. The teacher scores the student's ids, so take two "
+        "models with the same tokenizer"
     )
 
 

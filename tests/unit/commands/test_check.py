@@ -2,14 +2,14 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import tokenizer_folder
+from builders import real_template, tokenizer_folder, write_hollow_model
 
 from rnow.commands.check.models import window_problem
 from rnow.commands.check.point import Outcome
 from rnow.commands.check.project import CheckReport, as_json, check_project
 
 CONFIG = """\
-data: {batch_size: 1}
+data: {batch_size: 1, group_size: 64}
 model: {path: student}
 teacher: {path: teacher}
 rollout:
@@ -34,8 +34,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "config.yml").write_text(CONFIG)
     (tmp_path / "train.jsonl").write_text(f"{PROMPT}\n{PROMPT}\n{PROMPT}\n")
     for name in ("student", "teacher"):
-        folder = tokenizer_folder(tmp_path / name, "qwen3")
-        (folder / "model.safetensors").write_bytes(b"0" * 100)
+        write_hollow_model(tokenizer_folder(tmp_path / name, "qwen3"))
     return tmp_path
 
 
@@ -62,17 +61,17 @@ def test_a_right_project_is_ok_in_all_points(project: Path) -> None:
     assert plan[:3] == [
         "each number with what it is from",
         "steps           6  (from the settings)",
-        "rollouts        24  (from the settings)",
+        "rollouts        384  (from the settings)",
     ]
-    # The folders of this project hold no sizes of models, so nothing is said of time.
-    assert not [line for line in plan if line.startswith("time")]
     costs = json.loads(as_json(report))["plan"]
-    assert costs["rollouts"] == {"value": 24, "basis": "from the settings"}
-    assert costs["total_s"] is None
+    assert costs["rollouts"] == {"value": 384, "basis": "from the settings"}
+    assert costs["total_s"]["basis"].startswith("assumed 30 tokens/s a rollout, 1 s a tool call; ")
     assert messages == {
-        "config": f"{project}/config.yml",
+        "config": f"{project}/config.yml\nrollout.max_turns = 4 (was: not set)\n"
+        "engine.kind = 'local' (was: not set)",
         "tools": "browse",
         "data": "3 prompts, 6 steps, 1 held-out prompts",
+        "rewards": "no rewards.py",
         "tokenizers": f"{num_tokens} tokens, the same ids in student and teacher",
         "template": "tool results can be appended token by token",
         "window": f"the longest prompt takes {num_prompt} of 4096 tokens, tools included",
@@ -82,9 +81,8 @@ def test_a_right_project_is_ok_in_all_points(project: Path) -> None:
 
 def test_warnings_are_shown_and_leave_a_project_ok(project: Path) -> None:
     (project / "tools.py").write_text(TOOLS)
-    for name in ("student", "teacher"):
-        tokenizer_folder(project / name, "llama3.1")
-    report = check_project(project, ["data.group_size=65"])
+    overrides = ["data.group_size=65", "rollout.max_turns=4", "rollout.reasoning_mode=none"]
+    report = check_project(project, overrides)
     assert report.ok
     found = json.loads(as_json(report))["problems"]
     assert [(p["severity"], p["key"]) for p in found] == [
@@ -92,7 +90,7 @@ def test_warnings_are_shown_and_leave_a_project_ok(project: Path) -> None:
         ("warning", "model.path"),
     ]
     assert (found[1]["file"], found[1]["line"]) == (f"{project}/config.yml", 2)
-    assert "does not write tool calls as" in found[1]["message"]
+    assert "rewrites earlier thinking" in found[1]["message"]
     assert [line[:6] for line in report.lines() if line.startswith("    !")] == ["    ! "] * 2
 
 
@@ -106,6 +104,7 @@ def test_every_problem_is_shown_and_not_the_first_alone(project: Path) -> None:
         "config": "problem",
         "tools": "problem",
         "data": "problem",
+        "rewards": "not checked",
         "tokenizers": "not checked",
         "template": "not checked",
         "window": "not checked",
@@ -156,8 +155,8 @@ def test_without_tools_py_several_turns_are_a_problem(project: Path) -> None:
     report = check_project(project, ["rollout.max_turns=3"])
     assert outcomes(report)["tools"] == "problem"
     assert problems(report)[0].endswith(
-        f"rollout.max_turns is 3, but there is no tools.py in {project}; write one, or set "
-        "rollout.max_turns to 1"
+        f"rollout.max_turns is 3, but there is no tools.py in {project}; write one, name an MCP "
+        "server in rollout.mcp_url, or set rollout.max_turns to 1"
     )
 
 
@@ -170,36 +169,155 @@ def test_prompts_that_name_an_unknown_tool_are_a_problem(project: Path) -> None:
     assert outcomes(report)["tokenizers"] == "ok"
 
 
+REWARDS = """\
+from rnow.core import RewardArgs, grader, reward
+
+
+@reward
+def accuracy(args: RewardArgs, messages: list) -> float:
+    return 1.0
+
+
+@grader(label="CITY")
+def same_city(expected: str, answered: str) -> bool:
+    return expected == answered
+"""
+
+
+def test_the_names_of_rewards_and_graders_are_looked_for_in_rewards_py(project: Path) -> None:
+    (project / "rewards.py").write_text(REWARDS)
+    named = json.dumps(json.loads(PROMPT) | {"rewards": ["accuracy"], "grader": "same_city"})
+    wrong = json.dumps(json.loads(PROMPT) | {"rewards": ["acuracy"], "grader": "accuracy"})
+    (project / "train.jsonl").write_text(f"{named}\n")
+    report = check_project(project, ["data.grader=same_city"])
+    assert report.ok
+    assert report.points[3].message == "accuracy, same_text, same_city"
+    (project / "val.jsonl").write_text(f"{PROMPT}\n{wrong}\n")
+    report = check_project(project, ["data.grader=best"])
+    assert outcomes(report)["rewards"] == "problem"
+    put = "put @grader (from rnow.core) above a function of that name, or take one that is there"
+    assert problems(report) == [
+        f"{project}/config.yml: data.grader is 'best', which is no grader of rewards.py; {put}: "
+        "same_text, same_city",
+        f"{project}/val.jsonl:2: grader is 'accuracy', which is no grader of rewards.py; {put}: "
+        "same_text, same_city",
+        f"{project}/val.jsonl:2: Reward 'acuracy' is referenced in val.jsonl but not defined in "
+        "rewards.py, which has: accuracy",
+    ]
+
+
+def test_names_without_a_rewards_py_are_told(project: Path) -> None:
+    named = json.dumps(json.loads(PROMPT) | {"rewards": ["a", "b"], "grader": "same_city"})
+    (project / "train.jsonl").write_text(f"{PROMPT}\n{named}\n{named}\n")
+    report = check_project(project)
+    assert outcomes(report)["rewards"] == "problem"
+    assert problems(report)[0] == (
+        f"{project}/train.jsonl:2: grader is 'same_city', but there is no rewards.py; "
+        "write one, with @grader (from rnow.core) above the function same_city"
+    )
+    (warning,) = (p for p in report.points[3].problems if p.severity == "warning")
+    assert str(warning) == (
+        f"{project}/train.jsonl:2: rewards names a, b, but there is no rewards.py: write one, with "
+        "@reward (from rnow.core) above each, or remove rewards from the entries"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "\nimport nowhere_at_all\n",
+            "2: ModuleNotFoundError: No module named 'nowhere_at_all'; install it in the "
+            "environment that rnow runs in: pip install -r {project}/requirements.txt",
+        ),
+        (
+            REWARDS.replace("args: RewardArgs, ", ""),
+            "4: Reward registration failed: Reward 'accuracy' must have exactly 2 parameters: "
+            "(args: RewardArgs, messages: list). Got 1 parameters.",
+        ),
+        (
+            REWARDS.replace(", answered: str", ""),
+            "9: Grader 'same_city' must take (expected: str, answered: str), and one more where it "
+            "wants the entry's metadata; it takes (expected).",
+        ),
+    ],
+)
+def test_a_rewards_py_that_cannot_be_used_is_told_with_line_and_remedy(
+    project: Path, code: str, message: str
+) -> None:
+    (project / "rewards.py").write_text(code)
+    (project / "requirements.txt").write_text("nowhere-at-all\n")
+    report = check_project(project)
+    assert problems(report) == [f"{project}/rewards.py:" + message.format(project=project)]
+
+
 def test_different_token_ids_are_a_problem_of_the_teacher(project: Path) -> None:
-    tokenizer_folder(project / "teacher", "qwen2.5")
+    tokenizer_folder(project / "teacher", "llama3.1")
     report = check_project(project)
     assert outcomes(report)["tokenizers"] == "problem"
-    (problem,) = report.points[3].problems
+    (problem,) = report.points[4].problems
     assert (problem.line, problem.key) == (3, "teacher.path")
     assert problem.message.startswith("student and teacher do not share token ids, ")
+
+
+def test_a_teacher_that_knows_less_tokens_is_said_and_the_template_may_not_write_them(
+    project: Path,
+) -> None:
+    tokenizer_folder(project / "teacher", "qwen2.5")
+    report = check_project(project)
+    assert outcomes(report)["tokenizers"] == "ok"
+    (told,) = report.points[4].problems
+    assert told.severity == "warning"
+    assert told.message.startswith("the teacher does not know 4 ('<tool_response>', ")
+    assert outcomes(report)["template"] == "ok"  # without tools it writes none of them
+    (project / "tools.py").write_text(TOOLS)
+    report = check_project(project, ["rollout.max_turns=4"])
+    assert outcomes(report)["template"] == "problem"
+    (problem,) = report.points[5].problems
+    assert problem.message == (
+        "the student's chat template writes 2 ('<tool_response>', '</tool_response>'), unknown to "
+        "the teacher; take two models with the same tokenizer"
+    )
 
 
 def test_models_that_are_elsewhere_are_not_checked_and_the_reason_is_said(project: Path) -> None:
     overrides = ["model.path=nobody/student", "teacher.path=nobody/teacher", "engine.kind=local"]
     report = check_project(project, overrides)
     assert report.ok
-    assert [point.message for point in report.points[3:6]] == [
+    assert [point.message for point in report.points[4:7]] == [
         "not on this machine: nobody/student, nobody/teacher",
         "not on this machine: nobody/student",
         "not on this machine: nobody/student",
     ]
-    assert {point.outcome for point in report.points[3:6]} == {Outcome.NOT_CHECKED}
+    assert {point.outcome for point in report.points[4:7]} == {Outcome.NOT_CHECKED}
 
 
 def test_a_template_that_the_ledger_cannot_use_is_a_problem(project: Path) -> None:
-    template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }} {{ messages | length }}\n"
-        "{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    template = real_template("qwen3.jinja").replace(
+        "{{- '\\n<tool_response>\\n' }}", "{{- '\\n<tool_response>' + loop.index | string }}"
     )
     tokenizer_folder(project / "student", "qwen3", template=template)
-    report = check_project(project)
+    one_turn = check_project(project)
+    messages = {point.name: point.message for point in one_turn.points}
+    assert messages["template"] == "a turn ends with <|im_end|>"
+    assert outcomes(one_turn)["template"] == "ok"
+    (project / "tools.py").write_text(TOOLS)
+    report = check_project(project, ["rollout.max_turns=4"])
     assert outcomes(report)["template"] == "problem"
-    assert report.points[5].message == "the template has problems"
+    assert report.points[6].message == "the template has problems"
+
+
+def test_a_prompt_that_the_template_refuses_is_named(project: Path) -> None:
+    template = real_template("gemma.jinja").replace("<end_of_turn>", "<|im_end|>")
+    tokenizer_folder(project / "student", "qwen3", template=template)
+    system = {"role": "system", "content": "Be brief."}
+    line = json.dumps({"messages": [system, {"role": "user", "content": "Who?"}]})
+    (project / "train.jsonl").write_text(f"{PROMPT}\n{PROMPT}\n{line}\n")
+    found = [problem for problem in problems(check_project(project)) if "template" in problem]
+    assert found == [
+        f"{project}/config.yml:2: the prompt of line 3: the chat template of {project}/student "
+        "cannot render these messages: TemplateError: System role not supported"
+    ]
 
 
 def test_models_that_cannot_run_are_a_problem_of_devices(project: Path) -> None:
@@ -207,11 +325,13 @@ def test_models_that_cannot_run_are_a_problem_of_devices(project: Path) -> None:
     report = check_project(project)
     assert report.points[-2].problems[0].message == (
         "teacher cannot be loaded\n"
-        f"  teacher.path: {project}/teacher has no weights, or not all of their parts"
+        f"  teacher.path: {project}/teacher has no weights (*.safetensors or "
+        "pytorch_model*.bin)"
     )
     assert list(report.lines())[-3:-1] == [
         f"    ✗ {project}/config.yml:3: teacher cannot be loaded",
-        f"        teacher.path: {project}/teacher has no weights, or not all of their parts",
+        f"        teacher.path: {project}/teacher has no weights (*.safetensors or "
+        "pytorch_model*.bin)",
     ]
 
 
@@ -235,9 +355,53 @@ def test_kinds_of_training_that_are_not_built_are_a_problem(project: Path) -> No
     report = check_project(project)
     assert problems(report)[1] == (
         f"{project}/config.yml:3: dataset_type midtrain is read and checked, but not trained in "
-        "this version; only distill is"
+        "this version; only distill is. To train this project so: dataset_type: distill, and a "
+        "teacher: {path: MODEL}"
     )
-    assert report.points[3].message == "dataset_type midtrain has no teacher"
+    assert report.points[4].message == "dataset_type midtrain has no teacher"
+
+
+@pytest.mark.parametrize("dataset_type", ["sft", "midtrain"])
+def test_turns_need_no_tools_where_there_are_no_rollouts(project: Path, dataset_type: str) -> None:
+    text = CONFIG.replace("teacher: {path: teacher}\n", f"dataset_type: {dataset_type}\n")
+    (project / "config.yml").write_text(text.replace("rollout:\n", "rollout:\n  max_turns: 4\n"))
+    report = check_project(project)
+    assert outcomes(report)["tools"] == "ok"
+    assert [problem for problem in problems(report) if "max_turns" in problem] == []
+
+
+@pytest.mark.parametrize(
+    ("teacher", "what"),
+    [
+        (
+            "gpt-4o",
+            "is a model behind an API, and its weights are needed here; take a Hugging Face "
+            "id, as Qwen/Qwen3-32B, or a folder",
+        ),
+        (
+            "cm3x8k2j40001abcdefghijkl",
+            "is an id of a hosted service's model; download it with that "
+            "service's client, and name the folder",
+        ),
+    ],
+)
+def test_a_teacher_without_weights_is_told_from_one_that_is_not_here(
+    project: Path, teacher: str, what: str
+) -> None:
+    report = check_project(project, [f"teacher.path={teacher}"])
+    assert report.points[-2].problems[0].message == (
+        f"{teacher} cannot be loaded\n  teacher.path: {teacher} {what}"
+    )
+    far = check_project(project, ["teacher.path=Qwen/Qwen3-32B"])
+    assert "is neither a folder nor in the Hugging Face cache" in problems(far)[-1]
+
+
+def test_overrides_are_shown_beside_the_config_once(project: Path) -> None:
+    lines = list(check_project(project, ["trainer.num_epochs=7"]).lines())
+    assert lines[:2] == [
+        f"✓ config      {project}/config.yml",
+        "    trainer.num_epochs = 7 (was: 2)",
+    ]
 
 
 def test_a_folder_without_config_is_a_problem(tmp_path: Path) -> None:
@@ -268,5 +432,5 @@ def test_a_prompt_that_fills_the_window_is_a_problem(project: Path) -> None:
     (project / "train.jsonl").write_text(f"{PROMPT}\n{long}\n")
     report = check_project(project)
     assert outcomes(report)["window"] == "problem"
-    (problem,) = report.points[5].problems
+    (problem,) = report.points[6].problems
     assert (problem.line, problem.key) == (5, "rollout.max_context_window")

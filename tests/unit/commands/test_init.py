@@ -24,7 +24,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_medbrowsecomp_is_copied_byte_for_byte(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "project"
     created = init_project(folder, template="medbrowsecomp")
-    names = ["config.yml", "convert_dataset.py", "tools.py", "train.jsonl"]
+    names = ["config.yml", "convert_dataset.py", "rewards.py", "tools.py", "train.jsonl"]
     assert created == tuple(folder / name for name in names)
     assert sorted(snapshot(folder)) == names
     for name in names:
@@ -52,7 +52,7 @@ def test_the_seed_decides_over_the_generated_pages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_existing_files_are_left_as_they_are_and_named(tmp_path: Path, template: str) -> None:
     (tmp_path / "train.jsonl").write_text("mine")
-    (tmp_path / "rewards.py").write_text("# not in the template")
+    (tmp_path / "other.py").write_text("# not in the template")
     (tmp_path / "notes").mkdir()
     before = snapshot(tmp_path)
     notices: list[str] = []
@@ -71,7 +71,7 @@ def test_a_second_time_makes_nothing(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
     assert notices == [
         f"there already, left as it was: {tmp_path}/config.yml, {tmp_path}/convert_dataset.py, "
-        f"{tmp_path}/tools.py, {tmp_path}/train.jsonl"
+        f"{tmp_path}/rewards.py, {tmp_path}/tools.py, {tmp_path}/train.jsonl"
     ]
 
 

@@ -13,7 +13,6 @@ from rnow.chat.template import ChatTemplate
 from rnow.commands.test.sample import Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
-from rnow.evaluation.grading import Grade
 from rnow.records import (
     EndReason,
     Prompt,
@@ -24,6 +23,7 @@ from rnow.records import (
     Trajectory,
     Turn,
 )
+from rnow.tools.graders import Grade
 from rnow.tools.rewards import NO_REWARDS, Rewards
 
 PROMPT = Prompt(
@@ -86,7 +86,7 @@ def sample(folder: Path, made: Trajectory | None, **changes: object) -> Sample:
         prompt=PROMPT,
         trajectory=made,
         error=None if made else "server gone",
-        grade=Grade(correct=False, extracted="BIFARO", format_ok=True) if made else None,
+        grade=Grade(correct=False, extracted="BIFARO") if made else None,
         rewards=NO_REWARDS,
         file=folder / "sample_1.json",
     )
@@ -97,7 +97,7 @@ def test_a_file_begins_with_what_one_looks_at_first_and_ends_with_the_conversati
     tmp_path: Path, chat: ChatTemplate
 ) -> None:
     made = trajectory(chat, (CALL, (call("ERROR http_404: no"),)), ("INGREDIENT: BIFARO", ()))
-    rewards = Rewards(values={"accuracy": 0.5, "judge": "error"}, total=None, errors=("judge: x",))
+    rewards = Rewards(values={"accuracy": 0.5, "judge": "error"}, total=0.5, errors=("judge: x",))
     write_sample(sample(tmp_path, made, rewards=rewards), chat)
     written = json.loads((tmp_path / "sample_1.json").read_text())
     messages = written.pop("conversation")
@@ -105,7 +105,7 @@ def test_a_file_begins_with_what_one_looks_at_first_and_ends_with_the_conversati
         ("id", "sample_1"),
         ("completed", True),
         ("success", True),
-        ("total_reward", None),
+        ("total_reward", 0.5),
         ("rewards", {"accuracy": 0.5, "judge": "error"}),
         ("errors", ["judge: x"]),
         ("turns", 2),
@@ -251,7 +251,7 @@ def test_no_name_argument_or_error_is_markup_or_moves_the_cursor(
     odd = call(
         "no such tool", outcome=ToolOutcome.MODEL_ERROR, name="[/b]\x1b", arguments="\x1b[2J"
     )
-    bad = Rewards(values={"judge": "error"}, total=None, errors=("judge: ValueError: \x1b[2J",))
+    bad = Rewards(values={"judge": "error"}, total=0.0, errors=("judge: ValueError: \x1b[2J",))
     lines = shown(sample(tmp_path, trajectory(chat, (CALL, (odd,))), rewards=bad), chat, EVERYTHING)
     assert "  → [/b]· ·[2J  model_error, 0.50 s" in lines
     assert "    ⚠ judge: ValueError: ·[2J" in lines
@@ -270,12 +270,12 @@ def test_rewards_and_failures_stand_in_the_line_of_a_rollout(
 ) -> None:
     made = trajectory(chat, ("x", ()))
     good = Rewards(values={"accuracy": 1.0}, total=1.0)
-    bad = Rewards(values={"judge": "timeout"}, total=None, errors=("judge took longer than 60 s",))
+    bad = Rewards(values={"judge": "timeout"}, total=0.0, errors=("judge took longer than 60 s",))
     assert shown(sample(tmp_path, made, rewards=good), chat, EVERYTHING)[-1].startswith(
         "Rollout 1: ✓ reward=1.000  [accuracy=1.000] answer, 1 turn, 0 calls, "
     )
     lines = shown(sample(tmp_path, made, rewards=bad), chat, EVERYTHING)
-    assert lines[-2].startswith("Rollout 1: ✓  [judge=timeout] answer, ")
+    assert lines[-2].startswith("Rollout 1: ✓ reward=0.000  [judge=timeout] answer, ")
     assert lines[-1] == "    ⚠ judge took longer than 60 s"
     assert shown(sample(tmp_path, None), chat, EVERYTHING)[-1] == (
         "Rollout 1: ✗ server gone  → sample_1.json"

@@ -41,6 +41,7 @@ ONLOOKERS_OWN = {
 GPUS = Devices(gpus=(Gpu(kind="cuda", name="H100", memory_mib=81559),) * 3, reason="")
 SHORT = ("data.batch_size=1", "data.group_size=1", "trainer.save_step=2", "trainer.eval_step=2")
 
+TEACHER = ("require_distill", "teacher_of")  # how what trains asks for its settings
 READS: set[tuple[str, str]] = set()  # (key, function that read it; the plan's by their file)
 
 
@@ -51,7 +52,7 @@ def recording(section: type[Section], prefix: str) -> type[Section]:
     def read(self: Section, name: str) -> Any:
         if name in section.model_fields:
             code = sys._getframe(1).f_code
-            is_loading = "/rnow/config/" in code.co_filename and code.co_name != "require_distill"
+            is_loading = "/rnow/config/" in code.co_filename and code.co_name not in TEACHER
             if "/rnow/" in code.co_filename and not is_loading:
                 is_plan = "/rnow/plan/" in code.co_filename
                 file = code.co_filename.rpartition("/")[2]
@@ -87,7 +88,7 @@ def make_project(folder: Path) -> Path:
     held_out = (folder / "val.jsonl").read_text().splitlines()
     (folder / "val.jsonl").write_text(held_out[0])
     (folder / "rewards.py").write_text(
-        "from rnow.core import RewardArgs, reward\n\n\n"
+        "import rnow.medbrowse\nfrom rnow.core import RewardArgs, reward\n\n\n"
         "@reward\nasync def one(args: RewardArgs, messages: list) -> float:\n    return 1.0\n"
     )
     program = folder / "python"

@@ -17,7 +17,7 @@ from rnow.config.old_keys import KEYS_TO_COME
 from rnow.errors import ConfigError, Problem
 
 MINIMAL = """\
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: student}
 teacher: {path: teacher}
 trainer: {num_epochs: 3}
@@ -46,7 +46,7 @@ def with_setting(setting: str) -> tuple[str, int]:
     key, _, value = setting.partition(": ")
     section, _, name = key.rpartition(".")
     rows = {
-        "data": ["  batch_size: 4"],
+        "data": ["  batch_size: 16"],
         "model": ["  path: student"],
         "teacher": ["  path: teacher"],
         "trainer": ["  num_epochs: 3"],
@@ -86,8 +86,26 @@ def test_a_section_without_keys_is_its_defaults() -> None:
     assert loaded.config == load(MINIMAL).config
 
 
+def test_a_learning_rate_that_is_not_said_is_the_tuning_s() -> None:
+    full = MINIMAL + "algorithm: {kl_clip: 10}\n"
+    full = full.replace("path: student", "path: student, tuning: full")
+    assert load(MINIMAL).config.trainer.learning_rate == 1e-4
+    assert load(full).config.trainer.learning_rate == 1e-5
+    said = full.replace("num_epochs: 3", "num_epochs: 3, learning_rate: 2e-4")
+    assert load(said).config.trainer.learning_rate == 2e-4
+
+
+def test_a_step_of_few_rollouts_is_advised_against() -> None:
+    few = MINIMAL.replace("batch_size: 16", "batch_size: 15")
+    assert load(few).notices == (
+        "config.yml:1: a step has 60 rollouts (data.batch_size x data.group_size); published runs "
+        "have 64 to 2048, most of them of different prompts, and fewer make steps noisy: "
+        "docs/recipes.md",
+    )
+
+
 def test_numbers_may_be_written_as_text() -> None:
-    text = MINIMAL.replace("batch_size: 4", 'batch_size: "16"').replace(
+    text = MINIMAL.replace("batch_size: 16", 'batch_size: "16"').replace(
         "num_epochs: 3", "num_epochs: 3, learning_rate: 5e-5"
     )
     config = load(text).config
@@ -118,7 +136,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read() -> None:
 def test_merged_mappings_give_way_to_what_is_written_beside_them() -> None:
     loaded = load(
         """\
-        data: {batch_size: 4}
+        data: {batch_size: 16}
         model: &same
           path: student
           dtype: float32
@@ -142,7 +160,7 @@ def test_what_an_anchor_names_is_translated_in_each_of_its_places_alone() -> Non
         """,
         overrides=["teacher.dtype=bfloat16"],
     )
-    assert (loaded.config.model.dtype, require_distill(loaded.config).dtype) == (
+    assert (loaded.config.model.dtype, require_distill(loaded).dtype) == (
         "float32",
         "bfloat16",
     )
@@ -151,14 +169,14 @@ def test_what_an_anchor_names_is_translated_in_each_of_its_places_alone() -> Non
 def test_of_several_merged_mappings_the_first_wins() -> None:
     loaded = load(
         """\
-        data: {batch_size: 4}
+        data: {batch_size: 16}
         model: &one {path: student, dtype: float32}
         teacher:
           <<: [*one, &two {path: teacher, dtype: bfloat16}]
         trainer: {num_epochs: 3}
         """
     )
-    teacher = require_distill(loaded.config)
+    teacher = require_distill(loaded)
     assert (teacher.path, teacher.dtype) == ("student", "float32")
 
 
@@ -198,7 +216,7 @@ def test_a_file_with_the_other_ending_is_pointed_out() -> None:
         ("# nothing\n", "config.yml: is empty; docs/configuration.md has an example"),
         ("- a\n- b\n", "config.yml:1: must be a mapping of settings, not ['a', 'b']"),
         (
-            "data: {batch_size: 4\nmodel: x\n",
+            "data: {batch_size: 16\nmodel: x\n",
             "config.yml:2: is not valid YAML: expected ',' or '}', but got ':'",
         ),
         (
@@ -363,7 +381,8 @@ def test_bytes_that_are_no_text() -> None:
         ),
         (
             "rollout: 3",
-            "rollout is 3; it must be a section with settings: max_turns, max_tokens, "
+            "rollout is 3; it must be a section with settings: max_turns, mcp_url, "
+            "mcp_session, max_tokens, "
             "max_context_window, termination_policy, tool_timeout, max_tool_response, "
             "max_tool_response_chars, rollout_timeout, reward_timeout, include_thinking, "
             "concurrency, reasoning_mode",
@@ -414,10 +433,6 @@ def test_bytes_that_are_no_text() -> None:
             "top_p is 0.9; remove it: rollouts are sampled at temperature 1, top-p 1 and "
             "without top-k, because the log-probabilities of student and teacher are compared at "
             "temperature 1",
-        ),
-        (
-            "rollout.mcp_url: http://localhost:8931",
-            "rollout.mcp_url is not supported; write a tool in tools.py that does the same",
         ),
         (
             "rollout.thinking_mode: deep",
@@ -554,15 +569,16 @@ def test_other_kinds_of_training_load_and_are_not_trained(dataset_type: str) -> 
     loaded = load(text)
     assert loaded.notices == ()
     with pytest.raises(ConfigError) as caught:
-        require_distill(loaded.config)
+        require_distill(loaded)
     assert str(caught.value) == (
-        f"dataset_type {dataset_type} is read and checked, but not trained in this version; "
-        "only distill is"
+        f"config.yml:3: dataset_type {dataset_type} is read and checked, but not trained in this "
+        "version; only distill is. To train this project so: dataset_type: distill, and a "
+        "teacher: {path: MODEL}"
     )
 
 
 def test_distill_gives_its_teacher() -> None:
-    assert require_distill(load(MINIMAL).config).path == "teacher"
+    assert require_distill(load(MINIMAL)).path == "teacher"
 
 
 @pytest.mark.parametrize("dataset_type", ["sft", "midtrain"])
@@ -580,7 +596,7 @@ def test_turns_without_tools_are_an_error() -> None:
         find_tools_file(loaded, directory=Path())
     assert str(caught.value) == (
         "config.yml:5: rollout.max_turns is 10, but there is no tools.py in .; "
-        "write one, or set rollout.max_turns to 1"
+        "write one, name an MCP server in rollout.mcp_url, or set rollout.max_turns to 1"
     )
     Path("env.py").write_text("")
     with pytest.raises(ConfigError) as caught:
@@ -593,6 +609,8 @@ def test_turns_without_tools_are_an_error() -> None:
 
 def test_tools_are_found_and_one_turn_needs_none() -> None:
     assert find_tools_file(load(MINIMAL), directory=Path()) is None
+    served = load(MINIMAL + "rollout: {max_turns: 10, mcp_url: http://127.0.0.1:8931}\n")
+    assert find_tools_file(served, directory=Path()) is None
     Path("tools.py").write_text("")
     loaded = load(MINIMAL + "rollout: {max_turns: 10}\n")
     assert find_tools_file(loaded, directory=Path()) == Path("tools.py")
@@ -630,7 +648,8 @@ def test_tools_are_found_and_one_turn_needs_none() -> None:
         ("model._baseModelName: x", "model._baseModelName is ignored: runs are local"),
         (
             "teacher.agentic: true",
-            "teacher.agentic is ignored: a run uses tools exactly when tools.py is there",
+            "teacher.agentic is ignored: a run uses tools exactly when tools.py or "
+            "rollout.mcp_url is there",
         ),
         (
             "trainer.max_billing: 5",
@@ -668,7 +687,7 @@ def test_tools_are_found_and_one_turn_needs_none() -> None:
 def test_loads_with_a_warning(setting: str, message: str) -> None:
     text, number = with_setting(setting)
     if setting.startswith("data.batch_size"):
-        text, number = text.replace("  batch_size: 4\n", ""), number - 1
+        text, number = text.replace("  batch_size: 16\n", ""), number - 1
     assert load(text).notices == (f"config.yml:{number}: {message}",)
 
 
@@ -743,7 +762,7 @@ def test_the_first_browsing_agent_loads_with_a_line_for_each_old_key() -> None:
 
         data:
           train_file: train.jsonl
-          batch_size: 4
+          batch_size: 16
           group_size: 4
 
         model:
@@ -815,7 +834,7 @@ def test_the_flat_form_is_refused_alone_and_says_where_its_keys_went() -> None:
         params:
           model: Qwen/Qwen3-8B
           num_epochs: 3
-          batch_size: 4
+          batch_size: 16
         """
     ) == (
         "config.yml:4: params is the flat form of old files and is no longer read; move its keys "
@@ -870,7 +889,7 @@ def test_override_values(override: str, value: object) -> None:
 
 def test_an_override_can_replace_a_section() -> None:
     loaded = load(MINIMAL, overrides=["teacher={path: other, concurrency: 2}", "rollout=null"])
-    assert require_distill(loaded.config).path == "other"
+    assert require_distill(loaded).path == "other"
     assert "teacher.path" not in loaded.lines
 
 
@@ -914,7 +933,10 @@ def test_an_old_key_as_override_is_placed_at_the_override() -> None:
             "limit",
         ),
         ("engine.kind=vlm", "engine.kind is 'vlm'; it must be one of auto, vllm, local"),
-        ("trainer.report_to=x", "trainer.report_to is not built yet in this version; remove it"),
+        (
+            "trainer.report_to=x",
+            "trainer.report_to is 'x'; it must be a list, each one of tensorboard, wandb, mlflow",
+        ),
     ],
 )
 def test_errors_of_overrides_name_the_override(override: str, message: str | None) -> None:

@@ -116,8 +116,27 @@ def test_a_precondition_of_0_makes_the_total_0_and_is_else_part_of_the_sum() -> 
     assert compute_total_reward({}) == 0.0
     assert [is_precondition(name) for name in ("gate", "accuracy", "?")] == [True, False, False]
     assert [is_sandbox_reward(name) for name in ("gate", "accuracy", "?")] == [True, False, False]
-    with pytest.warns(UserWarning, match="Reward 'gate' is being overwritten in the registry."):
+    reward(gate)  # the same function again is no second reward
+
+
+def test_two_rewards_of_one_name_are_an_error_that_names_both() -> None:
+    def first() -> Callable[..., float]:
+        def gate(args: RewardArgs, messages: list[dict[str, Any]]) -> float:
+            return 1.0
+
+        return gate
+
+    def gate(args: RewardArgs, messages: list[dict[str, Any]]) -> float:
+        return 0.0
+
+    kept = reward(first())
+    with pytest.raises(TypeError) as caught:
         reward(gate)
+    places = [f"test_reward.py:{f.__code__.co_firstlineno}" for f in (kept, gate)]
+    assert str(caught.value) == (
+        f"Reward registration failed: Reward 'gate' is defined twice: at {places[0]} and at "
+        f"{places[1]}. Give one of the two another name."
+    )
 
 
 @pytest.mark.parametrize(

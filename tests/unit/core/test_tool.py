@@ -1,13 +1,20 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Optional, Union
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import Enum, IntEnum
+from functools import wraps
+from typing import Annotated, Any, Literal, NotRequired, Optional, Union
 
 import pytest
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 import rnow.models
 from rnow.core import TOOL_REGISTRY, ToolArgs, clear_tool_registry, is_sandbox_tool, tool
 from rnow.core.arguments import ArgumentError, check_arguments
+from rnow.core.rich_types import with_rich_values
 from rnow.core.schema import parameters_schema
 
 
@@ -53,6 +60,21 @@ def star(*args: str) -> str:
 
 def stars(**kwargs: str) -> str:
     """Do."""
+
+
+def generator(a: str) -> str:
+    """Do."""
+    yield a
+
+
+async def async_generator(a: str) -> str:
+    """Do."""
+    yield a
+
+
+@wraps(generator)
+def wrapped_generator(a: str) -> str:
+    return generator(a)
 
 
 def renamed_args(a: str, context: ToolArgs) -> str:
@@ -114,6 +136,15 @@ JSON_TYPES = "is not JSON-serializable. Use dict, list, str, int, float, bool, o
             stars,
             TypeError,
             f"{FAILED}Tool 'stars' cannot use **kwargs. Define explicit, typed parameters instead.",
+        ),
+        *(
+            (
+                function,
+                TypeError,
+                f"{FAILED}Tool '{function.__name__}' is a generator: its result is never text. "
+                "Return the whole result instead of yielding parts of it.",
+            )
+            for function in (generator, async_generator, wrapped_generator)
         ),
         (
             renamed_args,
@@ -201,12 +232,43 @@ def test_browse_is_taken_for_read_only_and_others_say_so() -> None:
 
     assert [TOOL_REGISTRY[name]._read_only for name in ("browse", "look")] == [True, True]
 
-    with pytest.warns(UserWarning, match="Tool 'browse' is being overwritten in the registry."):
-        tool(read_only=False)(browse)
+    # The same function again is no second tool.
+    tool(read_only=False)(browse)
     assert TOOL_REGISTRY["browse"]._read_only is False
 
 
 class Thing: ...
+
+
+class Unit(Enum):
+    C = "celsius"
+    F = "fahrenheit"
+
+
+class Level(IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Query(BaseModel):
+    text: str
+    limit: int = Field(5, description="How many at most", ge=1)
+    units: list[Unit] = []
+
+
+@dataclass
+class Point:
+    x: float
+    y: float = 0.0
+
+
+class Filter(TypedDict):
+    title: str
+    day: NotRequired[date]
+
+
+class Node(BaseModel):
+    children: "list[Node]" = []
 
 
 @pytest.mark.parametrize(
@@ -238,8 +300,72 @@ class Thing: ...
             {"anyOf": [{"type": "integer"}, {"type": "object"}, {"type": "null"}]},
         ),
         (Any, {"type": "string"}),
-        (tuple, {"type": "string"}),
-        (Thing, {"type": "string"}),
+        (Unit, {"type": "string", "enum": ["celsius", "fahrenheit"]}),
+        (Level, {"type": "integer", "enum": [1, 2]}),
+        (Literal[Unit.C], {"type": "string", "const": "celsius"}),
+        (
+            Unit | None,
+            {"anyOf": [{"type": "string", "enum": ["celsius", "fahrenheit"]}, {"type": "null"}]},
+        ),
+        (
+            list[Unit],
+            {"type": "array", "items": {"type": "string", "enum": ["celsius", "fahrenheit"]}},
+        ),
+        (date, {"type": "string", "format": "date"}),
+        (datetime, {"type": "string", "format": "date-time"}),
+        (
+            tuple[int, str],
+            {
+                "type": "array",
+                "prefixItems": [{"type": "integer"}, {"type": "string"}],
+                "minItems": 2,
+                "maxItems": 2,
+            },
+        ),
+        (tuple[int, ...], {"type": "array", "items": {"type": "integer"}}),
+        (tuple, {"type": "array", "items": {}}),
+        (set[str], {"type": "array", "items": {"type": "string"}, "uniqueItems": True}),
+        (Annotated[int, Field(ge=1)], {"type": "integer", "minimum": 1}),
+        (
+            Query,
+            {
+                "type": "object",
+                "properties": {
+                    "text": {"type": "string"},
+                    "limit": {
+                        "type": "integer",
+                        "default": 5,
+                        "description": "How many at most",
+                        "minimum": 1,
+                    },
+                    "units": {
+                        "type": "array",
+                        "default": [],
+                        "items": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+                    },
+                },
+                "required": ["text"],
+            },
+        ),
+        (
+            Point,
+            {
+                "type": "object",
+                "properties": {"x": {"type": "number"}, "y": {"type": "number", "default": 0.0}},
+                "required": ["x"],
+            },
+        ),
+        (
+            Filter,  # its key `title` stays; the titles that pydantic makes up go
+            {
+                "type": "object",
+                "properties": {
+                    "title": {"type": "string"},
+                    "day": {"type": "string", "format": "date"},
+                },
+                "required": ["title"],
+            },
+        ),
     ],
 )
 def test_annotations_become_the_schema_of_the_public_client(
@@ -249,6 +375,141 @@ def test_annotations_become_the_schema_of_the_public_client(
 
     f.__annotations__ = {"a": annotation}
     assert parameters_schema(f)["properties"]["a"] == schema
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        (Thing, f"Unable to generate pydantic-core schema for {Thing}"),
+        (list[Thing], f"Unable to generate pydantic-core schema for {Thing}"),
+        (Thing | None, f"Unable to generate pydantic-core schema for {Thing}"),
+        (Node, "Node holds itself, and a schema has an end"),
+        (
+            Callable[[int], int],
+            "Cannot generate a JsonSchema for core_schema.CallableSchema",
+        ),
+    ],
+)
+def test_a_type_that_nothing_can_be_converted_to_is_refused(annotation: Any, reason: str) -> None:
+    def look(a) -> str:
+        """Look."""
+
+    look.__annotations__["a"] = annotation
+    with pytest.raises(TypeError) as caught:
+        tool(look)
+    assert str(caught.value) == (
+        f"{FAILED}Parameter 'a' of tool 'look' has a type that cannot be made of what a model "
+        f"writes: {reason}. Use str, int, float, bool, list, dict, Literal, an Enum, a date, a "
+        "tuple, a dataclass or a pydantic model."
+    )
+
+
+def rich(
+    unit: Unit = Unit.C,
+    level: Level = Level.LOW,
+    query: Query | None = None,
+    point: Point | None = None,
+    filter: Filter | None = None,
+    day: date | None = None,
+    when: datetime | None = None,
+    corner: tuple[int, str] = (0, ""),
+    units: list[Unit] | None = None,
+    names: set[str] | None = None,
+    positive: Annotated[int, Field(ge=1)] = 1,
+    args: ToolArgs | None = None,
+) -> str: ...
+
+
+def called(name: str, given: Any) -> Any:
+    """Return what the function gets for what a model gives."""
+    arguments = check_arguments("t", parameters_schema(rich), {name: given})
+    return with_rich_values(rich, "t", arguments)[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("unit", "fahrenheit", Unit.F),
+        ("level", 2, Level.HIGH),
+        ("level", "2", Level.HIGH),
+        ("query", {"text": "a", "units": ["celsius"]}, Query(text="a", limit=5, units=[Unit.C])),
+        ("query", '{"text": "a", "limit": 2}', Query(text="a", limit=2)),
+        ("query", None, None),
+        ("point", {"x": 1}, Point(1.0)),
+        ("filter", {"title": "a", "day": "2026-01-31"}, {"title": "a", "day": date(2026, 1, 31)}),
+        ("day", "2026-01-31", date(2026, 1, 31)),
+        ("when", "2026-01-31T10:00:00", datetime(2026, 1, 31, 10)),
+        ("corner", [3, "a"], (3, "a")),
+        ("corner", '["3", "a"]', (3, "a")),
+        ("units", ["celsius", "fahrenheit"], [Unit.C, Unit.F]),
+        ("names", ["a", "b", "a"], {"a", "b"}),
+        ("positive", "7", 7),
+    ],
+)
+def test_a_rich_parameter_gets_a_value_of_its_type(name: str, given: Any, value: Any) -> None:
+    got = called(name, given)
+    assert (type(got), got) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "complaint"),
+    [
+        (
+            "unit",
+            "kelvin",
+            "argument 'unit' must be one of ['celsius', 'fahrenheit'], got 'kelvin'.",
+        ),
+        ("query", {"limit": 1}, "argument 'query.text' is not valid: Field required."),
+        (
+            "query",
+            {"text": "a", "units": ["kelvin"]},
+            "argument 'query.units.0' is not valid: Input should be 'celsius' or 'fahrenheit'.",
+        ),
+        ("query", "a", "argument 'query' expected type ['object', 'null'], got str."),
+        (
+            "day",
+            "2026-13-01",
+            "argument 'day' is not valid: Input should be a valid date or datetime, "
+            "month value is outside expected range of 1-12.",
+        ),
+        ("corner", [1], "argument 'corner.1' is not valid: Field required."),
+        (
+            "positive",
+            0,
+            "argument 'positive' is not valid: Input should be greater than or equal to 1.",
+        ),
+    ],
+)
+def test_what_a_rich_type_does_not_take_is_told_to_the_model(
+    name: str, given: Any, complaint: str
+) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        called(name, given)
+    assert str(caught.value) == f"Tool 't': {complaint}"
+
+
+def test_two_tools_of_one_name_are_an_error_that_names_both() -> None:
+    def first() -> Callable[..., str]:
+        def look(q: str) -> str:
+            """First."""
+            return q
+
+        return look
+
+    def look(q: str, n: int) -> str:
+        """Second."""
+        return q
+
+    kept = tool(first())
+    tool(first())  # the same place: a module that is loaded anew
+    with pytest.raises(TypeError) as caught:
+        tool(look)
+    places = [f"test_tool.py:{f.__code__.co_firstlineno}" for f in (kept, look)]
+    assert str(caught.value) == (
+        f"{FAILED}Tool 'look' is defined twice: at {places[0]} and at {places[1]}. "
+        "Give one of the two another name."
+    )
+    assert TOOL_REGISTRY["look"]._description == "First."
 
 
 def test_annotations_may_be_strings() -> None:
@@ -268,6 +529,7 @@ def example(
     ratio: float = 0.0,
     flag: bool = False,
     items: list[str] = [],  # noqa: B006
+    grid: list[list[int]] = [],  # noqa: B006
     options: dict = {},  # noqa: B006
     maybe: int | None = None,
     choice: Literal["new", "old"] = "new",
@@ -290,7 +552,8 @@ def example(
         ("flag", "Yes", True),
         ("flag", "0", False),
         ("items", '["a", "b"]', ["a", "b"]),
-        ("items", ["a", 1], ["a", 1]),
+        ("items", ["a", 1], ["a", "1"]),
+        ("grid", [["1", 2], "[3]"], [[1, 2], [3]]),
         ("options", '{"a": [1]}', {"a": [1]}),
         ("maybe", None, None),
         ("maybe", "3", 3),
@@ -322,6 +585,7 @@ def test_arguments_that_are_plainly_meant_are_mended(name: str, given: Any, mend
         ("items", "a, b", "expected type ['array'], got str."),
         ("items", '{"a": 1}', "expected type ['array'], got str."),
         ("items", "[" * 100_000, "expected type ['array'], got str."),
+        ("grid", [[1], ["x"]], "expected type ['integer'], got str."),
         ("options", "[]", "expected type ['object'], got str."),
         ("maybe", "x", "expected type ['integer', 'null'], got str."),
         ("choice", "other", "must be one of ['new', 'old'], got 'other'."),
@@ -333,7 +597,8 @@ def test_arguments_that_are_plainly_meant_are_mended(name: str, given: Any, mend
 def test_arguments_that_cannot_be_mended_are_named(name: str, given: Any, complaint: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         check_arguments("t", parameters_schema(example), {name: given})
-    assert str(caught.value) == f"Tool 't': argument '{name}' {complaint}"
+    place = "[1][0]" if name == "grid" else ""
+    assert str(caught.value) == f"Tool 't': argument '{name}'{place} {complaint}"
 
 
 def test_missing_goes_before_unexpected_goes_before_wrong_type() -> None:
@@ -368,3 +633,56 @@ def test_all_names_of_the_public_client_are_there_and_cost_nothing() -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("set()\n", "")
     assert rnow.models.ToolArgs is ToolArgs
+
+
+FOREIGN = {
+    "type": "object",
+    "properties": {
+        "where": {"$ref": "#/$defs/Place"},
+        "free": True,
+        "size": {"anyOf": [{"type": "integer"}, {"const": "all"}]},
+        "count": {"type": ["integer", "null"]},
+        "kind": {"enum": ["a", 1]},
+    },
+    "required": ["where"],
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "expected"),
+    [
+        ({"type": "object"}, {"a": "1"}, {"a": "1"}),
+        ({}, {}, {}),
+        (FOREIGN, {"where": {"x": 1}, "free": [None], "size": "9"}, None),
+        (FOREIGN, {"where": "x", "count": "7", "more": 1}, {"where": "x", "count": 7, "more": 1}),
+        (FOREIGN, {"where": "x", "count": None, "kind": 1}, None),
+    ],
+)
+def test_what_the_schema_of_a_server_leaves_open_is_given_as_it_is(
+    schema: dict[str, Any], given: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
+    assert check_arguments("t", schema, given) == (given if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "message"),
+    [
+        (FOREIGN, {}, "Tool 't': missing required argument 'where'."),
+        (
+            FOREIGN,
+            {"where": "x", "count": "many"},
+            "Tool 't': argument 'count' expected type ['integer', 'null'], got str.",
+        ),
+        (
+            {"properties": {}, "additionalProperties": False},
+            {"a": 1},
+            "Tool 't': unexpected argument 'a'.",
+        ),
+    ],
+)
+def test_what_the_schema_of_a_server_says_is_checked(
+    schema: dict[str, Any], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        check_arguments("t", schema, given)
+    assert str(raised.value) == message

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 import torch
@@ -112,6 +113,15 @@ async def test_a_trajectory_has_the_same_bits_whatever_runs_beside_it(engine: Lo
     assert [bits(turns) for turns in among_64[:9]] == alone
     reversed_64 = await asyncio.gather(*(roll_out(engine, index) for index in reversed(range(64))))
     assert [bits(turns) for turns in reversed_64[::-1]] == [bits(turns) for turns in among_64]
+
+
+async def test_windows_and_caps_leave_a_trajectory_its_bits(tmp_path: Path) -> None:
+    families.tiny_model("gemma2", sliding_window=100).save_pretrained(tmp_path)
+    engine = LocalEngine(tmp_path)
+    alone = [bits(await roll_out(engine, index)) for index in range(5)]
+    among_20 = await asyncio.gather(*(roll_out(engine, index) for index in range(20)))
+    assert [bits(turns) for turns in among_20[:5]] == alone
+    await engine.aclose()
 
 
 async def test_arrival_and_cancelled_neighbours_change_no_bit(engine: LocalEngine) -> None:
@@ -647,11 +657,11 @@ def test_models_that_cannot_be_loaded_say_what_to_do(folder: Path, tmp_path: Pat
     assert message(tmp_path).startswith("cannot be loaded as a causal language model: ")
     config = json.loads((folder / "config.json").read_text())
     shutil.copy(folder / "model.safetensors", tmp_path)
-    config |= {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 64}
+    config |= {"layer_types": ["full_attention", "linear_attention"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert message(tmp_path) == (
-        "has layers of kind sliding_attention; the local engine runs plain causal attention only, "
-        "set engine.kind to vllm"
+        "has layers of kind linear_attention; the local engine runs causal attention with or "
+        "without a sliding window, set engine.kind to vllm"
     )
     with pytest.raises(EngineError, match=r"^rows is 8: batch invariance needs at least 16$"):
         LocalEngine(folder, rows=8)

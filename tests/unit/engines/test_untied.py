@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import tiny_model
 from safetensors.torch import load_file, save_file
 
-from rnow.engines.vllm.untied import is_tied, untied_folder
+from rnow.engines.vllm.untied import is_tied, needs_untying, untied_folder
 from rnow.errors import ModelError
 
 EMBEDDING = torch.arange(6).reshape(3, 2).to(torch.bfloat16)
@@ -75,3 +76,17 @@ def test_a_model_without_an_embedding_by_that_name_is_refused(tmp_path: Path) ->
         f"{model / 'model.safetensors'} holds no model.embed_tokens.weight: its LM head cannot be "
         "untied"
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "tied", "untied"),
+    [("llama", False, False), ("gemma2", True, False), ("gemma3", True, True)],
+)
+def test_the_familys_default_says_what_config_json_leaves_out(
+    tmp_path: Path, family: str, tied: bool, untied: bool
+) -> None:
+    tiny_model(family).config.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said.pop("tie_word_embeddings") == tied
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert (is_tied(tmp_path), needs_untying(tmp_path)) == (tied, untied)

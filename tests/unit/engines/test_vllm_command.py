@@ -98,6 +98,16 @@ def test_what_rnow_sets_itself_cannot_be_set(name: str) -> None:
     assert str(caught.value) == f"engine.args.{name} is set by rnow itself; remove it"
 
 
+@pytest.mark.parametrize("name", ["trust_remote_code", "trust-remote-code"])
+def test_no_server_runs_code_of_a_models_folder(name: str) -> None:
+    assert not any("trust" in word for word in flags())
+    with pytest.raises(ConfigError) as caught:
+        flags(args={name: True})
+    assert str(caught.value) == (
+        f"engine.args.{name}: rnow never runs a model folder's code; remove it"
+    )
+
+
 def test_a_rank_that_vllm_has_no_room_for_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         flags(max_lora_rank=1024)

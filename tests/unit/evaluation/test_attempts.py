@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from builders import make_trajectory, tokenizer_folder
+from builders import graded_prompt, make_trajectory, medbrowse_grading, tokenizer_folder
 from rich.console import Console
 
 from rnow.chat.conversation import turn_text
@@ -29,10 +29,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
 
 
 def make_prompt(index: int, *, task: str = "company", expected: str | None = "ACME") -> Prompt:
-    metadata = {"task_name": task}
-    if expected is not None:
-        metadata["expected_answer"] = expected
-    return Prompt(index=index, line=index + 1, messages=(), tools=None, metadata=metadata)
+    return graded_prompt(index, task=task, expected=expected)
 
 
 def answered(id: RolloutId, chat: ChatTemplate, text: str) -> Trajectory:
@@ -50,7 +47,9 @@ async def test_a_failed_rollout_is_no_answer_and_is_counted(chat: ChatTemplate) 
             raise RolloutError("nothing was sampled")
         return answered(attempt.id, chat, answers[attempt.prompt.index])
 
-    evaluation = await evaluate(prompts, roll, policy_version=0, chat=chat, concurrency=2)
+    evaluation = await evaluate(
+        prompts, roll, grading=medbrowse_grading(), policy_version=0, chat=chat, concurrency=2
+    )
     figures = evaluation.as_json()
     low, high = figures["interval"]
     assert low < 0.5 < high
@@ -62,15 +61,18 @@ async def test_a_failed_rollout_is_no_answer_and_is_counted(chat: ChatTemplate) 
         **whole,
         "temperature": 0.0,
         "format_ok": 3 / 4,
+        "reward": None,
         "by_task": {"company": 1 / 3, "date": 1.0},
         "tasks": {"company": company, "date": date},
         "not_na": whole,
         "na": None,
         "pass_at": {"1": {"value": 2 / 4, "interval": [0.15, 0.85], "n": 4, "temperature": 0.0}},
         "failed": 1,
+        "ungraded": 0,
         "failures": {"nothing was sampled": 1},
         "tool_failures": 0,
         "timed_out": 0,
+        "notes": [],
     }
     assert [answer.prompt.index for answer in evaluation.answers] == [0, 1, 2, 4]
 
@@ -83,7 +85,12 @@ async def test_an_evaluation_that_mostly_failed_is_an_error(chat: ChatTemplate) 
 
     with pytest.raises(RolloutError) as caught:
         await evaluate(
-            [make_prompt(0), make_prompt(1)], roll, policy_version=0, chat=chat, concurrency=2
+            [make_prompt(0), make_prompt(1)],
+            roll,
+            grading=medbrowse_grading(),
+            policy_version=0,
+            chat=chat,
+            concurrency=2,
         )
     assert str(caught.value) == (
         "1 of 2 rollouts of held-out prompts have failed, and the others would say little; "
@@ -108,7 +115,13 @@ async def test_metrics_share_the_attempts_at_one_temperature(chat: ChatTemplate)
 
     passes = (PassAtK(1, 0.0), PassAtK(2, 0.6), PassAtK(4, 0.6))
     evaluation = await evaluate(
-        [make_prompt(7)], roll, policy_version=0, chat=chat, concurrency=8, passes=passes
+        [make_prompt(7)],
+        roll,
+        grading=medbrowse_grading(),
+        policy_version=0,
+        chat=chat,
+        concurrency=8,
+        passes=passes,
     )
     assert sorted(asked) == [
         (RolloutId(-1, 7, attempt), 0.0 if attempt == 0 else 0.6) for attempt in range(5)
@@ -134,7 +147,13 @@ async def test_too_few_attempts_say_nothing_about_pass_at_k(chat: ChatTemplate) 
     passes = (PassAtK(1, 0.0), PassAtK(4, 0.6))
     prompts = [make_prompt(0), make_prompt(1)]
     evaluation = await evaluate(
-        prompts, roll, policy_version=0, chat=chat, concurrency=8, passes=passes
+        prompts,
+        roll,
+        grading=medbrowse_grading(),
+        policy_version=0,
+        chat=chat,
+        concurrency=8,
+        passes=passes,
     )
     pass4 = evaluation.pass_figures(passes[1])
     assert pass4 is not None
@@ -151,7 +170,11 @@ async def test_prompts_without_an_answer_are_counted_apart(chat: ChatTemplate) -
     prompts = [
         make_prompt(index, task="date", expected=text) for index, text in enumerate(expected)
     ]
-    figures = (await evaluate(prompts, roll, policy_version=0, chat=chat, concurrency=2)).as_json()
+    figures = (
+        await evaluate(
+            prompts, roll, grading=medbrowse_grading(), policy_version=0, chat=chat, concurrency=2
+        )
+    ).as_json()
     assert (figures["accuracy"], figures["constant"]) == (0.75, 0.75)
     assert (figures["na"]["accuracy"], figures["na"]["n"]) == (1.0, 3)
     assert figures["not_na"] == {
@@ -181,7 +204,14 @@ async def test_what_tools_and_deadlines_spoiled_is_told_beside_the_figures(
         turn = replace(trajectory.turns[0], tool_calls=calls)
         return replace(trajectory, turns=(turn,), end_reason=EndReason.TIMEOUT)
 
-    evaluation = await evaluate([make_prompt(0)], roll, policy_version=0, chat=chat, concurrency=1)
+    evaluation = await evaluate(
+        [make_prompt(0)],
+        roll,
+        grading=medbrowse_grading(),
+        policy_version=0,
+        chat=chat,
+        concurrency=1,
+    )
     assert (evaluation.num_tool_failures, evaluation.num_timed_out) == (2, 1)
     console = Console(record=True, width=100)
     show_evaluation(evaluation, title="base", console=console)

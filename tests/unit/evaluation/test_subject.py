@@ -6,15 +6,17 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from builders import write_hollow_model
 from pydantic import ValidationError
 
 from rnow.config.load import LoadedConfig, load_config
 from rnow.errors import EngineError, Interrupted, RnowError, UsageError
 from rnow.evaluation.subject import Choice, choose_model, prepared_subject
+from rnow.plan.hosted_models import why_without_weights
 from rnow.plan.model_files import ModelFiles
 
 CONFIG = """
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: models/student}
 teacher: {path: models/teacher}
 trainer: {num_epochs: 1}
@@ -26,9 +28,7 @@ engine: {kind: local}
 def project(tmp_path: Path) -> Path:
     (tmp_path / "config.yml").write_text(CONFIG)
     for folder in ("models/student", "models/teacher", "elsewhere"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "config.json").write_text("{}")
-        (tmp_path / folder / "model.safetensors").write_bytes(b"weights")
+        write_hollow_model(tmp_path / folder)
     return tmp_path
 
 
@@ -60,7 +60,7 @@ def chosen(project: Path, name: str | None) -> Choice:
 def model(project: Path, role: str) -> ModelFiles:
     key = "model.path" if role == "student" else "teacher.path"
     return ModelFiles(
-        key=key, path=f"models/{role}", folder=project / "models" / role, weight_bytes=7
+        key=key, path=f"models/{role}", folder=project / "models" / role, weight_bytes=1000
     )
 
 
@@ -107,13 +107,52 @@ def test_a_name_that_nothing_has_is_answered_with_those_that_there_are(project: 
     with pytest.raises(UsageError) as caught:
         chosen(project, "best")
     assert str(caught.value) == (
-        "--model best: there is no run and no folder of that name; "
-        "take base, teacher, or a run: none has begun yet"
+        "--model best: there is no run and no folder of that name; take base, teacher, a Hugging "
+        "Face id as owner/name, or a run: none has begun yet"
     )
     add_adapter(project, "first")
     add_checkpoint(project, "second", "latest", step=1)
     with pytest.raises(UsageError, match=r"or a run: first, second$"):
         chosen(project, "best")
+
+
+def test_a_model_of_the_hub_is_named_by_its_id(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Read from the environment when the library is imported, which it is by now.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project / "hub"))
+    away = chosen(project, "Qwen/Qwen3-0.6B")  # to be downloaded
+    assert (away.name, away.model.path, away.model.folder) == (("Qwen/Qwen3-0.6B",) * 2 + (None,))
+    assert (away.role, away.model.key, away.adapter) == ("student", "--model", None)
+    cached = project / "hub" / "models--lab--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("1")
+    shutil.copytree(project / "elsewhere", cached / "snapshots" / "1")
+    here = chosen(project, "lab/tiny")
+    assert (here.name, here.model.folder) == ("lab/tiny", cached / "snapshots" / "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("gpt-5-nano", "is a model behind an API"),
+        ("openai/gpt-4o", "is a model behind an API"),
+        ("claude-sonnet-4", "is a model behind an API"),
+        ("3f2b8c1e-7d0a-4d6e-9b1e-0a1b2c3d4e5f", "is an id of a hosted service's model"),
+        ("cm3x8k2j40001abcdefghijkl", "is an id of a hosted service's model"),
+    ],
+)
+def test_a_name_whose_weights_nobody_has_is_told_apart(project: Path, name: str, what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        chosen(project, name)
+    assert str(caught.value).startswith(f"--model {name}: {name} {what}")
+
+
+@pytest.mark.parametrize(
+    "name", ["openai/gpt-oss-20b", "EleutherAI/gpt-j-6b", "gpt2", "Qwen/Qwen3-8B", "google/gemma-3"]
+)
+def test_open_models_are_not_taken_for_those_of_an_api(name: str) -> None:
+    assert why_without_weights(name) is None
 
 
 def test_a_server_of_ones_own_does_not_become_another_model(project: Path) -> None:

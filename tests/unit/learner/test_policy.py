@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from builders import load_policy, qwen3
+from builders import load_policy, qwen3, qwen3_config
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from rnow.errors import CheckpointError, ModelError
-from rnow.learner.lm_head import default_chunk_tokens, token_logprobs
+from rnow.learner.lm_head import LogitMap, default_chunk_tokens, token_logprobs
 from rnow.learner.policy import Policy
 from rnow.learner.weights import export_merged
 
@@ -174,7 +175,10 @@ def test_the_head_on_action_positions_equals_the_softmax_of_all_logits(
         torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-10, atol=1e-12)
 
 
-def test_the_chunk_size_changes_neither_log_probabilities_nor_gradient() -> None:
+@pytest.mark.parametrize(
+    "logit_map", [LogitMap(), LogitMap(0.3), LogitMap(cap=2.0), LogitMap(1.7, cap=3.0)]
+)
+def test_the_chunk_size_changes_neither_log_probabilities_nor_gradient(logit_map: LogitMap) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(23, 16, generator=generator, dtype=torch.float64)
     weight = torch.randn(VOCAB, 16, generator=generator, dtype=torch.float64)
@@ -184,11 +188,19 @@ def test_the_chunk_size_changes_neither_log_probabilities_nor_gradient() -> None
     for chunk_tokens in (1, 7, 23, 1000):
         inputs = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
         logprobs = token_logprobs(
-            inputs[0], targets, weight=inputs[1], bias=inputs[2], chunk_tokens=chunk_tokens
+            inputs[0],
+            targets,
+            weight=inputs[1],
+            bias=inputs[2],
+            chunk_tokens=chunk_tokens,
+            logit_map=logit_map,
         )
         results.append([logprobs, *torch.autograd.grad(logprobs.square().sum(), inputs)])
     plain = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
-    expected = (plain[0] @ plain[1].T + plain[2]).log_softmax(1).gather(1, targets[:, None])[:, 0]
+    logits = (plain[0] @ plain[1].T + plain[2]) * logit_map.scale
+    if logit_map.cap is not None:
+        logits = logit_map.cap * torch.tanh(logits / logit_map.cap)
+    expected = logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
     results.append([expected, *torch.autograd.grad(expected.square().sum(), plain)])
     for result in results[1:]:
         for mine, reference in zip(result, results[0], strict=True):
@@ -284,28 +296,34 @@ def test_activation_checkpointing_changes_no_bit_and_wakes_no_dropout(tied: Path
     assert all(torch.equal(plain[1][name], checkpointed[1][name]) for name in plain[1])
 
 
-def test_a_model_that_does_more_than_its_head_is_refused(tmp_path: Path) -> None:
-    from transformers import GraniteConfig, GraniteForCausalLM
+class OddConfig(Qwen3Config):
+    model_type = "odd"
 
-    config = GraniteConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        logits_scaling=8.0,
-        initializer_range=0.2,
-        pad_token_id=0,
-    )
-    GraniteForCausalLM(config).save_pretrained(tmp_path)
+
+class OddForCausalLM(Qwen3ForCausalLM):
+    """Does to its logits what no configuration tells of."""
+
+    config_class = OddConfig  # type: ignore[assignment]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        assert output.logits is not None
+        output.logits = output.logits.sinh()
+        return output
+
+
+def test_a_model_that_does_more_with_its_logits_than_is_known_is_refused(tmp_path: Path) -> None:
+    AutoConfig.register("odd", OddConfig, exist_ok=True)
+    AutoModelForCausalLM.register(OddConfig, OddForCausalLM, exist_ok=True)
+    OddForCausalLM(OddConfig(**qwen3_config(vocab_size=VOCAB).to_dict())).save_pretrained(tmp_path)
     with pytest.raises(ModelError) as caught:
         load_policy(tmp_path, tuning="full")
     message = str(caught.value)
     assert message.startswith(
-        f"model.path: {tmp_path} cannot be trained: GraniteForCausalLM does more than apply its LM "
-        "head to get logits (difference up to "
+        f"model.path: {tmp_path} cannot be trained: OddForCausalLM does more than apply its LM "
+        "head, scale and cap to get logits (difference up to "
     )
-    assert message.endswith("), and only the head's own are known here; use another architecture")
+    assert message.endswith("); use another architecture")
 
 
 def test_weights_that_are_not_finite_are_said_to_be_damaged(tmp_path: Path) -> None:

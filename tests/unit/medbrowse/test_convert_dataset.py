@@ -2,7 +2,9 @@
 
 import json
 import socket
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -12,16 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rnow.medbrowse.answer_values import normalize_ingredient
+
 ROOT = Path(__file__).parents[3]
 INGREDIENTS = ["VELORA", "DUXIMA", "KORELA", "MORO", "SANOVA"]
 TASKS = ["Ingredient", "Applicant_Full_Name_prompt", "Exclusivity_Date"]
 
 
-def make_rows(num_trials: int = 20) -> list[dict[str, Any]]:
-    """Return three questions a trial; trial i tests ingredient i modulo 5."""
+def make_rows(
+    num_trials: int = 20, ingredients: Sequence[str] = INGREDIENTS
+) -> list[dict[str, Any]]:
+    """Return three questions a trial; trial i tests ingredient i modulo their number."""
     rows = []
     for trial in range(num_trials):
-        ingredient = INGREDIENTS[trial % 5]
+        ingredient = ingredients[trial % len(ingredients)]
         # A salt and another spelling are still the same ingredient.
         golds = [ingredient if trial < 10 else f"{ingredient.title()} sulfate", f"{ingredient} INC"]
         for task, gold in zip(TASKS, [*golds, None], strict=True):
@@ -78,8 +84,10 @@ def test_rows_become_entries_in_order(
     code, out, err = convert("--source", save_parquet(tmp_path / "rows.parquet", rows))
     assert (code, err) == (0, "")
     assert out == (
-        f"Loading {tmp_path}/rows.parquet, split MedBrowseComp_605...\n"
+        f"Loading {tmp_path}/rows.parquet...\n"
         "Converting 3 rows...\n"
+        "Note: no val.jsonl is written: two ingredients are needed to hold one out; these rows "
+        "have trials of 1\n"
         f"Writing {tmp_path}/train.jsonl...\n"
         "\nTask distribution:\n"
         "  applicant_full_name: 1\n"
@@ -128,6 +136,54 @@ def test_parquet_jsonl_and_a_folder_give_the_same(
     assert len(read(tmp_path / "train.jsonl")) == 6
 
 
+def test_a_split_may_have_any_name(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "dataset"
+    rows = [{**row, "split": None} for row in make_rows()]
+    save_parquet(folder / "data" / "my.own_7-00000-of-00001.parquet", rows)
+    assert convert("--source", folder)[0] == 0  # the only one there is
+    assert {e["metadata"]["split"] for e in read(tmp_path / "train.jsonl")} == {"my.own_7"}
+    save_parquet(folder / "data" / "other-00000-of-00001.parquet", rows[:3])
+    assert convert("--source", folder)[2] == (
+        "Error: there is no split MedBrowseComp_605; take one with --split: my.own_7, other\n"
+    )
+    assert convert("--source", folder, "--split", "other")[0] == 0
+    assert len(read(tmp_path / "train.jsonl")) == 3
+    assert convert("--source", folder, "--split", "third")[2] == (
+        "Error: there is no split third; take one with --split: my.own_7, other\n"
+    )
+
+
+def test_ingredients_are_told_apart_as_answers_are(converter: ModuleType) -> None:
+    salts = converter.SALT_WORDS.split()
+    names = ["", "Imatinib Mesylate (Gleevec)", "A and B; c/D, [e] É-f", "sodium chloride", *salts]
+    names += [f"velora {salt} forte" for salt in salts]
+    assert [converter.normalize_ingredient(name) for name in names] == [
+        normalize_ingredient(name) for name in names
+    ]
+    assert len(salts) == 54
+
+
+@pytest.mark.parametrize("kind", ["client", "ours", "none", "folder"])
+def test_the_package_index_s_rnow_is_told_from_this_one(
+    converter: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    if kind != "none":
+        (tmp_path / "rnow" / ("medbrowse" if kind == "ours" else "cli")).mkdir(parents=True)
+    if kind in ("client", "ours"):
+        (tmp_path / "rnow" / "__init__.py").touch()
+    # In a process of its own, which sees the standard library and this folder alone.
+    program = (
+        f"import sys; sys.path[:0] = {[str(tmp_path), str(ROOT)]!r}\n"
+        "import convert_dataset; convert_dataset.main(['--source', 'nowhere'])"
+    )
+    command = [sys.executable, "-E", "-S", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "..")
+    note = f"{converter.OTHER_RNOW_NOTE}\n" if kind == "client" else ""
+    assert done.stderr == f"{note}Error: there is no file or folder nowhere\n"
+
+
 def test_limit_takes_the_first_rows_and_0_takes_all(
     convert: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -156,6 +212,23 @@ def test_held_out_rows_share_no_ingredient_with_the_others(
     assert answers[0] == {f"{name} INC" for name in INGREDIENTS} - answers[1]
     assert out.endswith("\nDone! 36 rows to train on, 24 held out\n")
     assert "Note:" not in out
+
+
+def test_some_rows_are_held_out_where_nobody_says_how_many(
+    convert: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    ingredients = [f"VELORA{letter}" for letter in "ABCDEFGHIJ"]
+    source = save_jsonl(tmp_path / "rows.jsonl", make_rows(20, ingredients))
+    _, out, _ = convert("--source", source)
+    assert out.endswith("\nDone! 54 rows to train on, 6 held out\n")  # 15 % are 9; 6 is one more
+    assert {entry["metadata"]["expected_answer"] for entry in read(tmp_path / "val.jsonl")} == {
+        "VELORAD",
+        "VELORAD INC",
+        "Velorad sulfate",
+        "NA",
+    }
+    _, out, _ = convert("--source", source, "--val-split", 0)
+    assert out.endswith("\nDone! 60 rows to train on\n")
 
 
 def test_the_split_depends_on_the_rows_alone(
@@ -220,12 +293,12 @@ def test_impossible_shares_are_refused(
 ) -> None:
     one = save_jsonl(tmp_path / "one.jsonl", make_rows(1))
     assert convert("--source", one, "--val-split", 0.5)[2] == (
-        "Error: --val-split needs two ingredients at least; these rows have trials of 1\n"
+        "Error: two ingredients are needed to hold one out; these rows have trials of 1\n"
     )
     all_rows = save_jsonl(tmp_path / "rows.jsonl", make_rows())
     assert convert("--source", all_rows, "--val-split", 0.1)[2] == (
-        "Error: --val-split 0.1 of 60 rows is less than the 12 rows of any ingredient; take a "
-        "larger share\n"
+        "Error: 0.1 of 60 rows is less than the 12 rows of any ingredient; take a larger "
+        "--val-split\n"
     )
 
 
@@ -257,7 +330,7 @@ def test_without_a_network_the_message_says_how_to_go_on(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
     code, out, err = convert()
-    assert (code, out) == (1, "Loading AIM-Harvard/MedBrowseComp, split MedBrowseComp_605...\n")
+    assert (code, out) == (1, "Loading AIM-Harvard/MedBrowseComp...\n")
     assert err == (
         "Error: 127.0.0.1 cannot be reached (Connection refused). Where there is a network: hf "
         "download AIM-Harvard/MedBrowseComp --repo-type dataset --local-dir medbrowsecomp; then "

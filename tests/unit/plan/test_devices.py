@@ -3,6 +3,7 @@ import time
 from pathlib import Path
 
 import pytest
+from builders import write_hollow_model
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from rnow.errors import ModelError
@@ -27,14 +28,6 @@ def write_nvidia_smi(folder: Path, script: str) -> dict[str, str]:
     program.write_text(f"#!/bin/sh\n{script}")
     program.chmod(0o755)
     return {"PATH": str(folder)}
-
-
-def save_model(folder: Path, num_bytes: int) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.json").touch()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.truncate(num_bytes)
-    return folder
 
 
 def model(path: str, *, folder: Path | None = None, weight_bytes: int | None = None) -> ModelFiles:
@@ -113,7 +106,7 @@ def test_amd_gpus_are_the_nodes_with_shader_units(tmp_path: Path) -> None:
 
 
 def test_a_model_is_a_folder_of_the_project_first(tmp_path: Path) -> None:
-    folder = save_model(tmp_path / "models/student", 1000)
+    folder = write_hollow_model(tmp_path / "models/student", num_bytes=1000)
     assert find_model("model.path", "models/student", project=tmp_path) == ModelFiles(
         key="model.path", path="models/student", folder=folder, weight_bytes=1000
     )
@@ -121,7 +114,7 @@ def test_a_model_is_a_folder_of_the_project_first(tmp_path: Path) -> None:
 
 def test_a_model_in_the_cache_is_found(tmp_path: Path) -> None:
     repository = tmp_path / "hub/models--Qwen--Qwen3-0.6B"
-    folder = save_model(repository / "snapshots/abc", 1500)
+    folder = write_hollow_model(repository / "snapshots/abc", num_bytes=1500)
     cache = tmp_path / "hub"
     (repository / "refs").mkdir()
     assert find_model("model.path", "Qwen/Qwen3-0.6B", project=tmp_path, cache=cache) == model(
@@ -134,7 +127,7 @@ def test_a_model_in_the_cache_is_found(tmp_path: Path) -> None:
 
 def test_a_download_that_was_broken_off_is_not_on_this_machine(tmp_path: Path) -> None:
     repository = tmp_path / "models--a--b"
-    folder = save_model(repository / "snapshots/abc", 1500)
+    folder = write_hollow_model(repository / "snapshots/abc", num_bytes=1500)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text("abc")
     index = {"weight_map": {"x": "model.safetensors", "y": "model-2.safetensors"}}
@@ -143,7 +136,9 @@ def test_a_download_that_was_broken_off_is_not_on_this_machine(tmp_path: Path) -
 
 
 def test_small_models_on_this_machine_run_on_the_cpu(tmp_path: Path) -> None:
-    small = find_model("model.path", str(save_model(tmp_path / "s", 10**6)), project=tmp_path)
+    small = find_model(
+        "model.path", str(write_hollow_model(tmp_path / "s", num_bytes=10**6)), project=tmp_path
+    )
     check_models({small: "auto"}, devices=NO_GPU)
 
 
@@ -169,7 +164,9 @@ def test_without_gpu_all_that_is_missing_is_in_one_message(tmp_path: Path) -> No
 
 def test_big_weights_need_a_gpu(tmp_path: Path) -> None:
     big = find_model(
-        "teacher.path", str(save_model(tmp_path / "big", 16 * 10**9)), project=tmp_path
+        "teacher.path",
+        str(write_hollow_model(tmp_path / "big", num_bytes=16 * 10**9)),
+        project=tmp_path,
     )
     with pytest.raises(ModelError) as caught:
         check_models({big: "auto"}, devices=NO_GPU)
@@ -211,5 +208,5 @@ def test_a_folder_that_is_not_there_is_refused_everywhere(tmp_path: Path, kind: 
     assert str(caught.value) == (
         "./models/student and empty cannot be loaded\n"
         "  model.path: there is no folder ./models/student\n"
-        f"  teacher.path: {tmp_path}/empty has no weights, or not all of their parts"
+        f"  teacher.path: {tmp_path}/empty has no weights (*.safetensors or pytorch_model*.bin)"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import write_hollow_model
 
 from rnow.config.load import load_config
 from rnow.engines.spec import EngineSpec
@@ -33,7 +34,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("Qwen3-1.7B", "Qwen3-8B", "Qwen3-32B"):
         (tmp_path / "Qwen" / name).mkdir(parents=True)
         shutil.copy(CONFIGS / f"{name}.json", tmp_path / "Qwen" / name / "config.json")
-        (tmp_path / "Qwen" / name / "model.safetensors").write_bytes(b"weights")
+        write_hollow_model(tmp_path / "Qwen" / name)
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)

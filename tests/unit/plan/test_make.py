@@ -70,9 +70,9 @@ teacher    1       61.0     ·          ·          0.5      11.4        2.3    
         "GPU 0, NVIDIA H100 80GB HBM3: 77.4 of 79.6 GiB",
         "GPU 1, NVIDIA H100 80GB HBM3: 77.3 of 79.6 GiB",
         "student: 1 vLLM server with gpu_memory_utilization 0.527; "
-        "room for 4 of 16 rollouts at full length (32,768 tokens)",
+        "room for 4 of 64 rollouts at full length (32,768 tokens)",
         "teacher: 1 vLLM server with gpu_memory_utilization 0.95; "
-        "room for 1 of 16 rollouts at full length (32,768 tokens)",
+        "room for 1 of 64 rollouts at full length (32,768 tokens)",
     )
 
 
@@ -109,9 +109,9 @@ def test_qwen3_8b_from_32b_on_eight_gpus_of_80_gb() -> None:
         "GPU 1-4, NVIDIA H100 80GB HBM3: 75.0 of 79.6 GiB",
         "GPU 5-7, NVIDIA H100 80GB HBM3: 77.3 of 79.6 GiB",
         "student: 4 vLLM servers with gpu_memory_utilization 0.95; "
-        "room for all rollouts at full length (32,768 tokens)",
+        "room for 48 of 64 rollouts at full length (32,768 tokens)",
         "teacher: 3 vLLM servers with gpu_memory_utilization 0.95; "
-        "room for 3 of 16 rollouts at full length (32,768 tokens)",
+        "room for 3 of 64 rollouts at full length (32,768 tokens)",
     )
 
 
@@ -129,9 +129,9 @@ teacher    0        8.8     ·          ·          0.3       9.0        2.3    
     assert lines[4:] == (
         "GPU 0, NVIDIA H100 80GB HBM3: 77.4 of 79.6 GiB",
         "student: 1 vLLM server with gpu_memory_utilization 0.415; "
-        "room for 4 of 16 rollouts at full length (32,768 tokens)",
+        "room for 4 of 64 rollouts at full length (32,768 tokens)",
         "teacher: 1 vLLM server with gpu_memory_utilization 0.255; "
-        "room for 2 of 16 rollouts at full length (32,768 tokens)",
+        "room for 2 of 64 rollouts at full length (32,768 tokens)",
     )
 
 
@@ -151,9 +151,9 @@ teacher    1        8.8     ·          ·          0.3       6.8        2.3    
     assert lines[4:] == (
         "GPU 0-1, NVIDIA L4: 20.2 of 22.5 GiB",
         "student: 1 vLLM server with gpu_memory_utilization 0.526; "
-        "room for 2 of 16 rollouts at full length (16,384 tokens)",
+        "room for 2 of 64 rollouts at full length (16,384 tokens)",
         "teacher: 1 vLLM server with gpu_memory_utilization 0.825; "
-        "room for 3 of 16 rollouts at full length (16,384 tokens)",
+        "room for 3 of 64 rollouts at full length (16,384 tokens)",
     )
 
 

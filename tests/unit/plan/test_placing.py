@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import HOLLOW_CONFIG, write_hollow_model
 
 from rnow.config.load import LoadedConfig, load_config
 from rnow.errors import ConfigError, ModelError
@@ -23,11 +24,14 @@ H100 = Gpu(kind="cuda", name="NVIDIA H100 80GB HBM3", memory_mib=81559)
 NO_GPU = Devices(gpus=(), reason="no nvidia-smi, no NVIDIA driver, no ROCm")
 TWO_GPUS = Devices(gpus=(H100, H100), reason="")
 CONFIG = """
-data: {batch_size: 4}
+data: {batch_size: 16}
 model: {path: student}
 teacher: {path: teacher}
 trainer: {num_epochs: 1}
 """
+
+REACH_8B = "LoRA adapts 85% of the student's 8.2 B weights: all linear layers but the LM head"
+REACH_2B = "LoRA adapts 82% of the student's 1.7 B weights: all linear layers but the LM head"
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def project(tmp_path: Path) -> Path:
     ):
         (tmp_path / role).mkdir()
         shutil.copy(CONFIGS / f"{name}.json", tmp_path / role / "config.json")
-        (tmp_path / role / "model.safetensors").write_bytes(b"weights")
+        write_hollow_model(tmp_path / role)
     for name, status in (("with_vllm", 0), ("without_vllm", 3)):
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\nexit {status}\n")
@@ -65,6 +69,7 @@ def test_without_a_gpu_auto_is_this_process_and_says_so(project: Path) -> None:
     assert made.lines() == (
         "engine.kind auto: models run in this process, without vLLM (no nvidia-smi, no NVIDIA "
         "driver, no ROCm)",
+        REACH_8B,
         "student: in this process, cpu; teacher: in this process, cpu",
     )
 
@@ -74,8 +79,8 @@ def test_with_a_gpu_and_vllm_auto_is_vllm_and_the_plan_is_shown(project: Path) -
     assert made.engines == {"student": "vllm", "teacher": "vllm"}
     assert made.device == "cuda"
     assert made.plan is not None
-    assert made.notices == ()
-    assert made.lines() == made.plan.lines()
+    assert made.notices == (REACH_8B,)
+    assert made.lines() == (REACH_8B, *made.plan.lines())
     assert made.lines()[-1].startswith("teacher: 1 vLLM server with gpu_memory_utilization ")
 
 
@@ -87,6 +92,7 @@ def test_with_a_gpu_and_no_vllm_auto_is_this_process_and_says_what_to_do(project
         f"engine.kind auto: models run in this process; {project}/without_vllm has no vLLM; make "
         "an environment for it (python -m venv vllm; vllm/bin/pip install vllm) and name "
         "vllm/bin/python as engine.python",
+        REACH_2B,
     )
 
 
@@ -118,7 +124,10 @@ def test_adapters_in_float32_are_refused_where_vllm_has_no_kernel_for_them(proje
 def test_each_role_may_have_an_engine_of_its_own(project: Path) -> None:
     made = placed(project, "engine.kind=vllm", "teacher.engine=local", "engine.python=with_vllm")
     assert made.engines == {"student": "vllm", "teacher": "local"}
-    assert made.lines() == ("student: a vLLM server on the CPU; teacher: in this process, cpu",)
+    assert made.lines() == (
+        REACH_8B,
+        "student: a vLLM server on the CPU; teacher: in this process, cpu",
+    )
     made = placed(project, "engine.kind=local", "teacher.engine=vllm", "engine.python=with_vllm")
     assert made.engines == {"student": "local", "teacher": "vllm"}
 
@@ -141,6 +150,7 @@ def test_a_torch_without_cuda_leaves_gpus_unused(project: Path) -> None:
     reason = "there is NVIDIA H100 80GB HBM3, but torch 2.13.0+cpu cannot use it"
     assert made.notices == (
         f"engine.kind auto: models run in this process, without vLLM ({reason})",
+        REACH_8B,
     )
 
 
@@ -151,6 +161,7 @@ def test_an_amd_gpu_is_left_to_those_who_ask_for_it(project: Path) -> None:
     assert made.engines["student"] == "local"
     assert made.notices == (
         "engine.kind auto: models run in this process, without vLLM (AMD GPU is no CUDA device)",
+        REACH_2B,
     )
 
 
@@ -169,8 +180,9 @@ def test_resources_say_which_gpus_each_role_gets(project: Path) -> None:
 def test_a_model_of_unknown_memory_is_refused_by_vllm_and_not_by_this_process(
     project: Path,
 ) -> None:
-    (project / "student" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    with pytest.raises(ModelError, match="the memory of model type mamba is not known here"):
+    config = {**HOLLOW_CONFIG, "model_type": "smollm3", "pad_token_id": 0}
+    (project / "student" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="the memory of model type smollm3 is not known here"):
         placed(project, "engine.python=with_vllm", devices=TWO_GPUS)
     made = placed(project, "engine.kind=local", devices=TWO_GPUS)
     assert (made.device, made.plan) == ("cuda", None)

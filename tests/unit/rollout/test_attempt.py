@@ -55,6 +55,7 @@ class FakeTools(ToolRunner):
         self._answer = answer
         self._names = names
         self.asked: list[tuple[ToolCall, RolloutId, tuple[str, ...] | None, Mapping[str, Any]]] = []
+        self.released: list[RolloutId] = []
 
     @property
     def schemas(self) -> tuple[ToolSchema, ...]:
@@ -81,6 +82,9 @@ class FakeTools(ToolRunner):
             text=text, outcome=outcome, duration_s=0.5, truncated=False, counts={"n": 1}
         )
 
+    def release(self, rollout: RolloutId) -> None:
+        self.released.append(rollout)
+
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
@@ -103,6 +107,7 @@ async def roll(
     tools: ToolRunner | None = None,
     *,
     prompt: Prompt = PROMPT,
+    foreign_ids: frozenset[int] = frozenset(),
     **limits: Any,
 ) -> Trajectory:
     return await run_rollout(
@@ -112,6 +117,7 @@ async def roll(
         tools=tools,
         limits=RolloutSettings(**{**LIMITS, **limits}),
         run_seed=5,
+        foreign_ids=foreign_ids,
     )
 
 
@@ -183,7 +189,8 @@ async def test_the_trajectory_is_what_the_template_renders(chat: ChatTemplate) -
 
 async def test_the_engine_is_asked_to_continue_the_ledger(chat: ChatTemplate) -> None:
     engine = ScriptedEngine(said(chat, call("a"), "Acme"))
-    trajectory = await roll(chat, engine, FakeTools(), max_tokens=700)
+    tools = FakeTools()
+    trajectory = await roll(chat, engine, tools, max_tokens=700)
     first, second = engine.samples
     everything = trajectory.token_ids.tolist()
     assert list(second.token_ids) == everything[: len(second.token_ids)]
@@ -201,7 +208,7 @@ async def test_the_engine_is_asked_to_continue_the_ledger(chat: ChatTemplate) ->
         policy_version=2,
         temperature=1.0,
     )
-    assert engine.released == ["3.17.1"]
+    assert (engine.released, tools.released) == (["3.17.1"], [ID])
 
 
 async def test_assistant_messages_of_the_prompt_are_context(chat: ChatTemplate) -> None:
@@ -320,6 +327,46 @@ async def test_a_generation_cut_at_max_tokens_is_kept(chat: ChatTemplate) -> Non
     assert trajectory.turns[0].stop_reason is StopReason.LENGTH
 
 
+async def test_an_id_that_no_token_has_ends_the_rollout_and_is_not_kept(chat: ChatTemplate) -> None:
+    foreign, text = 1_000_000, chat.encode("Acme is")
+    engine = ScriptedEngine([*said(chat, call("a")), [*text, foreign]])
+    trajectory = await roll(chat, engine, FakeTools(), foreign_ids=frozenset({foreign}))
+    assert trajectory.end_reason is EndReason.FOREIGN_TOKEN
+    assert trajectory.token_ids[-len(text) :].tolist() == text
+    assert trajectory.action_mask[-len(text) :].all()
+    assert [turn.stop_reason for turn in trajectory.turns] == [StopReason.STOP, StopReason.LENGTH]
+    # Whatever runs the student ends there, and samples nothing more.
+    assert engine.samples[0].stop_token_ids == (*chat.stop_token_ids, foreign)
+
+
+async def test_a_second_turn_that_begins_with_such_an_id_leaves_the_first(
+    chat: ChatTemplate,
+) -> None:
+    engine = ScriptedEngine([*said(chat, call("a")), [1_000_000]])
+    trajectory = await roll(chat, engine, FakeTools(), foreign_ids=frozenset({1_000_000}))
+    assert trajectory.end_reason is EndReason.FOREIGN_TOKEN
+    assert len(trajectory.turns) == 1
+    assert trajectory.action_mask[-1]  # the end of the first turn
+
+
+async def test_a_rollout_that_begins_with_such_an_id_begins_again(chat: ChatTemplate) -> None:
+    engine = ScriptedEngine([[1_000_000], [1_000_000], *said(chat, "Acme")])
+    trajectory = await roll(chat, engine, foreign_ids=frozenset({1_000_000}))
+    assert trajectory.end_reason is EndReason.ANSWER
+    assert chat.decode(trajectory.token_ids[trajectory.action_mask].tolist()) == "Acme<|im_end|>"
+    assert len({request.seed for request in engine.samples}) == 3
+
+
+async def test_a_rollout_of_nothing_but_such_an_id_is_lost(chat: ChatTemplate) -> None:
+    engine = ScriptedEngine([[1_000_000]] * 20)
+    with pytest.raises(RolloutError) as caught:
+        await roll(chat, engine, foreign_ids=frozenset({1_000_000}))
+    assert str(caught.value) == (
+        "rollout 3.17.1 (prompt of line 18) has no action token: the student began 20 times with "
+        "an id that no token has"
+    )
+
+
 async def test_a_cut_generation_with_a_whole_call_goes_on(chat: ChatTemplate) -> None:
     first = chat.encode(call("a"))
     engine = ScriptedEngine([[*first, *chat.encode("<tool_call>\n{cut")], *said(chat, "Acme")])
@@ -388,11 +435,12 @@ async def test_a_timeout_keeps_the_last_complete_turn(chat: ChatTemplate) -> Non
         return turns[turn]
 
     engine = ScriptedEngine(script)
-    trajectory = await roll(chat, engine, FakeTools(), rollout_timeout=0.2)
+    tools = FakeTools()
+    trajectory = await roll(chat, engine, tools, rollout_timeout=0.2)
     assert trajectory.end_reason is EndReason.TIMEOUT
     assert trajectory.num_tokens == trajectory.turns[0].end
     assert len(trajectory.turns) == 1
-    assert engine.released == ["3.17.1"]
+    assert (engine.released, tools.released) == (["3.17.1"], [ID])
 
 
 async def test_a_timeout_among_tools_keeps_the_turn_and_the_tools_that_were_ready(
@@ -433,11 +481,25 @@ async def test_a_failing_engine_is_not_a_trajectory(chat: ChatTemplate, error: E
     def script(request: SampleRequest, turn: int) -> Sequence[int]:
         raise error
 
-    engine = ScriptedEngine(script)
+    engine, tools = ScriptedEngine(script), FakeTools()
     with pytest.raises(type(error)) as caught:
-        await roll(chat, engine)
+        await roll(chat, engine, tools)
     assert caught.value is error
-    assert engine.released == ["3.17.1"]
+    assert (engine.released, tools.released) == (["3.17.1"], [ID])
+
+
+async def test_a_cancelled_rollout_lets_go_of_what_was_kept_for_it(chat: ChatTemplate) -> None:
+    async def script(request: SampleRequest, turn: int) -> Sequence[int]:
+        await asyncio.sleep(60)
+        return []
+
+    engine, tools = ScriptedEngine(script), FakeTools()
+    rolling = asyncio.create_task(roll(chat, engine, tools))
+    await asyncio.sleep(0.05)
+    rolling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rolling
+    assert (engine.released, tools.released) == (["3.17.1"], [ID])
 
 
 async def test_a_tool_runner_that_cannot_run_anything_goes_up(chat: ChatTemplate) -> None:

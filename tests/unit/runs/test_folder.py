@@ -1,11 +1,12 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from rnow.errors import CheckpointError
 from rnow.runs.folder import RunDirectory, slug
-from rnow.runs.resume import check_inputs, check_resumable
+from rnow.runs.resume import check_finished, check_inputs, check_resumable
 
 
 def make_run(folder: Path) -> RunDirectory:
@@ -111,9 +112,25 @@ def test_another_model_or_rank_is_refused_with_the_difference() -> None:
         check_resumable(before, now)
     assert str(caught.value) == (
         "the unfinished run was made with another config:\n"
-        "  model.path: the run has 'a', config.yml now says 'b'\n"
+        "  model.path: the run has 'a', now given is 'b'\n"
         "Put these back to go on with it, or use --fresh to begin another run"
     )
+
+
+def test_a_finished_run_is_told_from_one_with_other_settings() -> None:
+    run = Path("runs/a")
+    before = {"trainer": {"num_epochs": 1, "save_step": 5}, "model": {"path": "a"}}
+    now = {**before, "trainer": {"num_epochs": 2, "save_step": 9}}
+    with pytest.raises(CheckpointError) as caught:
+        check_finished(run, before, now)
+    assert str(caught.value) == (
+        "nothing was trained: runs/a is finished, and was made with another config:\n"
+        "  trainer.num_epochs: the run has 1, now given is 2\n"
+        "To train with these settings, use --fresh, which begins another run; to train under a "
+        "name of its own, --name NAME"
+    )
+    # How often it was saved makes no other run, and a setting that is new since made none.
+    check_finished(run, before, {**before, "trainer": {"num_epochs": 1, "save_step": 9}, "new": 1})
 
 
 def test_a_changed_learning_rate_is_taken_over_and_said() -> None:
@@ -152,3 +169,23 @@ def test_what_only_says_how_visibly_a_run_goes_may_change_in_silence() -> None:
     before = {"trainer": {"save_step": 5, "eval_step": 0}, "rollout": {"concurrency": 8}}
     now = {"trainer": {"save_step": -1, "eval_step": 2}, "rollout": {"concurrency": 64}}
     assert check_resumable(before, now) == ()
+
+
+@pytest.mark.parametrize("what", ["deleted", "moved", "made anew"])
+def test_a_folder_that_goes_under_its_run_ends_the_run(tmp_path: Path, what: str) -> None:
+    run = make_run(tmp_path / "run")
+    run.append_metrics({"step": 0})
+    if what == "deleted":
+        shutil.rmtree(run.path)
+    else:
+        run.path.rename(tmp_path / "elsewhere")
+    if what == "made anew":
+        make_run(tmp_path / "run").close()
+    with pytest.raises(CheckpointError) as caught:
+        run.append_metrics({"step": 1})
+    assert str(caught.value) == (
+        f"{run.path} was deleted or moved while its run went on, so nothing more of the run can be "
+        "kept. It ends here; move the folder back and run again to go on from its last checkpoint"
+    )
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    run.close()

@@ -1,3 +1,5 @@
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,19 @@ def test_a_kill_between_the_two_renames_is_undone(tmp_path: Path) -> None:
     folder.replace(tmp_path / ".latest.old")  # what a kill at that instant leaves
     recover_folder(folder)
     assert (folder / "a.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_who_may_read_a_folder_may_read_its_files(tmp_path: Path, umask: int, mode: int) -> None:
+    def write(folder: Path) -> None:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as private:
+            private.write(b"weights")
+
+    before = os.umask(umask)
+    try:
+        replace_folder(tmp_path / "model", write)
+        replace_file(tmp_path / "state.json", "{}")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.stat().st_mode & 0o777 for path in files] == [mode, mode]

@@ -19,7 +19,11 @@ async def forever(cancelled: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "reason", "exit_code"),
-    [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)],
+    [
+        (signal.SIGINT, "Ctrl-C", 130),
+        (signal.SIGTERM, "SIGTERM", 143),
+        (signal.SIGHUP, "SIGHUP", 129),
+    ],
 )
 async def test_a_signal_cuts_rollouts_short(
     number: signal.Signals, reason: str, exit_code: int
@@ -83,3 +87,24 @@ async def test_work_is_not_begun_once_a_stop_was_asked_for() -> None:
     # Closed, so that Python does not warn on the terminal that it was never awaited.
     assert work.cr_frame is None
     assert begun == []
+
+
+async def test_a_terminal_that_hangs_up_twice_asks_once() -> None:
+    with StopRequest() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.01)
+        with pytest.raises(Interrupted) as caught:
+            stop.check()
+    assert caught.value.exit_code == 129
+
+
+async def test_under_nohup_a_run_does_not_hear_that_its_terminal_went() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.01)
+            stop.check()
+    finally:
+        assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import medbrowse_grade
 
 from rnow.browser.text.pagination import page_text
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
-from rnow.evaluation.grading import grade
 from rnow.templates.clinic import make_site
 
 TEMPLATE = Path(make_site.__file__).parent
@@ -100,8 +100,8 @@ def test_the_right_answer_is_graded_right_and_the_misleading_fact_wrong(project)
             "date": trial.completed,
         }
         for task, wrong in misleading.items():
-            assert grade(task, trial.value(task), trial.answer(task)).correct
-            assert not grade(task, trial.value(task), f"{task.upper()}: {wrong}").correct
+            assert medbrowse_grade(task, trial.value(task), trial.answer(task)).correct
+            assert not medbrowse_grade(task, trial.value(task), f"{task.upper()}: {wrong}").correct
 
 
 def test_a_page_is_what_the_models_were_trained_on():

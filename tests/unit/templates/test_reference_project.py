@@ -3,20 +3,23 @@
 import ast
 import json
 import re
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+from builders import medbrowse_grade
+
 import rnow
 from rnow.chat.prompts import read_prompt_file
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
-from rnow.evaluation.grading import grade
 
 ROOT = Path(__file__).parents[3]
 TEMPLATE = Path(rnow.__file__).parent / "templates" / "medbrowsecomp"
-FILES = ["config.yml", "convert_dataset.py", "tools.py", "train.jsonl"]
+FILES = ["config.yml", "convert_dataset.py", "rewards.py", "tools.py", "train.jsonl"]
 
 
 def load_converter() -> ModuleType:
@@ -54,7 +57,7 @@ def test_config_says_what_the_reference_project_is() -> None:
     # Ten pages at their cap, and what is said between them, fit in the window.
     assert config.rollout.max_tool_response == 3000
     assert 10 * config.rollout.max_tool_response < config.rollout.max_context_window
-    assert (config.data.batch_size, config.data.group_size) == (4, 4)
+    assert (config.data.batch_size, config.data.group_size) == (8, 8)
     assert (config.trainer.num_epochs, config.trainer.save_step) == (3, 50)
     assert config.browser.contact is None
     assert "clinicaltrials.gov" in config.browser.allow_hosts
@@ -90,8 +93,8 @@ def test_each_sample_s_answer_is_correct_in_the_form_that_its_question_asks_for(
         task, expected = prompt.metadata["task_name"], prompt.metadata["expected_answer"]
         label = re.search(r"in the form (\w+): ", prompt.messages[-1]["content"])
         assert label is not None
-        assert grade(task, expected, f"{label[1]}: {expected}").correct
-        assert not grade(task, expected, f"{label[1]}: something else").correct
+        assert medbrowse_grade(task, expected, f"{label[1]}: {expected}").correct
+        assert not medbrowse_grade(task, expected, f"{label[1]}: something else").correct
 
 
 def test_the_tool_is_one_that_the_public_client_would_take() -> None:
@@ -106,6 +109,38 @@ def test_the_tool_is_one_that_the_public_client_would_take() -> None:
     docstring = ast.get_docstring(function)
     assert docstring is not None
     assert "page=2" in docstring
+
+
+@pytest.mark.parametrize(
+    "other", ["a client of that name", "no rnow at all", "ours without aiohttp"]
+)
+def test_tools_say_which_rnow_they_are_for(tmp_path: Path, other: str) -> None:
+    package = tmp_path / "rnow"
+    if other != "no rnow at all":
+        (package / "core").mkdir(parents=True)
+        (package / "core" / "__init__.py").write_text("def tool(function): return function\n")
+        (package / "__init__.py").touch()
+    if other == "ours without aiohttp":
+        (package / "medbrowse").mkdir()
+        (package / "medbrowse" / "__init__.py").write_text("import aiohttp\n")
+    program = f"import sys; sys.path[:0] = {[str(tmp_path), str(ROOT)]!r}\nimport tools"
+    command = [sys.executable, "-E", "-S", "-c", program]  # without site-packages
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    says = (
+        "ImportError: tools.py needs the rnow of its repository (pip install -e "
+        "FOLDER_OF_THE_REPOSITORY); the package index's rnow is another one, a hosted service's "
+        "client\n"
+    )
+    if other == "ours without aiohttp":
+        says = "ModuleNotFoundError: No module named 'aiohttp'\n"
+    assert done.stderr.endswith(says)
+
+
+def test_the_config_s_first_comment_says_which_rnow_it_is_for() -> None:
+    assert (ROOT / "config.yml").read_text().partition("\n")[0] == (
+        "# For the rnow of its repository; the package index's rnow is another one, a hosted "
+        "service's client."
+    )
 
 
 def test_the_converter_is_importable_without_datasets() -> None:

@@ -50,8 +50,9 @@ def test_no_file_is_no_variables(tmp_path: Path) -> None:
 SHELL = {
     "PATH": "/bin",
     "HOME": "/home/me",
-    "LC_ALL": "C.UTF-8",
-    "LC_TOKEN": "no",
+    "LC_ALL": "de_DE.UTF-8",
+    "TZ": "Asia/Tokyo",
+    "PYTHONHASHSEED": "7",
     "OPENAI_API_KEY": "no",
     "hf_token": "no",
     "EDITOR": "vi",
@@ -60,12 +61,22 @@ SHELL = {
 }
 
 
+# Who goes on with a run from another terminal goes on with the same one.
+SAME_FOR_ALL = {"TZ": "UTC", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}
+
+
+def test_a_project_may_choose_its_clock_and_its_language(tmp_path: Path) -> None:
+    write(tmp_path, "LC_ALL=fr_FR.UTF-8\n")
+    environment = worker_environment(tmp_path, shell=SHELL, names=("TZ",))
+    assert (environment["TZ"], environment["LC_ALL"]) == ("Asia/Tokyo", "fr_FR.UTF-8")
+
+
 def test_of_the_shell_only_plumbing_and_named_variables_pass(tmp_path: Path) -> None:
     write(tmp_path, "NCBI_API_KEY=of the file\nDB_PASSWORD=x\nHOME=/data\n")
     environment = worker_environment(tmp_path, shell=SHELL, names=("NCBI_API_KEY",))
     assert environment == {
+        **SAME_FOR_ALL,
         "PATH": "/bin",
-        "LC_ALL": "C.UTF-8",
         "HOME": "/data",
         "DB_PASSWORD": "x",
         "NCBI_API_KEY": "of the shell",
@@ -75,7 +86,7 @@ def test_of_the_shell_only_plumbing_and_named_variables_pass(tmp_path: Path) -> 
 def test_a_named_variable_may_stand_in_dotenv_but_must_be_somewhere(tmp_path: Path) -> None:
     write(tmp_path, "ONLY_HERE=1\n")
     environment = worker_environment(tmp_path, shell={}, names=("ONLY_HERE",))
-    assert environment == {"ONLY_HERE": "1"}
+    assert environment == {**SAME_FOR_ALL, "ONLY_HERE": "1"}
     with pytest.raises(ConfigError) as caught:
         worker_environment(tmp_path, shell=SHELL, names=("NOWHERE",))
     assert str(caught.value) == (

@@ -132,6 +132,33 @@ BAD_IMPORT = "; install it in the environment that rnow runs in"
         ),
         (
             """
+            from rnow.core import tool
+
+            class Place: ...
+
+            @tool
+            def search(query: list[Place]) -> str:
+                '''Search.'''
+            """,
+            "tools.py:6: Tool registration failed: Parameter 'query' of tool 'search' has a type "
+            "that cannot be made of what a model writes: Unable to generate pydantic-core schema "
+            "for <class 'tools.Place'>. Use str, int, float, bool, list, dict, Literal, an Enum, a "
+            "date, a tuple, a dataclass or a pydantic model.",
+        ),
+        (
+            """
+            from rnow.core import tool
+
+            @tool
+            async def stream(query: str) -> str:
+                '''Stream.'''
+                yield query
+            """,
+            "tools.py:4: Tool registration failed: Tool 'stream' is a generator: its result is "
+            "never text. Return the whole result instead of yielding parts of it.",
+        ),
+        (
+            """
             def load():
                 return {}["key"]
 
@@ -159,6 +186,26 @@ def test_an_unusable_file_is_named_with_its_line(tmp_path: Path, text: str, mess
         load_tools(write(tmp_path, text))
     assert str(caught.value) == message
     assert TOOL_REGISTRY == {}
+
+
+def test_two_tools_of_one_name_are_refused_where_the_second_stands(tmp_path: Path) -> None:
+    text = """
+        from rnow.core import tool
+
+        @tool
+        def look(q: str) -> str:
+            '''First.'''
+
+        @tool
+        def look(q: str, n: int) -> str:
+            '''Second.'''
+    """
+    with pytest.raises(ToolDefinitionError) as caught:
+        load_tools(write(tmp_path, text))
+    assert str(caught.value) == (
+        "tools.py:8: Tool registration failed: Tool 'look' is defined twice: at tools.py:4 and at "
+        "tools.py:8. Give one of the two another name."
+    )
 
 
 def test_a_folder_without_tools_is_an_error(tmp_path: Path) -> None:

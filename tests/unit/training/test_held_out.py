@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ from rich.console import Console
 
 from rnow.browser.local_sites import LocalSites
 from rnow.chat.template import ChatTemplate
+from rnow.chat.vocabulary import Vocabulary
+from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
 from rnow.engines.base import SampleRequest
 from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import DataError
 from rnow.rollout.environment import Environment
 from rnow.runs.folder import RunDirectory
-from rnow.training.held_out import held_out_evaluation, held_out_prompts
+from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out
 from rnow.training.monitor import Monitor
 
 QUESTION = {"role": "user", "content": "Which company?"}
@@ -35,26 +38,56 @@ def make_environment(folder: Path, *metadata: dict[str, Any], eval_step: int) ->
         config=config,
         directory=folder,
         chat=ChatTemplate.load(tokenizer_folder(folder / "student", "qwen3")),
+        vocabulary=Vocabulary(num_tokens=1, foreign_ids=(), notices=()),
         tools=None,
         sites=LocalSites({}),
     )
 
 
-def test_a_prompt_that_cannot_be_graded_is_found_before_the_run(tmp_path: Path) -> None:
+async def held_out_of(environment: Environment) -> tuple[HeldOut, list[str]]:
+    told: list[str] = []
+    folder = environment.directory
+    loaded = LoadedConfig(
+        config=environment.config,
+        file=folder / "config.yml",
+        lines={},
+        project_name=None,
+        warnings=(),
+        overrides=(),
+    )
+    opened = open_held_out(loaded, environment, log_file=folder / "tools.log", say=told.append)
+    async with opened as held_out:
+        return held_out, told
+
+
+async def test_a_prompt_that_cannot_be_graded_is_found_before_the_run(tmp_path: Path) -> None:
     environment = make_environment(tmp_path, {"expected_answer": "Acme"}, {}, eval_step=2)
     with pytest.raises(DataError) as caught:
-        held_out_prompts(environment)
+        await held_out_of(environment)
     assert str(caught.value) == (
         "val.jsonl:2: there is no metadata.expected_answer, without which an answer cannot be "
         "graded; add it, or take the line out"
     )
 
 
-def test_without_evaluation_or_without_its_file_there_are_no_prompts(tmp_path: Path) -> None:
-    assert held_out_prompts(make_environment(tmp_path, {}, eval_step=0)) == ()
+async def test_a_grader_that_is_not_there_is_found_before_the_run(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path, {"expected_answer": "Acme"}, eval_step=2)
+    data = environment.config.data.model_copy(update={"grader": "same_city"})
+    config = environment.config.model_copy(update={"data": data})
+    with pytest.raises(DataError) as caught:
+        await held_out_of(replace(environment, config=config))
+    assert str(caught.value) == (
+        f"{tmp_path}/config.yml: data.grader is 'same_city', but there is no rewards.py; write "
+        "one, with @grader (from rnow.core) above the function same_city"
+    )
+
+
+async def test_without_evaluation_or_without_its_file_there_are_no_prompts(tmp_path: Path) -> None:
+    held_out, told = await held_out_of(make_environment(tmp_path, {}, eval_step=0))
+    assert (held_out.prompts, told) == ((), [])
     environment = make_environment(tmp_path, {}, eval_step=2)
     (tmp_path / "val.jsonl").unlink()
-    assert held_out_prompts(environment) == ()
+    assert (await held_out_of(environment))[0].prompts == ()
 
 
 async def test_a_student_is_evaluated_first_every_so_often_and_last(tmp_path: Path) -> None:
@@ -69,16 +102,18 @@ async def test_a_student_is_evaluated_first_every_so_often_and_last(tmp_path: Pa
     engine = ScriptedEngine(say_acme)
     run = RunDirectory(tmp_path / "run")
     run.open()
+    held_out, told = await held_out_of(environment)
+    assert told == ["answers are graded by same_text"]
     evaluate = held_out_evaluation(
         environment,
         engine,
         Monitor(Console(quiet=True), run=run, num_steps=5),
-        held_out_prompts(environment),
+        held_out,
         num_steps=5,
     )
     figures = [await evaluate(step) for step in range(6)]
     run.close()
-    half = {"eval/accuracy": 0.5, "eval/format_ok": 1.0, "eval/failed": 0}
+    half = {"eval/accuracy": 0.5, "eval/format_ok": 1.0, "eval/failed": 0, "eval/ungraded": 0}
     assert figures == [half, {}, half, {}, half, half]
     lines = [json.loads(line) for line in run.evals_file.read_text().splitlines()]
     assert [(line["step"], line["accuracy"], line["n"]) for line in lines] == [

@@ -17,9 +17,10 @@ from rnow.chat.template import ChatTemplate
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.config.settings import Config
+from rnow.evaluation.constant_answers import ConstantAnswers
 from rnow.evaluation.figures import Answer, Evaluation
-from rnow.evaluation.grading import Grade
 from rnow.records import Prompt, RolloutId
+from rnow.tools.graders import Grade
 from rnow.training.trackers.base import EvaluationReport, RunInfo, flat_settings
 from rnow.training.trackers.evaluation_report import MAX_TRANSCRIPT_CHARS, evaluation_report
 from rnow.training.trackers.reports import Reports
@@ -52,9 +53,11 @@ def make_evaluation(folder: Path, *said: str) -> tuple[Evaluation, ChatTemplate]
         trajectory = make_trajectory(ids, mask, id=RolloutId(-1, number, 0))
         metadata = {"expected_answer": "NA" if number else "Acme", "task_name": "company"}
         prompt = Prompt(index=number, line=number + 1, messages=(), tools=None, metadata=metadata)
-        grade = Grade(correct=number == 0, extracted=None, format_ok=True)
+        grade = Grade(correct=number == 0, extracted=text)
         answers.append(Answer(prompt=prompt, trajectory=trajectory, grade=grade))
-    return Evaluation(answers=tuple(answers)), chat
+    # That the second prompt's answer is NA alone is known.
+    constants = ConstantAnswers(right={1: frozenset({"NA"})})
+    return Evaluation(answers=tuple(answers), constants=constants), chat
 
 
 def read_events(folder: Path) -> EventAccumulator:
@@ -94,9 +97,9 @@ def test_what_a_page_wrote_acts_on_nothing_in_tensorboard(tmp_path: Path) -> Non
     assert texts["eval/figures"].splitlines() == [
         "| `prompts` | `accuracy` | `low` | `high` | `n` | `best constant` |",
         "| --- | --- | --- | --- | --- | --- |",
-        "| `all` | 0.5 | 0.0945 | 0.9055 | 2 | 0.5 |",
-        "| `task company` | 0.5 | 0.0945 | 0.9055 | 2 | 0.5 |",
-        "| `with an answer` | 1 | 0.2065 | 1 | 1 | 1 |",
+        "| `all` | 0.5 | 0.0945 | 0.9055 | 2 | `unknown` |",
+        "| `task company` | 0.5 | 0.0945 | 0.9055 | 2 | `unknown` |",
+        "| `with an answer` | 1 | 0.2065 | 1 | 1 | `unknown` |",
         "| `answer is NA` | 0 | 0 | 0.7935 | 1 | 1 |",
     ]
     num_prompt = len(chat.encode("Which?"))

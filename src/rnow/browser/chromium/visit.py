@@ -22,6 +22,7 @@ from yarl import URL
 
 from rnow.browser.chromium.proxy import Lease
 from rnow.browser.errors import BrowseError, NotRenderedError
+from rnow.browser.kind import is_html
 from rnow.browser.rules.guard import check_url
 from rnow.browser.rules.hosts import HostRules
 from rnow.browser.rules.politeness import Pacer
@@ -38,7 +39,6 @@ from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 
 _NUM_CAPTURES = 5  # a page that goes on to another takes the first attempts with it
-_HTML = ("text/html", "application/xhtml+xml")
 _REFUSED = {"errorReason": "Aborted"}  # the tab stays where it is
 _ABORTED = "net::ERR_ABORTED"  # by us, or by the page itself, which has gone on to another
 # In a world of its own, where the page's scripts have changed no function.
@@ -287,7 +287,7 @@ def _without_scheme(url: URL) -> str:
 def _is_html(heads: list[dict[str, str]]) -> bool:
     disposition = _header(heads, "content-disposition") or ""
     kind = (_header(heads, "content-type") or "text/html").partition(";")[0]
-    return kind.strip().lower() in _HTML and not disposition.lower().startswith("attachment")
+    return is_html(kind.strip().lower()) and not disposition.lower().startswith("attachment")
 
 
 def _header(heads: list[dict[str, str]], name: str) -> str | None:

@@ -7,9 +7,11 @@ import re
 
 from rnow.browser.errors import BrowseError
 from rnow.browser.source import RawPage
+from rnow.browser.text.markdown import shows_at_least
 
 REDIRECTS = (301, 302, 303, 307, 308)
 _TITLE = re.compile(r"<title[^>]*>([^<]{0,200})", re.IGNORECASE)
+# Whole titles: those of articles begin with the same words.
 _TITLES = (
     "just a moment",  # Cloudflare, waiting
     "attention required! | cloudflare",
@@ -23,6 +25,7 @@ _MARKS = (
     _ABUSE_PATH,
     "request unsuccessful. incapsula incident id",
 )
+_MAX_BLOCK_CHARS = 2_000  # that a reader sees: an article of such a name has more
 _MAX_SHORT_CHARS = 20_000  # a long page may well write about such things
 _LASTING = (400, 404, 410)  # a site would say so of the same URL again
 
@@ -31,12 +34,12 @@ def is_block_page(page: RawPage) -> bool:
     """Return whether this answer is a site's refusal to be read by programs."""
     if _ABUSE_PATH in page.url.path:
         return True
-    if not page.content_type.endswith("html"):
+    if not page.is_html:
         return False
     start = page.text()[:_MAX_SHORT_CHARS].lower()
     title = _TITLE.search(start)
-    if title is not None and title[1].strip().startswith(_TITLES):
-        return True
+    if title is not None and title[1].strip().rstrip(".\u2026 ") in _TITLES:
+        return not shows_at_least(_MAX_BLOCK_CHARS, page.text())
     return len(page.body) < _MAX_SHORT_CHARS and any(mark in start for mark in _MARKS)
 
 
@@ -47,6 +50,11 @@ def blocked_by_site() -> BrowseError:
 def too_large() -> BrowseError:
     """Return the error for a page in Chromium; plain HTTP knows which limit it was."""
     return BrowseError("too_large", "this page and what it loads are too large.")
+
+
+def no_text() -> BrowseError:
+    sentence = "this is not a page of text."
+    return BrowseError("unsupported_type", sentence, is_lasting=True)
 
 
 def too_many_redirects() -> BrowseError:

@@ -24,8 +24,8 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import sqlite3
-import tempfile
 import time
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -228,10 +228,10 @@ class PageStore:
         """
         file = self.blob_file(body_hash)
         file.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:
-            unfinished.write(zstandard.ZstdCompressor().compress(body))
-        Path(unfinished.name).chmod(0o644)
-        Path(unfinished.name).replace(file)
+        # Not by tempfile, whose files are for this user alone: others may read a store.
+        unfinished = file.with_name(f"{body_hash}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        unfinished.write_bytes(zstandard.ZstdCompressor().compress(body))
+        unfinished.replace(file)
 
 
 def _connect(file: Path) -> sqlite3.Connection:

@@ -14,8 +14,9 @@ def extract_text(page: RawPage) -> str:
     rendered = render(page)
     if rendered is not None:
         return visible_text(rendered)
-    if page.content_type.endswith("html"):
-        return html_to_markdown(page.text(), url=str(page.url))
+    if page.is_html:
+        ran = page.source == "browser"
+        return html_to_markdown(page.text(), url=str(page.url), has_run_scripts=ran)
     if page.content_type == "application/pdf":
         return visible_text(pdf_to_text(page.body))
     return visible_text(page.text())

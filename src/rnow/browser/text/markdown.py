@@ -3,7 +3,8 @@
 What a reader would not see is taken out first: scripts, styles, comments, forms, hidden elements,
 navigation. Then links are made short, because a 100 KB page holds hundreds of them: `[text](/path)`
 on the page's own host, the whole URL elsewhere, the bare text where there is nothing to follow.
-Emphasis and images cost tokens and say little: left out.
+Emphasis and images cost tokens and say little: left out. What <noscript> holds is there for readers
+whose browser runs no scripts, as plain HTTP runs none.
 
 Not done here: style sheets are not evaluated, so text that only they hide is seen. Importing this
 module is cheap; crawl4ai (about a second) is loaded by the first conversion.
@@ -12,22 +13,21 @@ module is cheap; crawl4ai (about a second) is loaded by the first conversion.
 import re
 from collections.abc import Callable
 from functools import cache
-from html import unescape
 from typing import Any
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from rnow.browser.text.crawl4ai_import import loading_crawl4ai
+from rnow.browser.text.marks import write_marks
 
 _MAX_LINK_CHARS = 200  # longer ones are sessions and trackers; the link's text stays
 
 _DROPPED_TAGS = (
-    *("script", "style", "noscript", "template", "head", "link", "meta", "dialog"),
-    *("svg", "canvas", "iframe", "frame", "object", "video", "audio", "map"),
+    *("script", "style", "template", "head", "link", "meta", "dialog", "annotation"),
+    *("svg", "canvas", "iframe", "frame", "object", "video", "audio", "map", "annotation-xml"),
     *("input", "button", "select", "textarea", "datalist"),
 )
-_NAVIGATION = (
-    ".//nav | .//footer | .//*[@role='navigation' or @role='contentinfo' or @role='search']"
-)
+_NAVIGATION = ("nav", "footer")
+_NAVIGATION_ROLES = ("navigation", "contentinfo", "search")
 _HIDDEN_STYLE = re.compile(
     r"(?:^|;)(?:display:none|visibility:(?:hidden|collapse)|opacity:0(?:\.0+)?|font-size:0[a-z%]*)"
     r"(?:!important)?(?:;|$)"
@@ -55,20 +55,38 @@ class UnreadablePageError(Exception):
     """The page's HTML cannot be turned into text. The message is for a log, not for the model."""
 
 
-def html_to_markdown(html: str, *, url: str) -> str:
+def html_to_markdown(html: str, *, url: str, has_run_scripts: bool = False) -> str:
     """Return what a reader would see of `html`, as markdown; "" for a page without text.
 
-    `url` is where the page stands: links are joined to it.
+    `url` is where the page stands: links are joined to it. `has_run_scripts`: the HTML is what a
+    browser made of the page.
     """
-    without_navigation = _convert(html, url=url, keep_navigation=False)
+    dropped = ("noscript",) if has_run_scripts else ()
+    without_navigation = _convert(html, url=url, dropped=(*dropped, *_NAVIGATION))
     # A page that is nothing but navigation (an index) is read whole.
-    return without_navigation or _convert(html, url=url, keep_navigation=True)
+    return without_navigation or _convert(html, url=url, dropped=dropped)
 
 
-def num_visible_chars(html: str, *, url: str) -> int:
-    """Return how many characters of `html` a reader would see, spaces not counted."""
-    cleaned = _clean(html, url=url, keep_navigation=False)
-    return len(re.sub(r"\s", "", unescape(re.sub(r"<[^>]*>", "", cleaned))))
+def shows_at_least(num_chars: int, html: str) -> bool:
+    """Say whether a reader with scripts would see so many characters, spaces not counted.
+
+    Reads no further than it must: a page is cleaned once, for its conversion.
+    """
+    import lxml.etree  # type: ignore[import-untyped]  # lxml ships no types
+
+    body = _body_of(html)
+    if body is None:
+        return num_chars <= 0
+    walk = lxml.etree.iterwalk(body, events=("start", "end"))
+    for event, element in walk:
+        if num_chars <= 0:
+            break
+        if event == "start" and _is_unseen(element, ("noscript", *_NAVIGATION)):
+            walk.skip_subtree()
+        else:
+            text = element.text if event == "start" else element.tail
+            num_chars -= len("".join((text or "").split()))
+    return num_chars <= 0
 
 
 def visible_text(text: str) -> str:
@@ -78,8 +96,8 @@ def visible_text(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
-def _convert(html: str, *, url: str, keep_navigation: bool) -> str:
-    text = _crawl4ai()(_clean(html, url=url, keep_navigation=keep_navigation))
+def _convert(html: str, *, url: str, dropped: tuple[str, ...]) -> str:
+    text = _crawl4ai()(_clean(html, url=url, dropped=dropped))
     if text.startswith(_FAILURES):
         raise UnreadablePageError(text)
     return re.sub(r"^ *\|.*$", lambda row: _one_spaced(row[0]), visible_text(text), flags=re.M)
@@ -89,34 +107,49 @@ def _one_spaced(row: str) -> str:
     return re.sub(" +", " ", row).lstrip(" ")
 
 
-def _clean(html: str, *, url: str, keep_navigation: bool) -> str:
+def _clean(html: str, *, url: str, dropped: tuple[str, ...]) -> str:
     """Return the page's body as HTML, without what a reader would not see and with short links."""
-    import lxml.etree  # type: ignore[import-untyped]  # lxml ships no types
-    import lxml.html  # type: ignore[import-untyped]
+    import lxml.etree
+    import lxml.html  # type: ignore[import-untyped]  # lxml ships no types
 
-    # As bytes, because lxml refuses a str that declares an encoding.
-    source = _INVISIBLE.sub("", html).encode()
-    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
-    try:
-        page = lxml.html.document_fromstring(source, parser=parser)
-    except lxml.etree.ParserError:  # lxml's word for a document without any element
-        return ""
-    base = page.find(".//base[@href]")
-    body = page.find("body")
+    body = _body_of(html)
     if body is None:
         return ""
-    # To lxml's parser, which is older than HTML 5, all that follows an embed is inside of it.
-    lxml.etree.strip_tags(body, "embed")
-    lxml.etree.strip_elements(body, *_DROPPED_TAGS, with_tail=False)
-    unseen = [element for element in body.iterdescendants() if _is_hidden(element)]
-    if not keep_navigation:
-        unseen += body.xpath(_NAVIGATION)
-    for element in unseen:
-        if element.getparent() is not None:
-            element.drop_tree()
+    base = body.getroottree().find(".//base[@href]")
+    # Renamed and dropped together: drop_tree() copies all text before an element, for each of them.
+    for element in [part for part in body.iterdescendants() if _is_unseen(part, dropped)]:
+        element.tag = "template"
+    lxml.etree.strip_elements(body, "template", with_tail=False)
+    for element in list(body.iter("noscript")):
+        element.tag = "span"
     _shorten_links(body, url=url, base=url if base is None else _join(url, base.get("href")) or url)
+    write_marks(body, _BLOCKS)
     _simplify_tables(body)
     return str(lxml.html.tostring(body, encoding="unicode", with_tail=False))
+
+
+def _body_of(html: str) -> Any:
+    """Return the page's body as lxml reads it; None for a page without one."""
+    import lxml.etree
+    import lxml.html
+
+    # As bytes, because lxml refuses a str that declares an encoding. It ends a page at a NUL.
+    source = html.replace("\0", "").encode(errors="replace")
+    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
+    try:
+        body = lxml.html.document_fromstring(source, parser=parser).find("body")
+    except lxml.etree.ParserError:  # lxml's word for a document without any element
+        return None
+    if body is not None:
+        # To lxml's parser, which is older than HTML 5, all that follows an embed is inside of it.
+        lxml.etree.strip_tags(body, "embed")
+    return body
+
+
+def _is_unseen(element: Any, dropped: tuple[str, ...]) -> bool:
+    if element.tag in _DROPPED_TAGS or element.tag in dropped or _is_hidden(element):
+        return True
+    return "nav" in dropped and element.get("role") in _NAVIGATION_ROLES
 
 
 def _is_hidden(element: Any) -> bool:

@@ -63,7 +63,9 @@ def main() -> None:
 def _pages(reader: "PdfReader") -> Iterator[str]:
     num_chars = 0
     for number, page in enumerate(reader.pages, start=1):
-        if number > MAX_PAGES or num_chars > _MAX_TEXT_CHARS:
+        if num_chars > _MAX_TEXT_CHARS:
+            return  # whoever shows the text cuts it here, and says so
+        if number > MAX_PAGES:
             yield _TOO_LONG
             return
         text = re.sub(r"[ \t]+\n", "\n", page.extract_text()).strip()[:_MAX_TEXT_CHARS]

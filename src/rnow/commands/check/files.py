@@ -1,9 +1,9 @@
-"""The points of `rnow check` that concern what the user wrote: config.yml, tools.py, prompts."""
+"""The points of `rnow check` on what the user wrote: config.yml, tools.py, rewards.py, prompts."""
 
 import asyncio
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from rnow.config.load import (
 )
 from rnow.config.source import ConfigSource, read_source
 from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
+from rnow.evaluation.grading import name_problems
 from rnow.records import Prompt
+from rnow.rollout.environment import mcp_settings
 from rnow.rollout.project_pages import chromium_notices, require_contact, require_pages
 from rnow.tools.base import ToolSchema
+from rnow.tools.mcp.spec import McpSettings
 from rnow.tools.pool import ToolPool
+from rnow.tools.rewards import RewardRunner, RewardSettings
 from rnow.tools.settings import WorkerSettings
 from rnow.training.steps import prompts_by_step
 
@@ -34,7 +38,7 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
         return point("config", "", _problems_of(error, directory)), None
     config, problems, notices = loaded.config, list(loaded.warnings), list[str]()
     checks: dict[str, Callable[[], object]] = {
-        "dataset_type": lambda: require_distill(config),
+        "dataset_type": lambda: require_distill(loaded),
         "browser.contact": lambda: require_contact(loaded),
         "browser.executable": lambda: notices.extend(chromium_notices(config, directory)),
         "browser.store_mode": lambda: require_pages(config, directory),
@@ -45,15 +49,18 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
         except ConfigError as error:
             problems += error.problems or [loaded.problem(key, str(error))]
     problems += [loaded.problem("browser.executable", text, "warning") for text in notices]
-    return point("config", str(loaded.file), problems), loaded
+    return point("config", "\n".join((str(loaded.file), *loaded.overrides)), problems), loaded
 
 
 def check_tools(
     directory: Path, loaded: LoadedConfig | None
 ) -> tuple[Point, tuple[ToolSchema, ...] | None]:
-    """Import tools.py in a worker; () where there is none, None where it cannot be used."""
+    """Import tools.py in a worker that asks MCP servers too; () where there is neither, None where
+    they cannot be used.
+    """
     file = directory / "tools.py"
-    if not file.is_file():
+    mcp = McpSettings() if loaded is None else mcp_settings(loaded)
+    if not file.is_file() and not mcp.servers:
         try:
             if loaded is not None:
                 find_tools_file(loaded, directory=directory)
@@ -68,6 +75,7 @@ def check_tools(
             concurrency=1,
             env_names=() if loaded is None else tuple(loaded.config.tools.env),
             log_file=Path(scratch) / "tools.log",
+            mcp=mcp,
         )
         try:
             schemas, notices = asyncio.run(_describe_tools(settings))
@@ -80,39 +88,64 @@ def check_tools(
 
 def check_data(
     directory: Path, loaded: LoadedConfig | None, *, schemas: Sequence[ToolSchema] | None
-) -> tuple[Point, tuple[Prompt, ...] | None, int]:
-    """Read all prompts; None where those to train on have errors. The number is of held-out ones.
+) -> tuple[Point, dict[str, tuple[Prompt, ...]]]:
+    """Read all prompts, and return those of each file; none where one of them has errors.
 
     A config.yml with errors may still say which file it is about.
     """
     settings = _data_settings(directory, loaded)
     if settings is None:
-        return not_checked("data", "config.yml cannot be read"), None, 0
+        return not_checked("data", "config.yml cannot be read"), {}
     dataset_type, train_file, val_file, batch_size = settings
     names = None if schemas is None else [schema.name for schema in schemas]
     files = [(directory / train_file, batch_size)]
     if (directory / val_file).is_file():
         files.append((directory / val_file, None))
     problems: list[Problem] = []
-    read: list[tuple[Prompt, ...]] = []
+    read: dict[str, tuple[Prompt, ...]] = {}
     for file, size in files:
         try:
             found = read_prompt_file(
-                file, dataset_type=dataset_type, tool_names=names, batch_size=size
+                file,
+                dataset_type=dataset_type,
+                tool_names=names,
+                batch_size=size,
+                drop_last_answer=loaded is not None and loaded.config.data.drop_last_answer,
             )
         except DataError as error:
             problems += _problems_of(error, file)
         else:
             problems += found.warnings
-            read.append(found.prompts)
+            read[str(file)] = found.prompts
     if any(problem.severity == "error" for problem in problems):
-        return point("data", "", problems), None, 0
-    sizes = [f"{len(read[0])} prompts"]
+        return point("data", "", problems), {}
+    train, *held_out = read.values()
+    sizes = [f"{len(train)} prompts"]
     if loaded is not None:
-        sizes.append(f"{len(prompts_by_step(loaded.config, read[0]))} steps")
-    sizes += [f"{len(prompts)} held-out prompts" for prompts in read[1:]]
-    num_held_out = sum(len(prompts) for prompts in read[1:])
-    return point("data", ", ".join(sizes), problems), read[0], num_held_out
+        sizes.append(f"{len(prompts_by_step(loaded.config, train))} steps")
+    sizes += [f"{len(prompts)} held-out prompts" for prompts in held_out]
+    return point("data", ", ".join(sizes), problems), read
+
+
+def check_rewards(
+    directory: Path, loaded: LoadedConfig, prompts: Mapping[str, tuple[Prompt, ...]]
+) -> Point:
+    """Import rewards.py in its process, and look for the names that config.yml and entries give."""
+    file = directory / "rewards.py"
+    if not file.is_file():
+        return point("rewards", "no rewards.py", name_problems(loaded, prompts, None))
+
+    async def look() -> tuple[str, list[Problem]]:
+        async with RewardRunner(settings) as runner:
+            return ", ".join(runner.names), name_problems(loaded, prompts, runner)
+
+    with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
+        log_file = Path(scratch) / "rewards.log"
+        settings = RewardSettings.of(loaded.config, directory, log_file=log_file)
+        try:
+            return point("rewards", *asyncio.run(look()))
+        except (ToolDefinitionError, ConfigError, DeadlineError) as error:
+            return point("rewards", "", [_tools_problem(file, str(error))])
 
 
 def _data_settings(

@@ -1,11 +1,12 @@
 """The points of `rnow check` that concern the models: tokenizers, template, window, devices."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
-from rnow.chat.vocabulary import compare_token_maps, token_map
+from rnow.chat.vocabulary import Vocabulary, check_words, read_vocabulary
 from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError, ModelError, Severity, TemplateError
@@ -13,6 +14,7 @@ from rnow.plan.costs import Costs
 from rnow.plan.model_files import find_tokenizer
 from rnow.plan.placing import Placement, place_roles
 from rnow.records import Prompt
+from rnow.rollout.environment import load_chat
 from rnow.tools.base import ToolSchema, allowed_schemas
 from rnow.training.planned import plan_costs
 from rnow.training.steps import prompts_by_step
@@ -32,20 +34,14 @@ def check_tokenizers(loaded: LoadedConfig, directory: Path) -> Point:
     missing = [paths[key] for key, folder in folders.items() if folder is None]
     if missing:
         return not_checked(name, f"not on this machine: {', '.join(missing)}")
-    maps: list[dict[str, int]] = []
-    problems = []
-    for key, folder in folders.items():
-        assert folder is not None
-        try:
-            maps.append(token_map(folder))
-        except ModelError as error:
-            problems.append(loaded.problem(key, str(error)))
-    if problems:
-        return point(name, "", problems)
-    difference = compare_token_maps(*maps)
-    if difference is not None:
-        return point(name, "", [loaded.problem("teacher.path", difference)])
-    return point(name, f"{len(maps[0])} tokens, the same ids in student and teacher")
+    student, teacher = folders.values()
+    assert student is not None
+    try:
+        vocabulary = read_vocabulary(student, teacher)
+    except ModelError as error:
+        return point(name, "", [loaded.problem("teacher.path", str(error))])
+    told = [loaded.problem("teacher.path", text, "warning") for text in vocabulary.notices]
+    return point(name, f"{vocabulary.num_tokens} tokens, the same ids in student and teacher", told)
 
 
 def check_chat(
@@ -63,7 +59,10 @@ def check_chat(
     elif schemas is None or not prompts:
         reason = "tools.py or the prompts have problems"
     else:
-        return _check_chat(loaded, folder, schemas=schemas, prompts=prompts)
+        known = _shared_vocabulary(loaded, folder, directory)
+        return _check_chat(
+            loaded, directory, folder, schemas=schemas, prompts=prompts, vocabulary=known
+        )
     return [not_checked("template", reason), not_checked("window", reason)]
 
 
@@ -127,14 +126,31 @@ def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:
     return message, "error" if window >= SMALL_WINDOW or left <= 0 else "warning"
 
 
+def _shared_vocabulary(loaded: LoadedConfig, student: Path, directory: Path) -> Vocabulary | None:
+    """Return what both models know; None where it is not known, or is a problem told elsewhere."""
+    path = None if loaded.config.teacher is None else loaded.config.teacher.path
+    teacher = None if path is None else find_tokenizer(path, project=directory)
+    with suppress(ModelError):
+        return read_vocabulary(student, teacher)
+    return None
+
+
 def _check_chat(
-    loaded: LoadedConfig, folder: Path, *, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt]
+    loaded: LoadedConfig,
+    directory: Path,
+    folder: Path,
+    *,
+    schemas: Sequence[ToolSchema],
+    prompts: Sequence[Prompt],
+    vocabulary: Vocabulary | None,
 ) -> list[Point]:
     try:
-        chat = ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode)
-        notices = check_template(
-            chat, prompts[0].messages, allowed_schemas(schemas, prompts[0].tools)
-        )
+        chat = load_chat(loaded.config, directory, student=folder)
+        limits = loaded.config.rollout
+        notices = check_template(chat, prompts[0].messages, schemas, limits=limits)
+        _render_each_kind(chat, schemas, prompts)
+        if vocabulary is not None:
+            check_words(chat, prompts[0].messages, schemas, vocabulary=vocabulary)
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
         problem = loaded.problem("model.path", str(error))
@@ -143,7 +159,10 @@ def _check_chat(
             not_checked("window", "the template has problems"),
         ]
     warnings = [loaded.problem("model.path", text, "warning") for text in notices]
-    template = point("template", "tool results can be appended token by token", warnings)
+    end = chat.decode([chat.end_of_turn_id])
+    appends = bool(schemas) and limits.max_turns > 1
+    can = "tool results can be appended token by token" if appends else f"a turn ends with {end}"
+    template = point("template", can, warnings)
     window = loaded.config.rollout.max_context_window
     wrong = window_problem(longest, window)
     if wrong is not None:
@@ -151,6 +170,18 @@ def _check_chat(
         return [template, point("window", f"{window - longest} tokens left", [problem])]
     message = f"the longest prompt takes {longest} of {window} tokens, tools included"
     return [template, point("window", message)]
+
+
+def _render_each_kind(
+    chat: ChatTemplate, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt]
+) -> None:
+    """Render one prompt of each order of roles; raise TemplateError with the line of a bad one."""
+    kinds = {tuple((m["role"], "tool_calls" in m) for m in p.messages): p for p in prompts[::-1]}
+    for prompt in kinds.values():
+        try:
+            chat.render(prompt.messages, tools=allowed_schemas(schemas, prompt.tools))
+        except TemplateError as error:
+            raise TemplateError(f"the prompt of line {prompt.line}: {error}") from error
 
 
 def _longest_prompt(

@@ -1,6 +1,7 @@
 """`rnow check`: all that can be known about a project before a model is loaded.
 
     config, tools, data      config.yml, tools.py, train.jsonl and val.jsonl   files.py
+    rewards                  rewards.py, and the names that the others give
     tokenizers, template     do both models mean the same by an id; can the ledger use the
                              chat template                                     models.py
     window, devices          does the longest prompt leave room; can the models run here
@@ -58,7 +59,7 @@ class CheckReport:
 def check(args: Args = None, directory: Dir = None, json_: Json = False) -> None:
     """Say all that can be known of a project before a model is loaded.
 
-    Looks at config.yml, tools.py, the prompts, and whether the models can run
+    Looks at config.yml, tools.py, rewards.py, the prompts, and whether the models can run
     here. It takes seconds, downloads nothing and needs no GPU, so it is what to
     do after each change. Exit code 1 if there is a problem.
 
@@ -82,7 +83,7 @@ def report_check(project: Path, overrides: list[str], console: Console | None) -
 
 def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport:
     """Check the project in `directory` with `key=value` overrides laid over its config.yml."""
-    from rnow.commands.check.files import check_config, check_data, check_tools
+    from rnow.commands.check.files import check_config, check_data, check_rewards, check_tools
     from rnow.commands.check.models import (
         check_chat,
         check_devices,
@@ -92,12 +93,14 @@ def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport
 
     config, loaded = check_config(directory, overrides)
     tools, schemas = check_tools(directory, loaded)
-    data, prompts, num_held_out = check_data(directory, loaded, schemas=schemas)
+    data, files = check_data(directory, loaded, schemas=schemas)
+    prompts, *held_out = files.values() or [None]
     points, costs = [config, tools, data], None
     if loaded is None:
-        names = ("tokenizers", "template", "window", "devices", "plan")
+        names = ("rewards", "tokenizers", "template", "window", "devices", "plan")
         points += [not_checked(name, "config.yml has problems") for name in names]
     else:
+        points.append(check_rewards(directory, loaded, files))
         points.append(check_tokenizers(loaded, directory))
         points += check_chat(loaded, directory, schemas=schemas, prompts=prompts)
         devices, placement = check_devices(loaded, directory)
@@ -107,7 +110,7 @@ def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport
             placement,
             schemas=schemas,
             prompts=prompts,
-            num_held_out=num_held_out,
+            num_held_out=sum(len(one) for one in held_out if one is not None),
         )
         points += [devices, plan]
     return CheckReport(points=tuple(points), costs=costs)

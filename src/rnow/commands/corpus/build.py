@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from rnow.commands.contact import decide_contact
 from rnow.commands.corpus.fetch import (
     Built,
     estimate_s,
@@ -19,7 +20,6 @@ from rnow.commands.corpus.fetch import (
 from rnow.commands.corpus.wanted import Wanted, wanted_pages
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError
-from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import duration, make_bar, sayer
 
 _MAX_SHOWN = 10
@@ -35,7 +35,7 @@ def build_project(
     console: Console,
 ) -> Built:
     """Fetch what the project's pages lack in its store; say what came of it."""
-    require_contact(loaded)
+    loaded = decide_contact(loaded, console)
     folder = None if run is None else _run_folder(project, run)
     say = sayer(console)
     built = asyncio.run(_build(loaded, project, urls_file=urls_file, run=folder, console=console))

@@ -103,7 +103,12 @@ def _texts(directory: Path, config: Config) -> Iterator[str]:
     names = (config.data.train_file, config.data.val_file)
     for file in (directory / name for name in names):
         if file.name == config.data.train_file or file.is_file():
-            for prompt in read_prompt_file(file, dataset_type=config.dataset_type).prompts:
+            read = read_prompt_file(
+                file,
+                dataset_type=config.dataset_type,
+                drop_last_answer=config.data.drop_last_answer,
+            )
+            for prompt in read.prompts:
                 asked = [each for each in prompt.messages if each["role"] != "system"]
                 yield from _strings([*asked, prompt.metadata])
 

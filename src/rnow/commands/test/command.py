@@ -12,10 +12,10 @@ from rnow.commands.arguments import (
     Args,
     Dir,
     Json,
+    MaxContextWindow,
     Model,
-    find_project,
-    load_project,
     make_console,
+    open_project,
 )
 from rnow.errors import UsageError
 
@@ -51,17 +51,6 @@ Teacher = Annotated[
         "--teacher",
         help="Let the teacher answer, the same as --model teacher.",
         rich_help_panel=CHOICE,
-    ),
-]
-MaxContextWindow = Annotated[
-    int | None,
-    typer.Option(
-        "--max-context-window",
-        metavar="N",
-        min=1,
-        help="Room for prompt, answers and tool results together, in tokens. The same as "
-        "rollout.max_context_window=N; without it, what config.yml says.",
-        rich_help_panel=LIMITS,
     ),
 ]
 NoTools = Annotated[
@@ -124,12 +113,9 @@ def try_(
     _refuse_both("--teacher", teacher, "--model", model is not None)
     _refuse_both("--verbose", verbose, "--truncate", truncate)
     _refuse_both("--smoke-test", smoke_test, "-e, --all or -n", chosen)
-    project, overrides = find_project(args, directory)
     console = make_console(to_stderr=json_)
-    if max_context_window is not None:
-        # As in `rnow run`, an explicit override wins over its flag, so it comes last.
-        overrides.insert(0, f"rollout.max_context_window={max_context_window}")
-    loaded = load_project(project, overrides, console)
+    flags = {"rollout.max_context_window": max_context_window}
+    loaded, project = open_project(args, directory, console, flags=flags)
     from rnow.commands.test.trial import Wishes, try_project
 
     wishes = Wishes(

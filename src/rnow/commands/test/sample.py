@@ -13,9 +13,9 @@ from typing import Any
 from rnow.chat.conversation import conversation, turn_text
 from rnow.chat.template import ChatTemplate
 from rnow.commands.test.tool_statistics import error_code
-from rnow.evaluation.grading import Grade
 from rnow.records import EndReason, Prompt, Trajectory
 from rnow.runtime.atomic_files import replace_file
+from rnow.tools.graders import Grade
 from rnow.tools.rewards import Rewards
 
 # A conversation that the window, or the cap on a generation, cut off.
@@ -30,13 +30,20 @@ class Sample:
     prompt: Prompt
     trajectory: Trajectory | None
     error: str | None
-    grade: Grade | None  # None: no trajectory, or an entry without metadata.expected_answer
+    # None: no trajectory, an entry without metadata.expected_answer, or no verdict.
+    grade: Grade | None
     rewards: Rewards
     file: Path
+    grading_error: str | None = None
 
     def __post_init__(self) -> None:
         if (self.trajectory is None) != (self.error is not None):
             raise ValueError(f"sample {self.number} has a trajectory or an error, one of them")
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """What kept rewards and the grader from a number and a verdict."""
+        return (*self.rewards.errors, *([self.grading_error] if self.grading_error else []))
 
 
 def make_folder(project: Path) -> Path:
@@ -73,7 +80,7 @@ def _sample_as_json(sample: Sample, chat: ChatTemplate) -> dict[str, Any]:
         "success": trajectory is not None,
         "total_reward": rewards.total,
         "rewards": dict(rewards.values),
-        "errors": list(rewards.errors),
+        "errors": list(sample.errors),
         "turns": len(turns),
         "truncated": end in _CUT,
         "totalTokens": 0 if trajectory is None else trajectory.num_tokens,

@@ -17,28 +17,28 @@ from typing import Any
 
 from rich.console import Console
 
-from rnow.chat.conversation import conversation
+from rnow.chat.conversation import conversation, turn_text
 from rnow.chat.template import ChatTemplate
+from rnow.commands.contact import decide_contact
 from rnow.commands.run import run_name
 from rnow.commands.test.entries import choose_entries
 from rnow.commands.test.sample import Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics
 from rnow.commands.test.view import Cuts, show_line, show_tools, show_transcript
-from rnow.config.load import LoadedConfig, require_distill
+from rnow.config.load import LoadedConfig, require_messages
 from rnow.engines.base import Engine
-from rnow.errors import Interrupted, RnowError
-from rnow.evaluation.attempts import grade_answer
-from rnow.evaluation.grading import Grade
+from rnow.errors import GradingError, Interrupted, RnowError
+from rnow.evaluation.grading import Grading, open_grading
 from rnow.evaluation.subject import Subject, choose_model, open_subject, prepared_subject
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.rollout.environment import Environment, open_environment
 from rnow.rollout.many import roll_many
-from rnow.rollout.project_pages import require_contact
 from rnow.runtime.console import sayer
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
-from rnow.tools.rewards import NO_REWARDS, RewardRunner, Rewards, RewardSettings
+from rnow.tools.graders import Grade
+from rnow.tools.rewards import NO_REWARDS, RewardRunner, Rewards
 
 TEST_STEP = -2  # training's steps begin at 0, evaluation's is -1
 SHORT = {"max_turns": 2, "max_tokens": 64}
@@ -70,8 +70,8 @@ def try_project(
     loaded: LoadedConfig, project: Path, *, wishes: Wishes, console: Console
 ) -> dict[str, Any]:
     """Roll out, show and keep; return the figures. "failed" counts rollouts without an answer."""
-    require_distill(loaded.config)
-    require_contact(loaded)
+    require_messages(loaded)
+    loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=wishes.model, run=run_name(loaded, project))
     loaded = _capped(loaded, wishes)
     say = sayer(console)
@@ -103,6 +103,7 @@ class _Trial:
     num_wanted: int = 0
     folder: Path | None = None
     rewards: RewardRunner | None = None
+    grading: Grading | None = None
 
     async def run(self, subject: Subject, *, log_file: Path) -> None:
         """Roll out. Tools write to `log_file`, rnow and rewards.py to files beside it.
@@ -119,17 +120,21 @@ class _Trial:
 
     @property
     def went_well(self) -> bool:
-        """Whether every rollout came to an end, and every reward to a number."""
-        return not any(sample.error or sample.rewards.errors for sample in self.samples)
+        """Whether all rollouts came to an end, rewards to a number, graders to a verdict."""
+        return not any(sample.error or sample.errors for sample in self.samples)
 
     def show_end(self) -> None:
         line = f"Rollout Complete: {self.how_many()}"
         graded = [sample.grade for sample in self.samples if sample.grade is not None]
         if graded:
             line += f"; {sum(grade.correct for grade in graded)} of {len(graded)} are correct"
+        if ungraded := sum(sample.grading_error is not None for sample in self.samples):
+            line += f"; {ungraded} could not be graded"
         totals = self._totals()
         if totals:
             line += f"; avg_reward={sum(totals) / len(totals):.3f}"
+        if failed := self._num_failed_rewards():
+            line += f", in which {failed} without a number count as 0"
         self.say(line)
 
     def as_json(self) -> dict[str, Any]:
@@ -140,6 +145,7 @@ class _Trial:
             "rollouts": len(samples),
             "failed": sum(sample.error is not None for sample in samples),
             "mean_reward": sum(totals) / len(totals) if totals else None,
+            "failed_rewards": self._num_failed_rewards(),
             "entries": [sample.prompt.index for sample in samples],
             "files": [str(sample.file) for sample in samples],
             "tools": {tool.name: tool.as_json() for tool in tool_statistics(trajectories)},
@@ -148,6 +154,9 @@ class _Trial:
     def _totals(self) -> list[float]:
         totals = (sample.rewards.total for sample in self.samples)
         return [total for total in totals if total is not None]
+
+    def _num_failed_rewards(self) -> int:
+        return sum(len(sample.rewards.errors) for sample in self.samples)
 
     async def _run(self, subject: Subject, *, log_file: Path) -> None:
         config, wishes = self.loaded.config, self.wishes
@@ -175,7 +184,7 @@ class _Trial:
                 self.say(notice)
             if len(prompts) > MAX_TRANSCRIPTS and not wishes.verbose:
                 self.say(f"{len(prompts)} rollouts, a line each; -v shows their transcripts")
-            self.rewards = await self._open_rewards(stack, prompts, log_file=log_file)
+            await self._open_rewards(stack, prompts, log_file=log_file)
             opened = open_subject(subject, say=self.say)
             engine, version = await stack.enter_async_context(opened)
             self.folder = make_folder(self.project)
@@ -183,28 +192,25 @@ class _Trial:
 
     async def _open_rewards(
         self, stack: AsyncExitStack, prompts: Sequence[Prompt], *, log_file: Path
-    ) -> RewardRunner | None:
-        """Start the process of rewards.py, if there is one and an entry names a reward."""
-        config = self.loaded.config
+    ) -> None:
+        """Start the process of rewards.py, if there is one and an entry names something of it."""
         is_there = (self.project / "rewards.py").is_file()
         is_named = any(prompt.rewards for prompt in prompts)
-        if is_there != is_named:
-            self.say(
-                "there is a rewards.py, but these entries name no rewards: none are computed"
-                if is_there
-                else "these entries name rewards, but there is no rewards.py: none are computed"
-            )
-        if not (is_there and is_named):
-            return None
-        settings = RewardSettings(
-            project_dir=self.project,
-            timeout_s=config.rollout.reward_timeout,
-            env_names=tuple(config.tools.env),
+        if is_named and not is_there:
+            self.say("these entries name rewards, but there is no rewards.py: none are computed")
+        opened = open_grading(
+            self.loaded,
+            self.project,
+            prompts,
+            file=self.loaded.config.data.train_file,
             log_file=log_file.with_name("rewards.log"),
+            with_rewards=is_there,
         )
-        runner = await stack.enter_async_context(RewardRunner(settings))
-        runner.check(prompts, file=config.data.train_file)
-        return runner
+        self.grading = await stack.enter_async_context(opened)
+        if is_named and is_there:
+            self.rewards = self.grading.rewards
+        elif self.grading.rewards is None and is_there:
+            self.say("there is a rewards.py, but these entries name no rewards: none are computed")
 
     async def _roll_all(
         self, environment: Environment, engine: Engine, prompts: Sequence[Prompt], version: int
@@ -230,14 +236,27 @@ class _Trial:
         self, environment: Environment, attempt: Attempt, trajectory: Trajectory
     ) -> None:
         prompt, chat = attempt.prompt, environment.chat
-        verdict, rewards = None, NO_REWARDS
+        verdict, grading_error, rewards = None, None, NO_REWARDS
         if "expected_answer" in prompt.metadata:
-            verdict = grade_answer(prompt, trajectory, chat)
+            assert self.grading is not None, "opened before the first rollout"
+            try:
+                verdict = await self.grading.grade(
+                    prompt, turn_text(trajectory, trajectory.turns[-1], chat)
+                )
+            except GradingError as error:
+                grading_error = str(error)
         if self.rewards is not None:
             include = environment.config.rollout.include_thinking
-            said = conversation(prompt, trajectory, chat, include_thinking=include)
-            rewards = await self.rewards.reward(prompt, said)
-        self._keep(chat, attempt, trajectory=trajectory, grade=verdict, rewards=rewards)
+            messages = conversation(prompt, trajectory, chat, include_thinking=include)
+            rewards = await self.rewards.reward(prompt, messages)
+        self._keep(
+            chat,
+            attempt,
+            trajectory=trajectory,
+            grade=verdict,
+            grading_error=grading_error,
+            rewards=rewards,
+        )
 
     def _keep(
         self,
@@ -247,6 +266,7 @@ class _Trial:
         *,
         trajectory: Trajectory | None = None,
         grade: Grade | None = None,
+        grading_error: str | None = None,
         rewards: Rewards = NO_REWARDS,
     ) -> None:
         """Write and show a rollout that has ended, with a trajectory or with an error."""
@@ -258,6 +278,7 @@ class _Trial:
             trajectory=trajectory,
             error=None if error is None else str(error),
             grade=grade,
+            grading_error=grading_error,
             rewards=rewards,
             file=self.folder / f"sample_{number}.json",
         )

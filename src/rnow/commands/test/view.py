@@ -4,7 +4,6 @@ What models, pages and rewards wrote is shown as it is: no markup of theirs colo
 control character of theirs reaches the terminal.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnow.chat.conversation import split_thinking, turn_text
+from rnow.chat.conversation import chat_split, turn_text
 from rnow.chat.template import ChatTemplate
 from rnow.commands.test.sample import Sample
 from rnow.commands.test.tool_statistics import error_code, tool_statistics
 from rnow.records import ToolCallRecord, Trajectory, Turn
 from rnow.runtime.console import inert
 
-# A call is shown with what came of it, so not a second time in the turn's text.
-_CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 _TEAL = "#14B8A6"
 
 
@@ -55,14 +52,13 @@ def show_line(sample: Sample, *, project: Path, console: Console) -> None:
     else:
         text.append("✓", style="green")
         if rewards.total is not None:
-            text.append(f" reward={rewards.total:.3f}", style="green")
-        if rewards.values:
+            style = "red" if rewards.errors else "green"
             values = (f"{name}={_number(value)}" for name, value in rewards.values.items())
-            text.append(f"  [{', '.join(values)}]", style="red" if rewards.errors else "green")
+            text.append(f" reward={rewards.total:.3f}  [{', '.join(values)}]", style=style)
         text.append(f" {_how_it_went(sample, trajectory)}", style="default")
     text.append(f"  → {sample.file.relative_to(project)}", style="dim")
     console.print(text, soft_wrap=True)
-    for error in rewards.errors:
+    for error in sample.errors:
         console.print(Text(inert(f"    ⚠ {error}"), style="yellow"), soft_wrap=True)
 
 
@@ -99,10 +95,11 @@ def _show_turn(
 ) -> None:
     about = f"{turn.end - turn.start} tokens, {turn.duration_s:.1f} s"
     console.print(Text(f"turn {number}", style="bold").append(f" ({about})", style="dim"))
-    thinking, said = split_thinking(turn_text(trajectory, turn, chat))
+    thinking, said = chat_split(turn_text(trajectory, turn, chat), chat)
     if thinking:
         _print(console, "", thinking, style="dim italic", limit=cuts.said)
-    said = _CALL.sub("", said).strip()
+    # A call is shown with what came of it, so not a second time in the turn's text.
+    said = chat.before_calls(said).strip() if turn.tool_calls else said.strip()
     if said:
         _print(console, "", said, style="", limit=cuts.said)
     for call in turn.tool_calls:

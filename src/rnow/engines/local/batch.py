@@ -12,6 +12,8 @@ of its neighbours (`LocalEngine`'s hard promise) is decided here and in attentio
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +71,7 @@ def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
 
 def _pieces(model: PreTrainedModel, num_tokens: int) -> Iterator[slice]:
     """Cut a text to bound a forward's memory; the cuts depend on model and text alone."""
-    size = max(256, min(4096, _MAX_LOGITS // model.config.vocab_size))
+    size = max(256, min(4096, _MAX_LOGITS // model.config.get_text_config().vocab_size))
     for start in range(0, num_tokens, size):
         yield slice(start, min(start + size, num_tokens))
 
@@ -83,12 +85,18 @@ def _forward_piece(
     output = model(
         input_ids=torch.tensor([token_ids], device=device),
         position_ids=torch.arange(begin, begin + len(token_ids), device=device)[None],
-        past_key_values=cache,
         use_cache=True,
+        **_holding(model, cache),
         logits_to_keep=keep.to(device),
     )
     logits: Tensor = output.logits
     return logits
+
+
+def _holding(model: PreTrainedModel, cache: Any) -> dict[str, Any]:
+    """Return the argument that hands over keys and values: `cache` from transformers 5.24 on."""
+    is_new = "cache" in signature(type(model).forward).parameters
+    return {"cache" if is_new else "past_key_values": cache}
 
 
 class PromptCache:
@@ -183,8 +191,8 @@ class DecodingBatch:
             input_ids=torch.tensor(token_ids, device=self._device)[:, None],
             position_ids=position_ids,
             attention_mask=mask,
-            past_key_values=self._cache,
             use_cache=True,
+            **_holding(self._model, self._cache),
         )
         for row in self._rows:
             if row:
@@ -214,7 +222,8 @@ def is_batch_invariant(model: PreTrainedModel, num_rows: int) -> bool:
     (seen with 3 threads); that is tried here. A mixture of experts runs each expert on as many rows
     as chose it, so that the shape follows the neighbours.
     """
-    if any(getattr(model.config, name, None) for name in _EXPERT_COUNTS):
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) for name in _EXPERT_COUNTS):
         return False
     batch = DecodingBatch(model, num_rows)
     key_values, _ = read(model, [0, 1, 2], ())

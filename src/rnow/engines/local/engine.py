@@ -61,15 +61,17 @@ class LocalEngine:
         device: str = "cpu",
         request_timeout_s: float = 600.0,
         rows: int = 32,
+        window: int | None = None,
     ) -> None:
         """Load a model folder; its weights are samplable as policy version 0.
 
         `rows`: how many sequences decode at once; others wait. It is part of what fixes the bits.
-        Blocks; the number of threads is the caller's at this moment.
+        `window`: tokens of the longest text, by which some models choose their positions. Blocks;
+        the number of threads is the caller's at this moment.
         """
         if rows < _MIN_ROWS:
             raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
-        model = load_model(model_path, dtype=_DTYPES[dtype], device=device)
+        model = load_model(model_path, dtype=_DTYPES[dtype], device=device, window=window)
         self.model = model
         self._rows = rows
         self._request_timeout_s = request_timeout_s
@@ -156,7 +158,7 @@ class LocalEngine:
 
     def _check(self, ids: tuple[int, ...], *, num_more: int) -> None:
         """Refuse what the model cannot read."""
-        config = self.model.config
+        config = self.model.config.get_text_config()
         vocab_size = config.vocab_size
         max_positions = getattr(config, "max_position_embeddings", None) or math.inf
         if not ids or min(ids) < 0 or max(ids) >= vocab_size:

@@ -22,23 +22,31 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
 from rnow.runtime.logs import quiet_transformers
+from rnow.runtime.rope import load_network_config
 
 # Others are subtracted from the base weights: the adapter alone does not say what the policy is.
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal")
 _ONLY = "only plain LoRA on linear layers is applied"
 
 
-def load_model(path: Path, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """Load a causal language model with our attention; else `ModelError` says what to do."""
+def load_model(
+    path: Path, *, dtype: torch.dtype, device: str, window: int | None = None
+) -> PreTrainedModel:
+    """Load a causal language model with our attention; else `ModelError` says what to do.
+
+    `window` fixes positions that depend on the length of a text: runtime/rope.py.
+    """
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: has no config.json, so it is not a model folder")
     try:
         with quiet_transformers():
             model, found = AutoModelForCausalLM.from_pretrained(
                 str(path),
+                config=load_network_config(path, window=window),
                 dtype=dtype,
                 attn_implementation=ATTENTION_NAME,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
     # transformers raises OSError, ValueError, KeyError, ImportError, RuntimeError for files that
     # are missing or foreign, without a common base; each means the same to the user: this model
@@ -85,11 +93,11 @@ def _reason(error: Exception) -> str:
 
 
 def _check_layers(path: Path, model: PreTrainedModel) -> None:
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise ModelError(
-            f"{path}: has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}; "
-            "the local engine runs plain causal attention only, set engine.kind to vllm"
+            f"{path}: has layers of kind {', '.join(sorted(unknown))}; the local engine runs "
+            "causal attention with or without a sliding window, set engine.kind to vllm"
         )
 
 
@@ -99,13 +107,14 @@ def _adapted_model(path: Path, base: PreTrainedModel) -> PreTrainedModel:
     shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     try:
         given = _tensor_names(path)
-        model = PeftModel.from_pretrained(
-            copy.deepcopy(base, shared),
-            str(path),
-            autocast_adapter_dtype=False,
-            low_cpu_mem_usage=True,  # draws no first weights
-            torch_device=str(base.device),
-        )
+        with quiet_transformers():
+            model = PeftModel.from_pretrained(
+                copy.deepcopy(base, shared),
+                str(path),
+                autocast_adapter_dtype=False,
+                low_cpu_mem_usage=True,  # draws no first weights
+                torch_device=str(base.device),
+            )
     # A file that is missing, damaged or foreign; weights of other shapes than the model's.
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise EngineError(f"{path}: the adapter cannot be loaded: {error}") from error

@@ -128,6 +128,8 @@ def environment(
 
 
 def _checked_name(name: str) -> str:
+    if name.replace("-", "_").startswith("trust_remote_code"):
+        raise ConfigError(f"engine.args.{name}: rnow never runs a model folder's code; remove it")
     if name.replace("-", "_") in _OURS:
         raise ConfigError(f"engine.args.{name} is set by rnow itself; remove it")
     return name.replace("_", "-")

@@ -151,6 +151,8 @@ class VllmServer:
                         on_progress(time.monotonic() - started, line)
                     await asyncio.sleep(_POLL_S)
                 await self.answer_once(client)
+        except HttpError as error:  # "see above", it says, and means its log
+            raise EngineError(f"{error}{self._quote()}") from error
         except DeadlineError as error:
             raise DeadlineError(
                 f"{error}, the limit of engine.start_timeout_s{self._quote()}"

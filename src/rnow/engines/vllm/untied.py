@@ -14,17 +14,32 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rnow.errors import ModelError
+from rnow.runtime.rope import load_network_config
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _HEAD_FILE = "lm_head.safetensors"
 _INDEX = "model.safetensors.index.json"
 _CHUNK_BYTES = 16 * 2**20
+# Kinds of network in which vLLM has no LM head: it multiplies by the embedding itself, renews it as
+# such, and ends where a file names a head.
+_HEADLESS = {"gemma2", "gemma3n", "gemma3n_text"}
 
 
 def is_tied(model: Path) -> bool:
-    """Say whether the model's LM head is its embedding."""
-    return bool(_read_json(model / "config.json").get("tie_word_embeddings", False))
+    """Say whether the model's LM head is its embedding.
+
+    Where config.json leaves it out, as Gemma's do, the family's default holds.
+    """
+    said = _read_json(model / "config.json").get("tie_word_embeddings")
+    if said is None:
+        said = load_network_config(model, window=None).get_text_config().tie_word_embeddings
+    return bool(said)
+
+
+def needs_untying(model: Path) -> bool:
+    """Say whether a server renews all of the model only in untied form."""
+    return is_tied(model) and _read_json(model / "config.json").get("model_type") not in _HEADLESS
 
 
 def untied_folder(model: Path, folder: Path) -> Path:

@@ -47,8 +47,10 @@ def _rows(evaluation: Evaluation) -> Table:
 
 def _row(name: str, figures: Mapping[str, Any]) -> list[str | float]:
     low, high = figures["interval"]
-    numbers = (figures["accuracy"], low, high, figures["n"], figures["constant"])
-    return [inert(name), *(round(number, 4) for number in numbers)]
+    numbers = (figures["accuracy"], low, high, figures["n"])
+    constant = figures["constant"]
+    best = "unknown" if constant is None else round(constant, 4)
+    return [inert(name), *(round(number, 4) for number in numbers), best]
 
 
 def _cut(text: str) -> str:

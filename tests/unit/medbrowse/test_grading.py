@@ -1,15 +1,8 @@
 import pytest
+from builders import medbrowse_grade
 
-from rnow.evaluation.grading import (
-    ConstantAnswer,
-    Grade,
-    best_constants,
-    constant_answer_accuracy,
-    grade,
-    is_not_available,
-    normalize_task_name,
-    wilson_interval,
-)
+from rnow.medbrowse.grading import normalize_task_name
+from rnow.tools.graders import Grade
 
 RIGHT = [
     ("Ingredient", "VELORAFENIB MESYLATE", "INGREDIENT: velorafenib", "velorafenib"),
@@ -73,16 +66,16 @@ WRONG = [
 
 @pytest.mark.parametrize(("task", "expected", "answer", "extracted"), RIGHT)
 def test_answer_is_correct(task: str, expected: str, answer: str, extracted: str) -> None:
-    assert grade(task, expected, answer) == Grade(correct=True, extracted=extracted, format_ok=True)
+    assert medbrowse_grade(task, expected, answer) == Grade(correct=True, extracted=extracted)
 
 
 @pytest.mark.parametrize(("task", "expected", "answer", "extracted", "format_ok"), WRONG)
 def test_answer_is_wrong(
     task: str, expected: str, answer: str, extracted: str | None, format_ok: bool
 ) -> None:
-    assert grade(task, expected, answer) == Grade(
-        correct=False, extracted=extracted, format_ok=format_ok
-    )
+    grade = medbrowse_grade(task, expected, answer)
+    assert grade == Grade(correct=False, extracted=extracted)
+    assert grade.format_ok is format_ok
 
 
 @pytest.mark.parametrize(
@@ -98,45 +91,3 @@ def test_answer_is_wrong(
 )
 def test_a_task_has_one_name(label: str, name: str) -> None:
     assert normalize_task_name(label) == name
-
-
-def test_expected_values_that_mean_none_are_known() -> None:
-    assert [is_not_available(value) for value in ("NA", "Not_Listed", "None", "N/A.")] == [True] * 4
-    assert not is_not_available("nabilone")
-
-
-def test_best_constant_is_counted_with_the_rule_of_the_task() -> None:
-    rows = [
-        ("Ingredient_prompt", "velora sulfate"),
-        ("Ingredient", "VELORA"),
-        ("Ingredient", "duxima"),
-        ("Exclusivity_Date", "04-05-2027"),
-        ("Exclusivity_Date", "NA"),
-        ("Exclusivity_Date", "N/A"),
-    ]
-    assert best_constants(rows) == {
-        "exclusivity_date": ConstantAnswer(answer="NA", num_correct=2, num=3),
-        "ingredient": ConstantAnswer(answer="velora sulfate", num_correct=2, num=3),
-    }
-    assert constant_answer_accuracy(rows) == 4 / 6
-
-
-def test_accuracy_of_no_questions_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^there is no accuracy of no questions$"):
-        constant_answer_accuracy([])
-
-
-def test_wilson_interval_is_the_published_formula() -> None:
-    # p = 8/10, z = 1.96: centre (0.8 + 3.8416/20) / 1.38416 = 0.716739,
-    # half 1.96/1.38416 · sqrt(0.016 + 0.009604) = 0.226577
-    low, high = wilson_interval(8, 10)
-    assert (round(low, 5), round(high, 5)) == (0.49016, 0.94332)
-    assert wilson_interval(0, 30)[0] == 0.0
-    assert wilson_interval(30, 30)[1] == 1.0
-
-
-def test_wilson_interval_refuses_what_is_no_share() -> None:
-    with pytest.raises(ValueError, match=r"^0 correct of 0 is not a share$"):
-        wilson_interval(0, 0)
-    with pytest.raises(ValueError, match=r"^3 correct of 2 is not a share$"):
-        wilson_interval(3, 2)

@@ -1,7 +1,21 @@
 import pytest
 
-from rnow.chat.toolcalls import parse_tool_calls
+from rnow.chat.calls.form import Thinking, read_calls
+from rnow.chat.calls.json_object import JsonObject
 from rnow.tools.base import ToolCall
+
+HERMES = JsonObject(
+    opening="<tool_call>",
+    closing="</tool_call>",
+    name_key="name",
+    arguments_key="arguments",
+    is_list=False,
+)
+THINK = Thinking(open="<think>", close="</think>")
+
+
+def parse_tool_calls(text: str, *, stopped: bool = True) -> tuple[ToolCall, ...]:
+    return read_calls(HERMES, text, thinking=THINK, schemas={}, stopped=stopped)
 
 
 def call_text(body: str) -> str:
@@ -41,8 +55,19 @@ def test_arguments_may_be_json_within_json() -> None:
     assert parse_tool_calls(text)[0].arguments == {"a": 1}
 
 
-def test_missing_arguments_are_none_at_all() -> None:
-    assert parse_tool_calls(call_text('{"name": "today"}'))[0].arguments == {}
+@pytest.mark.parametrize("body", ['{"name": "today"}', '{"name": "today", "arguments": null}'])
+def test_missing_arguments_are_none_at_all(body: str) -> None:
+    assert parse_tool_calls(call_text(body)) == (ToolCall(name="today", arguments={}, raw=body),)
+
+
+def test_the_other_usual_key_of_arguments_is_read_too() -> None:
+    text = call_text('{"name": "f", "parameters": {"a": 1}}')
+    assert parse_tool_calls(text)[0].arguments == {"a": 1}
+
+
+def test_a_closing_tag_inside_a_string_is_text() -> None:
+    text = call_text('{"name": "f", "arguments": {"a": "</tool_call><tool_call>"}}')
+    assert [call.arguments for call in parse_tool_calls(text)] == [{"a": "</tool_call><tool_call>"}]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +86,6 @@ def test_missing_arguments_are_none_at_all() -> None:
         ('{"name": 3, "arguments": {}}', '"name" must be the name of a tool'),
         ('{"name": "", "arguments": {}}', '"name" must be the name of a tool'),
         ('{"name": "f", "arguments": [1]}', '"arguments" must be an object, got an array'),
-        ('{"name": "f", "arguments": null}', '"arguments" must be an object, got null'),
         ('{"name": "f", "arguments": "[1]"}', '"arguments" must be an object, got an array'),
         (
             '{"name": "f", "arguments": "x"}',

@@ -4,7 +4,7 @@ import pytest
 import torch
 from builders import qwen3
 
-from rnow.learner.float32_attention import ATTENTION_NAME
+from rnow.learner.attention import ATTENTION_NAME
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""The weight files of a model folder: which there are, how large, and whether they can be loaded.
+
+A header says what a file holds, so a cut download, a pointer that a version-control system left in
+a file's place, a missing part or a strange precision is seen without reading a weight.
+"""
+
+import importlib.util
+import json
+import zipfile
+from collections import Counter
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from rnow.errors import ModelError
+
+# The first line of what Git LFS, git-annex or Xet leave in a file's place.
+_POINTERS = (b"version https://git-lfs.github.com/spec/", b"/annex/objects/", b"# xet version")
+_LONGEST_POINTER = 1024
+# What transformers needs to load weights that are quantized so, as Python imports it; vLLM has its
+# own kernels for all but the first.
+_PACKAGES = {
+    "bitsandbytes": "bitsandbytes",
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "compressed-tensors": "compressed_tensors",
+    "torchao": "torchao",
+    "hqq": "hqq",
+    "quanto": "optimum.quanto",
+    "mxfp4": "kernels",
+}
+_FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def count_weight_bytes(folder: Path) -> int | None:
+    """Return the bytes of the weight files in `folder`, or None if one is missing."""
+    try:
+        return sum(file.stat().st_size for file in _weight_files(folder)) or None
+    except (OSError, ModelError):
+        return None
+
+
+def check_weights(folder: Path) -> str | None:
+    """Open every header in `folder`; ModelError names the file that cannot be loaded, and why.
+
+    Returns a line where the weights are in another precision than config.json says.
+    """
+    for file in [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.model"))]:
+        _refuse_pointer(file)
+    files = _weight_files(folder)
+    if not files:
+        raise ModelError(f"{folder} has no weights (*.safetensors or pytorch_model*.bin)")
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {_listed(missing)}, which its index names; fetch the model again"
+        )
+    precisions: Counter[str] = Counter()
+    for file, names in files.items():
+        _refuse_pointer(file)
+        if file.suffix == ".safetensors":
+            held = _read_header(file)
+            if lacking := sorted(names - set(held)):
+                raise ModelError(
+                    f"{file} lacks {_listed(lacking)}, which the index says are in it; "
+                    "fetch the model again"
+                )
+            precisions.update(held.values())
+        elif not zipfile.is_zipfile(file):
+            raise ModelError(f"{file} is cut off, or in a form of before torch 1.6; fetch it again")
+    return _check_precision(folder, precisions)
+
+
+def check_quantization(folder: Path, *, is_trained: bool, is_served: bool) -> None:
+    """Raise ModelError where weights are quantized in a way that their role cannot have.
+
+    `is_trained`: the student's. `is_served`: vLLM alone loads them.
+    """
+    quantized = _read_json(folder / "config.json").get("quantization_config") or {}
+    method = quantized.get("quant_method")
+    if method is not None and is_trained:
+        raise ModelError(
+            f"{folder} has weights quantized by {method}, and a student is trained from weights "
+            "that are not; take the model that it was made from"
+        )
+    package = None if method is None else _PACKAGES.get(method)
+    if package is None or (is_served and method != "bitsandbytes"):
+        return
+    if importlib.util.find_spec(package.partition(".")[0]) is None:
+        raise ModelError(
+            f"{folder} has weights quantized by {method}, and the package {package} that reads "
+            f"them is not installed here: pip install {package.replace('_', '-')}, or take the "
+            "model that is not quantized"
+        )
+
+
+def _weight_files(folder: Path) -> dict[Path, set[str]]:
+    """Return the files of weights, there or not, and the weights that an index says are in each."""
+    for kind in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{kind}.index.json"
+        if not index.is_file():
+            continue
+        places = _read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise ModelError(f"{index} has no weight_map; fetch the model again")
+        files: dict[Path, set[str]] = {}
+        for name, file in sorted(places.items(), key=itemgetter(1)):
+            files.setdefault(folder / file, set()).add(name)
+        return files
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    return {file: set() for file in found}
+
+
+def _read_header(file: Path) -> dict[str, str]:
+    """Return the precision of each weight of a file, as safetensors calls it. Checks it whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is cut off or damaged ({error}); fetch it again") from error
+
+
+def _check_precision(folder: Path, held: Counter[str]) -> str | None:
+    """Refuse whole numbers without a word of quantization: they would be taken for weights."""
+    config = _read_json(folder / "config.json")
+    if config.get("quantization_config") or not held:
+        return None
+    if narrow := sorted(set(held) - set(_FLOATS)):
+        raise ModelError(
+            f"{folder} has weights in {_listed(narrow)}, and its config.json has no "
+            "quantization_config that says how they are meant; take the model's own files"
+        )
+    said = config.get("dtype") or config.get("torch_dtype")
+    most = _FLOATS[held.most_common(1)[0][0]]
+    if said is None or said == most:
+        return None
+    return (
+        f"{folder}: config.json says {said}, and the weights are in {most}. They are loaded in "
+        "model.dtype, whatever either says"
+    )
+
+
+def _refuse_pointer(file: Path) -> None:
+    try:
+        if file.stat().st_size > _LONGEST_POINTER:
+            return
+        begin = file.read_bytes()
+    except OSError:
+        return
+    if any(mark in begin[:200] for mark in _POINTERS):
+        raise ModelError(
+            f"{file} is the pointer that version control left in the file's place, not the file: "
+            f"git lfs pull in {file.parent}, or fetch it again"
+        )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read ({error}); fetch it again") from error
+    return read if isinstance(read, dict) else {}
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

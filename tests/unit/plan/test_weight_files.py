@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from rnow.errors import ModelError
+from rnow.plan.weight_files import check_quantization, check_weights, count_weight_bytes
+
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
+
+
+def write_model(folder: Path, *, dtype: str = "float32", **config: object) -> Path:
+    """Write two parts of a model, with an index."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"dtype": dtype, **config}))
+    for name in ("a", "b"):
+        save_file({name: np.ones((4, 8), np.float32)}, folder / f"{name}.safetensors")
+    places = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(places))
+    return folder
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        check_weights(folder)
+    return str(caught.value)
+
+
+def test_a_whole_model_is_accepted(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    assert check_weights(folder) is None
+    assert count_weight_bytes(folder) == sum(
+        (folder / f"{name}.safetensors").stat().st_size for name in "ab"
+    )
+
+
+def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    file = folder / "b.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    message = refusal(folder)
+    assert message.startswith(f"{file} is cut off or damaged (")
+    assert message.endswith("); fetch it again")
+
+
+@pytest.mark.parametrize("size", [0, 7, 20])
+def test_a_header_that_was_cut_is_refused(tmp_path: Path, size: int) -> None:
+    folder = write_model(tmp_path / "model")
+    file = folder / "b.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    assert refusal(folder).startswith(f"{file} is cut off or damaged (")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize(
+    "pointer",
+    [POINTER, "/annex/objects/SHA256E-s123--4d7a.safetensors\n", "# xet version 0\nsize = 1\n"],
+)
+def test_a_pointer_of_version_control_is_no_file(tmp_path: Path, name: str, pointer: str) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / name).write_text(pointer)
+    assert refusal(folder) == (
+        f"{folder / name} is the pointer that version control left in the file's place, not the "
+        f"file: git lfs pull in {folder}, or fetch it again"
+    )
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "b.safetensors").unlink()
+    assert refusal(folder) == (
+        f"{folder} lacks b.safetensors, which its index names; fetch the model again"
+    )
+    assert count_weight_bytes(folder) is None
+
+
+def test_a_link_to_nothing_is_a_missing_part(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "b.safetensors").unlink()
+    (folder / "b.safetensors").symlink_to(tmp_path / "blobs" / "gone")
+    assert refusal(folder).startswith(f"{folder} lacks b.safetensors, ")
+
+
+def test_a_part_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    save_file({"c": np.ones(3, np.float32)}, folder / "b.safetensors")
+    assert refusal(folder) == (
+        f"{folder / 'b.safetensors'} lacks b, which the index says are in it; fetch the model again"
+    )
+
+
+def test_an_index_without_a_map_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    assert refusal(folder) == (
+        f"{folder}/model.safetensors.index.json has no weight_map; fetch the model again"
+    )
+
+
+def test_a_pickle_that_was_cut_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04 and then nothing")
+    assert refusal(tmp_path) == (
+        f"{tmp_path}/pytorch_model.bin is cut off, or in a form of before torch 1.6; fetch it again"
+    )
+
+
+def test_a_folder_without_weights_says_what_it_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert refusal(tmp_path) == (f"{tmp_path} has no weights (*.safetensors or pytorch_model*.bin)")
+
+
+def test_another_precision_than_the_configuration_says_is_said(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", dtype="bfloat16")
+    assert check_weights(folder) == (
+        f"{folder}: config.json says bfloat16, and the weights are in float32. They are loaded in "
+        "model.dtype, whatever either says"
+    )
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    save_file({"b": np.ones(3, np.int8)}, folder / "b.safetensors")
+    assert refusal(folder) == (
+        f"{folder} has weights in I8, and its config.json has no quantization_config that says how "
+        "they are meant; take the model's own files"
+    )
+
+
+def test_a_quantized_student_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", quantization_config={"quant_method": "fp8"})
+    check_quantization(folder, is_trained=False, is_served=False)
+    with pytest.raises(ModelError) as caught:
+        check_quantization(folder, is_trained=True, is_served=True)
+    assert str(caught.value) == (
+        f"{folder} has weights quantized by fp8, and a student is trained from weights that are "
+        "not; take the model that it was made from"
+    )
+
+
+def test_a_quantized_teacher_needs_its_package(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", quantization_config={"quant_method": "hqq"})
+    check_quantization(folder, is_trained=False, is_served=True)
+    with pytest.raises(ModelError) as caught:
+        check_quantization(folder, is_trained=False, is_served=False)
+    assert str(caught.value) == (
+        f"{folder} has weights quantized by hqq, and the package hqq that reads them is not "
+        "installed here: pip install hqq, or take the model that is not quantized"
+    )
