@@ -212,11 +212,13 @@ def test_what_servers_are_started_with_is_told_to_no_tracker() -> None:
             "data": {"batch_size": 1},
             "model": {"path": "student"},
             "teacher": {"path": "teacher", "args": {"api-key": "secret"}},
+            "rollout": {"mcp_url": ["http://127.0.0.1:9/mcp?key=secret"]},
             "trainer": {"num_epochs": 1, "report_to": ["wandb", "mlflow"]},
         }
     )
     settings: Mapping[str, object] = flat_settings(config.model_dump(mode="json"))
     assert "secret" not in str(settings)
+    assert "rollout.mcp_url" not in settings
     assert settings["teacher.path"] == "teacher"
     assert settings["trainer.report_to"] == "wandb, mlflow"
 
