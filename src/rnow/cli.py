@@ -23,6 +23,7 @@ from rnow.commands.export import export
 from rnow.commands.hosted import Debug, download, hosted_option, login, logout, orgs, tell_ignored
 from rnow.commands.init import init
 from rnow.commands.replay import replay
+from rnow.commands.report import report
 from rnow.commands.run import run
 from rnow.commands.status import status, stop
 from rnow.commands.test.command import try_
@@ -126,7 +127,7 @@ def _root(
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo, "init": init, "check": check},
     "Train": {"run": run, "status": status, "stop": stop, "export": export},
-    "Look at what a model does": {"test": try_, "eval": eval_, "replay": replay},
+    "Look at what a model does": {"test": try_, "eval": eval_, "replay": replay, "report": report},
     "Pages": {"browse": browse},
 }
 for _panel, _commands in _PANELS.items():

@@ -25,6 +25,7 @@ from rnow.commands.init import init_project
 from rnow.commands.run import train_project
 from rnow.config.load import load_config
 from rnow.records import ToolOutcome
+from rnow.training.registry import unregistered
 
 SHORT = ("data.batch_size=4", "data.group_size=2", "trainer.max_steps=3")
 
@@ -53,6 +54,7 @@ def test_the_engine_receives_the_ids_of_the_ledger_and_agrees_with_the_trainer(
         assert line["publish/probe"] < 1e-4
         assert line["rollout/trajectories"] == 8
         assert line["tokens/action"] > 0
+        assert unregistered(line) == set()
 
 
 def test_every_page_in_a_transcript_came_from_one_http_answer(first_run: Path) -> None:

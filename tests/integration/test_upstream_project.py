@@ -83,7 +83,8 @@ def test_each_of_its_old_keys_is_warned_about_once(project: Path) -> None:
         "4: dataset_name is ignored: the prompts are the file data.train_file",
         "5: organization_id is ignored: runs are local",
         "8: model.name is ignored: rnow run --name names a run and its model",
-        "9: teacher.agentic is ignored: a run uses tools exactly when tools.py is there",
+        "9: teacher.agentic is ignored: a run uses tools exactly when tools.py or rollout.mcp_url "
+        "is there",
         "15: rollout.max_tool_response_chars is an old key, honoured in characters; "
         "rollout.max_tool_response counts tokens",
     ]

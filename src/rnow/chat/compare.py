@@ -9,6 +9,8 @@ import json
 from itertools import zip_longest
 from pathlib import Path
 
+_SHOWN = 80  # characters around the first that differs
+
 
 def template_difference(student: Path, teacher: Path) -> str | None:
     """Return a sentence with the first line that differs; None if there is none to tell of."""
@@ -19,15 +21,18 @@ def template_difference(student: Path, teacher: Path) -> str | None:
     lines = [str(text).strip().splitlines() for text in texts]
     for number, (ours, theirs) in enumerate(zip_longest(*lines), start=1):
         if ours != theirs:
+            pairs = enumerate(zip_longest(ours or "", theirs or ""))
+            start = max(0, next(at for at, (a, b) in pairs if a != b) - _SHOWN // 2)
             return (
                 "the teacher's chat template is not the student's; the student's is used for both. "
-                f"Line {number} is {_show(ours)} in the student's, {_show(theirs)} in the teacher's"
+                f"Line {number} is {_show(ours, start)} in the student's, "
+                f"{_show(theirs, start)} in the teacher's"
             )
     return None
 
 
-def _show(line: str | None) -> str:
-    return "missing" if line is None else repr(line.strip()[:80])
+def _show(line: str | None, start: int) -> str:
+    return "missing" if line is None else repr(line[start:].strip()[:_SHOWN])
 
 
 def _template_of(folder: Path) -> str | None:

@@ -88,7 +88,7 @@ def describe_runs(project: Path) -> list[str]:
     runs = [RunDirectory(file.parent) for file in sorted((project / "runs").glob("*/state.json"))]
     if not runs:
         return [f"there are no runs in {project / 'runs'}; to begin one: rnow run {project}"]
-    return [line for run in runs for line in _describe(run)]
+    return [line for run in runs for line in (*_describe(run), *_diagnoses(run))]
 
 
 def stop_run(run: "RunDirectory", *, limit_s: float, say: Callable[[str], None]) -> str:
@@ -136,6 +136,15 @@ def _describe(run: "RunDirectory") -> list[str]:
     lines += [f"  waits for {_wait(wait)}" for wait in status["waits"]]
     more = status["num_waits"] - len(status["waits"])
     return [*lines, f"  and for {more} more"] if more > 0 else lines
+
+
+def _diagnoses(run: "RunDirectory") -> list[str]:
+    from rnow.reports.diagnoses import diagnose
+    from rnow.reports.evidence import read_evidence
+
+    if not run.config_file.is_file():  # nothing was begun there
+        return []
+    return [f"  wrong: {found.sentence}" for found in diagnose(read_evidence(run))]
 
 
 def _stage(status: Mapping[str, Any]) -> str:

@@ -9,6 +9,21 @@ from rnow.config.source import ConfigSource
 FEWEST_ROLLOUTS = 64  # a step, in the published runs of docs/recipes.md
 
 
+def few_rollouts(config: Config) -> str | None:
+    """Return advice where a step has fewer rollouts than those of published runs.
+
+    It is for whoever checks or begins a run: nobody else can do anything about it.
+    """
+    num_rollouts = config.data.batch_size * config.data.group_size
+    if config.dataset_type != "distill" or num_rollouts >= FEWEST_ROLLOUTS:
+        return None
+    return (
+        f"a step has {num_rollouts} rollouts (data.batch_size x data.group_size); published runs "
+        f"have {FEWEST_ROLLOUTS} to 2048, most of them of different prompts, and fewer make steps "
+        "noisy: docs/recipes.md"
+    )
+
+
 def report_cautions(source: ConfigSource, config: Config, directory: Path) -> None:
     """Report what loads, but does not do what its writer may think."""
     for key, value, limit in (
@@ -22,14 +37,6 @@ def report_cautions(source: ConfigSource, config: Config, directory: Path) -> No
                 f"{key} is {value}; the hosted service takes {limit} at most, "
                 "here memory and time are the limits",
             )
-    num_rollouts = config.data.batch_size * config.data.group_size
-    if config.dataset_type == "distill" and num_rollouts < FEWEST_ROLLOUTS:
-        source.warn(
-            "data.batch_size",
-            f"a step has {num_rollouts} rollouts (data.batch_size x data.group_size); published "
-            f"runs have {FEWEST_ROLLOUTS} to 2048, most of them of different prompts, and fewer "
-            "make steps noisy: docs/recipes.md",
-        )
     key, estimator = "algorithm.adv_estimator", config.algorithm.adv_estimator
     if config.dataset_type == "distill" and estimator != "grpo":
         source.warn(key, f"{key} {estimator} has no effect: distillation has no rewards")

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rnow.chat.compare import template_difference
+from rnow.config.cautions import few_rollouts
 from rnow.config.load import LoadedConfig, teacher_of
 from rnow.config.settings import Config
 from rnow.engines.vllm.deaths import Deaths
@@ -119,6 +120,8 @@ async def _run_opened(session: Session, console: Console) -> None:
         held_out = await stack.enter_async_context(opened)
         steps = prompts_by_step(config, file.prompts)
         told = (*file.notices, *environment.check(file.prompts[0]), *_compare(session))
+        if (advice := few_rollouts(config)) is not None:
+            told = (*told, advice)
         costs = plan_costs(
             config,
             session.directory,

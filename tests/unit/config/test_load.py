@@ -6,6 +6,7 @@ from textwrap import dedent
 
 import pytest
 
+from rnow.config.cautions import few_rollouts
 from rnow.config.keys import settings_by_key
 from rnow.config.load import (
     LoadedConfig,
@@ -96,12 +97,13 @@ def test_a_learning_rate_that_is_not_said_is_the_tuning_s() -> None:
 
 
 def test_a_step_of_few_rollouts_is_advised_against() -> None:
-    few = MINIMAL.replace("batch_size: 16", "batch_size: 15")
-    assert load(few).notices == (
-        "config.yml:1: a step has 60 rollouts (data.batch_size x data.group_size); published runs "
-        "have 64 to 2048, most of them of different prompts, and fewer make steps noisy: "
-        "docs/recipes.md",
+    few = load(MINIMAL.replace("batch_size: 16", "batch_size: 15"))
+    assert few.notices == ()  # it is said by who checks or runs
+    assert few_rollouts(few.config) == (
+        "a step has 60 rollouts (data.batch_size x data.group_size); published runs have 64 to "
+        "2048, most of them of different prompts, and fewer make steps noisy: docs/recipes.md"
     )
+    assert few_rollouts(load(MINIMAL).config) is None
 
 
 def test_numbers_may_be_written_as_text() -> None:

@@ -1,0 +1,65 @@
+"""Write docs/metrics.md from the rows in src/rnow/training/registry.py.
+
+python scripts/make_metrics_doc.py            # writes the page
+python scripts/make_metrics_doc.py --check    # exit 1 if the page is out of date
+"""
+
+import argparse
+import sys
+from itertools import groupby
+from pathlib import Path
+
+from rnow.training.registry import METRICS, Metric
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
+
+HEAD = """\
+# The numbers of a run
+
+<!-- Made by scripts/make_metrics_doc.py from src/rnow/training/registry.py: change that. -->
+
+`metrics.jsonl` in a run's folder has one line a step; all numbers of all steps are drawn by
+`rnow report runs/NAME`. A name that ends in `*` stands for all that begin so. What a tools.py
+counts ([tools.md](tools.md)) stands beside them under the name that it counts with.
+
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    page = make_page()
+    if not parser.parse_args().check:
+        PAGE.write_text(page, encoding="utf-8")
+        return 0
+    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
+        return 0
+    print(f"{PAGE} is out of date: run python scripts/make_metrics_doc.py", file=sys.stderr)
+    return 1
+
+
+def make_page() -> str:
+    parts = []
+    for group, rows in groupby(METRICS, key=_group):
+        table = ["| name | unit | what it is | healthy | what to do when it is not |"]
+        table += ["|---|---|---|---|---|", *map(_row, rows)]
+        parts.append(f"## {group}\n\n" + "\n".join(table) + "\n")
+    return HEAD + "\n".join(parts)
+
+
+def _group(row: Metric) -> str:
+    room = row.name.partition("/")[0] if "/" in row.name else ""
+    return f"`{room}/…`" if room and room != "reverse_kl" else _LOOSE.get(row.name, "The gap")
+
+
+_LOOSE = {"step": "The step", "tokens_per_s": "`tokens/…`"}
+
+
+def _row(row: Metric) -> str:
+    return f"| `{row.name}` | {row.unit} | {row.what} | {row.healthy} | {row.remedy} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""`rnow report`: runs as one page, which says on top what is wrong with them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rnow.commands.arguments import OUTPUT, find_run
+from rnow.errors import UsageError
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
+
+    from rnow.runs.folder import RunDirectory
+
+AGAIN_AFTER_S = 30
+
+
+def report(
+    run_folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Folders of runs, runs/NAME, or NAME alone; several stand side by side. Without "
+            "one: all runs of the project in the current folder.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the page goes. Without it: report.html in the first run's folder.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    opens: Annotated[
+        bool,
+        typer.Option("--open", help="Open it in your web browser.", rich_help_panel=OUTPUT),
+    ] = False,
+    serves: Annotated[
+        bool,
+        typer.Option(
+            "--serve",
+            help="Serve it to this machine alone until Ctrl-C, and read the runs again "
+            f"every {AGAIN_AFTER_S} s; no file is written.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+) -> None:
+    """Make a page of runs: curves, tools, transcripts coloured by the gap, and what is wrong.
+
+    One file that opens from a disk and asks no network for anything.
+
+    Example: rnow report runs/demo --open
+    """
+    import webbrowser
+
+    from rnow.reports.page import make_report
+    from rnow.runtime.atomic_files import replace_file
+
+    runs = _find_runs(run_folders or [])
+    page = make_report(runs)
+    if serves:
+        with make_server(runs) as server:
+            address = f"http://127.0.0.1:{server.server_address[1]}/"
+            typer.echo(f"{address} until Ctrl-C")
+            if opens:
+                webbrowser.open(address)
+            server.serve_forever()
+    file = output or runs[0].path / "report.html"
+    replace_file(file, page)
+    typer.echo(f"{file}: {len(page) / 1e6:.1f} MB, opens without a network")
+    if opens:
+        webbrowser.open(file.resolve().as_uri())
+
+
+def make_server(runs: "list[RunDirectory]") -> "ThreadingHTTPServer":
+    """Return a server on a free port of loopback, which makes the page anew at each request."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from rnow.reports.page import make_report
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            # A name that another site gave this address must not read the run.
+            if self.headers.get("Host", "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
+                self.send_error(421)
+                return
+            if self.path != "/":
+                self.send_error(404)
+                return
+            page = make_report(runs).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(page)))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("Refresh", str(AGAIN_AFTER_S))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing of a request."""
+
+    return ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+
+def _find_runs(folders: list[Path]) -> "list[RunDirectory]":
+    from rnow.runs.folder import RunDirectory
+
+    found = [find_run(folder) for folder in folders]
+    found = found or sorted(file.parent for file in Path("runs").glob("*/state.json"))
+    if not found:
+        raise UsageError("there are no runs in runs; name one: rnow report my-project/runs/NAME")
+    return [RunDirectory(folder) for folder in found]
