@@ -141,7 +141,7 @@ def _speeds(status: Line) -> list[tuple[str, str]]:
         "trainer": status.get("trainer_tokens_per_s", 0.0),
     }
     text = "  ".join(f"{role} {rate:,.0f}" for role, rate in rates.items() if rate)
-    return [("tokens/s", text)]
+    return [("speed", f"{text} tokens/s" if text else "")]
 
 
 def _gpu(gpu: Line) -> str:

@@ -90,11 +90,11 @@ def test_what_a_page_wrote_acts_on_nothing_in_tensorboard(tmp_path: Path) -> Non
         reports.log_evaluation(report)
     events = read_events(tmp_path)
     texts = {}
-    for name in ("eval/figures", "eval/transcripts"):
+    for name in ("evaluation/figures", "evaluation/transcripts"):
         (event,) = events.Tensors(name)
         assert event.step == 3
         texts[name] = event.tensor_proto.string_val[0].decode()
-    assert texts["eval/figures"].splitlines() == [
+    assert texts["evaluation/figures"].splitlines() == [
         "| `prompts` | `accuracy` | `low` | `high` | `n` | `best constant` |",
         "| --- | --- | --- | --- | --- | --- |",
         "| `all` | 0.5 | 0.0945 | 0.9055 | 2 | `unknown` |",
@@ -104,7 +104,7 @@ def test_what_a_page_wrote_acts_on_nothing_in_tensorboard(tmp_path: Path) -> Non
     ]
     num_prompt = len(chat.encode("Which?"))
     # All of what was said stands in blocks of code, without what moves a cursor or turns a line.
-    assert texts["eval/transcripts"].splitlines() == [
+    assert texts["evaluation/transcripts"].splitlines() == [
         "the first 2 of 2 answers",
         "",
         "line 1, right",

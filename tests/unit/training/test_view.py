@@ -115,7 +115,7 @@ def test_all_of_a_run_is_on_the_view() -> None:
         "tool calls  115: model_error 12, ok 100, timeout 3",
         "reverse_kl  0.2500  █▃▂▁",
         "accuracy    0.500  ▁█",
-        "tokens/s    student 1,234  teacher 45,678  trainer 2,200",
+        "speed       student 1,234  teacher 45,678  trainer 2,200 tokens/s",
         "GPU 0       71.2 of 79.6 GiB, 98 % busy",
         "answer      The company is Acme.",
         "q: save and stop",
@@ -250,8 +250,8 @@ def test_q_asks_to_stop_as_the_first_signal_does(tmp_path: Path) -> None:
     read_until(master, "step 3/5  rollout 1/7")
     echo = termios.tcgetattr(master)[3] & termios.ECHO
     os.write(master, b"xq")
-    text = read_until(master, "stopped by q, 130")
-    assert "\x1b[?25h" in text + read_until(master, "\x1b[?25h")
+    if "\x1b[?25h" not in read_until(master, "stopped by q, 130"):
+        read_until(master, "\x1b[?25h")  # the cursor is shown again
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert not echo
     # The terminal is as it was.

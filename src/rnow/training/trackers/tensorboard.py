@@ -38,7 +38,10 @@ class TensorBoard:
         answers = "\n\n".join(
             f"{which}, {verdict}\n\n{_code(said)}" for which, verdict, said in report.transcripts
         )
-        texts = {"eval/figures": table, "eval/transcripts": f"{report.note}\n\n{answers}"}
+        texts = {
+            "evaluation/figures": table,
+            "evaluation/transcripts": f"{report.note}\n\n{answers}",
+        }
         values = [
             Summary.Value(
                 tag=name,

@@ -52,7 +52,7 @@ class WeightsAndBiases:
         figures = wandb.Table(columns=list(report.columns), data=report.rows)
         columns = ["prompt", "verdict", "transcript"]
         texts = wandb.Table(columns=columns, data=[list(one) for one in report.transcripts])
-        tables = {"eval/figures": figures, "eval/transcripts": texts}
+        tables = {"evaluation/figures": figures, "evaluation/transcripts": texts}
         self._run.log({"step": report.step, **tables})
 
     def close(self) -> None:
