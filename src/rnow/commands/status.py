@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rnow.commands.arguments import Dir, RunFolder, find_project
+from rnow.commands.arguments import Dir, RunFolder, find_project, make_console
 from rnow.commands.hosted import Yes, hosted_option
 from rnow.errors import DeadlineError, UsageError
 
@@ -28,12 +28,30 @@ def status(
         typer.Argument(metavar="[DIR]", help="The project's folder, without it the current one."),
     ] = None,
     directory: Dir = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            "--watch",
+            metavar="RUN",
+            help="Show how the run of that name, or in that folder, goes on, until it ends; q "
+            "looks away. Without a terminal: a line a step.",
+        ),
+    ] = None,
 ) -> None:
     """Show a project's runs on this machine, and what a live one waits for right now.
 
     Example: rnow status my-project
     """
     folder, _ = find_project(None if project is None else [str(project)], directory)
+    if watch is not None:
+        import asyncio
+
+        from rnow.commands.watch import find_run, watch_run
+
+        run = find_run(watch, folder)
+        asyncio.run(watch_run(run, make_console()))
+        typer.echo("\n".join(_describe(run)))
+        return
     for line in describe_runs(folder):
         typer.echo(line)
 

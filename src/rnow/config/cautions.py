@@ -1,5 +1,6 @@
 """Settings that load, but do not do what their writer may think: a warning each."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from rnow.config.settings import Config, TeacherSettings
@@ -46,8 +47,25 @@ def report_cautions(source: ConfigSource, config: Config, directory: Path) -> No
             f"{key} is {config.trainer.eval_step}, but there is no {config.data.val_file}: "
             "nothing is evaluated during the run",
         )
+    for name in config.trainer.report_to:
+        if not is_installed(name):
+            source.warn(
+                "trainer.report_to",
+                f"trainer.report_to names {name}, which is not installed: it is told nothing; "
+                f"{install_tracker(name)}",
+            )
     if config.teacher is not None:
         _report_engine_cautions(source, config, config.teacher)
+
+
+def is_installed(tracker: str) -> bool:
+    """Whether the package is there; a folder of its name, which a run may have made, is none."""
+    found = find_spec(tracker)
+    return found is not None and found.origin is not None
+
+
+def install_tracker(name: str) -> str:
+    return f"install it beside rnow: pip install -e '.[{name}]' in the folder of rnow's source"
 
 
 def _report_engine_cautions(source: ConfigSource, config: Config, teacher: TeacherSettings) -> None:

@@ -65,6 +65,8 @@ def _annotation_in_words(annotation: Any, *, bounds: str) -> str:
     if get_origin(annotation) is Literal:
         choices = get_args(annotation)
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if get_origin(annotation) is list and annotation not in _WORDS:
+        return f"a list, each {_annotation_in_words(get_args(annotation)[0], bounds=bounds)}"
     return _WORDS[annotation] + (bounds if annotation in (int, float, str) else "")
 
 

@@ -36,12 +36,7 @@ TRANSLATED_KEYS = {
     "trainer.save_step: 0": "trainer.save_step: -1",
 }
 
-KEYS_TO_COME = frozenset(
-    {
-        "trainer.max_policy_lag",
-        "trainer.report_to",
-    }
-)
+KEYS_TO_COME = frozenset({"trainer.max_policy_lag"})
 
 # The one value of each that leaves the sampling distribution alone.
 _SAMPLING_KEYS = {"temperature": (1,), "top_p": (1,), "top_k": (-1, 0)}

@@ -22,6 +22,7 @@ from rnow.config.types import (
     SaveStep,
     Section,
     Sites,
+    TrackerName,
     TrainerGpus,
     Urls,
     fill_learning_rate,
@@ -168,6 +169,8 @@ class TrainerSettings(Section):
     """Evaluate on data.val_file every so many steps; 0: never."""
     max_dropped: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's rollouts that may fail before a stop."""
+    report_to: list[TrackerName] = Field(default=[])
+    """Programs that are told of steps and evaluations too; see docs/trackers.md."""
     max_time_s: float | None = Field(default=None, gt=0)
     """End the run, saved, after so long (seconds); null: no limit."""
 

@@ -69,6 +69,7 @@ def _check_environment_names(names: list[str]) -> list[str]:
 
 
 EngineKind = Literal["auto", "vllm", "local"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]  # each is the package that it needs
 SaveStep = Annotated[int, AfterValidator(_refuse_zero_save_step)]
 TrainerGpus = Annotated[int, AfterValidator(_refuse_several_gpus)]
 Urls = Annotated[str | list[str], AfterValidator(_check_urls)]

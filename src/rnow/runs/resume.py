@@ -21,6 +21,7 @@ FREE = frozenset(
         "trainer.checkpoint_minutes",
         "trainer.keep_trajectories_gb",
         "trainer.eval_step",
+        "trainer.report_to",
         "trainer.max_time_s",
         "trainer.max_dropped",
         "trainer.max_tokens_per_micro_batch",

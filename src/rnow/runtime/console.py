@@ -31,6 +31,13 @@ def make_bar(console: Console) -> Progress:
     )
 
 
+def inert(text: str) -> str:
+    """Return a text in which no character but a new line moves the cursor, turns the direction of
+    writing, or does more: what models and pages wrote is shown so."""
+    text = text.expandtabs(4)
+    return "".join(char if char.isprintable() or char == "\n" else "·" for char in text)
+
+
 class StartTeller:
     """Tells of servers that still start, a line every so often where there is no bar."""
 

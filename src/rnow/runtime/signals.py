@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
 from rnow.errors import Interrupted
+from rnow.runtime.keys import give_back
 from rnow.runtime.stop_signals import stop_signals
 
 Result = TypeVar("Result")
@@ -50,9 +51,14 @@ class StopRequest:
                 return
             # The second time: whoever asks twice wants the process gone. Every write is either
             # done or absent, so nothing on disk can be hurt.
+            give_back()
             os._exit(128 + number)
         name = "Ctrl-C" if number == signal.SIGINT else number.name
         self._ask(Interrupted(name, 128 + number))
+
+    def ask(self, name: str) -> None:
+        """Ask as the first Ctrl-C does; `name` is what was pressed in its place."""
+        self._ask(Interrupted(name, 128 + signal.SIGINT))
 
     def _ask(self, why: Interrupted) -> None:
         # A signal is the stronger reason, whichever of the two came first.

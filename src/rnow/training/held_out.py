@@ -59,20 +59,16 @@ def held_out_evaluation(
     async def evaluate_if_due(step: int) -> dict[str, float]:
         if not held_out.prompts or (step % config.trainer.eval_step and step != num_steps):
             return {}
+        monitor.expect(len(held_out.prompts))
         evaluation = await evaluate(
             held_out.prompts,
-            environment.roll(engine),
+            monitor.tally.roll(environment.roll(engine), environment.chat),
             grading=held_out.grading,
             policy_version=step,
             chat=environment.chat,
             concurrency=config.rollout.concurrency,
+            on_answer=monitor.advance,
         )
-        monitor.record_evaluation(step, evaluation.as_json())
-        return {
-            "eval/accuracy": evaluation.accuracy,
-            "eval/format_ok": evaluation.format_ok,
-            "eval/failed": evaluation.num_failed,
-            "eval/ungraded": evaluation.num_ungraded,
-        }
+        return monitor.record_evaluation(step, evaluation, environment.chat)
 
     return evaluate_if_due

@@ -34,11 +34,15 @@ from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
+from rnow.training.gpu_use import watching_gpus
 from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
+from rnow.training.planned import plan_costs
 from rnow.training.steps import prompts_by_step
+from rnow.training.trackers.base import RunInfo, flat_settings
+from rnow.training.trackers.reports import Reports
 
 MAX_PROBE_TOKENS = 256
 
@@ -118,9 +122,20 @@ async def _run_opened(session: Session, console: Console) -> None:
         told = (*file.notices, *environment.check(file.prompts), *_compare(session))
         if (advice := few_rollouts(config)) is not None:
             told = (*told, advice)
-        for line in (*told, _headline(session, num_steps=len(steps))):
+        costs = plan_costs(
+            config,
+            session.directory,
+            session.serving.placement,
+            steps=steps,
+            num_held_out=len(held_out.prompts),
+            chat=environment.chat,
+            schemas=environment.schemas,
+        )
+        for line in (*told, _headline(session, num_steps=len(steps)), *costs.short_lines()):
             say(line)
-        monitor = stack.enter_context(Monitor(console, run=run, num_steps=len(steps)))
+        monitor = Monitor(console, run=run, num_steps=len(steps))
+        await stack.enter_async_context(monitor.showing(on_stop=stop.ask))
+        await stack.enter_async_context(watching_gpus(partial(setattr, monitor, "gpus")))
         heartbeat = beating(run.status_file, log_file=run.controller_log, describe=monitor.snapshot)
         await stack.enter_async_context(heartbeat)
         await _train(
@@ -171,6 +186,7 @@ async def _train(
         first_step = learner.saver.restore(learner.trainer, say=monitor.say)
         run.rewind(first_step)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
+        monitor.reports = stack.enter_context(_reports(session, first_step, say=monitor.say))
         first_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)
         probe_ids = first_ids[:MAX_PROBE_TOKENS]
         with monitor.stage("preflight"):
@@ -181,8 +197,8 @@ async def _train(
             group_size=config.data.group_size,
             publisher=make_publisher(student, learner, serving, run=run, probe_ids=probe_ids),
             collector=Collector(
-                environment.roll(student),
-                teacher.score,
+                monitor.tally.roll(environment.roll(student), environment.chat),
+                monitor.tally.score(teacher.score),
                 run=run,
                 concurrency=config.rollout.concurrency,
                 max_dropped=config.trainer.max_dropped,
@@ -202,6 +218,21 @@ async def _train(
             await asyncio.to_thread(learner.saver.save_pending)
             raise
         _finish(session, learner.policy, num_steps=num_steps, ends=environment.chat.ends.ids)
+
+
+def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -> Reports:
+    """Return what tells the trackers of trainer.report_to; each begins, or goes on, meanwhile."""
+    info = RunInfo(
+        project=session.loaded.project_name or session.directory.resolve().name,
+        name=session.run.path.name,
+        folder=session.run.path,
+        first_step=first_step,
+        settings=flat_settings(session.config.model_dump(mode="json")),
+        id=None,
+        keep_id=lambda id: None,
+        say=say,
+    )
+    return Reports(session.config.trainer.report_to, info)
 
 
 def _finish(session: Session, policy: Policy, *, num_steps: int, ends: Sequence[int]) -> None:

@@ -57,6 +57,15 @@ def test_a_right_project_is_ok_in_all_points(project: Path) -> None:
     assert num_prompt > 100  # the tools' schemas are in it
     device = messages.pop("devices")
     assert device
+    plan = messages.pop("plan").splitlines()
+    assert plan[:3] == [
+        "each number with what it is from",
+        "steps           6  (from the settings)",
+        "rollouts        384  (from the settings)",
+    ]
+    costs = json.loads(as_json(report))["plan"]
+    assert costs["rollouts"] == {"value": 384, "basis": "from the settings"}
+    assert costs["total_s"]["basis"].startswith("assumed 30 tokens/s a rollout, 1 s a tool call; ")
     assert messages == {
         "config": f"{project}/config.yml\nrollout.max_turns = 4 (was: not set)\n"
         "engine.kind = 'local' (was: not set)",
@@ -100,6 +109,7 @@ def test_every_problem_is_shown_and_not_the_first_alone(project: Path) -> None:
         "template": "not checked",
         "window": "not checked",
         "devices": "not checked",
+        "plan": "not checked",
     }
     found = json.loads(as_json(report))["problems"]
     assert [(Path(p["file"]).name, p["line"], p["severity"]) for p in found] == [
@@ -123,6 +133,7 @@ def test_json_is_one_line_with_the_five_fields(project: Path) -> None:
     text = as_json(check_project(project))
     assert "\n" not in text
     (problem,) = json.loads(text)["problems"]
+    assert json.loads(text)["plan"] is None
     assert problem == {
         "file": f"{project}/train.jsonl",
         "line": None,
@@ -137,7 +148,7 @@ def test_the_report_reads_as_lines(project: Path) -> None:
     lines = list(check_project(project).lines())
     assert lines[0].startswith("✗ config      ")
     assert lines[1].startswith("    ✗ ")
-    assert lines[-1] == "– devices     not checked: config.yml has problems"
+    assert lines[-1] == "– plan        not checked: config.yml has problems"
 
 
 def test_without_tools_py_several_turns_are_a_problem(project: Path) -> None:
@@ -375,12 +386,12 @@ def test_a_models_file_that_is_no_json_is_named(project: Path) -> None:
 def test_models_that_cannot_run_are_a_problem_of_devices(project: Path) -> None:
     (project / "teacher" / "model.safetensors").unlink()
     report = check_project(project)
-    assert report.points[-1].problems[0].message == (
+    assert report.points[-2].problems[0].message == (
         "teacher cannot be loaded\n"
         f"  teacher.path: {project}/teacher has no weights (*.safetensors or "
         "pytorch_model*.bin)"
     )
-    assert list(report.lines())[-2:] == [
+    assert list(report.lines())[-3:-1] == [
         f"    ✗ {project}/config.yml:3: teacher cannot be loaded",
         f"        teacher.path: {project}/teacher has no weights (*.safetensors or "
         "pytorch_model*.bin)",
@@ -441,7 +452,7 @@ def test_a_teacher_without_weights_is_told_from_one_that_is_not_here(
     project: Path, teacher: str, what: str
 ) -> None:
     report = check_project(project, [f"teacher.path={teacher}"])
-    assert report.points[-1].problems[0].message == (
+    assert report.points[-2].problems[0].message == (
         f"{teacher} cannot be loaded\n  teacher.path: {teacher} {what}"
     )
     far = check_project(project, ["teacher.path=Qwen/Qwen3-32B"])

@@ -935,7 +935,10 @@ def test_an_old_key_as_override_is_placed_at_the_override() -> None:
             "limit",
         ),
         ("engine.kind=vlm", "engine.kind is 'vlm'; it must be one of auto, vllm, local"),
-        ("trainer.report_to=x", "trainer.report_to is not built yet in this version; remove it"),
+        (
+            "trainer.report_to=x",
+            "trainer.report_to is 'x'; it must be a list, each one of tensorboard, wandb, mlflow",
+        ),
     ],
 )
 def test_errors_of_overrides_name_the_override(override: str, message: str | None) -> None:

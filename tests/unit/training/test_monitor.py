@@ -29,11 +29,11 @@ def make_run(folder: Path) -> RunDirectory:
 
 def test_a_step_is_one_plain_line_where_there_is_no_terminal(tmp_path: Path) -> None:
     run, output = make_run(tmp_path), io.StringIO()
-    with Monitor(Console(file=output, width=60), run=run, num_steps=3) as monitor:
-        monitor.begin_step(0)
-        with monitor.stage("update"):
-            pass
-        monitor.finish_step(METRICS)
+    monitor = Monitor(Console(file=output, width=60), run=run, num_steps=3)
+    monitor.begin_step(0)
+    with monitor.stage("update"):
+        pass
+    monitor.finish_step(METRICS)
     run.close()
     lines = output.getvalue().splitlines()
     assert len(lines) == 1
@@ -50,11 +50,11 @@ def test_a_step_is_one_plain_line_where_there_is_no_terminal(tmp_path: Path) -> 
 
 def test_a_stage_that_others_time_writes_no_seconds(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    with Monitor(Console(quiet=True), run=run, num_steps=1) as monitor:
-        monitor.begin_step(0)
-        with monitor.stage("rollout", total=1, is_timed=False), monitor.stage("update"):
-            pass
-        monitor.finish_step(METRICS, {"publish/probe": 0.0})
+    monitor = Monitor(Console(quiet=True), run=run, num_steps=1)
+    monitor.begin_step(0)
+    with monitor.stage("rollout", total=1, is_timed=False), monitor.stage("update"):
+        pass
+    monitor.finish_step(METRICS, {"publish/probe": 0.0})
     run.close()
     (written,) = run.read_metrics()
     assert (written["time/rollout"], written["publish/probe"]) == (1.0, 0.0)
@@ -62,21 +62,21 @@ def test_a_stage_that_others_time_writes_no_seconds(tmp_path: Path) -> None:
 
 def test_an_alarm_is_told_once_a_run(tmp_path: Path) -> None:
     run, output = make_run(tmp_path), io.StringIO()
-    with Monitor(Console(file=output, width=200), run=run, num_steps=3) as monitor:
-        for step in range(3):
-            monitor.begin_step(step)
-            with monitor.stage("update"):
-                pass
-            monitor.finish_step({**METRICS, "mismatch_kl": 0.02})
+    monitor = Monitor(Console(file=output, width=200), run=run, num_steps=3)
+    for step in range(3):
+        monitor.begin_step(step)
+        with monitor.stage("update"):
+            pass
+        monitor.finish_step({**METRICS, "mismatch_kl": 0.02})
     run.close()
     assert output.getvalue().count("ALARM mismatch: mismatch_kl is 0.02") == 1
 
 
 def test_a_skipped_step_is_said_and_written(tmp_path: Path) -> None:
     run, output = make_run(tmp_path), io.StringIO()
-    with Monitor(Console(file=output, width=200), run=run, num_steps=3) as monitor:
-        monitor.begin_step(0)
-        monitor.finish_step({"tokens/action": 100.0, "trainer/skipped": 1.0})
+    monitor = Monitor(Console(file=output, width=200), run=run, num_steps=3)
+    monitor.begin_step(0)
+    monitor.finish_step({"tokens/action": 100.0, "trainer/skipped": 1.0})
     run.close()
     assert output.getvalue() == "step 1/3  SKIPPED: numbers were not finite\n"
     assert run.read_metrics()[0]["trainer/skipped"] == 1.0
@@ -87,11 +87,11 @@ def test_a_step_that_is_taken_up_again_counts_once_for_alarms(tmp_path: Path) ->
     long = {"rollout/action_tokens": 100.0}
     for step in range(5):
         run.append_metrics({"step": step, **METRICS, **(long if step == 4 else {})})
-    with Monitor(Console(file=output, width=200), run=run, num_steps=9) as monitor:
-        monitor.begin_step(4)
-        with monitor.stage("update"):
-            pass
-        monitor.finish_step({**METRICS, **long})
+    monitor = Monitor(Console(file=output, width=200), run=run, num_steps=9)
+    monitor.begin_step(4)
+    with monitor.stage("update"):
+        pass
+    monitor.finish_step({**METRICS, **long})
     run.close()
     # Six lines would be enough for the alarm on length; with step 4 counted once there are five.
     assert "ALARM" not in output.getvalue()

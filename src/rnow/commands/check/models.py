@@ -11,11 +11,14 @@ from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vo
 from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError, ModelError, Severity, TemplateError
+from rnow.plan.costs import Costs
 from rnow.plan.model_files import find_tokenizer
-from rnow.plan.placing import place_roles
+from rnow.plan.placing import Placement, place_roles
 from rnow.records import Prompt
 from rnow.rollout.environment import load_chat
 from rnow.tools.base import ToolSchema, allowed_schemas
+from rnow.training.planned import plan_costs
+from rnow.training.steps import prompts_by_step
 
 MIN_TOKENS_LEFT = 2000  # for the student's turns and the pages that it reads
 SMALL_WINDOW = 8000  # below it a share of the window is asked for instead
@@ -66,19 +69,48 @@ def check_chat(
     return [not_checked("template", reason), not_checked("window", reason)]
 
 
-def check_devices(loaded: LoadedConfig, directory: Path) -> Point:
+def check_devices(loaded: LoadedConfig, directory: Path) -> tuple[Point, Placement | None]:
     """Find out where each role would run on this machine; with GPUs the message is their plan."""
     if loaded.config.teacher is None:
         kind = loaded.config.dataset_type
-        return not_checked("devices", f"dataset_type {kind} is not trained in this version")
+        return not_checked("devices", f"dataset_type {kind} is not trained in this version"), None
     try:
         placement = place_roles(loaded, directory, may_download=False)
     except (ModelError, ConfigError) as error:
         # One message for all roles; it stands where the first model that it names is set.
         keys = ("model.path", "teacher.path")
         key = next((key for key in keys if f"  {key}: " in str(error)), "engine.kind")
-        return point("devices", "", [loaded.problem(key, str(error))])
-    return point("devices", "\n".join(placement.lines()))
+        return point("devices", "", [loaded.problem(key, str(error))]), None
+    return point("devices", "\n".join(placement.lines())), placement
+
+
+def check_plan(
+    loaded: LoadedConfig,
+    directory: Path,
+    placement: Placement | None,
+    *,
+    schemas: Sequence[ToolSchema] | None,
+    prompts: Sequence[Prompt] | None,
+    num_held_out: int,
+) -> tuple[Point, Costs | None]:
+    """Say what the run will take, each number with what it is from."""
+    name, path = "plan", loaded.config.model.path
+    folder = find_tokenizer(path, project=directory)
+    if placement is None or prompts is None or schemas is None or folder is None:
+        return not_checked(name, "what it is made from has problems, or is not here"), None
+    try:
+        costs = plan_costs(
+            loaded.config,
+            directory,
+            placement,
+            steps=prompts_by_step(loaded.config, prompts),
+            num_held_out=num_held_out,
+            chat=ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode),
+            schemas=schemas,
+        )
+    except (ModelError, TemplateError) as error:
+        return not_checked(name, str(error).splitlines()[0]), None
+    return point(name, "\n".join(("each number with what it is from", *costs.lines()))), costs
 
 
 def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:

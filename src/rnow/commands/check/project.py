@@ -5,6 +5,7 @@
     tokenizers, template     do both models mean the same by an id; can the ledger use the
                              chat template                                     models.py
     window, devices          does the longest prompt leave room; can the models run here
+    plan                     steps, tokens, disk, time, GPU hours, each with what it is from
 
 Each point ends as ok, problem, or not checked with the reason. A point is checked whenever what it
 needs is there, so that one look shows every problem and not the first alone. Nothing is downloaded
@@ -15,12 +16,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
 from rnow.commands.arguments import Args, Dir, Json, find_project, make_console
 from rnow.commands.check.point import Outcome, Point, not_checked
+
+if TYPE_CHECKING:
+    from rnow.plan.costs import Costs
 
 _MARKS = {Outcome.OK: "✓", Outcome.PROBLEM: "✗", Outcome.NOT_CHECKED: "–"}
 
@@ -30,6 +35,7 @@ class CheckReport:
     """All points, in the order in which they were checked."""
 
     points: tuple[Point, ...]
+    costs: "Costs | None" = None  # None: not known, for the reason of the point `plan`
 
     @property
     def ok(self) -> bool:
@@ -78,28 +84,46 @@ def report_check(project: Path, overrides: list[str], console: Console | None) -
 def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport:
     """Check the project in `directory` with `key=value` overrides laid over its config.yml."""
     from rnow.commands.check.files import check_config, check_data, check_rewards, check_tools
-    from rnow.commands.check.models import check_chat, check_devices, check_tokenizers
+    from rnow.commands.check.models import (
+        check_chat,
+        check_devices,
+        check_plan,
+        check_tokenizers,
+    )
 
     config, loaded = check_config(directory, overrides)
     tools, schemas = check_tools(directory, loaded)
     data, files = check_data(directory, loaded, schemas=schemas)
-    points = [config, tools, data]
+    prompts, *held_out = files.values() or [None]
+    points, costs = [config, tools, data], None
     if loaded is None:
-        names = ("rewards", "tokenizers", "template", "window", "devices")
+        names = ("rewards", "tokenizers", "template", "window", "devices", "plan")
         points += [not_checked(name, "config.yml has problems") for name in names]
     else:
         points.append(check_rewards(directory, loaded, files))
         points.append(check_tokenizers(loaded, directory))
         points += check_chat(loaded, directory, schemas=schemas, files=files)
-        points.append(check_devices(loaded, directory))
-    return CheckReport(points=tuple(points))
+        devices, placement = check_devices(loaded, directory)
+        plan, costs = check_plan(
+            loaded,
+            directory,
+            placement,
+            schemas=schemas,
+            prompts=prompts,
+            num_held_out=sum(len(one) for one in held_out if one is not None),
+        )
+        points += [devices, plan]
+    return CheckReport(points=tuple(points), costs=costs)
 
 
 def as_json(report: CheckReport) -> str:
-    """Return the problems, warnings too, as one line of JSON.
+    """Return the problems, warnings too, and the plan, null where there is none, as one line of
+    JSON.
 
     {"problems": [{"file": "config.yml", "line": 3, "key": "seed", "message": "…",
-                   "severity": "error"}]}
+                   "severity": "error"}],
+     "plan": {"steps": {"value": 20, "basis": "from the settings"}, …, "bound_by": "student"}}
     """
     problems = [asdict(problem) for point in report.points for problem in point.problems]
-    return json.dumps({"problems": problems}, ensure_ascii=False)
+    plan = None if report.costs is None else report.costs.as_json()
+    return json.dumps({"problems": problems, "plan": plan}, ensure_ascii=False)

@@ -17,6 +17,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.commands.test.sample import Sample
 from rnow.commands.test.tool_statistics import error_code, tool_statistics
 from rnow.records import ToolCallRecord, Trajectory, Turn
+from rnow.runtime.console import inert
 
 _TEAL = "#14B8A6"
 
@@ -47,7 +48,7 @@ def show_line(sample: Sample, *, project: Path, console: Console) -> None:
     text = Text(f"Rollout {sample.number}: ", style=f"bold {_TEAL}")
     rewards, trajectory = sample.rewards, sample.trajectory
     if trajectory is None:
-        text.append(_plain(f"✗ {sample.error}"), style="red")
+        text.append(inert(f"✗ {sample.error}"), style="red")
     else:
         text.append("✓", style="green")
         if rewards.total is not None:
@@ -58,7 +59,7 @@ def show_line(sample: Sample, *, project: Path, console: Console) -> None:
     text.append(f"  → {sample.file.relative_to(project)}", style="dim")
     console.print(text, soft_wrap=True)
     for error in sample.errors:
-        console.print(Text(_plain(f"    ⚠ {error}"), style="yellow"), soft_wrap=True)
+        console.print(Text(inert(f"    ⚠ {error}"), style="yellow"), soft_wrap=True)
 
 
 def show_tools(samples: Sequence[Sample], console: Console) -> None:
@@ -73,7 +74,7 @@ def show_tools(samples: Sequence[Sample], console: Console) -> None:
     for tool in statistics:
         errors = ", ".join(f"{code} {count}" for code, count in tool.errors.items())
         table.add_row(
-            Text(_plain(tool.name or "(unreadable)")),
+            Text(inert(tool.name or "(unreadable)")),
             str(tool.num_calls),
             errors or "0",
             str(tool.num_truncated),
@@ -107,8 +108,8 @@ def _show_turn(
 
 def _show_call(call: ToolCallRecord, *, cuts: Cuts, console: Console) -> None:
     code = error_code(call)
-    line = Text(_plain(f"  → {call.name or 'unreadable call'} "), style=_TEAL)
-    line.append(_plain(call.arguments), style="default")
+    line = Text(inert(f"  → {call.name or 'unreadable call'} "), style=_TEAL)
+    line.append(inert(call.arguments), style="default")
     line.append(f"  {code or 'ok'}", style="red" if code else "green")
     line.append(f", {call.duration_s:.2f} s", style="dim")
     if call.truncated:
@@ -125,15 +126,10 @@ def _print(
         console.print(Text(name, style="bold"))
     shown = text if limit is None else text[:limit]
     for line in shown.splitlines():
-        console.print(Text(margin + _plain(line.expandtabs(4)), style=style), soft_wrap=True)
+        console.print(Text(margin + inert(line), style=style), soft_wrap=True)
     if len(shown) < len(text):
         more = f"{margin}… {len(text) - len(shown)} more characters; -v shows all"
         console.print(Text(more, style="dim"), soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Return a text in which no character but a new line moves the cursor, or does more."""
-    return "".join(char if char.isprintable() or char == "\n" else "·" for char in text)
 
 
 def _how_it_went(sample: Sample, trajectory: Trajectory) -> str:

@@ -1,0 +1,307 @@
+"""What a run will take, before it is begun: tokens, time, disk, each with its basis. Pure.
+
+    measured steps of this project ─┐
+    prompts and settings ───────────┼─▶ estimate_costs ─▶ Costs: lines() for the terminal, as_json()
+    sizes of both models, GPUs ─────┘
+
+What was measured wins: the median of its times, the mean of its tokens, scaled by the rollouts of a
+step. Else the time is made from the models' sizes and a table of devices, and from numbers that are
+plain assumptions and are called so. What nothing is known of has no number.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any, Literal
+
+from rnow.plan.figures import ModelFigures
+from rnow.runtime.console import duration
+
+# Dense bfloat16 TFLOP/s of a GPU, as its maker says it; the first name found in the GPU's counts.
+DEVICE_TFLOPS = {
+    "B200": 2250.0,
+    "H200": 989.0,
+    "H100": 989.0,
+    "H20": 148.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "RTX 6000 Ada": 364.0,
+    "RTX 4090": 165.0,
+    "RTX 3090": 71.0,
+    "A10": 125.0,
+    "L4": 121.0,
+}
+USED_SHARE = 0.35  # of that, in training and scoring
+CPU_TFLOPS = 0.05
+
+# Assumptions; a step's own numbers replace them.
+TOKENS_PER_S = {"vllm": 60.0, "local": 30.0, "url": 60.0}  # that one rollout samples
+TOKENS_A_TURN = 400
+TOKENS_A_RESULT = 2000
+SECONDS_A_CALL = 1.0
+_JOURNAL_BYTES = (2, 20)  # a token that was read, one that was sampled; compressed
+_FLOPS = {"lora": 6, "full": 8}  # a parameter and token: forward twice, and backward
+
+Bound = Literal["student", "teacher", "trainer", "tools"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a run is asked to do.
+
+    Work(num_steps=20, num_rollouts=1280, num_evaluations=5, num_held_out=384, …)
+    """
+
+    num_steps: int
+    num_rollouts: int  # of all steps
+    num_evaluations: int
+    num_held_out: int  # prompts of one evaluation
+    concurrency: int  # rollouts at a time
+    max_turns: int
+    max_tokens: int  # of one generation
+    max_result_tokens: int | None
+    max_context_window: int
+    prompt_tokens: int  # of the usual prompt, its tools included
+    tuning: Literal["lora", "full"]
+    lora_rank: int
+    num_checkpoints: int  # kept at the end, with the one to go on from
+    keep_trajectories_bytes: float
+    engine: str  # vllm, local, url
+    gpu: str | None  # name of the trainer's; None: a CPU
+    num_gpus: int
+    num_teacher_gpus: int
+    student: ModelFigures | None  # None: its sizes are not known
+    teacher: ModelFigures | None
+
+    @property
+    def rollouts_a_step(self) -> float:
+        return self.num_rollouts / max(1, self.num_steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A number, and where it is from. Estimate(value=81920, basis="from 3 measured steps …")"""
+
+    value: float
+    basis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """A whole run. Seconds, tokens and bytes; None: not known."""
+
+    steps: Estimate
+    rollouts: Estimate  # those of evaluations beside them in `evaluations`
+    evaluations: Estimate
+    tokens_out: Estimate  # sampled
+    tokens_in: Estimate  # read besides: prompts and results of tools
+    disk_bytes: Estimate | None  # checkpoints and published weights
+    journal_bytes: Estimate
+    step_s: Estimate | None
+    total_s: Estimate | None  # without the start of the engines
+    gpu_hours: Estimate | None
+    bound_by: Bound | None  # what a step waits for most
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the plan for the terminal, a line a number."""
+        evaluated = f", and {self.evaluations.value:,.0f} in evaluations"
+        rows: list[tuple[str, Estimate | None, str]] = [
+            ("steps", self.steps, f"{self.steps.value:.0f}"),
+            (
+                "rollouts",
+                self.rollouts,
+                f"{self.rollouts.value:,.0f}" + (evaluated if self.evaluations.value else ""),
+            ),
+            ("tokens sampled", self.tokens_out, _count(self.tokens_out.value)),
+            ("tokens read", self.tokens_in, _count(self.tokens_in.value)),
+            ("checkpoints", self.disk_bytes, _bytes(self.disk_bytes)),
+            ("journal", self.journal_bytes, _bytes(self.journal_bytes)),
+            ("time a step", self.step_s, _time(self.step_s) + self._bound()),
+            ("time in all", self.total_s, _time(self.total_s)),
+            ("GPU hours", self.gpu_hours, f"{self.gpu_hours.value:.1f}" if self.gpu_hours else ""),
+        ]
+        return tuple(
+            f"{name:<15} {text}  ({item.basis})" for name, item, text in rows if item is not None
+        )
+
+    def short_lines(self) -> tuple[str, str]:
+        """Return the same in two lines."""
+        time = f"{_time(self.total_s)} in all" if self.total_s else "time not known"
+        hours = f", {self.gpu_hours.value:.1f} GPU hours" if self.gpu_hours else ""
+        basis = f" ({self.step_s.basis})" if self.step_s else ""
+        a_step = f", {_time(self.step_s)} a step{self._bound()}" if self.step_s else ""
+        return (
+            f"planned: {self.rollouts.value:,.0f} rollouts, {_count(self.tokens_out.value)} tokens "
+            f"sampled and {_count(self.tokens_in.value)} read ({self.tokens_out.basis})",
+            f"planned: {time}{hours}{a_step}{basis}",
+        )
+
+    def _bound(self) -> str:
+        return f", bound by the {self.bound_by}" if self.bound_by else ""
+
+
+def estimate_costs(work: Work, measured: Sequence[Mapping[str, float]]) -> Costs:
+    """Return what `work` will take; `measured` are finished steps of the same kind, newest last."""
+    sampled, read, tokens_basis = _tokens(work, measured)
+    num_evaluated = work.num_evaluations * work.num_held_out
+    num_all = work.num_rollouts + num_evaluated
+    parts, time_basis = _parts(work, measured, sampled=sampled, read=read)
+    step_s = None if parts is None else Estimate(value=sum(parts.values()), basis=time_basis)
+    total_s = None
+    if parts is not None and step_s is not None:
+        eval_s = _evaluation_s(work, measured, rolling_s=parts["student"] + parts["tools"])
+        whole = work.num_steps * step_s.value + work.num_evaluations * eval_s
+        total_s = Estimate(value=whole, basis=time_basis)
+    journal = work.num_rollouts * (_JOURNAL_BYTES[0] * read + _JOURNAL_BYTES[1] * sampled)
+    hours = total_s and Estimate(
+        value=total_s.value / 3600 * work.num_gpus, basis=f"{work.num_gpus} GPUs for that time"
+    )
+    return Costs(
+        steps=Estimate(value=work.num_steps, basis="from the settings"),
+        rollouts=Estimate(value=work.num_rollouts, basis="from the settings"),
+        evaluations=Estimate(value=num_evaluated, basis="from the settings"),
+        tokens_out=Estimate(value=num_all * sampled, basis=tokens_basis),
+        tokens_in=Estimate(value=num_all * read, basis=tokens_basis),
+        disk_bytes=_disk(work),
+        journal_bytes=Estimate(
+            value=min(journal, work.keep_trajectories_bytes),
+            basis=f"assumed {_JOURNAL_BYTES[1]} bytes a sampled token and {_JOURNAL_BYTES[0]} a "
+            "read one, at most trainer.keep_trajectories_gb",
+        ),
+        step_s=step_s,
+        total_s=total_s,
+        gpu_hours=hours if work.num_gpus else None,
+        bound_by=None if parts is None else max(parts.items(), key=lambda part: part[1])[0],
+    )
+
+
+def _tokens(work: Work, measured: Sequence[Mapping[str, float]]) -> tuple[float, float, str]:
+    """Return the tokens of one rollout, sampled and read, and where they are from."""
+    if measured:
+        rollouts = sum(line["rollout/trajectories"] for line in measured)
+        sampled = sum(line["tokens/action"] for line in measured) / rollouts
+        whole = sum(line["tokens/total"] for line in measured) / rollouts
+        return sampled, whole - sampled, _measured_basis(measured)
+    room = max(0, work.max_context_window - work.prompt_tokens)
+    a_turn = min(TOKENS_A_TURN, work.max_tokens)
+    a_result = min(TOKENS_A_RESULT, work.max_result_tokens or TOKENS_A_RESULT)
+    wanted = work.max_turns * a_turn + (work.max_turns - 1) * a_result
+    share = min(1.0, room / wanted)
+    results = f", {a_result} a tool result" if work.max_turns > 1 else ""
+    return (
+        share * work.max_turns * a_turn,
+        work.prompt_tokens + share * (work.max_turns - 1) * a_result,
+        f"assumed {a_turn} tokens a turn{results} and all {work.max_turns} turns of a rollout",
+    )
+
+
+def _parts(
+    work: Work, measured: Sequence[Mapping[str, float]], *, sampled: float, read: float
+) -> tuple[dict[Bound, float] | None, str]:
+    """Return the seconds of a step by what is waited for; None: the models' sizes are not known."""
+    if measured:
+        return _measured_parts(work, measured), _measured_basis(measured)
+    if work.student is None or work.teacher is None:
+        return None, ""
+    waves = ceil(work.rollouts_a_step / work.concurrency)
+    rate = TOKENS_PER_S.get(work.engine, TOKENS_PER_S["vllm"])
+    tflops, device = _device(work.gpu)
+    flops = tflops * 1e12 * (USED_SHARE if work.gpu else 1.0)
+    tokens = work.rollouts_a_step * (sampled + read)
+    trained = _FLOPS[work.tuning] * work.student.num_parameters * tokens / flops
+    scored = 2 * work.teacher.num_parameters * tokens / (flops * max(1, work.num_teacher_gpus))
+    rolled = waves * sampled / rate
+    tools = waves * (work.max_turns - 1) * SECONDS_A_CALL
+    # The teacher scores while others roll: what it takes longer than they do is waited for.
+    parts: dict[Bound, float] = {
+        "student": rolled,
+        "tools": tools,
+        "teacher": max(0.0, scored - rolled - tools),
+        "trainer": trained,
+    }
+    calls = f", {SECONDS_A_CALL:g} s a tool call" if work.max_turns > 1 else ""
+    return parts, f"assumed {rate:g} tokens/s a rollout{calls}; {device}"
+
+
+def _measured_parts(work: Work, measured: Sequence[Mapping[str, float]]) -> dict[Bound, float]:
+    """Return the median step, scaled to the rollouts of this run's; what is not rollouts, teacher
+    or update (publishing, saving) is the trainer's."""
+
+    def scaled(name: str) -> float:
+        per_rollout = [line[name] / max(1, line["rollout/trajectories"]) for line in measured]
+        return statistics.median(per_rollout) * work.rollouts_a_step
+
+    whole = [line["time/step"] - line.get("time/eval", 0.0) for line in measured]
+    per_rollout = [
+        seconds / max(1, line["rollout/trajectories"])
+        for seconds, line in zip(whole, measured, strict=True)
+    ]
+    step_s = statistics.median(per_rollout) * work.rollouts_a_step
+    rolled, waited = scaled("time/rollout"), scaled("time/teacher")
+    # Rollouts wait for their tools side by side.
+    tools = min(rolled, scaled("tool/seconds") / min(work.concurrency, work.rollouts_a_step))
+    return {
+        "student": rolled - tools,
+        "tools": tools,
+        "teacher": waited,
+        "trainer": max(0.0, step_s - rolled - waited),
+    }
+
+
+def _evaluation_s(
+    work: Work, measured: Sequence[Mapping[str, float]], *, rolling_s: float
+) -> float:
+    seen = [line["time/eval"] for line in measured if "eval/accuracy" in line]
+    if seen:
+        return statistics.median(seen)
+    return rolling_s * work.num_held_out / max(1.0, work.rollouts_a_step)
+
+
+def _disk(work: Work) -> Estimate | None:
+    """Return the bytes of kept checkpoints, of two published versions, and of the model."""
+    if work.student is None:
+        return None
+    full = work.tuning == "full"
+    student = work.student
+    trained = student.num_parameters if full else student.num_lora_parameters(work.lora_rank)
+    return Estimate(
+        value=trained * 4 * (3 * work.num_checkpoints + 3),
+        basis=f"{work.num_checkpoints} with AdamW's moments, two published versions and the "
+        "model, by the sizes of config.json",
+    )
+
+
+def _device(gpu: str | None) -> tuple[float, str]:
+    if gpu is None:
+        return CPU_TFLOPS, f"assumed {CPU_TFLOPS:g} TFLOP/s of a CPU"
+    for name, tflops in DEVICE_TFLOPS.items():
+        if name in gpu:
+            return tflops, f"{USED_SHARE:.0%} of {name} from the device table"
+    return DEVICE_TFLOPS["A100"], f"{gpu} is in no table: as an A100"
+
+
+def _measured_basis(measured: Sequence[Mapping[str, float]]) -> str:
+    many = "s" if len(measured) > 1 else ""
+    return f"from {len(measured)} measured step{many} of this project"
+
+
+def _count(value: float) -> str:
+    for size, unit in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _bytes(item: Estimate | None) -> str:
+    value = 0.0 if item is None else item.value
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+
+
+def _time(item: Estimate | None) -> str:
+    if item is None:
+        return ""
+    return f"{item.value:.1f} s" if item.value < 60 else duration(item.value)

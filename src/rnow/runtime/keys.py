@@ -1,0 +1,70 @@
+"""Single keys of a terminal, without Enter, while something shows itself there.
+
+A terminal that is read so neither echoes nor waits for lines: whoever ends the process at once
+gives it back first (`give_back`). Ctrl-C is a signal as ever.
+"""
+
+import asyncio
+import os
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+_SHOW_CURSOR = b"\x1b[?25h"
+_to_restore: list[Callable[[], None]] = []
+
+
+@contextmanager
+def hearing(stream: TextIO | None, on_key: Callable[[str], None]) -> Iterator[None]:
+    """Call `on_key` for each key typed on `stream` while the block runs, inside an event loop.
+
+    Nothing is heard where it is no terminal, or that of another program: whoever is in the
+    background and touches its terminal is stopped.
+    """
+    file = _terminal(stream)
+    if file is None:
+        yield
+        return
+    loop, before = asyncio.get_running_loop(), termios.tcgetattr(file)
+
+    def restore() -> None:
+        with suppress(termios.error, OSError):
+            termios.tcsetattr(file, termios.TCSANOW, before)
+
+    def read() -> None:
+        typed = b""
+        with suppress(OSError):
+            typed = os.read(file, 64) if os.tcgetpgrp(file) == os.getpgrp() else b""
+        if not typed:  # hung up, or in the background by now
+            loop.remove_reader(file)
+        for key in typed.decode(errors="replace"):
+            on_key(key)
+
+    tty.setcbreak(file, termios.TCSANOW)
+    _to_restore.append(restore)
+    loop.add_reader(file, read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(file)
+        _to_restore.remove(restore)
+        restore()
+
+
+def give_back() -> None:
+    """Leave the terminal as it was, before an end at which no block is left."""
+    for restore in _to_restore:
+        restore()
+    if _to_restore:
+        with suppress(OSError):
+            os.write(1, _SHOW_CURSOR)
+
+
+def _terminal(stream: TextIO | None) -> int | None:
+    with suppress(OSError, ValueError):  # closed, or no file at all
+        file = -1 if stream is None else stream.fileno()
+        if os.isatty(file) and os.tcgetpgrp(file) == os.getpgrp():
+            return file
+    return None

@@ -1,0 +1,83 @@
+"""The plan of a run from its project: what is asked of it, and what earlier runs have measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from rnow.chat.template import ChatTemplate
+from rnow.config.settings import Config
+from rnow.errors import ModelError
+from rnow.plan.costs import Costs, Work, estimate_costs
+from rnow.plan.figures import ModelFigures, load_figures
+from rnow.plan.model_files import ModelFiles
+from rnow.plan.placing import Placement
+from rnow.records import Prompt
+from rnow.runs.measured import measured_steps
+from rnow.tools.base import ToolSchema, allowed_schemas
+
+_NUM_PROMPTS_MEASURED = 16
+
+
+def plan_costs(
+    config: Config,
+    project: Path,
+    placement: Placement,
+    *,
+    steps: Sequence[Sequence[Prompt]],
+    num_held_out: int,
+    chat: ChatTemplate,
+    schemas: Sequence[ToolSchema],
+) -> Costs:
+    """Return what the run of these steps will take."""
+    rollout, trainer = config.rollout, config.trainer
+    num_steps = len(steps)
+    is_evaluated = bool(num_held_out and trainer.eval_step)
+    num_kept = (
+        min(trainer.keep_last, num_steps // trainer.save_step) if trainer.save_step > 0 else 0
+    )
+    plan = placement.plan
+    teacher = None if plan is None else plan.role("teacher")
+    gpus = () if plan is None else plan.gpus
+    work = Work(
+        num_steps=num_steps,
+        num_rollouts=sum(map(len, steps)) * config.data.group_size,
+        num_evaluations=-(-num_steps // trainer.eval_step) + 1 if is_evaluated else 0,
+        num_held_out=num_held_out,
+        concurrency=rollout.concurrency,
+        max_turns=rollout.max_turns,
+        max_tokens=rollout.max_tokens or rollout.max_context_window,
+        max_result_tokens=rollout.max_tool_response,
+        max_context_window=rollout.max_context_window,
+        prompt_tokens=_prompt_tokens(steps[0] if steps else (), chat, schemas),
+        tuning=config.model.tuning,
+        lora_rank=config.model.qlora_rank,
+        num_checkpoints=num_kept + 1,
+        keep_trajectories_bytes=trainer.keep_trajectories_gb * 1e9,
+        engine=placement.engines["student"],
+        gpu=gpus[0].name if gpus else None,
+        num_gpus=0 if plan is None else len({gpu for one in plan.roles for gpu in one.gpus}),
+        num_teacher_gpus=0 if teacher is None else len(teacher.gpus),
+        student=_figures(placement.models["student"]),
+        teacher=_figures(placement.models["teacher"]),
+    )
+    return estimate_costs(work, measured_steps(project, config))
+
+
+def _prompt_tokens(
+    prompts: Sequence[Prompt], chat: ChatTemplate, schemas: Sequence[ToolSchema]
+) -> int:
+    counts = [
+        len(chat.render_prompt(prompt.messages, allowed_schemas(schemas, prompt.tools)))
+        for prompt in prompts[:_NUM_PROMPTS_MEASURED]
+    ]
+    return round(median(counts)) if counts else 0
+
+
+def _figures(model: ModelFiles) -> ModelFigures | None:
+    """Return a model's sizes; None where its folder is not here, or its kind is not known."""
+    if model.folder is None:
+        return None
+    try:
+        return load_figures(model.path, model.folder)
+    except ModelError:
+        return None

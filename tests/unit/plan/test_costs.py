@@ -1,0 +1,196 @@
+"""What a run will take: every number worked out by hand, and what it is said to be from."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rnow.config.settings import Config
+from rnow.plan.costs import Costs, Work, estimate_costs
+from rnow.plan.figures import ModelFigures
+from rnow.runs.folder import RunDirectory
+from rnow.runs.measured import measured_steps
+
+# 2 · (4 · 8·8 + 3 · 8·16) of the layers, 2 · 100·8 of the tables, 2 · 16 + 8 of the norms: 2920.
+FIGURES = ModelFigures(
+    path="student",
+    hidden_size=8,
+    intermediate_size=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=4,
+    vocab_size=100,
+    is_tied=False,
+    max_tokens=4096,
+    num_layer_extras=16,
+    quantization=None,
+)
+WORK = Work(
+    num_steps=10,
+    num_rollouts=640,
+    num_evaluations=3,
+    num_held_out=32,
+    concurrency=32,
+    max_turns=3,
+    max_tokens=500,
+    max_result_tokens=1000,
+    max_context_window=8192,
+    prompt_tokens=100,
+    tuning="lora",
+    lora_rank=4,
+    num_checkpoints=2,
+    keep_trajectories_bytes=1e12,
+    engine="vllm",
+    gpu="NVIDIA H100 80GB HBM3",
+    num_gpus=2,
+    num_teacher_gpus=1,
+    student=FIGURES,
+    teacher=FIGURES,
+)
+MEASURED = {
+    "rollout/trajectories": 64,
+    "tokens/action": 6400.0,
+    "tokens/total": 64000.0,
+    "tool/seconds": 96.0,
+    "time/rollout": 8.0,
+    "time/teacher": 1.0,
+    "time/update": 2.0,
+    "time/step": 12.0,
+}
+
+
+def test_before_any_step_all_is_assumed_and_says_so() -> None:
+    assert FIGURES.num_parameters == 2920
+    costs = estimate_costs(WORK, [])
+    # 3 turns of 400 tokens; the prompt, and 2 results of 1000; 640 rollouts and 3 · 32.
+    assert (costs.tokens_out.value, costs.tokens_in.value) == (736 * 1200, 736 * 2100)
+    assert costs.tokens_out.basis == (
+        "assumed 400 tokens a turn, 1000 a tool result and all 3 turns of a rollout"
+    )
+    # 64 rollouts in 2 waves of 1200 tokens, of 2 calls: 40 s + 4 s; the rest is nothing here.
+    assert costs.step_s is not None
+    assert costs.step_s.value == pytest.approx(44.0, rel=1e-3)
+    assert costs.step_s.basis == (
+        "assumed 60 tokens/s a rollout, 1 s a tool call; 35% of H100 from the device table"
+    )
+    # An evaluation of 32 prompts takes half of what 64 rollouts do.
+    assert costs.total_s is not None
+    assert costs.total_s.value == pytest.approx(10 * 44 + 3 * 22, rel=1e-3)
+    assert costs.gpu_hours is not None
+    assert costs.gpu_hours.value == pytest.approx(2 * 506 / 3600, rel=1e-3)
+    assert costs.gpu_hours.basis == "2 GPUs for that time"
+    # 2 layers · rank 4 · (7 matrices' inputs and outputs: 4 · 16 + 3 · 24) = 1088 floats; two
+    # checkpoints of three each, two published versions, the model.
+    assert costs.disk_bytes is not None
+    assert costs.disk_bytes.value == 1088 * 4 * 9
+    assert costs.journal_bytes.value == 640 * (20 * 1200 + 2 * 2100)
+    assert costs.bound_by == "student"
+
+
+def test_a_small_window_holds_no_more_than_it_can() -> None:
+    costs = estimate_costs(replace(WORK, max_context_window=1700, num_evaluations=0), [])
+    # 1600 tokens are left for 1200 + 2000: half of each.
+    assert (costs.tokens_out.value, costs.tokens_in.value) == (640 * 600, 640 * (100 + 1000))
+
+
+def test_measured_steps_take_the_place_of_assumptions() -> None:
+    slow = {**MEASURED, "time/step": 100.0, "time/rollout": 96.0}
+    costs = estimate_costs(replace(WORK, num_evaluations=0), [MEASURED, MEASURED, slow])
+    assert costs.tokens_out.value == 640 * 100
+    assert costs.tokens_in.value == 640 * 900
+    assert costs.step_s is not None
+    # The median; of its 8 s of rollouts 3 were spent in tools, 96 s by 32 at a time.
+    assert (costs.step_s.value, costs.bound_by) == (12.0, "student")
+    basis = "from 3 measured steps of this project"
+    assert {costs.tokens_out.basis, costs.tokens_in.basis, costs.step_s.basis} == {basis}
+    assert costs.total_s is not None
+    assert costs.total_s.value == 120.0
+
+
+def test_measured_steps_are_scaled_to_the_rollouts_of_this_run() -> None:
+    costs = estimate_costs(replace(WORK, num_rollouts=1280, num_evaluations=0), [MEASURED])
+    assert costs.step_s is not None
+    assert costs.step_s.value == 24.0
+    assert costs.step_s.basis == "from 1 measured step of this project"
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({"tool/seconds": 300.0, "time/rollout": 12.0}, "tools"),
+        ({"time/teacher": 60.0}, "teacher"),
+        ({"time/step": 100.0}, "trainer"),
+    ],
+)
+def test_what_a_step_waits_for_most_bounds_it(changes: dict[str, float], bound: str) -> None:
+    step_s = MEASURED["time/step"] + changes.get("time/teacher", 0.0)
+    costs = estimate_costs(WORK, [{**MEASURED, "time/step": step_s, **changes}])
+    assert costs.bound_by == bound
+
+
+def test_of_what_nothing_is_known_there_is_no_number() -> None:
+    costs = estimate_costs(replace(WORK, student=None), [])
+    assert (costs.step_s, costs.total_s, costs.gpu_hours) == (None, None, None)
+    assert (costs.disk_bytes, costs.bound_by) == (None, None)
+    assert costs.short_lines()[1] == "planned: time not known"
+    # Without a GPU there are no hours of one.
+    assert estimate_costs(replace(WORK, num_gpus=0, gpu=None), []).gpu_hours is None
+
+
+def test_the_plan_as_people_read_it() -> None:
+    costs: Costs = estimate_costs(replace(WORK, keep_trajectories_bytes=1e6), [MEASURED])
+    measured = "(from 1 measured step of this project)"
+    assert costs.lines() == (
+        "steps           10  (from the settings)",
+        "rollouts        640, and 96 in evaluations  (from the settings)",
+        f"tokens sampled  73.6 thousand  {measured}",
+        f"tokens read     662 thousand  {measured}",
+        "checkpoints     0.0 MB  (2 with AdamW's moments, two published versions and the model, by "
+        "the sizes of config.json)",
+        "journal         1.0 MB  (assumed 20 bytes a sampled token and 2 a read one, at most "
+        "trainer.keep_trajectories_gb)",
+        f"time a step     12.0 s, bound by the student  {measured}",
+        f"time in all     2 min 12 s  {measured}",
+        "GPU hours       0.1  (2 GPUs for that time)",
+    )
+    assert costs.short_lines() == (
+        f"planned: 640 rollouts, 73.6 thousand tokens sampled and 662 thousand read {measured}",
+        "planned: 2 min 12 s in all, 0.1 GPU hours, 12.0 s a step, bound by the student "
+        f"{measured}",
+    )
+
+
+def make_config(**rollout: Any) -> Config:
+    return Config.model_validate(
+        {
+            "data": {"batch_size": 1},
+            "model": {"path": "student"},
+            "teacher": {"path": "teacher"},
+            "trainer": {"num_epochs": 1},
+            "rollout": rollout,
+        }
+    )
+
+
+def make_run(folder: Path, config: Config, *lines: dict[str, Any]) -> None:
+    run = RunDirectory(folder)
+    folder.mkdir(parents=True)
+    run.write_config(config.model_dump(mode="json"))
+    run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_steps_are_measured_by_runs_with_the_same_models_and_rollouts(tmp_path: Path) -> None:
+    config = make_config()
+    assert measured_steps(tmp_path, config) == []
+    steps = [{"step": step, **MEASURED} for step in range(12)]
+    make_run(tmp_path / "runs" / "one", config, *steps[:3], {"step": 3, "trainer/skipped": 1.0})
+    make_run(tmp_path / "runs" / "other", make_config(max_turns=9), *steps)
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "metrics.jsonl").write_text("{}\n")
+    # The first was slow, for it was the first; one that was skipped measured nothing.
+    assert measured_steps(tmp_path, config) == steps[1:3]
+    make_run(tmp_path / "runs" / "two", config, *steps)
+    assert measured_steps(tmp_path, config) == steps[2:]
