@@ -157,8 +157,16 @@ async def test_a_released_rollout_begins_anew_and_its_calls_end(
     await asyncio.to_thread(wait_until, lambda: http.counts()["closed"] > closed)
 
 
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_worker_that_dies_takes_its_sessions_with_it(pool: ToolPool, http: Served) -> None:
+async def test_a_worker_that_dies_takes_its_sessions_with_it(tmp_path: Path) -> None:
+    # A server and a pool of its own: the sessions of others would be counted, too.
+    with served_over_http() as http:
+        notes, command = McpServer(url=http.url(), tools=["note"]), over_stdio(tools=["stay"])
+        settings = make_settings(tmp_path, notes, command, tools=TOOLS_FILE)
+        async with ToolPool(settings) as pool:
+            await _lose_a_worker(pool, http)
+
+
+async def _lose_a_worker(pool: ToolPool, http: Served) -> None:
     assert told(await ask(pool, "note", 3, text="a"))[1] == "a: 1 kept"
     server = int((await ask(pool, "stay", 3)).text)
     assert is_alive(server)

@@ -38,8 +38,8 @@ def fail() -> str:
 
 @tool
 def flood() -> str:
-    """Return 50 MB."""
-    return "x" * 50_000_000
+    """Return 5 MB."""
+    return "x" * 5_000_000
 
 
 @tool
@@ -81,7 +81,7 @@ async def test_a_rollout_survives_every_kind_of_tool_and_counts_it(project: Path
 
     settings = WorkerSettings(
         project_dir=project,
-        tool_timeout_s=3.0,
+        tool_timeout_s=6.0,
         max_tool_response=200,
         max_tool_response_chars=None,
         workers=1,
