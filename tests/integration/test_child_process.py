@@ -34,7 +34,7 @@ async def test_the_command_leads_its_group_and_is_what_is_waited_for(tmp_path: P
     assert process.status == 3
     assert how_it_ended(3) == "exit code 3"
     await process.end(grace_s=0)
-    assert alive_in_group(process.pid) == []
+    wait_until(lambda: alive_in_group(process.pid) == [])
 
 
 async def test_a_command_may_answer_to_where_its_input_comes_from(tmp_path: Path) -> None:
