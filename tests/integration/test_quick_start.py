@@ -114,6 +114,9 @@ def clone(tmp_path: Path) -> Path:
     for model, stand_in in (("Qwen3-8B", "student"), ("Qwen3-32B", "teacher")):
         cached = tmp_path / "home" / "hub" / f"models--Qwen--{model}"
         shutil.copytree(MODELS / stand_in, cached / "snapshots" / "0")
+        config_file = cached / "snapshots" / "0" / "config.json"
+        config = json.loads(config_file.read_text()) | {"max_position_embeddings": 40960}
+        config_file.write_text(json.dumps(config))  # as far as the real ones read
         (cached / "refs").mkdir()
         (cached / "refs" / "main").write_text("0")
     return folder
@@ -131,13 +134,14 @@ def run_as_typed(lines: list[str], *, folder: Path, home: Path) -> subprocess.Co
         "rm -rf .venv/lib/python*/site-packages/{setuptools*,pkg_resources,*distutils*}\n"
         f"echo {sysconfig.get_path('purelib')} > $(echo .venv/lib/python*/site-packages)/all.pth"
     )
-    script = ["set -e", lines[0], borrow, *lines[1:]]
+    # Only while the environment is made: uv would install into the one that UV_PYTHON names.
+    python = f"export UV_PYTHON={sys.executable}"
+    script = ["set -e", python, lines[0], "unset UV_PYTHON", borrow, *lines[1:]]
     environ = environ_without_this_rnow(
         HF_HOME=str(home),
         HF_HUB_OFFLINE="1",
         CUDA_VISIBLE_DEVICES="",
         PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        UV_PYTHON=sys.executable,
         UV_CONFIG_FILE=str(home / "uv.toml"),
         PIP_NO_INDEX="1",
         PIP_NO_DEPS="1",
