@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 from rnow.errors import ModelError
 from rnow.plan.records import EngineKind
+from rnow.runtime.experts import has_experts
 from rnow.runtime.rope import load_network_config
 
 _KINDS_HERE = {"full_attention", "sliding_attention"}  # of layers, in the local engine
-# What transformers' configurations call the number of experts.
-_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Kinds of network whose gate and up projections are one layer in transformers, and two under an
 # adapter in vLLM's own class for them.
 _FUSED = {"glm4"}
@@ -61,7 +60,7 @@ def check_network(path: str, folder: Path, use: Use) -> tuple[str, ...]:
             f"{path} ({config.model_type}) has an attention of its own, in the place of which the "
             "local engine cannot put its; set engine.kind to vllm"
         )
-    if _has_experts(config):
+    if has_experts(config):
         return (
             f"{path} is a mixture of experts: in the local engine its bits depend on what runs "
             "beside it, so a resumed run may differ from an uninterrupted one",
@@ -78,7 +77,7 @@ def _check_served_weights(path: str, config: Any, use: Use) -> None:
         )
     # Where a server of the user's own runs, nothing says.
     on_cpu = use.engine == "vllm" and use.device == "cpu"
-    if on_cpu and (use.is_adapted or use.is_trained) and _has_experts(config):
+    if on_cpu and (use.is_adapted or use.is_trained) and has_experts(config):
         # It keeps experts in its kernels' layout and reads new ones as if they were.
         lacks = "serves no adapters" if use.is_adapted else "takes no new weights"
         raise ModelError(
@@ -100,10 +99,6 @@ def _read(folder: Path, *, window: int | None) -> Any:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         first = str(error).strip().split("\n")[0]
         raise ModelError(f"{folder / 'config.json'} cannot be read: {first}") from error
-
-
-def _has_experts(config: Any) -> bool:
-    return any(getattr(config, name, None) for name in _EXPERT_COUNTS)
 
 
 def _check_window(path: str, config: Any, use: Use) -> None:

@@ -23,11 +23,10 @@ from transformers import DynamicCache, PreTrainedModel
 from rnow.engines.base import ScoreRequest, Scores
 from rnow.engines.local.cache import KeyValues, RowCache
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
+from rnow.runtime.experts import has_experts
 
 _MAX_LOGITS = 2**26  # of one forward: 256 MB in fp32
 _PROMPT_CACHE_BYTES = 2**28
-# What transformers' configurations call the number of experts.
-_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def read(
@@ -222,8 +221,7 @@ def is_batch_invariant(model: PreTrainedModel, num_rows: int) -> bool:
     (seen with 3 threads); that is tried here. A mixture of experts runs each expert on as many rows
     as chose it, so that the shape follows the neighbours.
     """
-    config = model.config.get_text_config()
-    if any(getattr(config, name, None) for name in _EXPERT_COUNTS):
+    if has_experts(model.config.get_text_config()):
         return False
     batch = DecodingBatch(model, num_rows)
     key_values, _ = read(model, [0, 1, 2], ())
