@@ -131,6 +131,7 @@ async def _run_opened(session: Session, console: Console) -> None:
             chat=environment.chat,
             schemas=environment.schemas,
         )
+        run.write_plan(costs.as_json())
         for line in (*told, _headline(session, num_steps=len(steps)), *costs.short_lines()):
             say(line)
         monitor = Monitor(console, run=run, num_steps=len(steps))
