@@ -134,6 +134,7 @@ def train_project(
     loaded: "LoadedConfig", project: Path, *, name: str | None, fresh: bool, console: Console
 ) -> "RunDirectory":
     """Train to the end, or go on with an unfinished run; a finished one is left as it is."""
+    from rnow.cluster.starting import find_machines
     from rnow.config.load import require_distill
     from rnow.plan.engine_specs import Serving, trainer_environment
     from rnow.plan.model_files import fetch_model
@@ -154,7 +155,7 @@ def train_project(
             f"To train another one: rnow run {project} --fresh"
         )
         return run
-    placement = place_roles(loaded, project)
+    placement = place_roles(loaded, project, nodes=find_machines(loaded.config))
     loaded = decide_contact(loaded, console)
     for line in placement.lines():
         say(line)
