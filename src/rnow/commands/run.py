@@ -143,9 +143,8 @@ def train_project(
 
     say = sayer(console)
     require_distill(loaded)
-    if name is not None and (name in ("", ".", "..") or "/" in name):
-        raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
-    run = RunDirectory.choose(project, name or run_name(loaded, project), fresh=fresh)
+    name = _folder_name(name) or run_name(loaded, project)
+    run = RunDirectory.choose(project, name, fresh=fresh)
     if run.state().get("finished"):
         from rnow.runs.resume import check_finished
 
@@ -191,6 +190,12 @@ def train_project(
         ) from stop
     say(f"done: the model is in {run.model}")
     return run
+
+
+def _folder_name(name: str | None) -> str | None:
+    if name is not None and (name in ("", ".", "..") or "/" in name):
+        raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
+    return name
 
 
 def run_name(loaded: "LoadedConfig", project: Path) -> str:
