@@ -134,7 +134,7 @@ def train_project(
     loaded: "LoadedConfig", project: Path, *, name: str | None, fresh: bool, console: Console
 ) -> "RunDirectory":
     """Train to the end, or go on with an unfinished run; a finished one is left as it is."""
-    from rnow.cluster.starting import find_machines
+    from rnow.cluster.machines import find_machines
     from rnow.config.load import require_distill
     from rnow.plan.engine_specs import Serving, trainer_environment
     from rnow.plan.model_files import fetch_model

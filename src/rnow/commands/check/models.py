@@ -8,7 +8,7 @@ from pathlib import Path
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
-from rnow.cluster.starting import find_machines
+from rnow.cluster.machines import find_machines
 from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
 from rnow.errors import ClusterError, ConfigError, ModelError, Severity, TemplateError
