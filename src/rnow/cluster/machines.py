@@ -1,4 +1,4 @@
-"""The machines of the cluster that resources.cluster names; Ray is imported only where it is set."""
+"""The machines of the cluster that resources.cluster names; without it no Ray is imported."""
 
 import asyncio
 
