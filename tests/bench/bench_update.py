@@ -73,11 +73,11 @@ def random_batch(*, count: int = 16) -> Batch:
 
 def bare(policy: Policy, micro_batches: tuple[MicroBatch, ...]) -> None:
     """Forward and backward as one would write them by hand, logits of all action tokens at once."""
-    head = policy._head
+    head = policy.network.head
     for micro_batch in micro_batches:
         batch = micro_batch.to(policy.device)
-        with policy._autocast():
-            output = policy.body(
+        with policy.network.autocast():
+            output = policy.network.body(
                 input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False
             )
             hidden = output.last_hidden_state.flatten(0, 1)[batch.action_index - 1]

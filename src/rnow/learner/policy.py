@@ -1,20 +1,16 @@
 """The student as the trainer holds it: a transformers model, and what of it is trained.
 
-    token ids ──body──▶ hidden states ──those that predict an action token──▶ LM head ──▶ logprobs
-    [rows, width]       [rows, width, …]                     [actions, …]     in chunks   [actions]
-
-What is trained is an adapter (LoRA) or all weights. `dtype` is the precision of matrix products;
-what is trained is kept in float32 at least, whatever `dtype` is: an update of 1e-5 is below the
-spacing of bfloat16 around a usual weight and would vanish. Weights that are frozen under LoRA are
-kept in `dtype` itself.
+How it is computed is network.py's. What is trained is an adapter (LoRA) or all weights. `dtype` is
+the precision of matrix products; what is trained is kept in float32 at least, whatever `dtype` is:
+an update of 1e-5 is below the spacing of bfloat16 around a usual weight and would vanish. Weights
+that are frozen under LoRA are kept in `dtype` itself.
 
 No dropout and no other draw: the same tokens give the same numbers.
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +18,8 @@ from torch import Tensor, nn
 from rnow.config.settings import ModelSettings
 from rnow.errors import ModelError
 from rnow.learner.checkpoint import check_student
-from rnow.learner.lm_head import LogitMap, default_chunk_tokens, find_logit_map, token_logprobs
+from rnow.learner.lm_head import LogitMap, find_logit_map
+from rnow.learner.network import Network
 from rnow.learner.weights import add_lora, load_causal_lm, save_adapter, save_causal_lm
 
 # From this size on, what checkpointing saves in memory is worth a second forward on a CPU too.
@@ -48,9 +45,7 @@ class Policy:
         self.tuning = settings.tuning
         self._activation_checkpointing = activation_checkpointing
         self.dtype = dtype  # of the matrix products
-        self._head: nn.Linear = self._causal_lm.get_output_embeddings()
-        self._logit_map = LogitMap()
-        self._chunk_tokens = chunk_tokens or default_chunk_tokens(self._head.weight.shape[0])
+        self.network = Network(self._causal_lm, dtype=dtype, chunk_tokens=chunk_tokens)
 
     @classmethod
     def load(
@@ -88,38 +83,19 @@ class Policy:
             chunk_tokens=chunk_tokens,
         )
         policy._set_modes()
-        policy._logit_map = policy._find_logit_map()
+        policy.network.logit_map = policy._find_logit_map()
         return policy
 
     @property
-    def body(self) -> nn.Module:
-        """Everything but the LM head: token ids to hidden states."""
-        return cast(nn.Module, self._causal_lm.base_model)
-
-    @property
     def device(self) -> torch.device:
-        return self._head.weight.device
+        return self.network.head.weight.device
 
     def action_logprobs(
         self, token_ids: Tensor, *, position_ids: Tensor, action_index: Tensor
     ) -> Tensor:
-        """Return log p of the tokens at `action_index` given those before them: nats, [actions].
-
-        `token_ids` and `position_ids` are [rows, width]; `action_index` [actions] counts in
-        token_ids.flatten(). The answer is in float32 at least.
-        """
-        with self._autocast():
-            output = self.body(input_ids=token_ids, position_ids=position_ids, use_cache=False)
-        # A token is predicted where the one before it was read.
-        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, action_index - 1)
-        return token_logprobs(
-            hidden.to(self.dtype),
-            token_ids.flatten()[action_index],
-            weight=self._head.weight,
-            bias=self._head.bias,
-            chunk_tokens=self._chunk_tokens,
-            logit_map=self._logit_map,
-        )
+        """Return log p of the tokens at `action_index` given those before them: network.py."""
+        logprobs: Tensor = self.network(token_ids, position_ids, action_index)
+        return logprobs
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return what the optimizer moves. A tied LM head is in it once, as the embedding."""
@@ -149,11 +125,6 @@ class Policy:
         else:
             save_causal_lm(self._causal_lm, directory, self.dtype)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.dtype in (torch.float32, torch.float64):
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
-
     def _set_modes(self) -> None:
         from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -179,10 +150,12 @@ class Policy:
         Refuses a model that does what is not known here: every log-probability would be wrong, and
         nothing would say so.
         """
-        token_ids = torch.arange(8, device=self.device)[None] % self._head.weight.shape[0]
-        with torch.no_grad(), self._autocast():
+        network = self.network
+        token_ids = torch.arange(8, device=self.device)[None] % network.head.weight.shape[0]
+        with torch.no_grad(), network.autocast():
             theirs = self._causal_lm(input_ids=token_ids, use_cache=False).logits
-            ours = self._head(self.body(input_ids=token_ids, use_cache=False).last_hidden_state)
+            output = network.body(input_ids=token_ids, use_cache=False)
+            ours = network.head(output.last_hidden_state)
         if not bool(torch.isfinite(theirs).all()):
             raise ModelError(
                 f"model.path: {self._settings.path} cannot be trained: its logits are not finite; "

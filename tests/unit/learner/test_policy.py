@@ -113,7 +113,7 @@ def test_what_goes_into_an_adapter_is_not_widened_and_no_bit_shows_it(tied: Path
     for widened in (False, True):
         policy = load_policy(tied, qlora_rank=4, dtype="bfloat16")
         wake_lora(policy)
-        adapted = [each for each in policy.body.modules() if isinstance(each, LoraLayer)]
+        adapted = [each for each in policy.network.body.modules() if isinstance(each, LoraLayer)]
         assert [each.cast_input_dtype_enabled for each in adapted] == [False] * 14
         for each in adapted:
             each.cast_input_dtype_enabled = widened
@@ -228,7 +228,7 @@ def test_only_positions_that_predict_an_action_token_get_a_gradient(tied: Path) 
         output.last_hidden_state.retain_grad()
         kept.append(output.last_hidden_state)
 
-    policy.body.register_forward_hook(keep)
+    policy.network.body.register_forward_hook(keep)
     token_ids = some_ids(2, 8)
     logprobs_of(policy, token_ids, [3, 4, 7, 8 + 4]).sum().backward()
     grad = kept[0].grad
@@ -286,7 +286,7 @@ def test_activation_checkpointing_changes_no_bit_and_wakes_no_dropout(tied: Path
             calls += 1
 
         # The recomputation stops early in a layer, so count at its first part.
-        policy.body.layers[0].input_layernorm.register_forward_hook(count)  # type: ignore[union-attr,index]
+        policy.network.body.layers[0].input_layernorm.register_forward_hook(count)  # type: ignore[union-attr,index]
         logprobs = logprobs_of(policy, some_ids(2, 9), [3, 8, 14])
         logprobs.sum().backward()
         results.append((logprobs, gradients(policy), calls))

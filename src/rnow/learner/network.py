@@ -1,0 +1,63 @@
+"""The student's network as one module, from token ids to the log-probabilities of actions.
+
+    token ids ──body──▶ hidden states ──those that predict an action token──▶ LM head ──▶ logprobs
+    [rows, width]       [rows, width, …]                     [actions, …]     in chunks   [actions]
+
+Whoever wants those numbers calls the whole: then whatever is done to a module as it is called (to
+gather the weights that other processes hold) is done to all of it, the LM head too.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rnow.learner.lm_head import LogitMap, default_chunk_tokens, token_logprobs
+
+
+class Network(nn.Module):
+    """A causal LM of transformers, with an adapter or without, and how it is computed."""
+
+    def __init__(
+        self, causal_lm: Any, *, dtype: torch.dtype, chunk_tokens: int | None = None
+    ) -> None:
+        """`dtype` is that of matrix products; `chunk_tokens` go through the LM head at once."""
+        super().__init__()
+        self.causal_lm: Any = causal_lm
+        self.dtype = dtype
+        self.logit_map = LogitMap()  # what this model does before its softmax: policy.py finds it
+        self._chunk_tokens = chunk_tokens or default_chunk_tokens(self.head.weight.shape[0])
+
+    @property
+    def body(self) -> nn.Module:
+        """Everything but the LM head: token ids to hidden states."""
+        return cast(nn.Module, self.causal_lm.base_model)
+
+    @property
+    def head(self) -> nn.Linear:
+        return cast(nn.Linear, self.causal_lm.get_output_embeddings())
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.dtype in (torch.float32, torch.float64):
+            return nullcontext()
+        return torch.autocast(self.head.weight.device.type, dtype=self.dtype)
+
+    def forward(self, token_ids: Tensor, position_ids: Tensor, action_index: Tensor) -> Tensor:
+        """Return log p of the tokens at `action_index` given those before them: nats, [actions].
+
+        `token_ids` and `position_ids` are [rows, width]; `action_index` [actions] counts in
+        token_ids.flatten(). The answer is in float32 at least.
+        """
+        with self.autocast():
+            output = self.body(input_ids=token_ids, position_ids=position_ids, use_cache=False)
+        # A token is predicted where the one before it was read.
+        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, action_index - 1)
+        return token_logprobs(
+            hidden.to(self.dtype),
+            token_ids.flatten()[action_index],
+            weight=self.head.weight,
+            bias=self.head.bias,
+            chunk_tokens=self._chunk_tokens,
+            logit_map=self.logit_map,
+        )
