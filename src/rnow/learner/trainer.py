@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import cos, isfinite, pi
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_BAD_UPDATES = 3
 
+OnLogprobs = Callable[[Batch, Mapping[int, FloatArray]], None]
+
 
 class Trainer:
     """Moves a policy's weights. Its own state is AdamW's moments and a count."""
@@ -40,11 +43,14 @@ class Trainer:
         algorithm: AlgorithmSettings,
         num_steps: int,
         on_bad_numbers: Callable[[Batch, str], None],
+        on_logprobs: OnLogprobs = lambda batch, logprobs: None,
         ranks: "Ranks | None" = None,
     ) -> None:
         """`num_steps` are those of the whole run, for the schedule.
 
         `on_bad_numbers(batch, reason)` keeps the batch of a skipped update for inspection.
+        `on_logprobs(batch, logprobs)` is given what the weights before an update that was taken
+        gave each action token, by the trajectory's place in the batch.
         `ranks`: the processes of which this is one, where several make an update together: each
         is given the whole batch, and returns the metrics of all of it.
         """
@@ -54,6 +60,7 @@ class Trainer:
         self._algorithm = algorithm
         self._num_steps = num_steps
         self._on_bad_numbers = on_bad_numbers
+        self._on_logprobs = on_logprobs
         self._parameters = policy.trained_parameters()
         self._num_bad_updates = 0  # in a row
         self._optimizer = torch.optim.AdamW(
@@ -69,12 +76,14 @@ class Trainer:
         BadNumbersError at the third in a row that could not be taken.
         """
         micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
+        logprobs: dict[int, FloatArray] = {}
         try:
             totals = accumulate_gradients(
                 self._policy,
                 micro_batches,
                 algorithm=self._algorithm,
                 num_actions=batch.num_actions,
+                logprobs=logprobs,
                 ranks=self._ranks,
             )
         except torch.OutOfMemoryError as error:
@@ -105,6 +114,8 @@ class Trainer:
             point("update/stepped")
             if self._ranks is not None:
                 self._ranks.check_alike(self._parameters, when=f"after step {batch.step}")
+                logprobs = self._ranks.join_all(logprobs)
+            self._on_logprobs(batch, logprobs)
         self._optimizer.zero_grad()  # now, so that the rollouts have the memory
         metrics["trainer/skipped"] = float(bool(bad))
         return {name: value for name, value in metrics.items() if name not in bad}
@@ -176,10 +187,12 @@ def accumulate_gradients(
     *,
     algorithm: AlgorithmSettings,
     num_actions: int,
+    logprobs: dict[int, FloatArray] | None = None,
     ranks: "Ranks | None" = None,
 ) -> LossTotals:
     """Add the gradient of the batch's loss to the trained weights; return the batch's totals.
 
+    `logprobs` is filled with what each action token had, by the trajectory's place in the batch.
     With `ranks` this process computes its share, and gradient and totals are those of all.
     """
     if not micro_batches:
@@ -207,6 +220,10 @@ def accumulate_gradients(
         # torch.autograd's own stubs have no types here.
         result.loss.backward()  # type: ignore[no-untyped-call]
         totals = result.totals if totals is None else totals + result.totals
+        if logprobs is not None:
+            values = policy_logprobs.detach().float().cpu().numpy()
+            index = micro_batch.actions.trajectory_index.cpu().numpy()
+            logprobs |= {int(each): values[index == each] for each in np.unique(index)}
         point("update/micro_batch")
     if ranks is not None:
         ranks.sum_gradients(policy.trained_parameters())

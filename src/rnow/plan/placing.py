@@ -8,7 +8,7 @@
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -41,13 +41,14 @@ class Placement:
     device: Literal["cuda", "cpu"]  # of the trainer, and of models in this process
     plan: Plan | None  # None: no GPU
     notices: tuple[str, ...]  # one line each, for the user
+    nodes: tuple[str, ...] = ()  # of a cluster, this machine first; (): this machine alone
 
     def lines(self) -> tuple[str, ...]:
         """Return what is about to run where, for the terminal."""
         if self.plan is not None:
             return (*self.notices, *self.plan.lines())
         places: dict[EngineKind, str] = {
-            "vllm": "a vLLM server on the CPU",
+            "vllm": f"a vLLM server on the CPU{_of_machines(self.nodes)}",
             "local": f"in this process, {self.device}",
         }
         engines = []
@@ -63,6 +64,7 @@ def place_roles(
     *,
     devices: Devices | None = None,
     may_download: bool = True,
+    nodes: tuple[str, ...] = (),
 ) -> Placement:
     """Return where the roles run; raise ModelError or ConfigError with all that is missing.
 
@@ -80,6 +82,7 @@ def place_roles(
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
     check_models({models[role]: _asked(config, role) for role in here}, devices=found)
     placement = _without_plan(config, project, models, devices=found)
+    placement = replace(placement, nodes=nodes)
     is_lora = config.model.tuning == "lora"
     placement = _look_at_models(
         config,
@@ -213,6 +216,10 @@ def _look_at(model: ModelFiles, use: Use, *, fetch: bool) -> list[str]:
 
         told.append(lora_reach(folder).line())
     return told
+
+
+def _of_machines(nodes: Sequence[str]) -> str:
+    return f" of one of the cluster's {len(nodes)} machines" if nodes else ""
 
 
 def _asked(config: Config, role: EngineRole) -> str:

@@ -5,6 +5,7 @@ Each of these may be killed at any instant: a file exists in one form or, for a 
 """
 
 import os
+import re
 from pathlib import Path
 
 import zstandard
@@ -50,7 +51,8 @@ def forget_oldest(folder: Path, *, max_bytes: float) -> list[Path]:
     """Remove the oldest compressed files until all of `folder` fits; return what was removed."""
     sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
     total, removed = sum(sizes.values()), []
-    for name in sorted(name for name in sizes if name.endswith(".zst")):
+    compressed = [name for name in sizes if name.endswith(".zst")]
+    for name in sorted(compressed, key=lambda name: (re.findall(r"\d+", name), name)):
         if total <= max_bytes:
             break
         (folder / name).unlink()

@@ -25,6 +25,7 @@ import yaml
 
 from rnow.errors import CheckpointError
 from rnow.runs.archive import archived, compress, expand, forget_oldest, journals
+from rnow.runs.beside import Kind, beside, forget_beside
 from rnow.runtime.atomic_files import recover_folder, replace_file, telling_if_full
 from rnow.runtime.kill_points import point
 
@@ -40,6 +41,7 @@ class RunDirectory:
         self.config_file = path / "config.yml"
         self.state_file = path / "state.json"
         self.inputs_file = path / "inputs.json"
+        self.plan_file = path / "plan.json"
         self.metrics_file = path / "metrics.jsonl"
         self.evals_file = path / "evals.jsonl"
         self.model = path / "model"
@@ -53,6 +55,10 @@ class RunDirectory:
 
     def trajectories(self, step: int) -> Path:
         return self.path / "trajectories" / f"{step:06d}.jsonl"
+
+    def beside(self, kind: Kind, step: int) -> Path:
+        """Return where `kind` of a step's rollouts lies, beside their journal."""
+        return beside(self.path / "trajectories", kind, step)
 
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"{step:06d}"
@@ -154,6 +160,19 @@ class RunDirectory:
         inputs: dict[str, str] = json.loads(self.inputs_file.read_text(encoding="utf-8"))
         return inputs
 
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Save what the run was to take, when it began; of a run that goes on, the first stays."""
+        if not self.plan_file.exists():
+            replace_file(self.plan_file, json.dumps(dict(plan), indent=1) + "\n")
+
+    def read_plan(self) -> dict[str, Any]:
+        """Return what `write_plan` saved; {} where nothing was."""
+        try:
+            plan: dict[str, Any] = json.loads(self.plan_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return plan
+
     def check_there(self) -> None:
         """Raise CheckpointError if the folder that was opened is not the one at its path now.
 
@@ -189,6 +208,7 @@ class RunDirectory:
             if int(path.stem) > step:
                 path.unlink(missing_ok=True)
                 archived(path).unlink(missing_ok=True)
+        forget_beside(self.path / "trajectories", since=step)
         expand(self.trajectories(step))
 
     def archive_trajectories(self, *, before: int, max_bytes: float) -> list[Path]:

@@ -50,8 +50,11 @@ class Journal:
             with path.open("a", encoding="utf-8") as file:
                 file.write("\n")
 
-    def append(self, scored: ScoredTrajectory) -> None:
-        line = (json.dumps(scored_to_json(scored), ensure_ascii=False) + "\n").encode()
+    def append(self, scored: ScoredTrajectory, *, right: bool | None = None) -> None:
+        """Add a trajectory; `right`: what a grader says of its answer, None where nothing does."""
+        verdict = {} if right is None else {"right": right}
+        text = json.dumps({**scored_to_json(scored), **verdict}, ensure_ascii=False)
+        line = f"{text}\n".encode()
         with telling_if_full(self._path, needs_bytes=len(line)):
             written = 0
             while written < len(line):
@@ -69,21 +72,33 @@ def read_journal(path: Path, *, policy_version: int | None = None) -> tuple[Scor
     With `policy_version`, only trajectories that these very weights sampled, all of them.
     Torn lines are passed over: they were never counted as done.
     """
-    found: dict[RolloutId, ScoredTrajectory] = {}
-    for line in read_bytes(path).decode(errors="replace").split("\n"):
+    return tuple(scored for scored, _ in read_graded(path, policy_version=policy_version))
+
+
+def read_graded(
+    path: Path, *, policy_version: int | None = None
+) -> tuple[tuple[ScoredTrajectory, bool | None], ...]:
+    """Return as `read_journal` does, each with whether its answer was right; None: not graded."""
+    found: dict[RolloutId, tuple[ScoredTrajectory, bool | None]] = {}
+    for text in read_bytes(path).decode(errors="replace").split("\n"):
         try:
-            scored = scored_from_json(json.loads(line))
+            line = json.loads(text)
+            scored = scored_from_json(line)
         except (ValueError, KeyError, TypeError):
             continue
         versions = scored.trajectory.policy_version[scored.trajectory.action_mask]
         if policy_version is None or bool((versions == policy_version).all()):
-            found[scored.trajectory.id] = scored
+            found[scored.trajectory.id] = (scored, line.get("right"))
     return tuple(found[id] for id in sorted(found))
 
 
 def scored_to_json(scored: ScoredTrajectory) -> dict[str, Any]:
     """Return what one line of a journal holds."""
-    trajectory = scored.trajectory
+    logprobs = _floats(scored.teacher_logprobs[scored.trajectory.action_mask])
+    return {**trajectory_to_json(scored.trajectory), "teacher_logprobs": logprobs}
+
+
+def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
     mask = trajectory.action_mask
     return {
         "step": trajectory.id.step,
@@ -94,7 +109,6 @@ def scored_to_json(scored: ScoredTrajectory) -> dict[str, Any]:
         "actions": np.flatnonzero(mask).tolist(),
         "turn_index": trajectory.turn_index.tolist(),
         "sampler_logprobs": _floats(trajectory.sampler_logprobs[mask]),
-        "teacher_logprobs": _floats(scored.teacher_logprobs[mask]),
         "policy_version": trajectory.policy_version[mask].tolist(),
         "num_drift_tokens": trajectory.num_drift_tokens,
         "duration_s": round(trajectory.duration_s, 6),
@@ -104,12 +118,19 @@ def scored_to_json(scored: ScoredTrajectory) -> dict[str, Any]:
 
 def scored_from_json(line: dict[str, Any]) -> ScoredTrajectory:
     """Build the record back; raises KeyError, TypeError or ValueError on anything else."""
+    trajectory = trajectory_from_json(line)
+    logprobs = _on_actions(line["teacher_logprobs"], trajectory.action_mask)
+    return ScoredTrajectory(trajectory=trajectory, teacher_logprobs=logprobs)
+
+
+def trajectory_from_json(line: dict[str, Any]) -> Trajectory:
+    """As `scored_from_json`."""
     num_tokens = len(line["token_ids"])
     mask = np.zeros(num_tokens, dtype=np.bool_)
     mask[line["actions"]] = True
     policy_version = np.full(num_tokens, -1, dtype=np.int32)
     policy_version[mask] = line["policy_version"]
-    trajectory = Trajectory(
+    return Trajectory(
         id=RolloutId(line["step"], line["prompt"], line["rollout"]),
         token_ids=np.asarray(line["token_ids"], dtype=np.int32),
         action_mask=mask,
@@ -120,9 +141,6 @@ def scored_from_json(line: dict[str, Any]) -> ScoredTrajectory:
         end_reason=EndReason(line["end_reason"]),
         num_drift_tokens=line["num_drift_tokens"],
         duration_s=line["duration_s"],
-    )
-    return ScoredTrajectory(
-        trajectory=trajectory, teacher_logprobs=_on_actions(line["teacher_logprobs"], mask)
     )
 
 

@@ -35,7 +35,8 @@ from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
 from rnow.training.gpu_use import watching_gpus
-from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out
+from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out, verdict_of
+from rnow.training.looked_into import FavouriteKeeper
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -131,6 +132,7 @@ async def _run_opened(session: Session, console: Console) -> None:
             chat=environment.chat,
             schemas=environment.schemas,
         )
+        run.write_plan(costs.as_json())
         for line in (*told, _headline(session, num_steps=len(steps)), *costs.short_lines()):
             say(line)
         monitor = Monitor(console, run=run, num_steps=len(steps))
@@ -202,8 +204,10 @@ async def _train(
                 run=run,
                 concurrency=config.rollout.concurrency,
                 max_dropped=config.trainer.max_dropped,
+                verdict=verdict_of(held_out, environment),
             ),
             teacher=teacher,
+            keep_favourites=FavouriteKeeper(teacher, run, num=teacher_of(config).num_favourites),
             trainer=learner.trainer,
             evaluate=held_out_evaluation(
                 environment, student, monitor, held_out, num_steps=num_steps

@@ -8,9 +8,10 @@ from pathlib import Path
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
+from rnow.cluster.machines import find_machines
 from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
-from rnow.errors import ConfigError, ModelError, Severity, TemplateError
+from rnow.errors import ClusterError, ConfigError, ModelError, Severity, TemplateError
 from rnow.plan.costs import Costs
 from rnow.plan.model_files import find_tokenizer
 from rnow.plan.placing import Placement, place_roles
@@ -75,7 +76,11 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> tuple[Point, Placeme
         kind = loaded.config.dataset_type
         return not_checked("devices", f"dataset_type {kind} is not trained in this version"), None
     try:
-        placement = place_roles(loaded, directory, may_download=False)
+        nodes = find_machines(loaded.config)
+        placement = place_roles(loaded, directory, may_download=False, nodes=nodes)
+    except ClusterError as error:
+        problem = loaded.problem("resources.cluster", str(error))
+        return point("devices", "", [problem]), None
     except (ModelError, ConfigError) as error:
         # One message for all roles; it stands where the first model that it names is set.
         keys = ("model.path", "teacher.path")

@@ -7,7 +7,7 @@ from rnow.errors import EngineError
 
 
 async def load_adapter(client: VllmClient, adapter: str, path: Path) -> None:
-    body = {"lora_name": adapter, "lora_path": str(path)}
+    body = {"lora_name": adapter, "lora_path": await client.deliver(path)}
     try:
         await client.post("/v1/load_lora_adapter", body)
     except HttpError as error:
@@ -25,7 +25,7 @@ async def unload_adapter(client: VllmClient, adapter: str) -> None:
 
 
 async def reload_weights(client: VllmClient, path: Path) -> None:
-    body = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}}
+    body = {"method": "reload_weights", "kwargs": {"weights_path": await client.deliver(path)}}
     try:
         await client.post("/collective_rpc", body)
         answer = await client.post("/reset_prefix_cache", {})

@@ -22,6 +22,7 @@ from rnow.errors import RanksDifferError
 from rnow.learner.objective import LossTotals
 from rnow.learner.packing import MicroBatch
 from rnow.learner.ranks.dealing import cost, deal
+from rnow.records import FloatArray
 
 # Whoever started the ranks has the deadlines: a rank whose peer is slow must not end by itself.
 _NO_LIMIT = timedelta(days=7)
@@ -135,6 +136,14 @@ class Ranks:
         """Return `tensor` itself, or all of it where it is cut over the ranks: all ask for it."""
         gather = getattr(tensor, "full_tensor", None)
         return tensor if gather is None else gather()
+
+    def join_all(self, found: dict[int, FloatArray]) -> dict[int, FloatArray]:
+        """Return on the first rank what all have found, on the others what they had."""
+        parts: list[dict[int, FloatArray] | None] | None = None
+        if self.rank == 0:
+            parts = [None] * self.size
+        dist.gather_object(found, parts, group_dst=0, group=self.group)
+        return found if parts is None else {k: v for part in parts for k, v in (part or {}).items()}
 
     def wait_for_all(self) -> None:
         dist.all_reduce(torch.zeros(1, device=self.device), group=self.group)
