@@ -5,6 +5,12 @@ from pathlib import Path
 from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
 
+# What a server needs whose routes for weights are missing.
+ADVICE = (
+    "start that server with --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
+    "VLLM_SERVER_DEV_MODE=1"
+)
+
 
 async def load_adapter(client: VllmClient, adapter: str, path: Path) -> None:
     body = {"lora_name": adapter, "lora_path": await client.deliver(path)}
@@ -39,10 +45,6 @@ async def reload_weights(client: VllmClient, path: Path) -> None:
 
 
 def _with_advice(error: HttpError) -> EngineError:
-    """Say what a server needs whose routes for weights are missing."""
     if error.status != 404 or "Not Found" not in error.text:
         return EngineError(str(error))
-    return EngineError(
-        f"{error}; start that server with --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
-        "VLLM_SERVER_DEV_MODE=1"
-    )
+    return EngineError(f"{error}; {ADVICE}")
