@@ -253,6 +253,8 @@ class TrainerResources(Section):
 class ResourcesSettings(Section):
     """Which devices each role gets."""
 
+    cluster: str | None = Field(default=None, min_length=1)
+    """Ray cluster whose machines have the servers: auto, or HOST:PORT; null: this machine."""
     student: EngineResources = EngineResources(gpus=1)
     teacher: EngineResources = EngineResources(gpus=1)
     trainer: TrainerResources = TrainerResources(gpus=1)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rnow.cluster.starting import server_starter
 from rnow.config.load import teacher_of
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
@@ -107,9 +108,13 @@ async def open_engines(
         scoring_spec(serving, teacher),
     )
 
+    start = await stack.enter_async_context(server_starter(serving))
+
     async def open_one(spec: EngineSpec) -> Engine:
         on_progress = partial(monitor.waiting, spec.role)
-        engine = await open_engine(spec, deaths=deaths, say=monitor.say, on_progress=on_progress)
+        engine = await open_engine(
+            spec, deaths=deaths, say=monitor.say, on_progress=on_progress, start=start
+        )
         stack.push_async_callback(engine.aclose)
         return engine
 

@@ -9,6 +9,11 @@ from rnow.errors import EngineError
 
 # A network file system may show a server what was written here only after a while.
 _VISIBLE_PAUSES_S = (0.1, 0.4, 1.0, 2.0)
+# What a server needs whose routes for weights are missing.
+ADVICE = (
+    "start that server with --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
+    "VLLM_SERVER_DEV_MODE=1"
+)
 
 
 async def load_adapter(
@@ -51,10 +56,6 @@ async def reload_weights(client: VllmClient, path: Path) -> None:
 
 
 def _with_advice(error: HttpError) -> EngineError:
-    """Say what a server needs whose routes for weights are missing."""
     if error.status != 404 or "Not Found" not in error.text:
         return EngineError(str(error))
-    return EngineError(
-        f"{error}; start that server with --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
-        "VLLM_SERVER_DEV_MODE=1"
-    )
+    return EngineError(f"{error}; {ADVICE}")
