@@ -59,8 +59,8 @@ class _Part:
     role: Role
     memory: RoleMemory  # without KV cache
     load: ServerLoad | None  # None: in this process
-    token_bytes: int = 0  # of the KV cache
-    min_kv: int = 0
+    min_kv: int = 0  # of one text of full length
+    text_bytes: int = 0  # the same, whatever the settings ask for
     num_missing: int = 0  # bytes by which the user's gpu_memory_utilization is too small
 
     @property
@@ -188,14 +188,19 @@ def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part
     load = workload.server_load(role, gpu_bytes)
     if role == "student" and workload.config.model.tuning == "full" and workload.alone is None:
         # Served with a head of its own, so that new weights reach it (engines/vllm/untied.py).
-        figures = replace(figures, is_tied=False)
-    token_bytes = figures.kv_bytes(1, dtype_bytes=load.dtype_bytes, num_shards=size)
+        figures = figures.untied()
+    min_kv = figures.kv_bytes(
+        load.min_kv_tokens,
+        dtype_bytes=load.dtype_bytes,
+        num_shards=size,
+        scheduled=load.max_num_batched_tokens,
+    )
     part = _Part(
         role=role,
         memory=server_memory(figures, load, num_gpus=size),
         load=load,
-        token_bytes=token_bytes,
-        min_kv=load.min_kv_tokens * token_bytes,
+        min_kv=min_kv,
+        text_bytes=min_kv,
     )
     if workload.engine(role) == "local":
         # A student in training: the policy version in use and the next.
@@ -203,7 +208,8 @@ def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part
         if workload.alone is not None:
             num_policies = 0 if load.lora_rank is None else 1
         memory = local_memory(figures, load, num_policies=num_policies)
-        return replace(part, memory=memory, load=None)
+        min_kv = figures.local_kv_bytes(load.min_kv_tokens, dtype_bytes=load.dtype_bytes)
+        return replace(part, memory=memory, load=None, min_kv=min_kv)
     fraction = workload.config.engine.gpu_memory_utilization
     if fraction is None:
         return part
@@ -246,7 +252,7 @@ def _role_plan(
             tensor_parallel_size=size,
             gpu_memory_utilization=ceil(1000 * _inside(memory) / gpu_bytes) / 1000,
             load=part.load,
-            num_kv_tokens=kv_bytes // part.token_bytes,
+            num_texts=kv_bytes // part.text_bytes,
         )
     return RolePlan(role=part.role, gpus=chosen, memory=memory, server=server)
 

@@ -138,7 +138,7 @@ class ServerPlan:
     tensor_parallel_size: int
     gpu_memory_utilization: float
     load: ServerLoad
-    num_kv_tokens: int  # that the KV cache of one replica has room for
+    num_texts: int  # of full length that the KV cache of one replica has room for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +207,7 @@ class Plan:
         many = "s" if server.num_replicas > 1 else ""
         size = server.tensor_parallel_size
         over = f" over {size} GPUs" + (" each" if many else "") if size > 1 else ""
-        room = server.num_kv_tokens // server.load.max_model_len * server.num_replicas
+        room = server.num_texts * server.num_replicas
         some = f"{room} of {self.num_rollouts}" if room < self.num_rollouts else "all"
         return (
             f"{item.role}: {server.num_replicas} vLLM server{many}{over} with "
