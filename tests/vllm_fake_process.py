@@ -13,6 +13,7 @@ does wrong is told by files in that folder, which tests write while it runs:
     stale       log-probabilities are 1 nat lower: other weights
     nan         they are what the server says for NaN
     requests    (written by the server) one line a request: route, then the model that it names
+    adapters    (written by the server) the folder of each adapter that it was told to load
 """
 
 import asyncio
@@ -55,6 +56,9 @@ class FaultyVllm(FakeVllm):
         self.hangs = is_stuck or (self.folder / "hangs").exists()
         with (self.folder / "requests").open("a") as log:
             log.write(f"{path} {body.get('model', '-')}\n")
+        if "lora_path" in body:
+            with (self.folder / "adapters").open("a") as log:
+                log.write(f"{body['lora_path']}\n")
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         slow = self.folder / "slow"

@@ -10,6 +10,7 @@
     ├── ModelError                    a model folder that cannot be loaded or trained
     ├── EngineError                   an engine could not sample, score or load weights
     ├── ServerError                   a server that rnow started ended too often to go on
+    ├── ClusterError                  machines that cannot be joined or are not alike
     ├── TeacherError                  the teacher is unfit, or too much could not be scored
     ├── RolloutError                  too many rollouts failed
     ├── GradingError                  a grader could not say whether an answer is right
@@ -102,6 +103,10 @@ class EngineError(RnowError):
 
 class ServerError(RnowError):
     """Not an EngineError: no single rollout is to blame, and none is to be tried again."""
+
+
+class ClusterError(RnowError):
+    pass
 
 
 class TeacherError(RnowError):

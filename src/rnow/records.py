@@ -168,6 +168,13 @@ class ScoredTrajectory:
                 "action tokens and stand nowhere else"
             )
 
+    @property
+    def mean_gap(self) -> float:
+        """The sampler's less the teacher's log-probability, nats a sampled token; 0 without one."""
+        gaps = self.trajectory.sampler_logprobs - self.teacher_logprobs
+        gaps = gaps[self.trajectory.action_mask]
+        return float(gaps.mean()) if gaps.size else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:

@@ -42,6 +42,8 @@ class DataSettings(Section):
     """Prompts in one optimizer step."""
     group_size: int = Field(default=4, ge=1)
     """Rollouts of each prompt in a step."""
+    grade_rollouts: bool = True
+    """Grade rollouts of training too where eval_step grades held-out ones; to be seen alone."""
     drop_last_answer: bool = False
     """Leave out what the assistant says at the end of an entry; else an error."""
 
@@ -80,6 +82,8 @@ class TeacherSettings(Section):
     """Narrower weights in the teacher's vLLM server; null: none."""
     concurrency: int = Field(default=16, ge=1)
     """Trajectories that the teacher scores at the same time."""
+    num_favourites: int = Field(default=3, ge=0, le=20)
+    """Its own likeliest tokens, kept of 4 rollouts a step for rnow report; 0: none."""
 
 
 class AlgorithmSettings(Section):
@@ -249,6 +253,8 @@ class TrainerResources(Section):
 class ResourcesSettings(Section):
     """Which devices each role gets."""
 
+    cluster: str | None = Field(default=None, min_length=1)
+    """Ray cluster whose machines have the servers: auto, or HOST:PORT; null: this machine."""
     student: EngineResources = EngineResources(gpus=1)
     teacher: EngineResources = EngineResources(gpus=1)
     trainer: TrainerResources = TrainerResources(gpus=1)

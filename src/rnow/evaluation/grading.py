@@ -60,6 +60,12 @@ class Grading:
         )
         return tuple(dict.fromkeys(chain.from_iterable(names)))
 
+    def can_grade(self, prompt: Prompt) -> bool:
+        """Say whether an entry has an expected answer, and a grader of it is there."""
+        name = prompt.grader or self._default
+        known = "expected_answer" in prompt.metadata and not _has_rewards(prompt)
+        return known and self._graders.knows(name)
+
     async def grade(self, prompt: Prompt, said: str) -> Grade:
         """Compare what the model said in its last turn with metadata.expected_answer.
 

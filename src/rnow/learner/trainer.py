@@ -10,6 +10,7 @@ them in a thread.
 from collections.abc import Callable, Mapping, Sequence
 from math import cos, isfinite, pi
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from rnow.runtime.kill_points import point
 
 MAX_BAD_UPDATES = 3
 
+OnLogprobs = Callable[[Batch, Mapping[int, FloatArray]], None]
+
 
 class Trainer:
     """Moves a policy's weights. Its own state is AdamW's moments and a count."""
@@ -36,16 +39,20 @@ class Trainer:
         algorithm: AlgorithmSettings,
         num_steps: int,
         on_bad_numbers: Callable[[Batch, str], None],
+        on_logprobs: OnLogprobs = lambda batch, logprobs: None,
     ) -> None:
         """`num_steps` are those of the whole run, for the schedule.
 
         `on_bad_numbers(batch, reason)` keeps the batch of a skipped update for inspection.
+        `on_logprobs(batch, logprobs)` is given what the weights before an update that was taken
+        gave each action token, by the trajectory's place in the batch.
         """
         self._policy = policy
         self._settings = settings
         self._algorithm = algorithm
         self._num_steps = num_steps
         self._on_bad_numbers = on_bad_numbers
+        self._on_logprobs = on_logprobs
         self._parameters = policy.trained_parameters()
         self._num_bad_updates = 0  # in a row
         self._optimizer = torch.optim.AdamW(
@@ -61,12 +68,14 @@ class Trainer:
         BadNumbersError at the third in a row that could not be taken.
         """
         micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
+        logprobs: dict[int, FloatArray] = {}
         try:
             totals = accumulate_gradients(
                 self._policy,
                 micro_batches,
                 algorithm=self._algorithm,
                 num_actions=batch.num_actions,
+                logprobs=logprobs,
             )
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
@@ -96,6 +105,7 @@ class Trainer:
             point("update/computed")
             self._optimizer.step()
             point("update/stepped")
+            self._on_logprobs(batch, logprobs)
         self._optimizer.zero_grad()  # now, so that the rollouts have the memory
         metrics["trainer/skipped"] = float(bool(bad))
         return {name: value for name, value in metrics.items() if name not in bad}
@@ -157,8 +167,12 @@ def accumulate_gradients(
     *,
     algorithm: AlgorithmSettings,
     num_actions: int,
+    logprobs: dict[int, FloatArray] | None = None,
 ) -> LossTotals:
-    """Add the gradient of the batch's loss to the trained weights; return the batch's totals."""
+    """Add the gradient of the batch's loss to the trained weights; return the batch's totals.
+
+    `logprobs` is filled with what each action token had, by the trajectory's place in the batch.
+    """
     if not micro_batches:
         raise ValueError("a batch without an action token cannot be trained on")
     num_turns = 1 + max(int(micro_batch.actions.turn_index.max()) for micro_batch in micro_batches)
@@ -180,6 +194,10 @@ def accumulate_gradients(
         # torch.autograd's own stubs have no types here.
         result.loss.backward()  # type: ignore[no-untyped-call]
         totals = result.totals if totals is None else totals + result.totals
+        if logprobs is not None:
+            values = policy_logprobs.detach().float().cpu().numpy()
+            index = micro_batch.actions.trajectory_index.cpu().numpy()
+            logprobs |= {int(each): values[index == each] for each in np.unique(index)}
     assert totals is not None
     return totals
 

@@ -124,7 +124,7 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
     settings, plan = _settings(serving.config, role), serving.placement.plan
     if isinstance(settings, TeacherSettings):
         of_use["quantization"] = settings.quantization
-    places: list[dict[str, Any]] = [{}] * (settings.replicas or 1)
+    places: list[dict[str, Any]] = _nodes(serving, role)
     planned = None if plan is None else plan.role(role)
     if plan is not None and planned is not None and (server := planned.server) is not None:
         of_use |= {
@@ -150,6 +150,17 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
         )
         for number, place in enumerate(places)
     )
+
+
+def _nodes(serving: Serving, role: EngineRole) -> list[dict[str, Any]]:
+    """Deal a role's servers without GPUs to machines: in turn, the one with the trainer last."""
+    nodes, config = serving.placement.nodes, serving.config
+    number = {"student": config.engine.replicas or 1, "teacher": teacher_of(config).replicas or 1}
+    if not nodes:
+        return [{}] * number[role]
+    before = number["student"] if role == "teacher" else 0
+    others = [*nodes[1:], nodes[0]]
+    return [{"node": others[(before + place) % len(others)]} for place in range(number[role])]
 
 
 def _dtype(serving: Serving, role: EngineRole) -> Literal["float32", "bfloat16"]:

@@ -72,15 +72,12 @@ def read_journal(path: Path, *, policy_version: int | None = None) -> tuple[Scor
     With `policy_version`, only trajectories that these very weights sampled, all of them.
     Torn lines are passed over: they were never counted as done.
     """
-    found = []
-    for scored, _ in read_graded(path):
-        versions = scored.trajectory.policy_version[scored.trajectory.action_mask]
-        if policy_version is None or bool((versions == policy_version).all()):
-            found.append(scored)
-    return tuple(found)
+    return tuple(scored for scored, _ in read_graded(path, policy_version=policy_version))
 
 
-def read_graded(path: Path) -> tuple[tuple[ScoredTrajectory, bool | None], ...]:
+def read_graded(
+    path: Path, *, policy_version: int | None = None
+) -> tuple[tuple[ScoredTrajectory, bool | None], ...]:
     """Return as `read_journal` does, each with whether its answer was right; None: not graded."""
     found: dict[RolloutId, tuple[ScoredTrajectory, bool | None]] = {}
     for text in read_bytes(path).decode(errors="replace").split("\n"):
@@ -89,7 +86,9 @@ def read_graded(path: Path) -> tuple[tuple[ScoredTrajectory, bool | None], ...]:
             scored = scored_from_json(line)
         except (ValueError, KeyError, TypeError):
             continue
-        found[scored.trajectory.id] = (scored, line.get("right"))
+        versions = scored.trajectory.policy_version[scored.trajectory.action_mask]
+        if policy_version is None or bool((versions == policy_version).all()):
+            found[scored.trajectory.id] = (scored, line.get("right"))
     return tuple(found[id] for id in sorted(found))
 
 

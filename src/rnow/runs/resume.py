@@ -31,6 +31,7 @@ FREE = frozenset(
         "teacher.url",
         "teacher.replicas",
         "resources",
+        "resources.cluster",
         "resources.student.gpus",
         "resources.teacher.gpus",
         "resources.trainer.gpus",

@@ -40,6 +40,8 @@ class Grade:
 class Graders(Protocol):
     """The graders of a project, wherever they run."""
 
+    def knows(self, name: str) -> bool: ...
+
     def takes_metadata(self, name: str) -> bool:
         """Say whether a grader looks at more of an entry than its expected answer."""
         ...
@@ -57,6 +59,9 @@ class LocalGraders:
 
     def __init__(self, functions: Mapping[str, GraderFunction]) -> None:
         self._functions = functions
+
+    def knows(self, name: str) -> bool:
+        return name in self._functions
 
     def takes_metadata(self, name: str) -> bool:
         return self._functions[name]._takes_metadata

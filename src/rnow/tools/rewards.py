@@ -111,6 +111,9 @@ class RewardRunner:
             remedy += f", or take one that is there: {', '.join(self._graders)}"
         return f"is '{name}', which is no grader of rewards.py; {remedy}"
 
+    def knows(self, name: str) -> bool:
+        return name in self._graders
+
     def takes_metadata(self, name: str) -> bool:
         return bool(self._graders[name]["takes_metadata"])
 

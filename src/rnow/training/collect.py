@@ -16,11 +16,13 @@ from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.rollout.many import Losses, Roll, roll_many
 from rnow.runs.folder import RunDirectory
-from rnow.runs.journal import Journal, read_journal
+from rnow.runs.journal import Journal, read_graded
+from rnow.training.looked_into import Verdict, no_verdict
 
 NUM_SHOWN_REASONS = 3
 
 Score = Callable[[Trajectory], Awaitable[ScoredTrajectory]]
+Graded = tuple[ScoredTrajectory, bool | None]  # whether the answer was right; None: not graded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class Collected:
     num_reused: int  # taken from the journal of an interrupted attempt at this step
     num_dropped_rollouts: int
     num_dropped_scores: int
+    verdicts: tuple[bool, ...]  # whether answers were right, of those that a grader judged
     rollout_s: float  # until the last rollout ended
     teacher_wait_s: float  # from then until the last score came
 
@@ -44,6 +47,7 @@ class Collector:
     run: RunDirectory
     concurrency: int  # rollouts at a time
     max_dropped: float  # share of a step
+    verdict: Verdict = no_verdict
 
     async def collect(
         self,
@@ -68,8 +72,8 @@ class Collector:
         refuse = partial(self._too_many_lost, step)
         losses = Losses(num_wanted=len(wanted), max_share=self.max_dropped, refuse=refuse)
         # Prompts may have moved in their file since the step was interrupted.
-        journaled = read_journal(path, policy_version=step)
-        reused = [item for item in journaled if wanted.pop(item.trajectory.id, None) is not None]
+        journaled = read_graded(path, policy_version=step)
+        reused = [pair for pair in journaled if wanted.pop(pair[0].trajectory.id, None) is not None]
         for _ in reused:
             on_scored()
         self.run.check_there()
@@ -81,15 +85,16 @@ class Collector:
         finally:
             await asyncio.to_thread(journal.close)  # it syncs, which may take a while
         finished = time.perf_counter()
-        scored = sorted((*reused, *new), key=lambda item: item.trajectory.id)
-        if not scored:
+        graded = sorted((*reused, *new), key=lambda pair: pair[0].trajectory.id)
+        if not graded:
             raise refuse(losses)
         num_dropped_scores = losses.by_type[TeacherError]
         return Collected(
-            batch=Batch(step=step, scored=tuple(scored)),
+            batch=Batch(step=step, scored=tuple(item for item, _ in graded)),
             num_reused=len(reused),
             num_dropped_rollouts=losses.num - num_dropped_scores,
             num_dropped_scores=num_dropped_scores,
+            verdicts=tuple(right for _, right in graded if right is not None),
             rollout_s=rolled_at - started,
             teacher_wait_s=finished - rolled_at,
         )
@@ -101,7 +106,7 @@ class Collector:
         *,
         losses: Losses,
         on_scored: Callable[[], None],
-    ) -> tuple[list[ScoredTrajectory], float]:
+    ) -> tuple[list[Graded], float]:
         """Return what was scored and written down, and when the last rollout ended."""
         rolled_at = time.perf_counter()
 
@@ -112,12 +117,13 @@ class Collector:
             finally:
                 rolled_at = time.perf_counter()
 
-        async def score(attempt: Attempt, trajectory: Trajectory) -> ScoredTrajectory:
+        async def score(attempt: Attempt, trajectory: Trajectory) -> Graded:
             scored = await self.score(trajectory)
+            right = await self.verdict(attempt.prompt, trajectory)
             self.run.check_there()
-            journal.append(scored)
+            journal.append(scored, right=right)
             on_scored()
-            return scored
+            return scored, right
 
         scored = await roll_many(
             attempts, roll, score, lose=losses.add, concurrency=self.concurrency

@@ -13,6 +13,7 @@ from rnow.evaluation.grading import Grading
 from rnow.evaluation.held_out import gradable_prompts, open_held_out_grading
 from rnow.records import Prompt
 from rnow.rollout.environment import Environment
+from rnow.training.looked_into import Verdict, no_verdict, verdicts
 from rnow.training.monitor import Monitor
 
 
@@ -72,3 +73,10 @@ def held_out_evaluation(
         return monitor.record_evaluation(step, evaluation, environment.chat)
 
     return evaluate_if_due
+
+
+def verdict_of(held_out: HeldOut, environment: Environment) -> Verdict:
+    """Return what grades rollouts of training: what grades held-out ones, where that is open."""
+    if not held_out.prompts or not environment.config.data.grade_rollouts:
+        return no_verdict
+    return verdicts(held_out.grading, environment.chat)

@@ -35,6 +35,8 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
                 step, prompts, group_size=parts.group_size, on_scored=monitor.advance
             )
             collected = await stop.cut(rollouts)
+        with monitor.stage("favourites"):
+            await stop.cut(parts.keep_favourites(collected.batch))
         with monitor.stage("update"):
             # In a thread, so that a signal is heard; awaited to its end, so that it is saved.
             updated = await asyncio.to_thread(parts.trainer.update, collected.batch)

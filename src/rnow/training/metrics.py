@@ -4,7 +4,7 @@ Each number has one owner: what trainer, monitor or evaluation count is not coun
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rnow.errors import ToolDefinitionError
 from rnow.records import EndReason, ToolOutcome, Trajectory
@@ -33,6 +33,8 @@ def step_metrics(collected: Collected) -> dict[str, float]:
     trajectories = [item.trajectory for item in collected.batch.scored]
     around = {
         "rollout/reused": collected.num_reused,
+        "rollout/graded": len(collected.verdicts),
+        **_right(collected.verdicts),
         "rollout/dropped": collected.num_dropped_rollouts,
         "teacher/dropped": collected.num_dropped_scores,
         "teacher/scored": len(trajectories),
@@ -41,6 +43,22 @@ def step_metrics(collected: Collected) -> dict[str, float]:
         "time/teacher": collected.teacher_wait_s,
     }
     return merge_metrics(rollout_metrics(trajectories), around)
+
+
+def repetition(trajectory: Trajectory) -> float:
+    """Return the share of 4-grams of sampled tokens that their turn already had: seq-rep-4 of
+    Welleck et al. (arXiv 1908.04319)."""
+    num = num_new = 0
+    for turn in trajectory.turns:
+        ids = trajectory.token_ids[turn.start : turn.end].tolist()
+        grams = list(zip(*(ids[at:] for at in range(4)), strict=False))
+        num += len(grams)
+        num_new += len(set(grams))
+    return (num - num_new) / num if num else 0.0
+
+
+def _right(verdicts: Sequence[bool]) -> dict[str, float]:
+    return {"rollout/right": sum(verdicts) / len(verdicts)} if verdicts else {}
 
 
 def rollout_metrics(trajectories: list[Trajectory]) -> dict[str, float]:
@@ -56,6 +74,7 @@ def rollout_metrics(trajectories: list[Trajectory]) -> dict[str, float]:
         "tokens/drift": sum(trajectory.num_drift_tokens for trajectory in trajectories),
         "rollout/trajectories": len(trajectories),
         "rollout/turns": sum(len(trajectory.turns) for trajectory in trajectories) / count,
+        "rollout/repetition": sum(map(repetition, trajectories)) / count,
         "rollout/action_tokens": sum(one.num_actions for one in trajectories) / count,
         **{f"rollout/end_{reason.value}": ends[reason] for reason in EndReason},
         "tool/calls": len(calls),

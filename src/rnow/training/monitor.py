@@ -13,11 +13,13 @@ from rich.live import Live
 
 from rnow.chat.template import ChatTemplate
 from rnow.evaluation.figures import Evaluation
+from rnow.runs.beside import write_beside
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.console import StartTeller, inert, sayer, start_text
 from rnow.runtime.keys import hearing
 from rnow.training.alarms import alarms
 from rnow.training.gpu_use import GpuUse
+from rnow.training.looked_into import answer_lines
 from rnow.training.metrics import merge_metrics
 from rnow.training.tally import Tally
 from rnow.training.trackers.evaluation_report import evaluation_report
@@ -191,6 +193,7 @@ class Monitor:
             "eval/failed": evaluation.num_failed,
             "eval/ungraded": evaluation.num_ungraded,
         }
+        write_beside(self._run.beside("eval", step), answer_lines(evaluation))
         self._run.append_evaluation(figures)
         self._evaluations.append(figures)
         if self.reports is not None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rnow.cluster.starting import server_starter
 from rnow.config.load import teacher_of
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
@@ -22,11 +23,12 @@ from rnow.plan.engine_specs import (
     sampling_spec,
     scoring_spec,
 )
-from rnow.records import Prompt
+from rnow.records import Batch, Prompt
 from rnow.runs.folder import RunDirectory
 from rnow.runs.saving import Saver
 from rnow.runtime.side_by_side import side_by_side
 from rnow.training.collect import Collector
+from rnow.training.looked_into import keep_logprobs
 from rnow.training.monitor import Monitor
 from rnow.training.publish import Publisher
 from rnow.training.teacher import Teacher
@@ -60,6 +62,7 @@ class Learner:
             algorithm=config.algorithm,
             num_steps=num_steps,
             on_bad_numbers=saver.keep_bad_batch,
+            on_logprobs=partial(keep_logprobs, run),
         )
         return cls(policy=policy, trainer=trainer, saver=saver)
 
@@ -74,6 +77,7 @@ class Parts:
     publisher: Publisher
     collector: Collector
     teacher: Teacher
+    keep_favourites: Callable[[Batch], Coroutine[Any, Any, None]]  # the teacher's, of a few
     trainer: Trainer
     # Evaluates the policy version that the student's engine holds, if that is due; its figures.
     evaluate: Callable[[int], Coroutine[Any, Any, dict[str, float]]]
@@ -100,9 +104,13 @@ async def open_engines(
         scoring_spec(serving, teacher),
     )
 
+    start = await stack.enter_async_context(server_starter(serving))
+
     async def open_one(spec: EngineSpec) -> Engine:
         on_progress = partial(monitor.waiting, spec.role)
-        engine = await open_engine(spec, deaths=deaths, say=monitor.say, on_progress=on_progress)
+        engine = await open_engine(
+            spec, deaths=deaths, say=monitor.say, on_progress=on_progress, start=start
+        )
         stack.push_async_callback(engine.aclose)
         return engine
 

@@ -90,6 +90,11 @@ METRICS = (
     _metric("rollout/dropped", "count", "lost, each after two tries", _NONE,
             "controller.log names the reasons"),
     _metric("rollout/turns", "turns", "mean number of generations of a rollout"),
+    _metric("rollout/repetition", "share", "4-grams of sampled tokens that stood in the same turn "
+            "before, mean of rollouts", (None, 0.5), f"the student goes in circles: {_LOWER_RATE}, "
+            "and look at the transcripts, most repetition first"),
+    _metric("rollout/graded", "count", "rollouts whose answer a grader judged"),
+    _metric("rollout/right", "share", "of those, right answers; sampled, so below eval/accuracy"),
     _metric("rollout/action_tokens", "tokens", "mean sampled by a rollout; a growth to several "
             "times its length is how a collapse begins"),
     _metric("rollout/end_answer", "count", "ended with a turn that calls no tool"),

@@ -35,7 +35,8 @@ from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collector
 from rnow.training.gpu_use import watching_gpus
-from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out
+from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out, verdict_of
+from rnow.training.looked_into import FavouriteKeeper
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -119,7 +120,8 @@ async def _run_opened(session: Session, console: Console) -> None:
         opened = open_held_out(session.loaded, environment, log_file=log_file, say=say)
         held_out = await stack.enter_async_context(opened)
         steps = prompts_by_step(config, file.prompts)
-        told = (*file.notices, *environment.check(file.prompts), *_compare(session))
+        files = {data.train_file: file.prompts, data.val_file: held_out.prompts}
+        told = (*file.notices, *environment.check(files), *_compare(session))
         if (advice := few_rollouts(config)) is not None:
             told = (*told, advice)
         costs = plan_costs(
@@ -203,8 +205,10 @@ async def _train(
                 run=run,
                 concurrency=config.rollout.concurrency,
                 max_dropped=config.trainer.max_dropped,
+                verdict=verdict_of(held_out, environment),
             ),
             teacher=teacher,
+            keep_favourites=FavouriteKeeper(teacher, run, num=teacher_of(config).num_favourites),
             trainer=learner.trainer,
             evaluate=held_out_evaluation(
                 environment, student, monitor, held_out, num_steps=num_steps

@@ -15,7 +15,7 @@ import numpy as np
 
 from rnow.engines.base import Engine, ScoreRequest
 from rnow.errors import DeadlineError, EngineError, TeacherError
-from rnow.records import FloatArray, ScoredTrajectory, Trajectory
+from rnow.records import FloatArray, IntArray, ScoredTrajectory, Trajectory
 from rnow.runtime.kill_points import point
 
 NUM_REPEATS = 4  # the same sequence, at once, in preflight
@@ -48,6 +48,23 @@ class Teacher:
         teacher_logprobs[first_action:] = logprobs
         teacher_logprobs[~trajectory.action_mask] = np.nan
         return ScoredTrajectory(trajectory=trajectory, teacher_logprobs=teacher_logprobs)
+
+    async def favourites(self, trajectory: Trajectory, num: int) -> tuple[IntArray, FloatArray]:
+        """Return its `num` likeliest ids and their log-probabilities, [sampled tokens, num].
+
+        Raises TeacherError where the engine does not tell them.
+        """
+        first = int(np.argmax(trajectory.action_mask))
+        request = ScoreRequest(
+            token_ids=tuple(trajectory.token_ids.tolist()), start=first, num_top=num
+        )
+        async with self._slots:
+            try:
+                scores = await self.engine.score(request)
+            except (EngineError, DeadlineError) as error:
+                raise TeacherError(f"no favourites of {trajectory.id}: {error}") from error
+        mask = trajectory.action_mask[first:]
+        return scores.top_ids[mask], scores.top_logprobs[mask]
 
     async def preflight(self, token_ids: Sequence[int], *, max_context_window: int) -> None:
         """Refuse a teacher that cannot be trained on; remember what it says of `token_ids`.

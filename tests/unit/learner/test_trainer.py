@@ -18,6 +18,7 @@ from rnow.learner.objective import compute_objective
 from rnow.learner.packing import pack
 from rnow.learner.policy import Policy
 from rnow.learner.trainer import (
+    OnLogprobs,
     Trainer,
     accumulate_gradients,
     learning_rate_factor,
@@ -66,6 +67,8 @@ def trainer_of(
     *,
     learning_rate: float = 1e-2,
     on_bad_numbers: Callable[[Batch, str], None] | None = None,
+    on_logprobs: OnLogprobs = lambda batch, logprobs: None,
+    max_tokens: int = 16384,
     **objective: Any,
 ) -> Trainer:
     def fail(batch: Batch, reason: str) -> None:
@@ -73,11 +76,14 @@ def trainer_of(
 
     return Trainer(
         policy,
-        settings=TrainerSettings(num_epochs=1, learning_rate=learning_rate),
+        settings=TrainerSettings(
+            num_epochs=1, learning_rate=learning_rate, max_tokens_per_micro_batch=max_tokens
+        ),
         # Not validated: a reversed sign is what no user may ask for.
         algorithm=AlgorithmSettings().model_copy(update=objective),
         num_steps=10,
         on_bad_numbers=on_bad_numbers or fail,
+        on_logprobs=on_logprobs,
     )
 
 
@@ -232,6 +238,23 @@ def test_a_penalty_of_zero_leaves_every_bit_of_the_weights(student: Path, teache
             assert result["trainer/grad_norm"] == 0.0
             assert result["trainer/skipped"] == 0.0
         assert same_bits(weights_of(policy), before)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 100_000])
+def test_log_probabilities_before_an_update_are_told_however_the_batch_is_cut(
+    student: Path, teacher: Path, max_tokens: int
+) -> None:
+    policy, told = load(student), []
+    trainer = trainer_of(policy, max_tokens=max_tokens, on_logprobs=lambda *each: told.append(each))
+    batch = batch_for(policy, load(teacher))
+    expected = [logprobs_under(policy, item.trajectory) for item in batch.scored]
+    trainer.update(batch)
+    ((same, logprobs),) = told
+    assert same is batch
+    assert sorted(logprobs) == [*range(len(batch.scored))]
+    for index, values in logprobs.items():
+        mask = batch.scored[index].trajectory.action_mask
+        np.testing.assert_allclose(values, expected[index][mask], atol=1e-5)
 
 
 def test_a_teacher_that_is_the_student_gives_no_advantage(student: Path) -> None:

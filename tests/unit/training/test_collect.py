@@ -13,6 +13,7 @@ from rnow.rollout.attempt import Attempt
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import read_journal
 from rnow.training.collect import Collected, Collector
+from rnow.training.looked_into import Verdict, no_verdict
 from rnow.training.metrics import step_metrics
 
 PROMPTS = [Prompt(index=index, line=index + 1, messages=(), tools=None) for index in (4, 2)]
@@ -204,3 +205,26 @@ async def test_a_bug_is_not_a_dropped_trajectory(tmp_path: Path) -> None:
     )
     with pytest.raises(ZeroDivisionError):
         await collector.collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
+
+
+async def test_verdicts_are_kept_and_those_of_the_journal_count_too(tmp_path: Path) -> None:
+    async def verdict(prompt: Prompt, trajectory: Trajectory) -> bool | None:
+        return None if trajectory.id.rollout else prompt.index == 4
+
+    def collector(verdict: Verdict) -> Collector:
+        world, run = World(), RunDirectory(tmp_path)
+        return Collector(
+            world.roll, world.score, run=run, concurrency=3, max_dropped=0.3, verdict=verdict
+        )
+
+    for each in (verdict, no_verdict):  # the second takes all from the journal
+        collected = await collector(each).collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
+        assert collected.verdicts == (False, True)
+        found = step_metrics(collected)
+        assert (found["rollout/graded"], found["rollout/right"]) == (2, 0.5)
+
+
+async def test_without_a_verdict_there_is_no_share(tmp_path: Path) -> None:
+    found = step_metrics(await collect(World(), tmp_path))
+    assert found["rollout/graded"] == 0
+    assert "rollout/right" not in found

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import tokenizer_folder
+from builders import make_trajectory, tokenizer_folder
 from rich.console import Console
 
 from rnow.browser.local_sites import LocalSites
@@ -15,9 +15,12 @@ from rnow.config.settings import Config
 from rnow.engines.base import SampleRequest
 from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import DataError
+from rnow.records import Prompt
 from rnow.rollout.environment import Environment
+from rnow.runs.beside import read_beside
 from rnow.runs.folder import RunDirectory
-from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out
+from rnow.runs.journal import trajectory_from_json
+from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out, verdict_of
 from rnow.training.monitor import Monitor
 
 QUESTION = {"role": "user", "content": "Which company?"}
@@ -123,3 +126,40 @@ async def test_a_student_is_evaluated_first_every_so_often_and_last(tmp_path: Pa
     assert {request.temperature for request in engine.samples} == {0.0}
     assert [request.policy_version for request in engine.samples[::2]] == [0, 2, 4, 5]
     assert {request.session for request in engine.samples} == {"-1.0.0", "-1.1.0"}
+    # What was said is kept, with its grade.
+    for step in (0, 2, 4, 5):
+        kept = read_beside(run.beside("eval", step))
+        assert [
+            (line["prompt"], line["right"], line["extracted"], line["expected"]) for line in kept
+        ] == [
+            (0, True, "Acme", "Acme"),
+            (1, False, "Acme", "Velora"),
+        ]
+        assert trajectory_from_json(kept[0]).num_actions == len(say_acme(engine.samples[0], 0))
+
+
+async def test_rollouts_of_training_are_graded_where_held_out_ones_are(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path, {"expected_answer": "Acme"}, eval_step=2)
+    held_out, _ = await held_out_of(environment)
+    ids = [5, *environment.chat.encode("Acme")]
+    said = make_trajectory(ids, [False] + [True] * (len(ids) - 1))
+
+    def entry(metadata: dict[str, Any], **more: Any) -> Prompt:
+        return Prompt(index=0, line=1, messages=(), tools=None, metadata=metadata, **more)
+
+    entries = [
+        entry({"expected_answer": "Acme"}),
+        entry({"expected_answer": "Velora"}),
+        entry({}),
+        entry({"expected_answer": "Acme"}, grader="not_there"),
+        entry({"expected_answer": "Acme"}, rewards=("costs_money",)),
+    ]
+    verdict = verdict_of(held_out, environment)
+    assert [await verdict(each, said) for each in entries] == [True, False, None, None, None]
+    off = environment.config.data.model_copy(update={"grade_rollouts": False})
+    quiet = replace(environment, config=environment.config.model_copy(update={"data": off}))
+    for other in (
+        verdict_of(held_out, quiet),
+        verdict_of(replace(held_out, prompts=()), environment),
+    ):
+        assert await other(entries[0], said) is None

@@ -1,11 +1,12 @@
 from dataclasses import replace
 
 import pytest
+from builders import make_trajectory as trajectory_of
 from scored import make_scored
 
 from rnow.errors import ToolDefinitionError
 from rnow.records import RolloutId, Trajectory
-from rnow.training.metrics import merge_metrics, rollout_metrics
+from rnow.training.metrics import merge_metrics, repetition, rollout_metrics
 
 
 def make_trajectory(**counts: int) -> Trajectory:
@@ -23,6 +24,7 @@ def test_the_numbers_of_two_trajectories() -> None:
         "tokens/drift": 0,
         "rollout/trajectories": 2,
         "rollout/turns": 2.0,
+        "rollout/repetition": 0.0,
         "rollout/action_tokens": 4.0,
         "rollout/end_answer": 0,
         "rollout/end_max_turns": 2,
@@ -40,6 +42,16 @@ def test_the_numbers_of_two_trajectories() -> None:
         "hits": 1,
         "pages": 3,
     }
+
+
+def test_repetition_is_of_four_tokens_within_one_turn() -> None:
+    # 1 2 3 4 · 2 3 4 1 · 3 4 1 2 · 4 1 2 3 · 1 2 3 4 again: one of five.
+    assert repetition(trajectory_of([9, *[1, 2, 3, 4] * 2], [0] + [1] * 8)) == 0.2
+    two_turns = trajectory_of(
+        [9, *[1, 2, 3, 4] * 2], [0] + [1] * 8, turn_index=[-1, *[0] * 4, *[1] * 4]
+    )
+    assert repetition(two_turns) == 0.0
+    assert repetition(trajectory_of([9, 1], [0, 1])) == 0.0
 
 
 def test_numbers_of_several_parts_make_one_line() -> None:

@@ -49,6 +49,7 @@ class VllmServerSettings:
     max_num_seqs: int | None = None  # requests that run at the same time; None: vLLM's choice
     args: Mapping[str, Any] = field(default_factory=dict)  # further flags, these win
     start_timeout_s: float = 900.0  # until it has answered a first request
+    node: str | None = None  # machine of a cluster; None: this one
 
 
 def command(settings: VllmServerSettings, *, port: int) -> list[str]:

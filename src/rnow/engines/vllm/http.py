@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -66,6 +67,21 @@ class VllmClient:
     async def get(self, route: str) -> Any:
         return await self._ask("GET", route, None)
 
+    async def deliver(self, folder: Path) -> str:
+        """Bring a folder of weights to the server's machine; return its path there."""
+        return str(folder)
+
+    async def forget(self, folder: Path) -> None:
+        """Take away what `deliver` brought."""
+
+    async def exchange(self, method: str, route: str, body: bytes | None) -> tuple[int, bytes]:
+        """Return status and content of one answer; raise OSError or ClientError where none came."""
+        headers = {"Content-Type": "application/json"}
+        async with self._opened().request(
+            method, self.url + route, data=body, headers=headers
+        ) as response:
+            return response.status, await response.read()
+
     async def aclose(self) -> None:
         """Break off what is under way; closing twice is fine."""
         self._is_closed = True
@@ -91,17 +107,12 @@ class VllmClient:
         raise AssertionError("unreachable")
 
     async def _ask_once(self, method: str, route: str, body: bytes | None) -> Any:
-        headers = {"Content-Type": "application/json"}
-        async with self._opened().request(
-            method, self.url + route, data=body, headers=headers
-        ) as response:
-            content = await response.read()
-        if not 200 <= response.status < 300:
+        self._check_open()
+        status, content = await self.exchange(method, route, body)
+        if not 200 <= status < 300:
             text = _message(content)
             raise HttpError(
-                f"{method} {self.url}{route} answered {response.status}: {text}",
-                status=response.status,
-                text=text,
+                f"{method} {self.url}{route} answered {status}: {text}", status=status, text=text
             )
         if method == "POST":
             self.answered_at = time.monotonic()

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from rnow.engines.vllm.command import VllmServerSettings, command, environment, served_name
-from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient
+from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient, WhyEnded
 from rnow.engines.vllm.log import last_line, last_words
 from rnow.engines.vllm.wire import ROUTE
 from rnow.errors import DeadlineError, EngineError
@@ -80,6 +80,9 @@ class VllmServer:
             await server.stop()
             raise
         return server
+
+    def client(self, why_ended: WhyEnded) -> VllmClient:
+        return VllmClient(self.url, why_ended=why_ended)
 
     @property
     def pid(self) -> int:

@@ -5,9 +5,15 @@ from pathlib import Path
 from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
 
+# What a server needs whose routes for weights are missing.
+ADVICE = (
+    "start that server with --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
+    "VLLM_SERVER_DEV_MODE=1"
+)
+
 
 async def load_adapter(client: VllmClient, adapter: str, path: Path) -> None:
-    body = {"lora_name": adapter, "lora_path": str(path)}
+    body = {"lora_name": adapter, "lora_path": await client.deliver(path)}
     try:
         await client.post("/v1/load_lora_adapter", body)
     except HttpError as error:
@@ -25,7 +31,7 @@ async def unload_adapter(client: VllmClient, adapter: str) -> None:
 
 
 async def reload_weights(client: VllmClient, path: Path) -> None:
-    body = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}}
+    body = {"method": "reload_weights", "kwargs": {"weights_path": await client.deliver(path)}}
     try:
         await client.post("/collective_rpc", body)
         answer = await client.post("/reset_prefix_cache", {})
@@ -39,10 +45,6 @@ async def reload_weights(client: VllmClient, path: Path) -> None:
 
 
 def _with_advice(error: HttpError) -> EngineError:
-    """Say what a server needs whose routes for weights are missing."""
     if error.status != 404 or "Not Found" not in error.text:
         return EngineError(str(error))
-    return EngineError(
-        f"{error}; start that server with --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
-        "VLLM_SERVER_DEV_MODE=1"
-    )
+    return EngineError(f"{error}; {ADVICE}")
