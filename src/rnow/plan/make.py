@@ -21,7 +21,8 @@ from rnow.plan.advice import advise
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.layout import Shortage, find_plan
 from rnow.plan.memory import GIB
-from rnow.plan.records import Plan, Role, Workload
+from rnow.plan.records import Plan, Role
+from rnow.plan.workload import Workload
 
 
 def make_plan(workload: Workload, devices: Devices) -> Plan:
@@ -110,9 +111,9 @@ def _takes_gpus(workload: Workload, role: Role) -> bool:
 
 
 def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortage) -> str:
-    models = f"{workload.student.path} and its teacher {workload.teacher.path} do"
-    if workload.alone is not None:
-        models = f"{workload.figures(workload.alone).path} does"
+    models = f"{workload.path('student')} and its teacher {workload.path('teacher')} do"
+    if workload.alone is not None or workload.teacher_engine == "url":
+        models = f"{workload.path(workload.alone or 'student')} does"
     where = f"GPU {', '.join(map(str, shortage.gpus))}"
     needed = sum(num_bytes for _, num_bytes in shortage.needs) / GIB
     needs = ", ".join(f"{role} {num_bytes / GIB:.1f}" for role, num_bytes in shortage.needs)

@@ -14,7 +14,8 @@ from rnow.plan.devices import Devices, Gpu
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.make import device_variables, make_plan
 from rnow.plan.memory import GIB
-from rnow.plan.records import Plan, Role, Workload
+from rnow.plan.records import Plan, Role
+from rnow.plan.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"
