@@ -188,7 +188,7 @@ def count_allocations(
             dtype=torch.bfloat16,
             activation_checkpointing=load.checkpointing,
         )
-        policy._set_modes()  # Policy.load would read a model's files
+        policy._set_modes(policy.device)  # Policy.load would read a model's files
         token_ids = torch.zeros(1, load.max_tokens, dtype=torch.long)
         action_index = torch.arange(1, load.max_tokens)
         position_ids = torch.arange(load.max_tokens)[None]
