@@ -30,6 +30,7 @@ class FakeVllm:
         self.max_model_len = 100
         self.requests: list[tuple[str, Json]] = []
         self.adapters: dict[str, str] = {}
+        self.num_looks = 0  # at an adapter's folder before it is visible
         self.change: Callable[[Json], None] = lambda answer: None
         self.fault: Callable[[], web.Response | None] = lambda: None
         self.hangs = False
@@ -69,6 +70,10 @@ class FakeVllm:
                     await self.gate()
                 return self.fault() or self.generate(body)
             case "/v1/load_lora_adapter":
+                self.num_looks -= 1
+                if self.num_looks >= 0:
+                    name, path = body["lora_name"], body["lora_path"]
+                    return error(404, f"Loading lora {name} failed: No adapter found for {path}")
                 self.adapters[body["lora_name"]] = body["lora_path"]
                 return web.Response(text="Success")
             case "/v1/unload_lora_adapter":
