@@ -17,6 +17,8 @@ from rnow.cluster.connect import Cluster, find_nodes, opened_cluster
 from rnow.cluster.node import Node
 from rnow.engines.base import SampleRequest, ScoreRequest
 
+pytestmark = pytest.mark.slow
+
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 IDS = (9, 5)
 
