@@ -15,10 +15,12 @@
     ├── RolloutError                  too many rollouts failed
     ├── GradingError                  a grader could not say whether an answer is right
     ├── CheckpointError               a run directory that cannot be used or resumed
+    ├── RankError                     processes of the trainer ended too often to go on
     ├── OutOfMemoryError              an update that a device has no memory for
     ├── SpaceError                    a disk that is full
     ├── PublicationError          4   the engine does not hold the trainer's weights
     ├── BadNumbersError           4   non-finite loss or gradient, three times in a row
+    ├── RanksDifferError          4   processes of the trainer hold different weights
     ├── DeadlineError             3   something waited longer than its limit
     └── Interrupted                   not an error: asked to stop by Ctrl-C (130), SIGTERM (143),
                                       or trainer.max_time_s (0)
@@ -125,6 +127,10 @@ class CheckpointError(RnowError):
     pass
 
 
+class RankError(RnowError):
+    pass
+
+
 class OutOfMemoryError(RnowError):
     pass
 
@@ -138,6 +144,10 @@ class PublicationError(RnowError):
 
 
 class BadNumbersError(RnowError):
+    exit_code = 4
+
+
+class RanksDifferError(RnowError):
     exit_code = 4
 
 

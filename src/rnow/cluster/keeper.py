@@ -108,7 +108,7 @@ class Keeper:
             on_progress=lambda _, line: self._lines.__setitem__(name, line),
         )
         self._servers[name] = server
-        self._clients[name] = VllmClient(server.url, why_ended=server.why_ended, pauses_s=())
+        self._clients[name] = server.client(server.why_ended, pauses_s=())
         return Started(pid=server.pid, log_file=log_file)
 
     async def exchange(

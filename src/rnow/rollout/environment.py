@@ -1,6 +1,6 @@
 """What rollouts happen in: chat template, tools, local sites; for training and eval alike."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,18 +59,21 @@ class Environment:
         )
         return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 
-    def check(self, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    def check(self, files: Mapping[str, Sequence[Prompt]]) -> tuple[str, ...]:
         """Check that turns can be appended token by token, and that all prompts can be read.
 
-        Returns what the user should know.
+        `files`: the prompts of each file, of the first of which there is one. Returns what the user
+        should know.
         """
         own: tuple[str, ...] = ()
         if self.tools is not None:
             own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
         limits = self.config.rollout
-        notices = check_template(self.chat, prompts[0].messages, self.schemas, limits=limits)
+        first = next(iter(files.values()))[0].messages
+        notices = check_template(self.chat, first, self.schemas, limits=limits)
         check_words(self.chat, self.schemas, vocabulary=self.vocabulary)
-        check_prompts(self.chat, prompts, self.schemas, vocabulary=self.vocabulary)
+        for file, prompts in files.items():
+            check_prompts(self.chat, prompts, self.schemas, vocabulary=self.vocabulary, file=file)
         return (*own, *self.vocabulary.notices, *notices)
 
     def gauges(self) -> dict[str, float]:

@@ -99,8 +99,12 @@ async def open_engines(
     model = serving.config.model
     full = model.tuning == "full"
     rank = None if full else model.qlora_rank
+    data = serving.config.data
+    num = min(data.batch_size * data.group_size, serving.config.rollout.concurrency)
     specs = (
-        sampling_spec(serving, "student", student, lora_rank=rank, takes_models=full),
+        sampling_spec(
+            serving, "student", student, lora_rank=rank, takes_models=full, num_rollouts=num
+        ),
         scoring_spec(serving, teacher),
     )
 

@@ -120,7 +120,8 @@ async def _run_opened(session: Session, console: Console) -> None:
         opened = open_held_out(session.loaded, environment, log_file=log_file, say=say)
         held_out = await stack.enter_async_context(opened)
         steps = prompts_by_step(config, file.prompts)
-        told = (*file.notices, *environment.check(file.prompts), *_compare(session))
+        files = {data.train_file: file.prompts, data.val_file: held_out.prompts}
+        told = (*file.notices, *environment.check(files), *_compare(session))
         if (advice := few_rollouts(config)) is not None:
             told = (*told, advice)
         costs = plan_costs(

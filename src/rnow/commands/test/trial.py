@@ -180,7 +180,7 @@ class _Trial:
             )
             prompts = [file.prompts[entry] for entry in entries]
             self.num_wanted = len(prompts)
-            for notice in (*file.notices, *environment.check(prompts)):
+            for notice in (*file.notices, *environment.check({config.data.train_file: prompts})):
                 self.say(notice)
             if len(prompts) > MAX_TRANSCRIPTS and not wishes.verbose:
                 self.say(f"{len(prompts)} rollouts, a line each; -v shows their transcripts")
