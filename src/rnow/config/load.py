@@ -8,7 +8,7 @@ remedy. What a setting is stands in settings.py; what an old key becomes in old_
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rnow.config.cautions import report_cautions
@@ -18,6 +18,7 @@ from rnow.config.old_keys import refuse_flat_form, take_project_name, translate_
 from rnow.config.overrides import apply_override
 from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource, read_source, show
+from rnow.config.surroundings import Surroundings
 from rnow.errors import ConfigError, Problem, Severity
 
 _WITHOUT_ROLLOUTS = ("sft", "midtrain")
@@ -35,6 +36,7 @@ class LoadedConfig:
     project_name: str | None  # an old key that still says what the user calls the run
     warnings: tuple[Problem, ...]  # old keys and the like, for the user to read once
     overrides: tuple[str, ...]  # "trainer.num_epochs = 5 (was: 3)", in the order given
+    surroundings: Surroundings = field(default_factory=Surroundings)  # a run's, where there is one
 
     @property
     def notices(self) -> tuple[str, ...]:

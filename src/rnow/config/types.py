@@ -38,7 +38,7 @@ def _check_urls(urls: str | list[str]) -> str | list[str]:
     if not given:
         raise ValueError("the list is empty; name a server, or write null")
     for url in given:
-        if not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?/?", url):
+        if not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?/?|unix:/\S+", url):
             raise ValueError(f"{url} is not the address of a server, as http://127.0.0.1:8000")
     return urls
 

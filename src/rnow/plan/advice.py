@@ -7,7 +7,8 @@ from typing import Any
 
 from rnow.plan.devices import Gpu
 from rnow.plan.layout import find_plan
-from rnow.plan.records import Plan, Workload, weights_are_cut
+from rnow.plan.records import Plan
+from rnow.plan.workload import Workload, weights_are_cut
 
 _WINDOW_STEP = 1024
 _MIN_WINDOW_SHARE = 4  # a window below a quarter of what was asked for is another project
@@ -46,8 +47,9 @@ def _switches(workload: Workload) -> dict[str, Any]:
         better["trainer.activation_checkpointing"] = True
     if config.trainer.max_tokens_per_micro_batch > window:
         better["trainer.max_tokens_per_micro_batch"] = window
-    quantized = workload.teacher_settings.quantization or workload.teacher.quantization
-    if workload.teacher_engine == "vllm" and quantized is None:
+    teacher = workload.teacher
+    quantized = workload.teacher_settings.quantization or (teacher and teacher.quantization)
+    if workload.teacher_engine == "vllm" and teacher is not None and quantized is None:
         better["teacher.quantization"] = "fp8"
     return better
 

@@ -6,7 +6,7 @@ On GPUs a server's numbers are the plan's; on the CPU they are the settings' and
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +18,14 @@ from rnow.engines.vllm.untied import needs_untying
 from rnow.errors import ConfigError
 from rnow.plan.make import device_variables
 from rnow.plan.placing import EngineRole, Placement, engine_urls
-from rnow.plan.records import Plan, Role, num_ranks
+from rnow.plan.records import Plan, Role
+from rnow.plan.workload import num_ranks
 
 GROWING_MEMORY = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 _ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _UNTIED_START = "start"
+_FEWEST_REQUESTS, _MOST_REQUESTS = 8, 256  # of one server at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +47,12 @@ def sampling_spec(
     *,
     lora_rank: int | None,
     takes_models: bool = False,
+    num_rollouts: int | None = None,
 ) -> EngineSpec:
     """Return the engine that samples from `model`, in the place of `role`.
 
-    `lora_rank`: of the adapters that it will be given; `takes_models`: whole models will follow.
+    `lora_rank`: of the adapters that it will be given; `takes_models`: whole models will follow;
+    `num_rollouts`: that run at the same time, None: nobody knows.
     """
     if serving.placement.engines[role] != "vllm":
         return _spec(serving, role, model)
@@ -60,7 +64,15 @@ def sampling_spec(
         max_model_len=serving.config.rollout.max_context_window,
         max_lora_rank=lora_rank,
     )
+    if num_rollouts is not None:
+        num = _requests_at_once(num_rollouts, num_servers=len(servers))
+        servers = tuple(replace(server, max_num_seqs=num) for server in servers)
     return _spec(serving, role, model, servers=servers, untied=untied)
+
+
+def _requests_at_once(num_rollouts: int, *, num_servers: int) -> int:
+    """Return --max-num-seqs: twice a server's share, since it takes graphs and memory for each."""
+    return max(_FEWEST_REQUESTS, min(2 * num_rollouts // num_servers, _MOST_REQUESTS))
 
 
 def scoring_spec(serving: Serving, model: Path) -> EngineSpec:
@@ -80,6 +92,7 @@ def scoring_spec(serving: Serving, model: Path) -> EngineSpec:
         max_model_len=serving.config.rollout.max_context_window + 1,
         max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
         prefix_caching=False,
+        captures_graphs=False,
     )
     return _spec(serving, "teacher", model, servers=servers)
 

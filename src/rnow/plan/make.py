@@ -22,7 +22,8 @@ from rnow.plan.advice import advise
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.layout import Shortage, find_plan
 from rnow.plan.memory import GIB
-from rnow.plan.records import Plan, Role, Workload
+from rnow.plan.records import Plan, Role
+from rnow.plan.workload import Workload
 
 
 def make_plan(workload: Workload, devices: Devices) -> Plan:
@@ -39,7 +40,6 @@ def make_plan(workload: Workload, devices: Devices) -> Plan:
             f"nothing says how much memory {unknown[0]} has, so nothing can be planned for it; "
             "nvidia-smi is asked for it"
         )
-    _check_window(workload)
     _check_resources(workload, num_gpus=len(devices.gpus))
     found = find_plan(workload, devices.gpus)
     if isinstance(found, Plan):
@@ -68,21 +68,6 @@ def device_variables(
     visible = [entry.strip() for entry in environ[name].split(",")] if name in environ else None
     chosen = (str(gpu) if visible is None else visible[gpu] for gpu in gpus)
     return {**order, name: ",".join(chosen)}
-
-
-def _check_window(workload: Workload) -> None:
-    key = "rollout.max_context_window"
-    roles: tuple[Role, ...] = ("student", "teacher")
-    for role in roles if workload.alone is None else (workload.alone,):
-        figures = workload.figures(role)
-        num_more = 1 if role == "teacher" and workload.alone is None else 0
-        longest = figures.max_tokens - num_more
-        if workload.max_context_window > longest:
-            beside = " with the one that a server adds to what it scores" if num_more else ""
-            raise ConfigError(
-                f"{key} is {workload.max_context_window}, and {figures.path} reads "
-                f"{figures.max_tokens} tokens at most{beside}; set {key} to {longest} or less"
-            )
 
 
 def _check_resources(workload: Workload, *, num_gpus: int) -> None:
@@ -133,9 +118,9 @@ def _takes_gpus(workload: Workload, role: Role) -> bool:
 
 
 def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortage) -> str:
-    models = f"{workload.student.path} and its teacher {workload.teacher.path} do"
-    if workload.alone is not None:
-        models = f"{workload.figures(workload.alone).path} does"
+    models = f"{workload.path('student')} and its teacher {workload.path('teacher')} do"
+    if workload.alone is not None or workload.teacher_engine == "url":
+        models = f"{workload.path(workload.alone or 'student')} does"
     where = f"GPU {', '.join(map(str, shortage.gpus))}"
     needed = sum(num_bytes for _, num_bytes in shortage.needs) / GIB
     needs = ", ".join(f"{role} {num_bytes / GIB:.1f}" for role, num_bytes in shortage.needs)

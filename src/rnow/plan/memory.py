@@ -33,6 +33,8 @@ _LAYER_KEPT = {  # by each further layer, where activations are not recomputed
     "lora": (8, 13, 8, 8),
     "full": (8, 19, 10, 9),
 }
+# Of a mixture, each chosen expert reads a copy of the token and gives one back.
+_EXPERT_COPIES = 8
 _FORWARD_SHARE = 0.5  # of the peak: what a layer's forward takes
 
 _CUDA_CONTEXT = 1.0  # GiB: the driver's context, cuBLAS, what is cached and not in use
@@ -125,8 +127,10 @@ def server_memory(figures: ModelFigures, load: ServerLoad, *, num_gpus: int = 1)
     if load.lora_rank is not None:
         rank = next((rank for rank in ADAPTER_RANKS if rank >= load.lora_rank), load.lora_rank)
         lora = NUM_ADAPTERS_AT_ONCE * figures.num_lora_parameters(rank) * load.dtype_bytes
-    # One layer's at a time: gate, up and their product; residual, norm, attention's in and output.
-    per_token = 3 * figures.intermediate_size + 4 * figures.hidden_size + 4 * figures.query_size
+    # One layer's at a time: gate, up and their product; residual, norm, attention's in and output;
+    # what each expert of a mixture gives back.
+    per_token = 3 * figures.intermediate_size + 4 * figures.query_size
+    per_token += (4 + figures.num_chosen) * figures.hidden_size
     forward = load.max_num_batched_tokens * per_token * load.dtype_bytes
     sampler = load.max_num_seqs * figures.vocab_size * _SAMPLER_BYTES
     scored = load.max_num_batched_tokens if load.scores else 0
@@ -195,4 +199,5 @@ def _gathered_bytes(figures: ModelFigures, weight_bytes: int, *, full: bool) -> 
 
 def _layer_bytes(figures: ModelFigures, factors: tuple[int, int, int, int]) -> int:
     sizes = (figures.intermediate_size, figures.hidden_size, figures.query_size, figures.kv_size)
-    return sum(factor * size for factor, size in zip(factors, sizes, strict=True))
+    copies = _EXPERT_COPIES * figures.num_chosen * figures.hidden_size
+    return copies + sum(factor * size for factor, size in zip(factors, sizes, strict=True))

@@ -17,12 +17,12 @@ from rnow.config.load import LoadedConfig, require_distill
 from rnow.config.settings import Config
 from rnow.errors import ConfigError, ModelError
 from rnow.plan.devices import Devices, check_models, find_devices, usable_gpus
-from rnow.plan.figures import load_figures
 from rnow.plan.make import make_plan
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.network import Use, check_network
-from rnow.plan.records import EngineKind, Plan, Workload
+from rnow.plan.records import EngineKind, Plan
 from rnow.plan.weight_files import check_quantization
+from rnow.plan.workload import Workload, load_workload
 
 EngineRole = Literal["student", "teacher"]
 
@@ -94,7 +94,7 @@ def place_roles(
     )
     if is_lora:
         _check_adapter_dtype(config, placement)
-    if not may_download and not all(model.folder for model in models.values()):
+    if not may_download and not all(models[role].folder for role in here):
         return placement
     return replace(placement, plan=_plan(config, placement, devices=found))
 
@@ -294,26 +294,12 @@ def _plan(
 
     None where there are none, or where all is in this process and the model's memory is not known.
     """
-    engines = placement.engines
     if not devices.gpus:
         return None
-    if "vllm" not in engines.values() and any(gpu.memory_mib is None for gpu in devices.gpus):
+    is_served = "vllm" in placement.engines.values()
+    if not is_served and any(gpu.memory_mib is None for gpu in devices.gpus):
         return None
-    try:
-        figures = {
-            role: load_figures(model.path, fetch_model(model, weights=False))
-            for role, model in placement.models.items()
-        }
-    except ModelError:
-        if "vllm" in engines.values():
-            raise
+    workload = load_workload(config, models=placement.models, engines=placement.engines)
+    if not is_served and workload.unknown:
         return None
-    workload = Workload(
-        config=config,
-        # Of a role that is not placed the figures are read by nobody.
-        student=figures.get("student") or figures["teacher"],
-        teacher=figures.get("teacher") or figures["student"],
-        student_engine=engines.get("student", "url"),
-        teacher_engine=engines.get("teacher", "url"),
-    )
     return make_plan(change(workload), devices)

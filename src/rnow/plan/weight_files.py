@@ -46,6 +46,15 @@ def count_weight_bytes(folder: Path) -> int | None:
         return None
 
 
+def index_bytes(folder: Path) -> int | None:
+    """Return the bytes of all weights as their index says, fetched or not; None: there is none."""
+    try:
+        index = _read_json(folder / "model.safetensors.index.json")
+        return int(index["metadata"]["total_size"])
+    except (ModelError, KeyError, TypeError, ValueError):
+        return None
+
+
 def check_weights(folder: Path) -> tuple[str, ...]:
     """Open every header in `folder`; ModelError names the file that cannot be loaded, and why.
 

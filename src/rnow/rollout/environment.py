@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
+from rnow.config.surroundings import TODAY
 from rnow.engines.base import Engine
 from rnow.plan.model_files import find_tokenizer
 from rnow.records import Prompt
@@ -116,7 +118,8 @@ async def open_environment(
     tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
     mcp = mcp_settings(loaded)
     vocabulary = read_vocabulary(student, teacher)
-    chat = load_chat(config, directory, student=student)
+    today = loaded.surroundings.today
+    chat = load_chat(config, directory, student=student, today=today)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
         check_store(config, directory)
@@ -129,7 +132,8 @@ async def open_environment(
                 ports=sites.ports,
                 log_file=log_file,
             )
-            tools = await stack.enter_async_context(ToolPool(replace(settings, mcp=mcp)))
+            settings = replace(settings, mcp=mcp, kept_environ=loaded.surroundings.environ)
+            tools = await stack.enter_async_context(ToolPool(settings))
         yield Environment(
             config=config,
             directory=directory,
@@ -151,11 +155,17 @@ def mcp_settings(loaded: LoadedConfig) -> McpSettings:
     )
 
 
-def load_chat(config: Config, directory: Path, *, student: Path) -> ChatTemplate:
-    """Load the student's template; where the teacher would end a text, its rollouts end too."""
+def load_chat(
+    config: Config, directory: Path, *, student: Path, today: date = TODAY
+) -> ChatTemplate:
+    """Load the student's template; where the teacher would end a text, its rollouts end too.
+
+    `today`: what it may write of the day.
+    """
     path = None if config.teacher is None else config.teacher.path
     teacher = None if path is None else find_tokenizer(path, project=directory)
-    return ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode, teacher=teacher)
+    mode = config.rollout.reasoning_mode
+    return ChatTemplate.load(student, reasoning_mode=mode, teacher=teacher, today=today)
 
 
 def worker_settings(

@@ -24,7 +24,7 @@ from rnow.plan.engine_specs import (
     sampling_spec,
     scoring_spec,
 )
-from rnow.plan.records import weights_are_cut
+from rnow.plan.workload import weights_are_cut
 from rnow.records import Batch, FloatArray, Prompt
 from rnow.runs.bad import keep_bad_batch
 from rnow.runs.folder import RunDirectory
@@ -162,8 +162,12 @@ async def open_engines(
     model = serving.config.model
     full = model.tuning == "full"
     rank = None if full else model.qlora_rank
+    data = serving.config.data
+    num = min(data.batch_size * data.group_size, serving.config.rollout.concurrency)
     specs = (
-        sampling_spec(serving, "student", student, lora_rank=rank, takes_models=full),
+        sampling_spec(
+            serving, "student", student, lora_rank=rank, takes_models=full, num_rollouts=num
+        ),
         scoring_spec(serving, teacher),
     )
 
