@@ -8,7 +8,7 @@ from typing import Any
 from rnow.plan.devices import Gpu
 from rnow.plan.layout import find_plan
 from rnow.plan.records import Plan
-from rnow.plan.workload import Workload
+from rnow.plan.workload import Workload, weights_are_cut
 
 _WINDOW_STEP = 1024
 _MIN_WINDOW_SHARE = 4  # a window below a quarter of what was asked for is another project
@@ -41,6 +41,8 @@ def _switches(workload: Workload) -> dict[str, Any]:
         better["engine.gpu_memory_utilization"] = None
     if config.model.tuning == "full":
         better["model.tuning"] = "lora"
+    if workload.num_ranks > 1 and not weights_are_cut(config):
+        better["trainer.shard_weights"] = True
     if config.trainer.activation_checkpointing is False:
         better["trainer.activation_checkpointing"] = True
     if config.trainer.max_tokens_per_micro_batch > window:

@@ -1,6 +1,6 @@
 """Where the roles of a workload go on the GPUs found: the first layout that fits, or what is short.
 
-A group is roles that share one GPU, or one engine alone with one GPU or more:
+A group is roles that share one GPU, or one role alone with one GPU or more:
 
     8 GPUs   [trainer] [student student student student] [teacher teacher teacher]
     2 GPUs   [trainer student] [teacher]
@@ -156,8 +156,13 @@ def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, i
     """Yield (GPUs a server, servers) to try for a group, the fewest GPUs first."""
     role = group[0]
     if len(group) > 1 or workload.engine(role) == "local":
+        num_ranks = workload.num_ranks if role == "trainer" and workload.alone is None else 1
+        # A server that shared one of several GPUs would be on all of them.
+        is_served = any(workload.engine(item) == "vllm" for item in group)
+        if num_ranks > 1 and is_served:
+            return
         if all(workload.replicas(item) in (None, 1) for item in group):
-            yield 1, 1
+            yield 1, num_ranks
         return
     replicas = workload.replicas(role)
     num_gpus = workload.num_gpus(role)

@@ -4,7 +4,8 @@
     settings (Workload) ────┼─▶ make_plan ─▶ Plan: lines() for the terminal, numbers for servers
     GPUs found ─────────────┘         └─▶ ConfigError that says which number to change
 
-The roles are separate processes: the trainer is the controller itself, on one GPU; each engine is
+The roles are separate processes: the trainer is the controller itself, on one GPU, or one process
+a GPU where it has several; each engine is
 one or more vLLM servers of one or more GPUs. They get GPUs of their own where there are enough, and
 share one where there are not, each with a fixed part of its memory: nothing sleeps, nothing is
 moved away and back. A local engine lives in the controller, so on the trainer's GPU. A role with
@@ -94,10 +95,16 @@ def _check_replicas(workload: Workload, *, num_gpus: int) -> None:
     """Refuse servers for which there are not GPUs enough, even if each needs no more than one."""
     roles: tuple[Role, ...] = ("student", "teacher")
     several = {role: count for role in roles if (count := workload.replicas(role) or 1) > 1}
-    num_trainers = 1 if workload.alone is None else 0
+    num_trainers = workload.num_ranks if workload.alone is None else 0
+    if num_trainers > num_gpus:
+        raise ConfigError(
+            f"trainer.num_ranks is {num_trainers}, and this machine has {_count_of(num_gpus)}; a "
+            "rank needs a GPU of its own"
+        )
     if sum(several.values()) + num_trainers > num_gpus:
         asked = ", ".join(f"{role} {count}" for role, count in several.items())
-        trainer = " and the trainer" if num_trainers else ""
+        ranks = " and the trainer" if num_trainers == 1 else f", trainer {num_trainers}"
+        trainer = ranks if num_trainers else ""
         raise ConfigError(
             f"the servers that are asked for ({asked}){trainer} need a GPU each, and this "
             f"machine has {num_gpus}; ask for fewer replicas"
@@ -130,4 +137,8 @@ def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortag
 
 
 def _count(gpus: Sequence[Gpu]) -> str:
-    return "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+    return _count_of(len(gpus))
+
+
+def _count_of(num_gpus: int) -> str:
+    return "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"
