@@ -16,6 +16,7 @@ the trainer took was 96 to 99.9 % of this estimate (docs/gpu.md). What a server 
 """
 
 from dataclasses import astuple, dataclass
+from math import ceil
 from typing import Literal
 
 from rnow.engines.vllm.command import ADAPTER_RANKS, NUM_ADAPTERS_AT_ONCE
@@ -98,14 +99,22 @@ class ServerLoad:
         return (-(-self.max_model_len // _KV_BLOCK) + 1) * _KV_BLOCK
 
 
-def trainer_memory(figures: ModelFigures, load: TrainerLoad) -> RoleMemory:
-    """Estimate the trainer, which is one process on one GPU."""
+def trainer_memory(figures: ModelFigures, load: TrainerLoad, *, num_sharing: int = 1) -> RoleMemory:
+    """Estimate the trainer on one GPU, or one rank of `num_sharing` that share out the weights.
+
+    An adapter is whole on every rank; of full fine-tuning gradients and moments are shared too.
+    """
     full = load.tuning == "full"
     trained = figures.num_parameters if full else figures.num_lora_parameters(load.lora_rank)
+    weight_bytes = 4 if full else load.dtype_bytes
+    if full:
+        trained = ceil(trained / num_sharing)
     # What is trained is in float32 whatever the products are in, and so are gradients and moments.
     transient = _transient_bytes(figures, load, num_trained=trained)
+    if num_sharing > 1:
+        transient += _gathered_bytes(figures, weight_bytes, with_gradient=full)
     return RoleMemory(
-        weights=figures.num_parameters * (4 if full else load.dtype_bytes),
+        weights=ceil(figures.num_parameters / num_sharing) * weight_bytes,
         lora=0 if full else trained * 4,
         gradients=trained * 4,
         optimizer=trained * 8,
@@ -155,6 +164,15 @@ def local_memory(figures: ModelFigures, load: ServerLoad, *, num_policies: int) 
         activations=load.max_num_seqs * figures.vocab_size * _SAMPLER_BYTES,
         overhead=0,
     )
+
+
+def _gathered_bytes(figures: ModelFigures, weight_bytes: int, *, with_gradient: bool) -> int:
+    """Return what a rank holds of others' parts: all but the layers, and the layer that works
+    beside the one that comes next.
+    """
+    layer = figures.num_linear_parameters // figures.num_layers
+    gathered = (figures.num_other_parameters + 2 * layer) * weight_bytes
+    return gathered + (figures.num_other_parameters + layer) * 4 * with_gradient
 
 
 def _transient_bytes(figures: ModelFigures, load: TrainerLoad, *, num_trained: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+from rnow.plan.devices import Gpu
 from rnow.plan.memory import RoleMemory, ServerLoad, local_memory, server_memory, trainer_memory
 from rnow.plan.records import Role, RolePlan, ServerPlan
 from rnow.plan.workload import Workload
@@ -26,6 +27,7 @@ class Part:
     min_kv: int = 0  # of one text of full length
     text_bytes: int = 0  # the same, whatever the settings ask for
     num_missing: int = 0  # bytes by which the user's gpu_memory_utilization is too small
+    is_sharded: bool = False  # a trainer's ranks
     is_known: bool = True  # else the user's word is taken
 
     @property
@@ -33,15 +35,21 @@ class Part:
         return self.memory.total + self.min_kv
 
 
-def make_part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> Part:
-    """Return what `role` needs on each of `size` GPUs that a server of it has."""
+def make_part(
+    workload: Workload, role: Role, *, gpu_bytes: int, size: int, num_sharing: int = 1
+) -> Part:
+    """Return what `role` needs on each of `size` GPUs that a server of it has.
+
+    `num_sharing`: ranks of a trainer, each with a part of the weights.
+    """
     figures = workload.known_figures(role)
     if figures is None:
         load = workload.server_load(role, gpu_bytes) if workload.engine(role) == "vllm" else None
         nothing = RoleMemory(weights=0, overhead=0)
         return Part(role=role, memory=nothing, load=load, is_known=False)
     if role == "trainer":
-        return Part(role=role, memory=trainer_memory(figures, workload.trainer_load), load=None)
+        memory = trainer_memory(figures, workload.trainer_load, num_sharing=num_sharing)
+        return Part(role=role, memory=memory, load=None, is_sharded=num_sharing > 1)
     load = workload.server_load(role, gpu_bytes)
     if role == "student" and workload.config.model.tuning == "full" and workload.alone is None:
         # Served with a head of its own, so that new weights reach it (engines/vllm/untied.py).
@@ -109,11 +117,15 @@ def role_plan(
             load=part.load,
             num_texts=kv_bytes // max(1, part.text_bytes),
         )
-    return RolePlan(role=part.role, gpus=chosen, memory=memory, server=server)
+    return RolePlan(
+        role=part.role, gpus=chosen, memory=memory, server=server, is_sharded=part.is_sharded
+    )
 
 
-def plan_notes(workload: Workload, roles: Sequence[RolePlan]) -> tuple[str, ...]:
-    """Return what is not known of the roles' models, or bounded from above, a line each."""
+def plan_notes(
+    workload: Workload, roles: Sequence[RolePlan], gpus: Sequence[Gpu]
+) -> tuple[str, ...]:
+    """Return a line for each thing that is not known, bounded from above, or left unused."""
     notes: list[str] = []
     for item in roles:
         figures = workload.known_figures(item.role)
@@ -121,4 +133,12 @@ def plan_notes(workload: Workload, roles: Sequence[RolePlan]) -> tuple[str, ...]
         told = [f"{item.role}, {workload.path(item.role)}: {note}" for note in own]
         # What holds of the student's weights holds of them in the trainer too.
         notes += [] if item.role == "student" and workload.alone is None else told
+    used = {gpu for item in roles for gpu in item.gpus}
+    if len(used) < len(gpus) and workload.config.resources is None:
+        one = workload.alone is None and workload.max_ranks == 1
+        trainer = ", and the trainer works on one in this version" if one else ""
+        notes.append(
+            f"{len(gpus) - len(used)} of {len(gpus)} GPUs are not used: no server that fits in "
+            f"them would shorten a step by more than 1 %{trainer}"
+        )
     return tuple(dict.fromkeys(notes))

@@ -13,6 +13,7 @@ from rnow.errors import ModelError
 from rnow.plan.figures import ModelFigures, load_figures
 from rnow.plan.memory import GIB, ServerLoad, TrainerLoad
 from rnow.plan.model_files import ModelFiles, fetch_model
+from rnow.plan.pace import PROMPT_TOKENS, StepTokens, assumed_tokens
 from rnow.plan.records import EngineKind, Role
 
 _DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float32": 4}  # auto: bfloat16 on a GPU
@@ -34,7 +35,7 @@ class Workload:
     student_engine: EngineKind = "vllm"
     teacher_engine: EngineKind = "vllm"
     alone: Literal["student", "teacher"] | None = None  # only this one runs, and it samples
-    max_ranks: int = 1  # GPUs that the trainer can work on: as many as `rnow run` knows how to
+    max_ranks: int = 1  # GPUs that the trainer may be given: `rnow run` trains on one
     ranks: int | None = None  # that it has; None: planned
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Workload":
@@ -74,10 +75,12 @@ class Workload:
     def num_gpus(self, role: Role) -> int | None:
         """Return how many GPUs the settings give `role`; None: planned."""
         resources = self.config.resources
+        if role == "trainer" and self.ranks is not None:
+            return self.ranks
         if resources is None:
             return None
         if role == "trainer":
-            return self.ranks or resources.trainer.gpus
+            return resources.trainer.gpus
         return resources.teacher.gpus if role == "teacher" else resources.student.gpus
 
     def known_figures(self, role: Role) -> ModelFigures | None:
@@ -119,6 +122,24 @@ class Workload:
             return None
         is_teacher = role == "teacher"
         return self.teacher_settings.replicas if is_teacher else self.config.engine.replicas
+
+    @property
+    def step_tokens(self) -> StepTokens:
+        """What one step asks for, by what is assumed of a rollout."""
+        data, rollout = self.config.data, self.config.rollout
+        sampled, results = assumed_tokens(
+            max_turns=rollout.max_turns,
+            max_tokens=rollout.max_tokens or self.max_context_window,
+            max_result_tokens=rollout.max_tool_response,
+            room=self.max_context_window - PROMPT_TOKENS,
+        )
+        in_step = data.batch_size * data.group_size
+        return StepTokens(
+            rollouts=in_step if self.alone is None else rollout.concurrency,
+            concurrency=rollout.concurrency,
+            sampled=sampled,
+            read=results + PROMPT_TOKENS,
+        )
 
     @property
     def trainer_load(self) -> TrainerLoad:

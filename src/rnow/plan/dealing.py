@@ -1,0 +1,123 @@
+"""GPUs that are left over once every role fits go where they shorten a step most.
+
+A step is the longer of rolling out and scoring, then the update (pace.py). So a GPU for the engine
+that is done first is a GPU in vain: where nothing is gained it is left unused, and that is said.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rnow.plan.device_table import device_or_other
+from rnow.plan.devices import Gpu
+from rnow.plan.pace import Gang, StepTokens, student_s, teacher_s, trainer_s
+from rnow.plan.records import Role, RolePlan, StepTimes
+from rnow.plan.workload import Workload
+
+_LEAST_GAIN = 0.01  # of a step, which all further servers together do not save
+_REPLICAS = {"student": "engine.replicas", "teacher": "teacher.replicas"}
+
+
+def step_times(
+    workload: Workload,
+    placed: Sequence[RolePlan],
+    gpus: Sequence[Gpu],
+    counts: Mapping[Role, int] | None = None,
+) -> StepTimes:
+    """Return how long the roles work in a step, each with as many servers as `counts` says.
+
+    Of a model whose figures are missing nothing is known, so it is in none of it.
+    """
+    tokens = workload.step_tokens
+    seconds: dict[Role, float] = {}
+    for item in placed:
+        if workload.known_figures(item.role) is not None:
+            count = (counts or {}).get(item.role)
+            seconds[item.role] = _seconds(workload, item, gpus, count=count, tokens=tokens)
+    engines = [item for item in placed if item.role != "trainer"]
+    shared = len({gpu for item in engines for gpu in item.gpus}) < sum(
+        len(item.gpus) for item in engines
+    )
+    sharing: frozenset[Role] = frozenset(item.role for item in engines) if shared else frozenset()
+    return StepTimes(seconds=seconds, sharing=sharing)
+
+
+def deal_spare(
+    workload: Workload, placed: Sequence[RolePlan], gpus: Sequence[Gpu], *, num_free: int
+) -> Workload | None:
+    """Return `workload` with the servers and ranks that `num_free` more GPUs are worth; None: no
+    more than there are.
+    """
+    first = {item.role: item.num_servers for item in placed if _can_grow(workload, placed, item)}
+    sizes = {item.role: item.size for item in placed}
+    counts, stages = dict(first), [(step_times(workload, placed, gpus).step_s, dict(first))]
+    while True:
+        now = step_times(workload, placed, gpus, counts)
+        gains: dict[Role, float] = {}
+        for role in _worth_growing(workload, now, counts):
+            if sizes[role] <= num_free:
+                more = step_times(workload, placed, gpus, counts | {role: counts[role] + 1})
+                gains[role] = (now.seconds[role] - more.seconds[role]) / sizes[role]
+        if not gains:
+            break
+        best = max(gains, key=lambda role: gains[role])
+        counts[best] += 1
+        num_free -= sizes[best]
+        stages.append((step_times(workload, placed, gpus, counts).step_s, dict(counts)))
+    shortest = min(step_s for step_s, _ in stages)
+    counts = next(had for step_s, had in stages if step_s <= (1 + _LEAST_GAIN) * shortest)
+    if counts == first:
+        return None
+    servers = {_REPLICAS[role]: count for role, count in counts.items() if role in _REPLICAS}
+    return replace(workload.with_settings(servers), ranks=counts.get("trainer", workload.ranks))
+
+
+def _worth_growing(workload: Workload, now: StepTimes, counts: Mapping[Role, int]) -> list[Role]:
+    """Return the engine that the other one waits for, and the trainer."""
+    engines = [role for role in now.seconds if role != "trainer"]
+    slower = max(engines, key=lambda role: now.seconds[role], default=None)
+    wanted: list[Role] = [] if slower is None else [slower]
+    # A rank without a trajectory would have nothing to do.
+    most = min(workload.max_ranks, int(workload.step_tokens.rollouts))
+    if "trainer" in now.seconds and counts.get("trainer", most) < most:
+        wanted.append("trainer")
+    return [role for role in wanted if role in counts]
+
+
+def _cached_tokens(item: RolePlan) -> int | None:
+    server = item.server
+    if server is None or server.num_texts is None:
+        return None
+    return server.num_texts * server.load.max_model_len
+
+
+def _can_grow(workload: Workload, placed: Sequence[RolePlan], item: RolePlan) -> bool:
+    if any(set(other.gpus) & set(item.gpus) for other in placed if other is not item):
+        return False
+    if item.role == "trainer":
+        return workload.max_ranks > 1 and workload.ranks is None
+    return item.server is not None and workload.replicas(item.role) is None
+
+
+def _seconds(
+    workload: Workload,
+    item: RolePlan,
+    gpus: Sequence[Gpu],
+    *,
+    count: int | None,
+    tokens: StepTokens,
+) -> float:
+    device, _ = device_or_other(gpus[item.gpus[0]].name)
+    load = workload.trainer_load
+    gang = Gang(
+        figures=workload.figures(item.role),
+        device=device,
+        num_servers=count or item.num_servers,
+        size=item.size,
+        dtype_bytes=load.dtype_bytes if item.server is None else item.server.load.dtype_bytes,
+        quantization=None if item.server is None else item.server.load.quantization,
+        max_tokens=_cached_tokens(item),
+    )
+    if item.role == "trainer":
+        return trainer_s(gang, tokens, tuning=load.tuning, is_sharded=item.is_sharded)
+    samples = item.role == "student" or workload.alone is not None
+    return student_s(gang, tokens) if samples else teacher_s(gang, tokens)
