@@ -6,6 +6,7 @@ that is done first is a GPU in vain: where nothing is gained it is left unused, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from rnow.plan.device_table import device_or_other
 from rnow.plan.devices import Gpu
@@ -17,28 +18,40 @@ _LEAST_GAIN = 0.01  # of a step, which all further servers together do not save
 _REPLICAS = {"student": "engine.replicas", "teacher": "teacher.replicas"}
 
 
-def step_times(
-    workload: Workload,
-    placed: Sequence[RolePlan],
-    gpus: Sequence[Gpu],
-    counts: Mapping[Role, int] | None = None,
-) -> StepTimes:
-    """Return how long the roles work in a step, each with as many servers as `counts` says.
+def find_gangs(
+    workload: Workload, placed: Sequence[RolePlan], gpus: Sequence[Gpu]
+) -> dict[Role, Gang]:
+    """Return the roles' GPUs as estimates of time see them; a model without figures has none."""
+    return {
+        item.role: _gang(workload, item, gpus)
+        for item in placed
+        if workload.known_figures(item.role) is not None
+    }
 
-    Of a model whose figures are missing nothing is known, so it is in none of it.
-    """
-    tokens = workload.step_tokens
+
+def step_times(
+    gangs: Mapping[Role, Gang],
+    tokens: StepTokens,
+    *,
+    tuning: Literal["lora", "full"],
+    sharing: frozenset[Role],
+) -> StepTimes:
+    """Return how long the roles work in a step of these tokens."""
     seconds: dict[Role, float] = {}
-    for item in placed:
-        if workload.known_figures(item.role) is not None:
-            count = (counts or {}).get(item.role)
-            seconds[item.role] = _seconds(workload, item, gpus, count=count, tokens=tokens)
-    engines = [item for item in placed if item.role != "trainer"]
-    shared = len({gpu for item in engines for gpu in item.gpus}) < sum(
-        len(item.gpus) for item in engines
-    )
-    sharing: frozenset[Role] = frozenset(item.role for item in engines) if shared else frozenset()
+    for role, gang in gangs.items():
+        if role == "trainer":
+            seconds[role] = trainer_s(gang, tokens, tuning=tuning)
+        else:
+            seconds[role] = (student_s if gang.samples else teacher_s)(gang, tokens)
     return StepTimes(seconds=seconds, sharing=sharing)
+
+
+def sharing_engines(placed: Sequence[RolePlan]) -> frozenset[Role]:
+    """Return the engines that have a GPU in common; none where none do."""
+    engines = [item for item in placed if item.role != "trainer"]
+    used = [gpu for item in engines for gpu in item.gpus]
+    alone: frozenset[Role] = frozenset()
+    return frozenset(item.role for item in engines) if len(set(used)) < len(used) else alone
 
 
 def deal_spare(
@@ -49,20 +62,30 @@ def deal_spare(
     """
     first = {item.role: item.num_servers for item in placed if _can_grow(workload, placed, item)}
     sizes = {item.role: item.size for item in placed}
-    counts, stages = dict(first), [(step_times(workload, placed, gpus).step_s, dict(first))]
+    gangs, shared = find_gangs(workload, placed, gpus), sharing_engines(placed)
+
+    def times(counts: Mapping[Role, int]) -> StepTimes:
+        wider = {
+            role: replace(gang, num_servers=counts.get(role, gang.num_servers))
+            for role, gang in gangs.items()
+        }
+        tuning = workload.trainer_load.tuning
+        return step_times(wider, workload.step_tokens, tuning=tuning, sharing=shared)
+
+    counts, stages = dict(first), [(times(first).step_s, dict(first))]
     while True:
-        now = step_times(workload, placed, gpus, counts)
+        now = times(counts)
         gains: dict[Role, float] = {}
         for role in _worth_growing(workload, now, counts):
             if sizes[role] <= num_free:
-                more = step_times(workload, placed, gpus, counts | {role: counts[role] + 1})
+                more = times(counts | {role: counts[role] + 1})
                 gains[role] = (now.seconds[role] - more.seconds[role]) / sizes[role]
         if not gains:
             break
         best = max(gains, key=lambda role: gains[role])
         counts[best] += 1
         num_free -= sizes[best]
-        stages.append((step_times(workload, placed, gpus, counts).step_s, dict(counts)))
+        stages.append((times(counts).step_s, dict(counts)))
     shortest = min(step_s for step_s, _ in stages)
     counts = next(had for step_s, had in stages if step_s <= (1 + _LEAST_GAIN) * shortest)
     if counts == first:
@@ -98,26 +121,17 @@ def _can_grow(workload: Workload, placed: Sequence[RolePlan], item: RolePlan) ->
     return item.server is not None and workload.replicas(item.role) is None
 
 
-def _seconds(
-    workload: Workload,
-    item: RolePlan,
-    gpus: Sequence[Gpu],
-    *,
-    count: int | None,
-    tokens: StepTokens,
-) -> float:
+def _gang(workload: Workload, item: RolePlan, gpus: Sequence[Gpu]) -> Gang:
     device, _ = device_or_other(gpus[item.gpus[0]].name)
-    load = workload.trainer_load
-    gang = Gang(
+    own = workload.trainer_load.dtype_bytes
+    return Gang(
         figures=workload.figures(item.role),
         device=device,
-        num_servers=count or item.num_servers,
+        num_servers=item.num_servers,
         size=item.size,
-        dtype_bytes=load.dtype_bytes if item.server is None else item.server.load.dtype_bytes,
+        dtype_bytes=own if item.server is None else item.server.load.dtype_bytes,
         quantization=None if item.server is None else item.server.load.quantization,
         max_tokens=_cached_tokens(item),
+        samples=item.role == "student" or workload.alone is not None,
+        is_sharded=item.is_sharded,
     )
-    if item.role == "trainer":
-        return trainer_s(gang, tokens, tuning=load.tuning, is_sharded=item.is_sharded)
-    samples = item.role == "student" or workload.alone is not None
-    return student_s(gang, tokens) if samples else teacher_s(gang, tokens)

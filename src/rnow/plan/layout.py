@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
-from rnow.plan.dealing import deal_spare, step_times
+from rnow.plan.dealing import deal_spare, find_gangs, sharing_engines, step_times
 from rnow.plan.devices import Gpu
 from rnow.plan.memory import GIB
 from rnow.plan.parts import (
@@ -75,18 +75,25 @@ def find_plan(workload: Workload, gpus: Sequence[Gpu]) -> Plan | Shortage:
         for order in _orders(gpus):
             roles = _place(workload, groups, gpus=gpus, order=order)
             if isinstance(roles, tuple):
-                return Plan(
-                    roles=roles,
-                    gpus=tuple(gpus),
-                    max_context_window=workload.max_context_window,
-                    num_rollouts=workload.num_rollouts,
-                    times=step_times(workload, roles, gpus),
-                    notes=plan_notes(workload, roles, gpus),
-                )
+                return _plan_of(workload, roles, gpus)
             if nearest is None or roles.num_bytes < nearest.num_bytes:
                 nearest = roles
     assert nearest is not None, "there is a GPU, and so a layout to try"
     return nearest
+
+
+def _plan_of(workload: Workload, roles: tuple[RolePlan, ...], gpus: Sequence[Gpu]) -> Plan:
+    gangs, tuning = find_gangs(workload, roles, gpus), workload.trainer_load.tuning
+    shared = sharing_engines(roles)
+    return Plan(
+        roles=roles,
+        gpus=tuple(gpus),
+        max_context_window=workload.max_context_window,
+        num_rollouts=workload.num_rollouts,
+        gangs=gangs,
+        times=step_times(gangs, workload.step_tokens, tuning=tuning, sharing=shared),
+        notes=plan_notes(workload, roles, gpus),
+    )
 
 
 def _groupings(workload: Workload) -> list[Groups]:

@@ -65,6 +65,8 @@ class Gang:
     dtype_bytes: int = 2
     quantization: Literal["fp8"] | None = None
     max_tokens: int | None = None  # that a server's KV cache holds; None: enough
+    samples: bool = True  # else it scores
+    is_sharded: bool = False  # a trainer's ranks: each has a part of the weights
 
 
 def assumed_tokens(
@@ -113,9 +115,7 @@ def teacher_s(gang: Gang, tokens: StepTokens) -> float:
     return tokens.all / servers * _reading_s(gang, tokens.each)
 
 
-def trainer_s(
-    gang: Gang, tokens: StepTokens, *, tuning: Literal["lora", "full"], is_sharded: bool = False
-) -> float:
+def trainer_s(gang: Gang, tokens: StepTokens, *, tuning: Literal["lora", "full"]) -> float:
     """Return how long forward and backward take; `num_servers` of the gang are its ranks."""
     figures = gang.figures
     matrices = figures.num_linear_parameters - figures.num_unmet_parameters
@@ -124,7 +124,9 @@ def trainer_s(
     attention = 6 * figures.num_layers * figures.query_size * tokens.each
     flops = _PASSES[tuning] * (matrices + head) + attention
     share = TRAINED_SHARE if gang.dtype_bytes < 4 else TRAINED_SHARE_FLOAT32
-    pace = gang.device.flops * share * gang.num_servers * (_SHARDED_SHARE if is_sharded else 1.0)
+    pace = (
+        gang.device.flops * share * gang.num_servers * (_SHARDED_SHARE if gang.is_sharded else 1.0)
+    )
     return tokens.all * flops / pace
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from rnow.plan.device_table import device_or_other
 from rnow.plan.devices import Gpu
 from rnow.plan.memory import GIB, RoleMemory, ServerLoad
+from rnow.plan.pace import Gang
 from rnow.runtime.console import duration
 
 Role = Literal["trainer", "student", "teacher"]
@@ -89,6 +90,7 @@ class Plan:
     gpus: tuple[Gpu, ...]
     max_context_window: int
     num_rollouts: int
+    gangs: Mapping[Role, Gang]  # what times are made from; none of a model without figures
     times: StepTimes  # how long the roles work in a step, estimated
     notes: tuple[str, ...] = ()  # what is not known, and what is no more than a bound
 
