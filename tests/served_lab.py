@@ -13,7 +13,8 @@ from vllm_fake_process import fake_python, requests_of
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.deaths import Deaths
-from rnow.engines.vllm.served import ServedEngine, Starter, start_here
+from rnow.engines.vllm.served import ServedEngine
+from rnow.engines.vllm.starting import Starter, start_here
 
 
 class Lab:
@@ -80,6 +81,11 @@ class Lab:
             for line in listing.stdout.splitlines()
             if f"vllm_fake_process.py {self.folder} " in line and "/bin/sh" not in line
         ]
+
+    def command_line(self) -> list[str]:
+        """The words of the newest server's command."""
+        command = Path(f"/proc/{self.pids()[-1]}/cmdline").read_text()
+        return command.split("\0")
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):

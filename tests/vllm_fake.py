@@ -30,6 +30,7 @@ class FakeVllm:
         self.max_model_len = 100
         self.requests: list[tuple[str, Json]] = []
         self.adapters: dict[str, str] = {}
+        self.num_looks = 0  # at an adapter's folder before it is visible
         self.change: Callable[[Json], None] = lambda answer: None
         self.fault: Callable[[], web.Response | None] = lambda: None
         self.hangs = False
@@ -46,7 +47,7 @@ class FakeVllm:
         self.requests.append((path, body))
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.json() if request.can_read_body else {}
+        body = await request.json() if request.body_exists else {}
         self.note(request.path, body)
         if self.hangs:
             await asyncio.Event().wait()
@@ -69,6 +70,10 @@ class FakeVllm:
                     await self.gate()
                 return self.fault() or self.generate(body)
             case "/v1/load_lora_adapter":
+                self.num_looks -= 1
+                if self.num_looks >= 0:
+                    name, path = body["lora_name"], body["lora_path"]
+                    return error(404, f"Loading lora {name} failed: No adapter found for {path}")
                 self.adapters[body["lora_name"]] = body["lora_path"]
                 return web.Response(text="Success")
             case "/v1/unload_lora_adapter":
@@ -161,8 +166,8 @@ def serve_beside(fake: FakeVllm | None = None) -> Iterator[FakeVllm]:
     serving = serve_fake(fake)
     try:
         yield asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result()
-        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result()
     finally:
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from served_lab import Lab
@@ -20,6 +21,7 @@ from vllm_real import alive_in_group
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.served import ServedEngine
+from rnow.engines.vllm.starting import Server, start_here
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError, ServerError
 
 ROUTE = "/inference/v1/generate"
@@ -259,11 +261,64 @@ async def test_why_a_server_refuses_its_first_request_is_read_in_its_log(lab: La
     lab.set("lacking")
     with pytest.raises(EngineError) as caught:
         await lab.start()
-    assert re.sub(r":\d+/", ":PORT/", str(caught.value)) == (
-        f"POST http://127.0.0.1:PORT{ROUTE} answered 500: See stack trace (above) for the root "
-        f"cause.; {lab.folder}/student-0.log ends with:\n  RuntimeError: no kernel for heads of 16"
+    why = (
+        f"POST unix:SOCKET{ROUTE} answered 500: See stack trace (above) for the root cause.; "
+        f"{lab.folder}/student-0.log ends with:\n  RuntimeError: no kernel for heads of 16"
+    )
+    assert re.sub(r"unix:\S+/http", "unix:SOCKET", str(caught.value)) == (
+        f"{why}\n(It was the second start; the first failed so: {why})"
     )
     await lab.until(lambda: lab.pids() == [])
+
+
+async def test_a_first_start_that_fails_is_tried_once_more(lab: Lab) -> None:
+    lab.set("fails-once")
+    engine = await lab.start()
+    log = lab.folder / "student-0.log"
+    assert lab.said == [
+        f"the vLLM server of the student has ended (exit code 1); {log} ends with:\n"
+        "  RuntimeError: this GPU has no memory left\nIt is started once more"
+    ]
+    assert (await sample(engine)).token_ids.tolist() == [4, 3, 2]
+
+
+async def test_a_start_that_fails_twice_says_both(lab: Lab) -> None:
+    lab.set("broken")
+    with pytest.raises(EngineError) as caught:
+        await lab.start()
+    log = lab.folder / "student-0.log"
+    assert str(caught.value) == (
+        f"the vLLM server of the student has ended (exit code 1); {log} ends with:\n"
+        "  RuntimeError: this GPU has no memory left\n"
+        "(It was the second start; the first failed in the same way)"
+    )
+
+
+async def test_one_server_of_a_role_starts_before_the_others(lab: Lab) -> None:
+    events: list[str] = []
+
+    async def starter(settings: VllmServerSettings, **more: Any) -> Server:
+        events.append(f"begin {settings.log_file.stem}")
+        server = await start_here(settings, **more)
+        events.append(f"serves {settings.log_file.stem}")
+        return server
+
+    await lab.start(3, starter=starter)
+    assert events[:4] == [
+        "begin student-0",
+        "serves student-0",
+        "begin student-1",
+        "begin student-2",
+    ]
+
+
+async def test_a_server_listens_where_no_other_user_comes_and_leaves_nothing(lab: Lab) -> None:
+    engine = await lab.start()
+    (folder,) = {Path(word).parent for word in lab.command_line() if word.endswith("/http")}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "http").is_socket()
+    await engine.aclose()
+    assert not folder.exists()
 
 
 async def test_closing_ends_every_server_within_seconds(lab: Lab) -> None:

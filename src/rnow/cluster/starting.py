@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from rnow.cluster.machines import cluster_address
-from rnow.engines.vllm.served import Starter, start_here
+from rnow.engines.vllm.starting import Starter, start_here
 from rnow.plan.engine_specs import Serving
 
 

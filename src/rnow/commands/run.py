@@ -1,6 +1,5 @@
 """`rnow run`: find the models, choose the run, train."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,7 @@ from rnow.commands.contact import decide_contact
 from rnow.commands.hosted import Debug, tell_ignored
 from rnow.errors import Interrupted, UsageError
 from rnow.runtime.console import sayer
+from rnow.runtime.own_variables import set_for_this_process
 
 if TYPE_CHECKING:
     from rnow.config.load import LoadedConfig
@@ -160,7 +160,7 @@ def train_project(
         say(line)
     serving = Serving(config=loaded.config, placement=placement, logs=run.logs, untied=run.untied)
     # torch counts GPUs when it is first used, as these variables say.
-    os.environ.update(trainer_environment(placement.plan, serving.environ))
+    set_for_this_process(trainer_environment(placement.plan, serving.environ))
     # Models can run here, so what takes seconds to import is needed.
     import asyncio
 

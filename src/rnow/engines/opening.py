@@ -8,8 +8,9 @@ from rnow.engines.base import Engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.engine import VllmEngine
-from rnow.engines.vllm.served import ServedEngine, Starter, start_here
+from rnow.engines.vllm.served import ServedEngine
 from rnow.engines.vllm.server import Progress
+from rnow.engines.vllm.starting import Starter, start_here
 from rnow.engines.vllm.untied import untied_folder
 
 

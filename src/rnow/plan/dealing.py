@@ -15,7 +15,11 @@ from rnow.plan.records import Role, RolePlan, StepTimes
 from rnow.plan.workload import Workload
 
 _LEAST_GAIN = 0.01  # of a step, which all further servers together do not save
-_REPLICAS = {"student": "engine.replicas", "teacher": "teacher.replicas"}
+_NUMBERS = {
+    "student": "engine.replicas",
+    "teacher": "teacher.replicas",
+    "trainer": "trainer.num_ranks",
+}
 
 
 def find_gangs(
@@ -90,8 +94,7 @@ def deal_spare(
     counts = next(had for step_s, had in stages if step_s <= (1 + _LEAST_GAIN) * shortest)
     if counts == first:
         return None
-    servers = {_REPLICAS[role]: count for role, count in counts.items() if role in _REPLICAS}
-    return replace(workload.with_settings(servers), ranks=counts.get("trainer", workload.ranks))
+    return workload.with_settings({_NUMBERS[role]: count for role, count in counts.items()})
 
 
 def _worth_growing(workload: Workload, now: StepTimes, counts: Mapping[Role, int]) -> list[Role]:
@@ -117,7 +120,7 @@ def _can_grow(workload: Workload, placed: Sequence[RolePlan], item: RolePlan) ->
     if any(set(other.gpus) & set(item.gpus) for other in placed if other is not item):
         return False
     if item.role == "trainer":
-        return workload.max_ranks > 1 and workload.ranks is None
+        return workload.max_ranks > item.num_servers
     return item.server is not None and workload.replicas(item.role) is None
 
 
@@ -133,5 +136,5 @@ def _gang(workload: Workload, item: RolePlan, gpus: Sequence[Gpu]) -> Gang:
         quantization=None if item.server is None else item.server.load.quantization,
         max_tokens=_cached_tokens(item),
         samples=item.role == "student" or workload.alone is not None,
-        is_sharded=item.is_sharded,
+        is_sharded=item.role == "trainer" and workload.trainer_load.num_parts > 1,
     )

@@ -1,6 +1,6 @@
 """Where the roles of a workload go on the GPUs found: the first layout that fits, or what is short.
 
-A group is roles that share one GPU, or one engine alone with one GPU or more:
+A group is roles that share one GPU, or one role alone with one GPU or more:
 
     8 GPUs   [trainer] [student student student student] [teacher teacher teacher]
     2 GPUs   [trainer student] [teacher]
@@ -61,7 +61,6 @@ class _Try(NamedTuple):
 
     size: int
     number: int
-    is_sharded: bool = False
 
 
 def find_plan(workload: Workload, gpus: Sequence[Gpu]) -> Plan | Shortage:
@@ -154,16 +153,7 @@ def _place_group(
         if chosen is None:
             continue
         smallest = min(_given_out(gpus[index]) for index in chosen)
-        parts = [
-            make_part(
-                workload,
-                role,
-                gpu_bytes=smallest,
-                size=tried.size,
-                num_sharing=tried.number if tried.is_sharded else 1,
-            )
-            for role in group
-        ]
+        parts = [make_part(workload, role, gpu_bytes=smallest, size=tried.size) for role in group]
         left = smallest - _SPARE - sum(part.need for part in parts)
         missing = max(-left, *(part.num_missing for part in parts))
         if missing <= 0:
@@ -182,12 +172,14 @@ def _place_group(
 def _tries(workload: Workload, group: tuple[Role, ...]) -> Iterator[_Try]:
     """Yield what to try for a group, the fewest GPUs first."""
     role = group[0]
-    if group == ("trainer",):
-        yield from _rank_tries(workload)
-        return
     if len(group) > 1 or workload.engine(role) == "local":
+        num_ranks = workload.num_ranks if role == "trainer" and workload.alone is None else 1
+        # A server that shared one of several GPUs would be on all of them.
+        is_served = any(workload.engine(item) == "vllm" for item in group)
+        if num_ranks > 1 and is_served:
+            return
         if all(workload.replicas(item) in (None, 1) for item in group):
-            yield _Try(1, 1)
+            yield _Try(1, num_ranks)
         return
     replicas = workload.replicas(role)
     num_gpus = workload.num_gpus(role)
@@ -201,20 +193,6 @@ def _tries(workload: Workload, group: tuple[Role, ...]) -> Iterator[_Try]:
             count = num_gpus // size
             if replicas in (None, count):
                 yield _Try(size, count)
-
-
-def _rank_tries(workload: Workload) -> Iterator[_Try]:
-    """Yield the ranks of a trainer: each with all of the student, then each with a part of it.
-
-    Full fine-tuning over several is always in parts.
-    """
-    asked = workload.num_gpus("trainer")
-    counts = [2**power for power in range(11) if 2**power <= workload.max_ranks]
-    if asked is not None:
-        counts = [asked]
-    if workload.trainer_load.tuning == "lora" or counts[0] == 1:
-        yield _Try(1, counts[0])
-    yield from (_Try(1, count, is_sharded=True) for count in counts if count > 1)
 
 
 def _take(

@@ -16,7 +16,6 @@ the trainer took was 96 to 99.9 % of this estimate (docs/gpu.md). What a server 
 """
 
 from dataclasses import astuple, dataclass
-from math import ceil
 from typing import Literal
 
 from rnow.engines.vllm.command import ADAPTER_RANKS, NUM_ADAPTERS_AT_ONCE
@@ -79,6 +78,7 @@ class TrainerLoad:
     dtype_bytes: int  # of the matrix products
     max_tokens: int  # in one forward: a trajectory longer than a micro-batch goes alone
     checkpointing: bool
+    num_parts: int = 1  # GPUs over which the weights are cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,25 +99,22 @@ class ServerLoad:
         return (-(-self.max_model_len // _KV_BLOCK) + 1) * _KV_BLOCK
 
 
-def trainer_memory(figures: ModelFigures, load: TrainerLoad, *, num_sharing: int = 1) -> RoleMemory:
-    """Estimate the trainer on one GPU, or one rank of `num_sharing` that share out the weights.
-
-    An adapter is whole on every rank; of full fine-tuning gradients and moments are shared too.
-    """
+def trainer_memory(figures: ModelFigures, load: TrainerLoad) -> RoleMemory:
+    """Estimate the trainer on one GPU, or on each of those that it has."""
     full = load.tuning == "full"
     trained = figures.num_parameters if full else figures.num_lora_parameters(load.lora_rank)
-    weight_bytes = 4 if full else load.dtype_bytes
-    if full:
-        trained = ceil(trained / num_sharing)
     # What is trained is in float32 whatever the products are in, and so are gradients and moments.
-    transient = _transient_bytes(figures, load, num_trained=trained)
-    if num_sharing > 1:
-        transient += _gathered_bytes(figures, weight_bytes, with_gradient=full)
+    parts = load.num_parts
+    held = -(-trained // parts) if full else trained  # an adapter is on every GPU whole
+    transient = _transient_bytes(figures, load, num_trained=held)
+    weight_bytes = 4 if full else load.dtype_bytes
+    if parts > 1:
+        transient += _gathered_bytes(figures, weight_bytes, full=full)
     return RoleMemory(
-        weights=ceil(figures.num_parameters / num_sharing) * weight_bytes,
+        weights=-(-figures.num_parameters // parts) * weight_bytes,
         lora=0 if full else trained * 4,
-        gradients=trained * 4,
-        optimizer=trained * 8,
+        gradients=held * 4,
+        optimizer=held * 8,
         activations=transient,
         overhead=int(_CUDA_CONTEXT * GIB + _FRAGMENTATION * transient),
     )
@@ -166,15 +163,6 @@ def local_memory(figures: ModelFigures, load: ServerLoad, *, num_policies: int) 
     )
 
 
-def _gathered_bytes(figures: ModelFigures, weight_bytes: int, *, with_gradient: bool) -> int:
-    """Return what a rank holds of others' parts: all but the layers, and the layer that works
-    beside the one that comes next.
-    """
-    layer = figures.num_linear_parameters // figures.num_layers
-    gathered = (figures.num_other_parameters + 2 * layer) * weight_bytes
-    return gathered + (figures.num_other_parameters + layer) * 4 * with_gradient
-
-
 def _transient_bytes(figures: ModelFigures, load: TrainerLoad, *, num_trained: int) -> int:
     full = load.tuning == "full"
     width = load.dtype_bytes / 2  # the factors were counted in bfloat16
@@ -196,6 +184,17 @@ def _transient_bytes(figures: ModelFigures, load: TrainerLoad, *, num_trained: i
     # The head's gradient beside its last one, its narrow copy, and one chunk's product.
     head = kept + figures.vocab_size * figures.hidden_size * 8 + _LM_HEAD_CHUNK
     return int(max(forward, backward, head, num_trained * 4))
+
+
+def _gathered_bytes(figures: ModelFigures, weight_bytes: int, *, full: bool) -> int:
+    """Return what is whole for a while of weights that are cut: embedding, head, two layers.
+
+    And where they are trained, the gradients of these before they are summed over the GPUs. An
+    estimate: on no machine of several GPUs has it been measured.
+    """
+    outer = figures.num_other_parameters
+    layer = figures.num_linear_parameters // figures.num_layers
+    return (outer + 2 * layer) * (weight_bytes + (4 if full else 0))
 
 
 def _layer_bytes(figures: ModelFigures, factors: tuple[int, int, int, int]) -> int:

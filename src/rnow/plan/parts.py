@@ -27,7 +27,6 @@ class Part:
     min_kv: int = 0  # of one text of full length
     text_bytes: int = 0  # the same, whatever the settings ask for
     num_missing: int = 0  # bytes by which the user's gpu_memory_utilization is too small
-    is_sharded: bool = False  # a trainer's ranks
     is_known: bool = True  # else the user's word is taken
 
     @property
@@ -35,21 +34,16 @@ class Part:
         return self.memory.total + self.min_kv
 
 
-def make_part(
-    workload: Workload, role: Role, *, gpu_bytes: int, size: int, num_sharing: int = 1
-) -> Part:
-    """Return what `role` needs on each of `size` GPUs that a server of it has.
-
-    `num_sharing`: ranks of a trainer, each with a part of the weights.
-    """
+def make_part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> Part:
+    """Return what `role` needs on each of `size` GPUs that a server of it has."""
     figures = workload.known_figures(role)
     if figures is None:
         load = workload.server_load(role, gpu_bytes) if workload.engine(role) == "vllm" else None
         nothing = RoleMemory(weights=0, overhead=0)
         return Part(role=role, memory=nothing, load=load, is_known=False)
     if role == "trainer":
-        memory = trainer_memory(figures, workload.trainer_load, num_sharing=num_sharing)
-        return Part(role=role, memory=memory, load=None, is_sharded=num_sharing > 1)
+        memory = trainer_memory(figures, workload.trainer_load)
+        return Part(role=role, memory=memory, load=None)
     load = workload.server_load(role, gpu_bytes)
     if role == "student" and workload.config.model.tuning == "full" and workload.alone is None:
         # Served with a head of its own, so that new weights reach it (engines/vllm/untied.py).
@@ -117,9 +111,7 @@ def role_plan(
             load=part.load,
             num_texts=kv_bytes // max(1, part.text_bytes),
         )
-    return RolePlan(
-        role=part.role, gpus=chosen, memory=memory, server=server, is_sharded=part.is_sharded
-    )
+    return RolePlan(role=part.role, gpus=chosen, memory=memory, server=server)
 
 
 def plan_notes(
@@ -135,10 +127,8 @@ def plan_notes(
         notes += [] if item.role == "student" and workload.alone is None else told
     used = {gpu for item in roles for gpu in item.gpus}
     if len(used) < len(gpus) and workload.config.resources is None:
-        one = workload.alone is None and workload.max_ranks == 1
-        trainer = ", and the trainer works on one in this version" if one else ""
         notes.append(
             f"{len(gpus) - len(used)} of {len(gpus)} GPUs are not used: no server that fits in "
-            f"them would shorten a step by more than 1 %{trainer}"
+            "them would shorten a step by more than 1 %"
         )
     return tuple(dict.fromkeys(notes))

@@ -39,7 +39,6 @@ class RolePlan:
     gpus: tuple[int, ...]  # as CUDA counts those that this process may use
     memory: RoleMemory | None  # on each of them; None: nothing is known of the model's
     server: ServerPlan | None  # None: in this process, or a trainer's ranks
-    is_sharded: bool = False  # a trainer's ranks: each has a part of the weights
 
     @property
     def size(self) -> int:
@@ -119,10 +118,11 @@ class Plan:
         seconds = self.times.seconds
         if "trainer" not in seconds or any(item.memory is None for item in self.roles):
             return []
-        each = ", ".join(f"{item.role} {_time(seconds[item.role])}" for item in self.roles)
+        each = ", ".join(f"{item.role} {seconds_text(seconds[item.role])}" for item in self.roles)
+        whole = seconds_text(self.times.step_s)
         return [
-            f"a step, estimated without tools: {each}; {_time(self.times.step_s)} in all, bound "
-            f"by the {self.times.bound}; {self.gpu_hours:.2g} GPU hours ({self._basis()})"
+            f"a step, estimated without tools: {each}; {whole} in all, bound by the "
+            f"{self.times.bound}; {self.gpu_hours:.2g} GPU hours ({self._basis()})"
         ]
 
     def _basis(self) -> str:
@@ -200,7 +200,8 @@ def _span(gpus: Sequence[int]) -> str:
     return ", ".join(map(str, gpus))
 
 
-def _time(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
+    """Write seconds as people read them."""
     return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
 
 

@@ -22,6 +22,18 @@ _BATCHED_TOKENS, _SMALL_BATCHED_TOKENS = 8192, 2048  # the student's: vLLM's own
 _BIG_GPU = 70 * GIB  # from here on the larger of them
 
 
+def num_ranks(config: Config) -> int:
+    """Return how many processes make an update together."""
+    resources = config.resources
+    return config.trainer.num_ranks or (1 if resources is None else resources.trainer.gpus)
+
+
+def weights_are_cut(config: Config) -> bool:
+    """Return whether each of several ranks holds a part of the student, not all of it."""
+    wanted = config.trainer.shard_weights
+    return config.model.tuning == "full" if wanted == "auto" else wanted
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """Everything that memory depends on: two models, what runs them, and the settings.
@@ -35,8 +47,7 @@ class Workload:
     student_engine: EngineKind = "vllm"
     teacher_engine: EngineKind = "vllm"
     alone: Literal["student", "teacher"] | None = None  # only this one runs, and it samples
-    max_ranks: int = 1  # GPUs that the trainer may be given: `rnow run` trains on one
-    ranks: int | None = None  # that it has; None: planned
+    max_ranks: int = 1  # that spare GPUs may make of the trainer's; more are for what-if plans
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Workload":
         """Return the same with other settings, by their keys: {"model.tuning": "lora"}."""
@@ -75,13 +86,16 @@ class Workload:
     def num_gpus(self, role: Role) -> int | None:
         """Return how many GPUs the settings give `role`; None: planned."""
         resources = self.config.resources
-        if role == "trainer" and self.ranks is not None:
-            return self.ranks
         if resources is None:
             return None
         if role == "trainer":
-            return resources.trainer.gpus
+            return self.num_ranks
         return resources.teacher.gpus if role == "teacher" else resources.student.gpus
+
+    @property
+    def num_ranks(self) -> int:
+        """Return how many processes train together, each on a GPU of its own."""
+        return num_ranks(self.config)
 
     def known_figures(self, role: Role) -> ModelFigures | None:
         return self.teacher if role == "teacher" else self.student
@@ -109,7 +123,7 @@ class Workload:
         return self.teacher_settings.path if role == "teacher" else self.config.model.path
 
     def engine(self, role: Role) -> EngineKind:
-        """Return what runs `role`; the trainer is in this process, as local engines are."""
+        """Return what runs `role`; the trainer is no server, as local engines are none."""
         if self.alone not in (None, role):
             return "url"  # takes nothing here
         if role == "trainer":
@@ -151,6 +165,7 @@ class Workload:
             # A trajectory that is longer than a micro-batch goes through the network alone.
             max_tokens=max(trainer.max_tokens_per_micro_batch, self.max_context_window),
             checkpointing=trainer.activation_checkpointing is not False,
+            num_parts=self.num_ranks if weights_are_cut(self.config) else 1,
         )
 
     def server_load(self, role: Role, gpu_bytes: int) -> ServerLoad:

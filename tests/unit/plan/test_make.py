@@ -119,6 +119,7 @@ def test_qwen3_8b_from_32b_on_eight_gpus_of_80_gb() -> None:
         "a step, estimated without tools: trainer 4 min 38 s, student 1 min 21 s, "
         "teacher 1 min 10 s; 5 min 59 s in all, bound by the trainer; 0.8 GPU hours "
         "(H100 from the device table)",
+        "with trainer.num_ranks: 3 a step would take 3 min 18 s in the place of 5 min 59 s",
     )
 
 
@@ -241,6 +242,7 @@ def test_full_fine_tuning_of_8b_is_too_much_for_one_gpu_however_many_there_are()
         "GPU 0 can give 77.4 GiB, and needed are 162.9 (trainer 162.9)\n"
         "Any one of these makes it fit:\n"
         "  model.tuning: lora\n"
+        "  trainer.num_ranks: 6\n"
         "  GPUs with 88 GB more"
     )
 

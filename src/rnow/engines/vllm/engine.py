@@ -5,7 +5,8 @@
     http.py           one server: pool, retries, errors that name server, route and status
     weight_routes.py  routes that change weights
     wire.py           bodies of requests; answers, read without trust
-    server.py         a server as a child process (command.py, log.py)
+    starting.py       the first start of all servers of a role
+    server.py         a server as a child process (command.py, address.py, log.py)
     served.py         servers of our own under the Engine, started again when they end (deaths.py)
     untied.py         model folders in the form in which a server renews the LM head
 

@@ -20,6 +20,7 @@ from rnow.errors import EngineError
 WhyEnded = Callable[[], str | None]  # a sentence once the server is known to have ended
 
 PAUSES_S = (0.5, 2.0)  # before the second and the third attempt
+_UNIX = "unix:"  # before the path of a socket, in place of http://
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _KEEP_ALIVE_S = 4.0  # vLLM closes an idle connection after 5 s: ours must be the one to let go
 _CONNECT_TIMEOUT_S = 30.0  # of loopback or a cluster's network; a server's work has other limits
@@ -41,7 +42,7 @@ class UnreachableError(EngineError):
 class VllmClient:
     """Requests to one server, hundreds at once.
 
-    client = VllmClient("http://127.0.0.1:8000")
+    client = VllmClient("http://127.0.0.1:8000")  # or "unix:/tmp/rnow-1f0c/http"
     answer = await client.post("/inference/v1/generate", {…})
     await client.aclose()
     """
@@ -53,7 +54,9 @@ class VllmClient:
         why_ended: WhyEnded = lambda: None,
         pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/")  # names the server in messages
+        self._socket = url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
+        self._base = self.url if self._socket is None else "http://localhost"
         self.why_ended = why_ended
         self.answered_at = 0.0  # time.monotonic() of the last POST that succeeded
         self._pauses_s = tuple(pauses_s)
@@ -78,7 +81,7 @@ class VllmClient:
         """Return status and content of one answer; raise OSError or ClientError where none came."""
         headers = {"Content-Type": "application/json"}
         async with self._opened().request(
-            method, self.url + route, data=body, headers=headers
+            method, self._base + route, data=body, headers=headers
         ) as response:
             return response.status, await response.read()
 
@@ -121,8 +124,11 @@ class VllmClient:
     def _opened(self) -> aiohttp.ClientSession:
         self._check_open()
         if self._session is None:
+            options: dict[str, Any] = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE_S}
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+                connector=aiohttp.TCPConnector(**options)
+                if self._socket is None
+                else aiohttp.UnixConnector(path=self._socket, **options),
                 timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),  # looking for none takes 0.2 ms a request
             )

@@ -15,59 +15,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.engines.spec import EngineSpec
-from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.engine import VllmEngine
-from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient, WhyEnded
-from rnow.engines.vllm.server import Progress, VllmServer
+from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient
+from rnow.engines.vllm.server import Progress
+from rnow.engines.vllm.starting import Server, Starter, start_all, start_here
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
 
 _ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
 
 Value = TypeVar("Value")
-
-
-class Server(Protocol):
-    """A server that runs, here (server.py) or on another machine (rnow.cluster)."""
-
-    settings: VllmServerSettings
-    url: str  # names it in messages, and finds it; the same when it was started again
-
-    def client(self, why_ended: WhyEnded) -> VllmClient: ...
-    def why_ended(self) -> str | None: ...
-    async def answer_once(self, client: VllmClient) -> None: ...
-    async def give_up(self, why: str) -> None: ...
-    async def wait_ended(self) -> str: ...
-    async def stop(self) -> None: ...
-
-
-class Starter(Protocol):
-    """Starts a server; `again`: the one that ended, whose place it takes."""
-
-    async def __call__(
-        self,
-        settings: VllmServerSettings,
-        *,
-        again: Any = None,
-        on_progress: Progress | None = None,
-    ) -> Server: ...
-
-
-async def start_here(
-    settings: VllmServerSettings,
-    *,
-    again: VllmServer | None = None,
-    on_progress: Progress | None = None,
-) -> Server:
-    """Start a server on this machine."""
-    port = None if again is None else again.port
-    return await VllmServer.start(settings, port=port, on_progress=on_progress)
 
 
 class ServedEngine:
@@ -119,20 +82,8 @@ class ServedEngine:
         on_progress: Progress | None = None,
         start: Starter = start_here,
     ) -> "ServedEngine":
-        """Start all servers side by side; where one cannot start, none is left."""
-        starting = [
-            asyncio.ensure_future(start(settings, on_progress=on_progress))
-            for settings in spec.servers
-        ]
-        try:
-            servers = await asyncio.gather(*starting)
-        except BaseException:
-            for task in starting:
-                task.cancel()
-            ended = await asyncio.gather(*starting, return_exceptions=True)
-            done = [one for one in ended if not isinstance(one, BaseException)]
-            await asyncio.gather(*(server.stop() for server in done))
-            raise
+        """Start all servers; where one cannot start, none is left."""
+        servers = await start_all(spec.servers, start=start, say=say, on_progress=on_progress)
         return cls(servers, spec, start=start, deaths=deaths, say=say, on_progress=on_progress)
 
     async def sample(self, request: SampleRequest) -> Completion:

@@ -1,10 +1,14 @@
 """vLLM's routes that change what a server samples from: adapters by name, weights in place."""
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
 
+# A network file system may show a server what was written here only after a while.
+_VISIBLE_PAUSES_S = (0.1, 0.4, 1.0, 2.0)
 # What a server needs whose routes for weights are missing.
 ADVICE = (
     "start that server with --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
@@ -12,14 +16,21 @@ ADVICE = (
 )
 
 
-async def load_adapter(client: VllmClient, adapter: str, path: Path) -> None:
+async def load_adapter(
+    client: VllmClient, adapter: str, path: Path, *, pauses_s: Sequence[float] = _VISIBLE_PAUSES_S
+) -> None:
     body = {"lora_name": adapter, "lora_path": await client.deliver(path)}
-    try:
-        await client.post("/v1/load_lora_adapter", body)
-    except HttpError as error:
-        # The name is of this load alone: an earlier attempt arrived, its answer did not.
-        if "has already been loaded" not in error.text:
-            raise _with_advice(error) from error
+    for pause_s in (*pauses_s, None):
+        try:
+            await client.post("/v1/load_lora_adapter", body)
+            return
+        except HttpError as error:
+            # The name is of this load alone: an earlier attempt arrived, its answer did not.
+            if "has already been loaded" in error.text:
+                return
+            if pause_s is None or "No adapter found" not in error.text:
+                raise _with_advice(error) from error
+        await asyncio.sleep(pause_s)
 
 
 async def unload_adapter(client: VllmClient, adapter: str) -> None:
