@@ -97,7 +97,22 @@ function list() {
   }));
   mark();
 }
-at("filters").addEventListener("input", list);
+// A page that is served comes anew every so often, with what was asked of the one before.
+const is_served = location.protocol.startsWith("http");
+const fields = [...at("filters").elements];
+if (is_served) {
+  const kept = JSON.parse(sessionStorage.getItem("filters") ?? "{}");
+  for (const field of fields) {
+    if (!(field.name in kept)) continue;
+    if (field.type === "checkbox") field.checked = kept[field.name];
+    else field.value = kept[field.name];
+  }
+}
+at("filters").addEventListener("input", () => {
+  list();
+  const now = fields.map((field) => [field.name, field.type === "checkbox" ? field.checked : field.value]);
+  if (is_served) sessionStorage.setItem("filters", JSON.stringify(Object.fromEntries(now)));
+});
 at("filters").addEventListener("submit", (event) => event.preventDefault());
 
 // One transcript.
