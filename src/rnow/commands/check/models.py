@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from rnow.chat.bridge_check import check_template
+from rnow.chat.rendering_limit import memory_held
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.cluster.machines import find_machines
@@ -147,6 +148,7 @@ def _shared_vocabulary(loaded: LoadedConfig, student: Path, directory: Path) -> 
     return None
 
 
+@memory_held()
 def _check_chat(
     loaded: LoadedConfig,
     directory: Path,
