@@ -13,6 +13,7 @@ from rnow.commands.arguments import (
     find_project,
     load_project,
     make_console,
+    run_name,
     with_flags,
 )
 from rnow.commands.contact import decide_contact
@@ -196,10 +197,3 @@ def _folder_name(name: str | None) -> str | None:
     if name is not None and (name in ("", ".", "..") or "/" in name):
         raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
     return name
-
-
-def run_name(loaded: "LoadedConfig", project: Path) -> str:
-    """Return the folder under runs/ when nobody names one: the project's name, or its folder's."""
-    from rnow.runs.folder import slug
-
-    return slug(loaded.project_name or project.resolve().name)
