@@ -3,10 +3,9 @@
     python tests/bench/bench_cluster.py --python .venv-vllm/bin/python
 
 The nodes are raylets of this machine; student and teacher are vLLM servers on two of them. While
-the
-run goes on, this ends by SIGKILL, each in a step of its own: the student's server, the teacher's
-keeper, and the raylet of the student's machine. Exits 1 unless the run finishes, its accuracy is at
-least MIN_ACCURACY, no rollout was dropped, and no process and no folder is left.
+the run goes on, this ends by SIGKILL, each in a step of its own: the student's server, the
+teacher's keeper, and the raylet of the student's machine. Exits 1 unless the run finishes, its
+accuracy is at least MIN_ACCURACY, no rollout was dropped, and no process and no folder is left.
 """
 
 import argparse
