@@ -76,8 +76,8 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> tuple[Point, Placeme
         kind = loaded.config.dataset_type
         return not_checked("devices", f"dataset_type {kind} is not trained in this version"), None
     try:
-        nodes = find_machines(loaded.config)
-        placement = place_roles(loaded, directory, may_download=False, nodes=nodes)
+        machines = find_machines(loaded.config)
+        placement = place_roles(loaded, directory, may_download=False, machines=machines)
     except ClusterError as error:
         problem = loaded.problem("resources.cluster", str(error))
         return point("devices", "", [problem]), None
