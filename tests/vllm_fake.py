@@ -30,6 +30,8 @@ class FakeVllm:
         self.max_model_len = 100
         self.requests: list[tuple[str, Json]] = []
         self.adapters: dict[str, str] = {}
+        self.adapter_shift = 0.0  # of the log-probabilities of every adapter
+        self.skips_adapter = False  # where tokens are sampled
         self.num_looks = 0  # at an adapter's folder before it is visible
         self.change: Callable[[Json], None] = lambda answer: None
         self.fault: Callable[[], web.Response | None] = lambda: None
@@ -110,8 +112,22 @@ class FakeVllm:
                 None,
                 *(_scored(place, ids[place], asked) for place in range(1, len(ids))),
             ]
+        if body["model"] in self.adapters:
+            shift_scored(answer, self.adapter_shift)
+            shift_sampled(answer, 0.0 if self.skips_adapter else self.adapter_shift)
         self.change(answer)
         return web.Response(text=json.dumps(answer), content_type="application/json")
+
+
+def shift_scored(answer: Json, by: float) -> None:
+    for entry in (answer["prompt_logprobs"] or [])[1:]:
+        for value in entry.values():
+            value["logprob"] += by
+
+
+def shift_sampled(answer: Json, by: float) -> None:
+    for entry in answer["choices"][0]["logprobs"]["content"]:
+        entry["logprob"] += by
 
 
 def error(status: int, message: str) -> web.Response:

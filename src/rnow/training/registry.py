@@ -63,7 +63,8 @@ METRICS = (
     _metric("reverse_kl/turn_*", "nats/token", "the same over the tokens of one turn, from 0"),
     _metric("teacher_kl", "nats/token", "reverse_kl under the hosted service's name"),
     _metric("mismatch_kl", "nats/token", "how far engine and trainer are apart on the same weights",
-            (None, 0.01), f"{_DTYPES}; above 0.015 an alarm says so"),
+            (None, 0.01), f"{_DTYPES}; beyond it in steps 0 and 1 the run stops, later above 0.015 "
+            "an alarm says so"),
     _metric("mean_ratio", "ratio", "mean of trainer to sampler probability of a sampled token",
             (0.9, 1.1), _DTYPES),
     _metric("trainer/loss", "nats/token", "what the update minimized; its size says little"),
@@ -136,6 +137,8 @@ METRICS = (
             "if it is much of a step: raise teacher.concurrency or teacher.replicas"),
     _metric("publish/probe", "nats/token", "engine and trainer apart on a fixed sequence",
             (0.0, 0.1), "above engine.probe_tolerance the run stops, and says why"),
+    _metric("publish/decode", "nats/token", "engine and trainer apart on what the engine samples "
+            "for a probe, one at a time or eight", (0.0, 0.1), "the run stops, and says why"),
     _metric("eval/accuracy", "share", "of held-out prompts, on steps that evaluate"),
     _metric("eval/format_ok", "share", "of held-out answers that could be read", (0.9, 1.0),
             "look at what the student answers: rnow test"),

@@ -21,7 +21,7 @@ Left out: anything for large models or many sequences at speed. That is the serv
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
 from rnow.engines.local.batch import DecodingBatch, is_batch_invariant, score
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
 from rnow.engines.local.weights import load_model, load_policy_model
@@ -114,6 +114,12 @@ class LocalEngine:
 
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         return (await self.score(request),)
+
+    async def probe_sampling(self, requests: Sequence[SampleRequest]) -> tuple[Sampled, ...]:
+        """Sample the first request: here no sequence depends on others beside it."""
+        alone = await self.sample(requests[0])
+        await self.release(requests[0].session)
+        return (Sampled(where="the embedded engine", alone=alone, together=()),)
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
         """Load an adapter on the start weights, or a whole model; sessions keep their weights."""

@@ -29,9 +29,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
 from rnow.engines.vllm.http import PAUSES_S, VllmClient
-from rnow.engines.vllm.replicas import Replica, Replicas, one_more, sample_at, score_at
+from rnow.engines.vllm.replicas import (
+    Replica,
+    Replicas,
+    one_more,
+    sample_apart,
+    sample_at,
+    score_at,
+)
 from rnow.engines.vllm.untied import is_tied, untied_folder
 from rnow.engines.vllm.weight_routes import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
@@ -117,6 +124,19 @@ class VllmEngine:
                 *(score_at(replica, request, adapter=adapter) for replica in replicas)
             )
         return tuple(scores)
+
+    async def probe_sampling(
+        self, requests: Sequence[SampleRequest], *, url: str | None = None
+    ) -> tuple[Sampled, ...]:
+        """Sample at every server, or at the one with this `url`; sessions have no part in it."""
+        version = requests[0].policy_version
+        adapter = self._loaded(version).adapter
+        replicas = self._replicas.all if url is None else (self._replicas.at(url),)
+        async with within(self._request_timeout_s, f"engine.probe_sampling of version {version}"):
+            sampled = await asyncio.gather(
+                *(sample_apart(replica, requests, adapter=adapter) for replica in replicas)
+            )
+        return tuple(sampled)
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
         """Load an adapter beside what is there, or replace the weights by a whole model's.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
 from rnow.engines.vllm import wire
 from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
@@ -120,6 +120,18 @@ async def sample_at(replica: Replica, request: SampleRequest, *, adapter: str | 
         wire.sample_body(request, model=model),
         lambda answer: wire.read_completion(answer, request, model=model),
     )
+
+
+async def sample_apart(
+    replica: Replica, requests: Sequence[SampleRequest], *, adapter: str | None
+) -> Sampled:
+    """Sample the first request alone, then all: servers decode these by different graphs."""
+    with one_more(replica):
+        alone = await sample_at(replica, requests[0], adapter=adapter)
+        together = await asyncio.gather(
+            *(sample_at(replica, request, adapter=adapter) for request in requests)
+        )
+    return Sampled(where=replica.client.url, alone=alone, together=tuple(together))
 
 
 async def score_at(replica: Replica, request: ScoreRequest, *, adapter: str | None) -> Scores:
