@@ -6,6 +6,7 @@ the ids that it samples: after 5 come 4, 3, 2, 1, 0, 0, …
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
@@ -30,6 +31,10 @@ class FakeVllm:
         self.max_model_len = 100
         self.requests: list[tuple[str, Json]] = []
         self.adapters: dict[str, str] = {}
+        # Tokens of each generation, which ends by an abort alone; None: it ends by itself.
+        self.sampled_by_then: int | None = None
+        self.aborted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.can_abort = True
         self.adapter_shift = 0.0  # of the log-probabilities of every adapter
         self.skips_adapter = False  # where tokens are sampled
         self.num_looks = 0  # at an adapter's folder before it is visible
@@ -67,6 +72,13 @@ class FakeVllm:
                         ]
                     }
                 )
+            case "/inference/v1/abort_requests" if self.can_abort:
+                for name in body["request_ids"]:
+                    self.aborted[name.removeprefix("generate-tokens-")].set()
+                return web.Response()
+            case "/inference/v1/generate" if self.sampled_by_then is not None:
+                await self.aborted[body["request_id"]].wait()
+                return self.generate(body)
             case "/inference/v1/generate":
                 if self.gate is not None:
                     await self.gate()
@@ -103,6 +115,8 @@ class FakeVllm:
             "prompt_token_id_logprobs": None,
             "choices": [_choice(ids, asked)],
         }
+        if self.sampled_by_then is not None:
+            _cut(answer["choices"][0], self.sampled_by_then)
         if "prompt_logprob_token_ids" in asked:
             if self.compact is None:
                 return error(400, "prompt_logprob_token_ids requires the V2 model runner")
@@ -150,6 +164,12 @@ def _choice(ids: list[int], asked: Json) -> Json:
         "logprobs": {"content": content},
         "finish_reason": "stop" if is_stop else "length",
     }
+
+
+def _cut(choice: Json, num: int) -> None:
+    choice["token_ids"] = choice["token_ids"][:num]
+    choice["logprobs"]["content"] = choice["logprobs"]["content"][:num]
+    choice["finish_reason"] = "abort"
 
 
 def _scored(position: int, token: int, asked: Json) -> Json:

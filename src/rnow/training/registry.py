@@ -103,6 +103,9 @@ METRICS = (
             "if it is most of them: raise rollout.max_turns"),
     _metric("rollout/end_max_tokens", "count", "cut by rollout.max_tokens", (None, None),
             "if it is many: raise rollout.max_tokens"),
+    _metric("rollout/end_request_timeout", "count", "cut by engine.request_timeout_s; what was "
+            "sampled by then is kept", _NONE, "lower rollout.max_tokens or rollout.concurrency, or "
+            "raise engine.request_timeout_s"),
     _metric("rollout/end_context_full", "count", "cut by rollout.max_context_window", (None, None),
             "if it is many: raise rollout.max_context_window or lower rollout.max_tool_response"),
     _metric("rollout/end_timeout", "count", "cut by rollout.rollout_timeout", _NONE,

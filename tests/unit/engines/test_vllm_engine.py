@@ -99,10 +99,12 @@ async def test_a_completion_is_what_the_server_says_it_received_and_sampled(
     assert completion.logprobs.tolist() == pytest.approx([-(4 + 2) / 100, -(3 + 3) / 100])
     assert completion.stop_reason is StopReason.STOP
     assert completion.policy_version == 0
+    (name,) = (body["request_id"] for body in fake.bodies(ROUTE))
     assert fake.bodies(ROUTE) == [
         {
             "model": "base",
             "token_ids": [9, 5],
+            "request_id": name,
             "return_token_ids": True,
             "sampling_params": {
                 "top_p": 1.0,
@@ -367,6 +369,48 @@ async def test_a_server_that_never_answers_ends_in_a_deadline_with_a_name(fake: 
         await score(engine, [1, 2], start=1)
     assert str(caught.value) == f"engine.score of 2 tokens at {fake.url} has waited 0.2 s"
     await engine.aclose()
+
+
+async def test_a_generation_is_cut_at_its_deadline_and_keeps_what_it_sampled(
+    fake: FakeVllm,
+) -> None:
+    engine = make_engine(fake, request_timeout_s=0.2)
+    fake.sampled_by_then = 2
+    completion = await sample(engine, (9, 8))
+    assert completion.token_ids.tolist() == [7, 6]
+    assert completion.logprobs.tolist() == pytest.approx([-0.09, -0.09])
+    assert completion.stop_reason is StopReason.LENGTH
+    assert len(fake.bodies(ROUTE)) == 1
+    (name,) = (body["request_id"] for body in fake.bodies(ROUTE))
+    assert fake.bodies("/inference/v1/abort_requests") == [
+        {"request_ids": [f"generate-tokens-{name}"]}
+    ]
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("can_abort", [True, False])
+async def test_a_generation_that_has_nothing_at_its_deadline_or_cannot_be_cut_is_a_deadline(
+    fake: FakeVllm, can_abort: bool
+) -> None:
+    engine = make_engine(fake, request_timeout_s=0.2)
+    fake.sampled_by_then, fake.can_abort = 0, can_abort
+    with pytest.raises(DeadlineError) as caught:
+        await sample(engine)
+    assert str(caught.value) == f"engine.sample of session 0.0.0 at {fake.url} has waited 0.2 s"
+    await engine.aclose()
+
+
+async def test_an_abort_that_was_not_asked_for_is_no_answer(
+    fake: FakeVllm, engine: VllmEngine
+) -> None:
+    """A server on its way out aborts what is under way: that is not the end of a rollout."""
+
+    def abort(answer: dict[str, Any]) -> None:
+        answer["choices"][0]["finish_reason"] = "abort"
+
+    fake.change = abort
+    with pytest.raises(EngineError, match="the server ended with 'abort' after 2 tokens"):
+        await sample(engine)
 
 
 async def test_a_port_where_nobody_listens_is_an_error_with_its_address() -> None:

@@ -87,12 +87,20 @@ class LocalEngine:
             )
 
     async def sample(self, request: SampleRequest) -> Completion:
-        """Continue `token_ids`; of ids that extend the session's former ones the rest is read."""
+        """Continue `token_ids`; of ids that extend the session's former ones the rest is read.
+
+        At the deadline the generation is cut and what there is returned, as LENGTH.
+        """
         self._check(request.token_ids, num_more=request.max_tokens)
         generation = Generation(Reply(), request)
         self._worker.generate(generation)
         try:
-            return await self._wait(generation.reply, f"engine.sample of session {request.session}")
+            return await generation.reply.wait(
+                f"engine.sample of session {request.session}",
+                timeout_s=self._request_timeout_s,
+                describe=self.describe,
+                cut=lambda: self._worker.cut(generation),
+            )
         except (asyncio.CancelledError, DeadlineError):
             self._worker.cancel(generation)
             raise

@@ -112,13 +112,17 @@ def one_more(replica: Replica) -> Iterator[None]:
         replica.num_requests -= 1
 
 
-async def sample_at(replica: Replica, request: SampleRequest, *, adapter: str | None) -> Completion:
+async def sample_at(
+    replica: Replica, request: SampleRequest, *, adapter: str | None, cut: wire.Cut | None = None
+) -> Completion:
     """Sample from an adapter; `adapter` None: from the base model's weights."""
     model = await replica.model_for(len(request.token_ids), request.max_tokens, adapter)
     return await _generate(
         replica,
-        wire.sample_body(request, model=model),
-        lambda answer: wire.read_completion(answer, request, model=model),
+        wire.sample_body(request, model=model, cut=cut),
+        lambda answer: wire.read_completion(
+            answer, request, model=model, was_cut=cut is not None and cut.is_asked
+        ),
     )
 
 
