@@ -44,7 +44,8 @@ class FakeVllm:
         self.empties_cache = True
         self.has_dev_routes = True
         self.gate: Callable[[], Awaitable[None]] | None = None  # awaited by the token route
-        self.compact: Callable[[Json], str] | None = None  # encodes the array
+        self.compact: Callable[[Json], str | None] | None = None  # encodes the array
+        self.ignores_compact = False  # it does not know of it, and takes it for nothing
 
     def bodies(self, route: str) -> list[Json]:
         return [body for path, body in self.requests if path == route]
@@ -112,12 +113,12 @@ class FakeVllm:
             "model": body["model"],
             "prompt_token_ids": ids if body.get("return_token_ids") else None,
             "prompt_logprobs": None,
-            "prompt_token_id_logprobs": None,
+            **({} if self.compact is None else {"prompt_token_id_logprobs": None}),
             "choices": [_choice(ids, asked)],
         }
         if self.sampled_by_then is not None:
             _cut(answer["choices"][0], self.sampled_by_then)
-        if "prompt_logprob_token_ids" in asked:
+        if "prompt_logprob_token_ids" in asked and not self.ignores_compact:
             if self.compact is None:
                 return error(400, "prompt_logprob_token_ids requires the V2 model runner")
             answer["prompt_token_id_logprobs"] = self.compact(asked)

@@ -342,6 +342,14 @@ async def test_a_server_listens_where_no_other_user_comes_and_leaves_nothing(lab
     assert not folder.exists()
 
 
+async def test_how_a_teacher_scores_is_found_out_and_said_at_its_start(lab: Lab) -> None:
+    await lab.start(2, role="teacher")
+    assert lab.said == [
+        "the vLLM server of the teacher gives log-probabilities as an object for each token, not "
+        "as one array: this build has no compact scoring"
+    ]
+
+
 async def test_closing_ends_every_server_within_seconds(lab: Lab) -> None:
     engine = await lab.start(2)
     groups = [os.getpgid(pid) for pid in lab.pids()]

@@ -267,9 +267,39 @@ async def test_the_compact_route_is_used_where_it_is(fake: FakeVllm, engine: Vll
 async def test_a_server_that_ignores_the_compact_route_is_asked_the_long_way(
     fake: FakeVllm, engine: VllmEngine
 ) -> None:
-    fake.compact = lambda asked: None  # type: ignore[assignment,return-value]  # a field it knows not
-    scores = await score(engine, [7, 1, 4], start=1)
-    assert scores.logprobs.tolist() == pytest.approx([logprob_of(1, 1), logprob_of(2, 4)])
+    fake.ignores_compact = True
+    for _ in range(2):
+        scores = await score(engine, [7, 1, 4], start=1)
+        assert scores.logprobs.tolist() == pytest.approx([logprob_of(1, 1), logprob_of(2, 4)])
+    assert asks_compactly(fake) == [True, False, False]
+
+
+async def test_numbers_that_a_server_drops_once_do_not_turn_the_compact_route_off(
+    fake: FakeVllm, engine: VllmEngine
+) -> None:
+    """vLLM drops those of a request that it put off for others."""
+    answers = [encode([[-0.5], [-0.25]]), None, encode([[-0.125], [-0.25]])]
+    fake.compact = lambda asked: answers.pop(0)
+    scores = [await score(engine, [7, 1, 4], start=1) for _ in range(3)]
+    assert scores[0].logprobs.tolist() == [-0.5, -0.25]
+    assert scores[1].logprobs.tolist() == pytest.approx([logprob_of(1, 1), logprob_of(2, 4)])
+    assert scores[2].logprobs.tolist() == [-0.125, -0.25]
+    assert asks_compactly(fake) == [True, True, False, True]
+
+
+async def test_a_failure_does_not_turn_the_compact_route_off(
+    fake: FakeVllm, engine: VllmEngine
+) -> None:
+    fake.compact = lambda asked: encode([[-0.5], [-0.25]])
+    fake.fault = fail_times(3, lambda: error(500, "out of memory"))
+    with pytest.raises(EngineError, match="answered 500"):
+        await score(engine, [7, 1, 4], start=1)
+    assert (await score(engine, [7, 1, 4], start=1)).logprobs.tolist() == [-0.5, -0.25]
+    assert asks_compactly(fake) == [True] * 4
+
+
+def asks_compactly(fake: FakeVllm) -> list[bool]:
+    return [bool(set(body["sampling_params"]) & COMPACT) for body in fake.bodies(ROUTE)]
 
 
 @pytest.mark.parametrize(

@@ -154,19 +154,23 @@ async def score_at(replica: Replica, request: ScoreRequest, *, adapter: str | No
 
 
 async def _score_compactly(replica: Replica, request: ScoreRequest, model: str) -> Scores | None:
-    """Score by the compact route; None where this server has none, which is remembered."""
+    """Score by the compact route; None where there was no answer by it.
+
+    Only a server that does not know the route is remembered as such: one that does drops the
+    numbers of a request now and then, which it had put off for others.
+    """
+
+    def read(answer: Any) -> Scores | None:
+        replica.scores_compactly = wire.COMPACT_ANSWER in answer
+        return wire.read_compact_scores(answer, request, model=model)
+
     try:
-        scores = await _generate(
-            replica,
-            wire.compact_score_body(request, model=model),
-            lambda answer: wire.read_compact_scores(answer, request, model=model),
-        )
+        return await _generate(replica, wire.compact_score_body(request, model=model), read)
     except HttpError as error:
         if error.status != 400 or "prompt_logprob_token_ids" not in error.text:
             raise
-        scores = None
-    replica.scores_compactly = scores is not None
-    return scores
+        replica.scores_compactly = False
+        return None
 
 
 async def _generate(

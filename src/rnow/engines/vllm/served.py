@@ -85,13 +85,31 @@ class ServedEngine:
     ) -> "ServedEngine":
         """Start all servers; where one cannot start, none is left."""
         servers = await start_all(spec.servers, start=start, say=say, on_progress=on_progress)
-        return cls(servers, spec, start=start, deaths=deaths, say=say, on_progress=on_progress)
+        engine = cls(servers, spec, start=start, deaths=deaths, say=say, on_progress=on_progress)
+        if spec.role == "teacher":
+            try:
+                await engine._find_how_it_scores()
+            except BaseException:
+                await engine.aclose()
+                raise
+        return engine
 
     async def sample(self, request: SampleRequest) -> Completion:
         return await self._ask(lambda: self._engine.sample(request))
 
     async def score(self, request: ScoreRequest) -> Scores:
         return await self._ask(lambda: self._engine.score(request))
+
+    async def _find_how_it_scores(self) -> None:
+        """Find out, and say, whether scores come as arrays; which servers can is up to vLLM."""
+        await self._ask(
+            lambda: self._engine.probe(ScoreRequest(token_ids=(0, 1), start=1)), of_all=True
+        )
+        if not all(self._engine.at(server.url).scores_compactly for server in self._servers):
+            self._say(
+                f"the vLLM server of the {self._spec.role} gives log-probabilities as an object "
+                "for each token, not as one array: this build has no compact scoring"
+            )
 
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         """Score by every server; a server that is started again has to answer the same."""

@@ -20,6 +20,7 @@ from rnow.records import FloatArray, StopReason
 
 ROUTE = "/inference/v1/generate"
 ABORT_ROUTE = "/inference/v1/abort_requests"
+COMPACT_ANSWER = "prompt_token_id_logprobs"  # in every answer of a server that knows it
 _NOT_A_LOGPROB = -9000.0  # at or below: the server's stand-in for NaN and -inf
 
 Json = Mapping[str, Any]
@@ -63,7 +64,10 @@ def score_body(request: ScoreRequest, *, model: str) -> dict[str, Any]:
 
 
 def compact_score_body(request: ScoreRequest, *, model: str) -> dict[str, Any]:
-    """Ask for the log-probabilities from `start` on as one array; not every server can."""
+    """Ask for the log-probabilities from `start` on as one array; not every server can.
+
+    Of all positions from there on: the route has no word for some of them.
+    """
     return _body(
         request,
         model,
@@ -133,10 +137,10 @@ def read_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores:
 
 
 def read_compact_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores | None:
-    """Return what `compact_score_body` asked for; None: the server does not know of it."""
+    """Return what `compact_score_body` asked for; None: it is not in the answer."""
     num_scored = len(request.token_ids) - request.start
     with _reading("scores", answer, model):
-        encoded = answer.get("prompt_token_id_logprobs")
+        encoded = answer.get(COMPACT_ANSWER)
         if encoded is None:
             return None
         values = np.load(io.BytesIO(base64.b64decode(encoded)), allow_pickle=False)
