@@ -55,7 +55,7 @@ class FakeVllm:
         self.requests.append((path, body))
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.json() if request.can_read_body else {}
+        body = await request.json() if request.body_exists else {}
         self.note(request.path, body)
         if self.hangs:
             await asyncio.Event().wait()
@@ -203,8 +203,8 @@ def serve_beside(fake: FakeVllm | None = None) -> Iterator[FakeVllm]:
     serving = serve_fake(fake)
     try:
         yield asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result()
-        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result()
     finally:
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -1,6 +1,10 @@
 """Servers on the machines of a real Ray cluster, whose nodes are raylets of this machine."""
 
 import asyncio
+import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,6 +16,8 @@ from served_lab import Lab
 from rnow.cluster.connect import Cluster, find_nodes, opened_cluster
 from rnow.cluster.node import Node
 from rnow.engines.base import SampleRequest, ScoreRequest
+
+pytestmark = pytest.mark.slow
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 IDS = (9, 5)
@@ -106,6 +112,40 @@ async def test_a_machine_that_dies_is_left_out_and_a_spare_takes_its_servers(
         assert len(lab.pids()) == 1
     finally:
         machines.add_node(**NODE)
+
+
+async def test_a_keeper_that_is_killed_takes_its_servers_with_it(
+    lab: Lab, cluster: Cluster
+) -> None:
+    second = [*cluster.nodes.values()][1]
+    engine = await lab.start(1, starter=cluster.start, nodes=[second.id])
+    keeper, folder = await second.keeper.whereabouts.remote()
+    (former,) = lab.pids()
+    os.kill(keeper, signal.SIGKILL)
+    await lab.until(lambda: len(lab.said) == 2)
+    assert former not in lab.pids()
+    assert len(lab.pids()) == 1
+    await lab.until(lambda: not folder.exists())
+    await engine.sample(request("0.0.1"))
+
+
+async def test_nothing_is_left_on_any_machine_when_the_controller_is_killed(
+    machines: RayCluster, tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path / "servers")
+    script = Path(__file__).parents[1] / "cluster_controller.py"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), machines.address, str(lab.folder)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    folders = json.loads(await process.stdout.readline())
+    assert len(lab.pids()) == 2
+    assert [Path(folder).is_dir() for folder in folders] == [True, True]
+    process.kill()
+    await process.wait()
+    await lab.until(lambda: lab.pids() == [])
+    await lab.until(lambda: not any(Path(folder).exists() for folder in folders))
 
 
 def engine_node(cluster: Cluster, place: int) -> Node:

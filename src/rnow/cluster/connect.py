@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
@@ -29,7 +29,10 @@ from rnow.engines.vllm.server import Progress
 from rnow.errors import ClusterError, EngineError
 from rnow.runtime.deadline import within
 
+_log = logging.getLogger(__name__)
+
 _CONNECT_LIMIT_S = 60.0
+_PAUSES_S = (1.0, 3.0)
 _PLACE_LIMIT_S = 120.0
 _CLOSE_LIMIT_S = 30.0
 _MANY = 100_000  # requests that a keeper passes on at once
@@ -73,12 +76,26 @@ async def find_nodes(address: str) -> tuple[FoundNode, ...]:
         here = ray.get_runtime_context().get_node_id()
         alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         ids = sorted(alive, key=lambda id: (id != here, id))
-        look = ray.remote(describe_machine)
-        machines = await asyncio.gather(
-            *(look.options(num_cpus=0, scheduling_strategy=_on(id)).remote() for id in ids)
-        )
-    _check_alike(machines)
-    return tuple(map(lambda id, machine: FoundNode(id=id, machine=machine), ids, machines))
+        looked = await asyncio.gather(*map(_look, ids))
+    found = [node for node in looked if node is not None]
+    _check_alike([node.machine for node in found])
+    return tuple(found)
+
+
+async def _look(id: str) -> FoundNode | None:
+    """Look at one node; None where it is gone, although Ray still lists it for a while."""
+    for pause_s in (*_PAUSES_S, None):  # one that has just joined is not known everywhere
+        look = ray.remote(describe_machine).options(num_cpus=0, scheduling_strategy=_on(id))
+        try:
+            return FoundNode(id=id, machine=await look.remote())
+        except RayTaskError:
+            raise
+        except RayError as error:
+            if pause_s is None:
+                _log.warning("machine %s is left out: %s", id, error)
+                return None
+        await asyncio.sleep(pause_s)
+    raise AssertionError("unreachable")
 
 
 def _on(id: str) -> NodeAffinitySchedulingStrategy:

@@ -8,6 +8,7 @@ lifeline of child_process.py ends what the keeper has started.
 """
 
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
@@ -69,10 +70,14 @@ class Keeper:
     def __init__(self) -> None:
         place = next(place for place in _PLACES if place.is_dir())
         self._folder = Path(tempfile.mkdtemp(prefix="rnow-", dir=place))  # for its owner alone
-        self._cleaner = _remove_after_me(self._folder)
+        self._lifeline_fd = _remove_after_me(self._folder)
         self._servers: dict[str, VllmServer] = {}
         self._clients: dict[str, VllmClient] = {}
         self._lines: dict[str, str] = {}  # the last of each log, while a server starts
+
+    async def whereabouts(self) -> tuple[int, Path]:
+        """Return the number of this process, and the folder that it keeps files in."""
+        return os.getpid(), self._folder
 
     async def vllm_version(self, python: str | None) -> str:
         """Return the version of vLLM that `engine.python` has here; raise where it has none."""
@@ -157,16 +162,24 @@ class Keeper:
     async def close(self) -> None:
         """End all servers and take away what was written."""
         await asyncio.gather(*(self.stop(name) for name in [*self._servers]))
-        await asyncio.to_thread(self._cleaner.communicate)
+        os.close(self._lifeline_fd)
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
 
-def _remove_after_me(folder: Path) -> subprocess.Popen[bytes]:
+def _remove_after_me(folder: Path) -> int:
     """Have `folder` removed when this process ends, by SIGKILL too: it may be memory.
 
-    What removes it waits for the end of a pipe that nobody writes to.
+    What removes it waits for the end of a pipe that nobody writes to. It is no child of this
+    process, since Ray kills the children of a process of its own that ends. Returns our end.
     """
-    command = ["/bin/sh", "-c", 'read -r _; rm -rf "$1"', "cleaner", str(folder)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    theirs, ours = os.pipe()
+    script = 'exec 3<&0; { read -r _ <&3; rm -rf "$1"; } </dev/null >/dev/null 2>&1 &'
+    try:
+        command = ["/bin/sh", "-c", script, "cleaner", str(folder)]
+        subprocess.run(command, stdin=theirs, check=True, start_new_session=True)
+    finally:
+        os.close(theirs)
+    return ours
 
 
 def _write(folder: Path, files: Sequence[str], contents: Sequence[Bytes]) -> None:

@@ -95,6 +95,18 @@ def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: 
     )
 
 
+def in_its_run(loaded: LoadedConfig, choice: Choice) -> LoadedConfig:
+    """Return the config with what templates and tools read in the run that made the model, if one
+    did.
+    """
+    place = choice.checkpoint or choice.adapter or choice.model.folder
+    for folder in () if place is None else (place.absolute().parent, place.absolute().parents[1]):
+        kept = RunDirectory(folder).read_surroundings()
+        if kept is not None:
+            return replace(loaded, surroundings=kept)
+    return loaded
+
+
 @contextmanager
 def prepared_subject(
     loaded: LoadedConfig,
