@@ -70,6 +70,7 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     _check_dataset_type(source)
     _check_local_sites(source, directory)
     _check_urls(source)
+    _check_ranks(source)
     config = validate(source)
     if config is not None:
         report_cautions(source, config, directory)
@@ -200,6 +201,17 @@ def _check_local_sites(source: ConfigSource, directory: Path) -> None:
                 f"{key} is {show(folder)}, which is neither a folder in {directory} "
                 "nor a server of your own as 127.0.0.1:PORT",
             )
+
+
+def _check_ranks(source: ConfigSource) -> None:
+    """Refuse two different numbers for one thing."""
+    ranks, gpus = source.get("trainer.num_ranks"), source.get("resources.trainer.gpus")
+    if None not in (ranks, gpus) and ranks != gpus:
+        source.report(
+            "trainer.num_ranks",
+            f"trainer.num_ranks is {show(ranks)}, and resources.trainer.gpus is {show(gpus)}; a "
+            "rank has one GPU: leave one of the two out",
+        )
 
 
 def _check_urls(source: ConfigSource) -> None:

@@ -17,7 +17,7 @@ from rnow.learner.checkpoint import (
     save_checkpoint,
 )
 from rnow.learner.policy import Policy
-from rnow.learner.trainer import Trainer
+from rnow.learner.trainer import OnLogprobs, Trainer
 from rnow.records import Batch, FloatArray
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Student:
         device: Literal["cuda", "cpu"],
         num_steps: int,
         on_bad_numbers: Callable[[Batch, str], None],
+        on_logprobs: OnLogprobs,
         ranks: "Ranks | None" = None,
     ) -> "Student":
         """Load the network from the folder `student`; takes seconds to minutes.
@@ -62,6 +63,7 @@ class Student:
             algorithm=config.algorithm,
             num_steps=num_steps,
             on_bad_numbers=on_bad_numbers,
+            on_logprobs=on_logprobs,
             ranks=ranks,
         )
         return cls(policy, trainer, ranks=ranks)
@@ -112,6 +114,10 @@ class Student:
             self._ranks.check_alike(self.policy.trainable_state(), when=f"in {folder}")
         return checkpoint.step, checkpoint.scalars
 
-    def num_threads(self) -> int:
-        """As `checkpoint.num_threads`, where the update is computed."""
-        return num_threads()
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """On what the order of sums depends, besides versions."""
+        return {
+            "threads": str(num_threads()),
+            "ranks": "1" if self._ranks is None else self._ranks.name,
+        }

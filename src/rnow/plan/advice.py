@@ -8,7 +8,7 @@ from typing import Any
 from rnow.plan.devices import Gpu
 from rnow.plan.layout import find_plan
 from rnow.plan.records import Plan
-from rnow.plan.workload import Workload
+from rnow.plan.workload import Workload, weights_are_cut
 
 _WINDOW_STEP = 1024
 _MIN_WINDOW_SHARE = 4  # a window below a quarter of what was asked for is another project
@@ -29,6 +29,8 @@ def advise(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
     # Two settings are no advice where one does.
     if shorter and not (changes and len(shorter) > 1):
         changes.append(shorter)
+    if ranks := _more_ranks(workload, gpus):
+        changes.append(ranks)
     texts = [_text(change) for change in changes or _together(workload, gpus)]
     return texts + _other_gpus(workload, gpus)
 
@@ -41,6 +43,8 @@ def _switches(workload: Workload) -> dict[str, Any]:
         better["engine.gpu_memory_utilization"] = None
     if config.model.tuning == "full":
         better["model.tuning"] = "lora"
+    if workload.num_ranks > 1 and not weights_are_cut(config):
+        better["trainer.shard_weights"] = True
     if config.trainer.activation_checkpointing is False:
         better["trainer.activation_checkpointing"] = True
     if config.trainer.max_tokens_per_micro_batch > window:
@@ -63,6 +67,19 @@ def _shorter(workload: Workload, gpus: Sequence[Gpu]) -> Settings:
             return change
         change["trainer.max_tokens_per_micro_batch"] = window
         if micro_batch > window and _fits_with(change, workload, gpus):
+            return change
+    return {}
+
+
+def _more_ranks(workload: Workload, gpus: Sequence[Gpu]) -> Settings:
+    """Return the fewest ranks over which the student fits in parts; nothing where none do."""
+    if workload.alone is not None or workload.config.resources is not None:
+        return {}
+    for count in (*range(2, 9), 12, 16, 32, 64):
+        change: dict[str, Any] = {"trainer.num_ranks": count}
+        if workload.config.model.tuning != "full":
+            change["trainer.shard_weights"] = True
+        if workload.num_ranks < count < len(gpus) and _fits_with(change, workload, gpus):
             return change
     return {}
 

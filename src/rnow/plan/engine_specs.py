@@ -15,9 +15,11 @@ from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
 from rnow.engines.vllm.untied import needs_untying
+from rnow.errors import ConfigError
 from rnow.plan.make import device_variables
 from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
+from rnow.plan.workload import num_ranks
 
 GROWING_MEMORY = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
@@ -115,6 +117,25 @@ def trainer_environment(
     return variables
 
 
+def rank_environments(serving: Serving) -> tuple[dict[str, str], ...]:
+    """Return the variables of each process of the trainer; () where it is this process alone."""
+    config, placement = serving.config, serving.placement
+    num, plan = num_ranks(config), placement.plan
+    if num == 1:
+        return ()
+    if placement.device == "cpu":
+        return ({},) * num
+    planned = None if plan is None else plan.role("trainer")
+    if plan is None or planned is None:
+        raise ConfigError(
+            f"trainer.num_ranks is {num}, and without the figures of both models no GPU can be "
+            "given to a rank; leave it out"
+        )
+    return tuple(
+        device_variables([gpu], plan.gpus, environ=serving.environ) for gpu in planned.gpus
+    )
+
+
 def _spec(serving: Serving, role: EngineRole, model: Path, **servers: Any) -> EngineSpec:
     """Return a role's engine; without `servers` its model is run in this process, or elsewhere."""
     config, placement = serving.config, serving.placement
@@ -155,6 +176,7 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
             python=serving.placement.python,
             dtype=_dtype(serving, role),
             args=settings.args,
+            deterministic=serving.config.engine.deterministic,
             start_timeout_s=serving.config.engine.start_timeout_s,
             log_file=serving.logs / (f"{role}-{number}.log" if number else f"{role}.log"),
             **of_use,

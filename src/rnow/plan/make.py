@@ -4,7 +4,8 @@
     settings (Workload) ────┼─▶ make_plan ─▶ Plan: lines() for the terminal, numbers for servers
     GPUs found ─────────────┘         └─▶ ConfigError that says which number to change
 
-The roles are separate processes: the trainer is the controller itself, on one GPU; each engine is
+The roles are separate processes: the trainer is the controller itself, on one GPU, or one process
+a GPU where it has several; each engine is
 one or more vLLM servers of one or more GPUs. They get GPUs of their own where there are enough, and
 share one where there are not, each with a fixed part of its memory: nothing sleeps, nothing is
 moved away and back. A local engine lives in the controller, so on the trainer's GPU. A role with
@@ -15,14 +16,17 @@ help is found by planning again with it (advice.py).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rnow.errors import ConfigError, ModelError
 from rnow.plan.advice import advise
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.layout import Shortage, find_plan
 from rnow.plan.memory import GIB
-from rnow.plan.records import Plan, Role
+from rnow.plan.records import Plan, Role, seconds_text
 from rnow.plan.workload import Workload
+
+_WORTHWHILE = 0.9  # of a step's time: from there on more ranks are advised
 
 
 def make_plan(workload: Workload, devices: Devices) -> Plan:
@@ -42,8 +46,26 @@ def make_plan(workload: Workload, devices: Devices) -> Plan:
     _check_resources(workload, num_gpus=len(devices.gpus))
     found = find_plan(workload, devices.gpus)
     if isinstance(found, Plan):
-        return found
+        return replace(found, notes=(*found.notes, *_rank_advice(workload, found)))
     raise ConfigError(_shortage_message(workload, devices.gpus, found))
+
+
+def _rank_advice(workload: Workload, found: Plan) -> tuple[str, ...]:
+    """Say what more ranks would bring where the trainer works longest; () where that is little."""
+    num_gpus = len(found.gpus)
+    settled = workload.config.resources is not None or workload.num_ranks > 1
+    if settled or workload.unknown or workload.alone is not None:
+        return ()
+    other = find_plan(replace(workload, max_ranks=num_gpus), found.gpus)
+    trainer = other.role("trainer") if isinstance(other, Plan) else None
+    if not isinstance(other, Plan) or trainer is None:
+        return ()
+    if other.times.step_s > _WORTHWHILE * found.times.step_s:
+        return ()
+    return (
+        f"with trainer.num_ranks: {trainer.num_servers} a step would take "
+        f"{seconds_text(other.times.step_s)} in the place of {seconds_text(found.times.step_s)}",
+    )
 
 
 def device_variables(
@@ -94,10 +116,16 @@ def _check_replicas(workload: Workload, *, num_gpus: int) -> None:
     """Refuse servers for which there are not GPUs enough, even if each needs no more than one."""
     roles: tuple[Role, ...] = ("student", "teacher")
     several = {role: count for role in roles if (count := workload.replicas(role) or 1) > 1}
-    num_trainers = 1 if workload.alone is None else 0
+    num_trainers = workload.num_ranks if workload.alone is None else 0
+    if num_trainers > num_gpus:
+        raise ConfigError(
+            f"trainer.num_ranks is {num_trainers}, and this machine has {_count_of(num_gpus)}; a "
+            "rank needs a GPU of its own"
+        )
     if sum(several.values()) + num_trainers > num_gpus:
         asked = ", ".join(f"{role} {count}" for role, count in several.items())
-        trainer = " and the trainer" if num_trainers else ""
+        ranks = " and the trainer" if num_trainers == 1 else f", trainer {num_trainers}"
+        trainer = ranks if num_trainers else ""
         raise ConfigError(
             f"the servers that are asked for ({asked}){trainer} need a GPU each, and this "
             f"machine has {num_gpus}; ask for fewer replicas"
@@ -130,4 +158,8 @@ def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortag
 
 
 def _count(gpus: Sequence[Gpu]) -> str:
-    return "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+    return _count_of(len(gpus))
+
+
+def _count_of(num_gpus: int) -> str:
+    return "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"

@@ -78,6 +78,7 @@ class TrainerLoad:
     dtype_bytes: int  # of the matrix products
     max_tokens: int  # in one forward: a trajectory longer than a micro-batch goes alone
     checkpointing: bool
+    num_parts: int = 1  # GPUs over which the weights are cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +100,21 @@ class ServerLoad:
 
 
 def trainer_memory(figures: ModelFigures, load: TrainerLoad) -> RoleMemory:
-    """Estimate the trainer, which is one process on one GPU."""
+    """Estimate the trainer on one GPU, or on each of those that it has."""
     full = load.tuning == "full"
     trained = figures.num_parameters if full else figures.num_lora_parameters(load.lora_rank)
     # What is trained is in float32 whatever the products are in, and so are gradients and moments.
-    transient = _transient_bytes(figures, load, num_trained=trained)
+    parts = load.num_parts
+    held = -(-trained // parts) if full else trained  # an adapter is on every GPU whole
+    transient = _transient_bytes(figures, load, num_trained=held)
+    weight_bytes = 4 if full else load.dtype_bytes
+    if parts > 1:
+        transient += _gathered_bytes(figures, weight_bytes, full=full)
     return RoleMemory(
-        weights=figures.num_parameters * (4 if full else load.dtype_bytes),
+        weights=-(-figures.num_parameters // parts) * weight_bytes,
         lora=0 if full else trained * 4,
-        gradients=trained * 4,
-        optimizer=trained * 8,
+        gradients=held * 4,
+        optimizer=held * 8,
         activations=transient,
         overhead=int(_CUDA_CONTEXT * GIB + _FRAGMENTATION * transient),
     )
@@ -178,6 +184,17 @@ def _transient_bytes(figures: ModelFigures, load: TrainerLoad, *, num_trained: i
     # The head's gradient beside its last one, its narrow copy, and one chunk's product.
     head = kept + figures.vocab_size * figures.hidden_size * 8 + _LM_HEAD_CHUNK
     return int(max(forward, backward, head, num_trained * 4))
+
+
+def _gathered_bytes(figures: ModelFigures, weight_bytes: int, *, full: bool) -> int:
+    """Return what is whole for a while of weights that are cut: embedding, head, two layers.
+
+    And where they are trained, the gradients of these before they are summed over the GPUs. An
+    estimate: on no machine of several GPUs has it been measured.
+    """
+    outer = figures.num_other_parameters
+    layer = figures.num_linear_parameters // figures.num_layers
+    return (outer + 2 * layer) * (weight_bytes + (4 if full else 0))
 
 
 def _layer_bytes(figures: ModelFigures, factors: tuple[int, int, int, int]) -> int:

@@ -13,12 +13,25 @@ from rnow.errors import ModelError
 from rnow.plan.figures import ModelFigures, load_figures
 from rnow.plan.memory import GIB, ServerLoad, TrainerLoad
 from rnow.plan.model_files import ModelFiles, fetch_model
+from rnow.plan.pace import PROMPT_TOKENS, StepTokens, assumed_tokens
 from rnow.plan.records import EngineKind, Role
 
 _DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float32": 4}  # auto: bfloat16 on a GPU
 _MAX_SEQS = 256  # vLLM's own limit on most GPUs; what comes beyond it waits
 _BATCHED_TOKENS, _SMALL_BATCHED_TOKENS = 8192, 2048  # the student's: vLLM's own defaults
 _BIG_GPU = 70 * GIB  # from here on the larger of them
+
+
+def num_ranks(config: Config) -> int:
+    """Return how many processes make an update together."""
+    resources = config.resources
+    return config.trainer.num_ranks or (1 if resources is None else resources.trainer.gpus)
+
+
+def weights_are_cut(config: Config) -> bool:
+    """Return whether each of several ranks holds a part of the student, not all of it."""
+    wanted = config.trainer.shard_weights
+    return config.model.tuning == "full" if wanted == "auto" else wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +47,7 @@ class Workload:
     student_engine: EngineKind = "vllm"
     teacher_engine: EngineKind = "vllm"
     alone: Literal["student", "teacher"] | None = None  # only this one runs, and it samples
-    max_ranks: int = 1  # GPUs that the trainer can work on: as many as `rnow run` knows how to
-    ranks: int | None = None  # that it has; None: planned
+    max_ranks: int = 1  # that spare GPUs may make of the trainer's; more are for what-if plans
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Workload":
         """Return the same with other settings, by their keys: {"model.tuning": "lora"}."""
@@ -77,8 +89,13 @@ class Workload:
         if resources is None:
             return None
         if role == "trainer":
-            return self.ranks or resources.trainer.gpus
+            return self.num_ranks
         return resources.teacher.gpus if role == "teacher" else resources.student.gpus
+
+    @property
+    def num_ranks(self) -> int:
+        """Return how many processes train together, each on a GPU of its own."""
+        return num_ranks(self.config)
 
     def known_figures(self, role: Role) -> ModelFigures | None:
         return self.teacher if role == "teacher" else self.student
@@ -106,7 +123,7 @@ class Workload:
         return self.teacher_settings.path if role == "teacher" else self.config.model.path
 
     def engine(self, role: Role) -> EngineKind:
-        """Return what runs `role`; the trainer is in this process, as local engines are."""
+        """Return what runs `role`; the trainer is no server, as local engines are none."""
         if self.alone not in (None, role):
             return "url"  # takes nothing here
         if role == "trainer":
@@ -121,6 +138,24 @@ class Workload:
         return self.teacher_settings.replicas if is_teacher else self.config.engine.replicas
 
     @property
+    def step_tokens(self) -> StepTokens:
+        """What one step asks for, by what is assumed of a rollout."""
+        data, rollout = self.config.data, self.config.rollout
+        sampled, results = assumed_tokens(
+            max_turns=rollout.max_turns,
+            max_tokens=rollout.max_tokens or self.max_context_window,
+            max_result_tokens=rollout.max_tool_response,
+            room=self.max_context_window - PROMPT_TOKENS,
+        )
+        in_step = data.batch_size * data.group_size
+        return StepTokens(
+            rollouts=in_step if self.alone is None else rollout.concurrency,
+            concurrency=rollout.concurrency,
+            sampled=sampled,
+            read=results + PROMPT_TOKENS,
+        )
+
+    @property
     def trainer_load(self) -> TrainerLoad:
         model, trainer = self.config.model, self.config.trainer
         return TrainerLoad(
@@ -130,6 +165,7 @@ class Workload:
             # A trajectory that is longer than a micro-batch goes through the network alone.
             max_tokens=max(trainer.max_tokens_per_micro_batch, self.max_context_window),
             checkpointing=trainer.activation_checkpointing is not False,
+            num_parts=self.num_ranks if weights_are_cut(self.config) else 1,
         )
 
     def server_load(self, role: Role, gpu_bytes: int) -> ServerLoad:

@@ -61,9 +61,11 @@ METRICS = (
             "below 0 for several steps, trainer and teacher disagree on what they score: compare "
             "their tokenizers and chat templates"),
     _metric("reverse_kl/turn_*", "nats/token", "the same over the tokens of one turn, from 0"),
+    _metric("reverse_kl/within", "nats/token", "half of its interval at 95 %, over prompts"),
     _metric("teacher_kl", "nats/token", "reverse_kl under the hosted service's name"),
     _metric("mismatch_kl", "nats/token", "how far engine and trainer are apart on the same weights",
-            (None, 0.01), f"{_DTYPES}; above 0.015 an alarm says so"),
+            (None, 0.01), f"{_DTYPES}; beyond it in steps 0 and 1 the run stops, later above 0.015 "
+            "an alarm says so"),
     _metric("mean_ratio", "ratio", "mean of trainer to sampler probability of a sampled token",
             (0.9, 1.1), _DTYPES),
     _metric("trainer/loss", "nats/token", "what the update minimized; its size says little"),
@@ -95,6 +97,9 @@ METRICS = (
             "and look at the transcripts, most repetition first"),
     _metric("rollout/graded", "count", "rollouts whose answer a grader judged"),
     _metric("rollout/right", "share", "of those, right answers; sampled, so below eval/accuracy"),
+    _metric("rollout/copied", "count", "rollouts that write out ten words in a row of their "
+            "entry's metadata which they were not shown", _NONE,
+            "take it out of the entries, and see what tools.py reads"),
     _metric("rollout/action_tokens", "tokens", "mean sampled by a rollout; a growth to several "
             "times its length is how a collapse begins"),
     _metric("rollout/end_answer", "count", "ended with a turn that calls no tool"),
@@ -102,6 +107,9 @@ METRICS = (
             "if it is most of them: raise rollout.max_turns"),
     _metric("rollout/end_max_tokens", "count", "cut by rollout.max_tokens", (None, None),
             "if it is many: raise rollout.max_tokens"),
+    _metric("rollout/end_request_timeout", "count", "cut by engine.request_timeout_s; what was "
+            "sampled by then is kept", _NONE, "lower rollout.max_tokens or rollout.concurrency, or "
+            "raise engine.request_timeout_s"),
     _metric("rollout/end_context_full", "count", "cut by rollout.max_context_window", (None, None),
             "if it is many: raise rollout.max_context_window or lower rollout.max_tool_response"),
     _metric("rollout/end_timeout", "count", "cut by rollout.rollout_timeout", _NONE,
@@ -134,8 +142,14 @@ METRICS = (
             "controller.log names the reasons"),
     _metric("teacher/wait_s", "s", "from the last rollout's end until the last score", (None, None),
             "if it is much of a step: raise teacher.concurrency or teacher.replicas"),
+    _metric("teacher/gain", "share", "the teacher's right answers less the student's, by "
+            "the graded rollouts, each weighed by how likely the teacher finds it; none where few "
+            "have most of the weight"),
+    _metric("teacher/gain_within", "share", "half of its interval at 95 %, over prompts"),
     _metric("publish/probe", "nats/token", "engine and trainer apart on a fixed sequence",
             (0.0, 0.1), "above engine.probe_tolerance the run stops, and says why"),
+    _metric("publish/decode", "nats/token", "engine and trainer apart on what the engine samples "
+            "for a probe, one at a time or eight", (0.0, 0.1), "the run stops, and says why"),
     _metric("eval/accuracy", "share", "of held-out prompts, on steps that evaluate"),
     _metric("eval/format_ok", "share", "of held-out answers that could be read", (0.9, 1.0),
             "look at what the student answers: rnow test"),

@@ -22,7 +22,6 @@ from rnow.config.settings import Config
 from rnow.config.surroundings import Surroundings
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import Interrupted
-from rnow.learner.policy import Policy
 from rnow.plan.engine_specs import Serving
 from rnow.records import Prompt
 from rnow.rollout.attempt import prompt_ids
@@ -39,7 +38,7 @@ from rnow.tools.env import fixed_variables
 from rnow.training.collect import Collector
 from rnow.training.gpu_use import watching_gpus
 from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out, verdict_of
-from rnow.training.looked_into import FavouriteKeeper
+from rnow.training.looked_into import FavouriteKeeper, copier
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -198,10 +197,9 @@ async def _train(
             )
             student, scorer = await stop.cut(opening)
         with monitor.stage("loading the trainer"):
-            device = serving.placement.device
-            loading = partial(Learner.load, config, student=models.student, device=device)
-            learner = await asyncio.to_thread(loading, run=run, num_steps=num_steps)
-        first_step = learner.saver.restore(learner.trainer, say=monitor.say)
+            loading = Learner.open(stack, serving, models.student, run, num_steps, monitor.say)
+            learner = await stop.cut(loading)
+            first_step = await asyncio.to_thread(learner.saver.restore)
         run.rewind(first_step)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
         monitor.reports = stack.enter_context(_reports(session, first_step, say=monitor.say))
@@ -221,6 +219,7 @@ async def _train(
                 concurrency=config.rollout.concurrency,
                 max_dropped=config.trainer.max_dropped,
                 verdict=verdict_of(held_out, environment),
+                copies=copier(environment.chat),
             ),
             teacher=teacher,
             keep_favourites=FavouriteKeeper(teacher, run, num=teacher_of(config).num_favourites),
@@ -237,7 +236,7 @@ async def _train(
         except Interrupted:
             await asyncio.to_thread(learner.saver.save_pending)
             raise
-        _finish(session, learner.policy, num_steps=num_steps, ends=environment.chat.ends.ids)
+        await asyncio.to_thread(_finish, session, learner, num_steps, environment.chat.ends.ids)
 
 
 def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -> Reports:
@@ -255,12 +254,12 @@ def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -
     return Reports(session.config.trainer.report_to, info)
 
 
-def _finish(session: Session, policy: Policy, *, num_steps: int, ends: Sequence[int]) -> None:
+def _finish(session: Session, learner: Learner, num_steps: int, ends: Sequence[int]) -> None:
     """Write the model folder, and after it that the run is finished."""
     student, path = session.models.student, session.config.model.path
     write_model_folder(
         session.run.model,
-        policy=policy,
+        save=learner.trainer.save,
         base=str(student) if (session.directory / path).is_dir() else path,
         tokenizer=student,
         ends=ends,

@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from rnow.config.cautions import few_rollouts
+from rnow.config.cautions import few_rollouts, long_generations
 from rnow.config.keys import settings_by_key
 from rnow.config.load import (
     LoadedConfig,
@@ -104,6 +104,28 @@ def test_a_step_of_few_rollouts_is_advised_against() -> None:
         "2048, most of them of different prompts, and fewer make steps noisy: docs/recipes.md"
     )
     assert few_rollouts(load(MINIMAL).config) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ((), "rollout.max_tokens is not set: 32768 tokens a generation, which take 1638 s at 0.05 "
+         "s a token, and engine.request_timeout_s is 600: a runaway holds up its whole step until "
+         "it is cut there. Set rollout.max_tokens to 12000 or less"),
+        (("rollout.max_tokens=16384",), "rollout.max_tokens is 16384 "
+         "tokens a generation, which take 819 s at 0.05 s a token, and engine.request_timeout_s is "
+         "600: a runaway holds up its whole step until it is cut there. Set rollout.max_tokens to "
+         "12000 or less"),
+        (("rollout.max_tokens=12000",), None),
+        (("rollout.max_context_window=4096",), None),
+        (("engine.request_timeout_s=2000",), None),
+        (("engine.kind=local",), None),
+    ],
+)  # fmt: skip
+def test_a_cap_that_a_request_cannot_reach_in_time_is_advised_against(
+    changes: tuple[str, ...], says: str | None
+) -> None:
+    assert long_generations(load(MINIMAL, overrides=changes).config) == says
 
 
 def test_numbers_may_be_written_as_text() -> None:
@@ -415,11 +437,6 @@ def test_bytes_that_are_no_text() -> None:
             "engine.replicas is for servers that rnow starts; engine.url names your own",
         ),
         (
-            "resources: {trainer: {gpus: 4}}",
-            "resources.trainer.gpus is 4; a trainer over several GPUs is not built yet in this "
-            "version, use 1",
-        ),
-        (
             "resources: {student: 1}",
             "resources.student is 1; it must be a section with settings: gpus",
         ),
@@ -450,6 +467,16 @@ def test_bytes_that_are_no_text() -> None:
 def test_wrong_settings(line: str, message: str) -> None:
     text, number = with_setting(line)
     assert error_of(text) == f"config.yml:{number}: {message}"
+
+
+def test_ranks_of_the_trainer_and_its_gpus_are_one_number() -> None:
+    text = MINIMAL.replace("num_epochs: 3", "num_epochs: 3, num_ranks: 2")
+    assert text != MINIMAL
+    assert error_of(text + "resources: {trainer: {gpus: 4}}\n").partition(": ")[2] == (
+        "trainer.num_ranks is 2, and resources.trainer.gpus is 4; a rank has one GPU: leave one "
+        "of the two out"
+    )
+    load(text + "resources: {trainer: {gpus: 2}}\n")
 
 
 def test_a_model_that_is_no_section() -> None:

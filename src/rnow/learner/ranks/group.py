@@ -65,6 +65,11 @@ class Ranks:
         assert group is not None
         return cls(rank=rank, size=size, device=on, is_sharded=is_sharded, group=group, tell=tell)
 
+    @property
+    def name(self) -> str:
+        """What the bits of a result depend on."""
+        return f"{self.size}, weights cut over them" if self.is_sharded else str(self.size)
+
     def share(self, micro_batches: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
         """Yield what this rank computes of the batch, each with whether it counts.
 
@@ -158,6 +163,12 @@ class Ranks:
         dist.all_reduce(flat, dist.ReduceOp.SUM, group=self.group)
         for parameter, piece in zip(parameters, torch.split(flat, sizes), strict=True):
             parameter.grad = piece.view_as(parameter)
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Return whether an exception tells that another rank has ended."""
+    kinds = (dist.DistBackendError, dist.DistNetworkError)
+    return isinstance(error, kinds) or "gloo" in str(error).lower()
 
 
 def _no_totals(num_turns: int, device: torch.device) -> LossTotals:
