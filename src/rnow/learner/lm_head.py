@@ -9,8 +9,8 @@ Only the last chunk's are kept, since backward begins with them: what fits in on
 once. Where the head itself is not trained (LoRA), nothing is computed twice: a token's gradient
 with regard to its hidden state is its slope, made in forward at once, times one number.
 
-Peak memory beyond inputs and gradients is one `chunk × vocab` in float32, half as much again where
-the products are in bfloat16, whatever the number of tokens.
+Peak memory beyond inputs and gradients is one `chunk × vocab` in float32, whatever the number of
+tokens.
 
 Some families do one thing more before the softmax: Granite and Cohere scale their logits, Gemma
 bends them towards a cap. That is a `LogitMap`; its slope is one more `chunk × vocab` in backward.
