@@ -36,6 +36,7 @@ class Collected:
     verdicts: tuple[bool, ...]  # whether answers were right, of those that a grader judged
     rollout_s: float  # until the last rollout ended
     teacher_wait_s: float  # from then until the last score came
+    overlapped_s: float = 0.0  # of both, what went by beside the update before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,12 @@ class Collector:
     run: RunDirectory
     concurrency: int  # rollouts at a time
     max_dropped: float  # share of a step
+    max_lag: int = 0  # updates between a step's weights and those that sample it
     verdict: Verdict = no_verdict
+
+    def sampled_from(self, step: int) -> int:
+        """Return the policy version that samples a step: all of it, in every attempt at it."""
+        return max(0, step - self.max_lag)
 
     async def collect(
         self,
@@ -63,16 +69,16 @@ class Collector:
         as it is.
         """
         started = time.perf_counter()
-        path = self.run.trajectories(step)
+        path, version = self.run.trajectories(step), self.sampled_from(step)
         wanted = {
-            id: Attempt(prompt=prompt, id=id, policy_version=step)
+            id: Attempt(prompt=prompt, id=id, policy_version=version)
             for prompt in prompts
             for id in (RolloutId(step, prompt.index, rollout) for rollout in range(group_size))
         }
         refuse = partial(self._too_many_lost, step)
         losses = Losses(num_wanted=len(wanted), max_share=self.max_dropped, refuse=refuse)
         # Prompts may have moved in their file since the step was interrupted.
-        journaled = read_graded(path, policy_version=step)
+        journaled = read_graded(path, policy_version=version)
         reused = [pair for pair in journaled if wanted.pop(pair[0].trajectory.id, None) is not None]
         for _ in reused:
             on_scored()

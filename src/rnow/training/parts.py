@@ -150,4 +150,5 @@ def make_publisher(
         run=run,
         probe_ids=probe_ids,
         tolerance=config.engine.probe_tolerance or exact,
+        max_lag=config.trainer.max_policy_lag,
     )

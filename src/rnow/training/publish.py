@@ -20,7 +20,7 @@ from rnow.runtime.kill_points import point
 
 
 class Publisher:
-    """Publishes one version after another; the engine keeps the newest only."""
+    """Publishes one version after another; the engine keeps the newest, and `max_lag` before it."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Publisher:
         run: RunDirectory,
         probe_ids: Sequence[int],
         tolerance: float,
+        max_lag: int = 0,
     ) -> None:
         """`save` writes the trainer's weights in Hugging Face layout; `probe(ids, start)` gives the
         trainer's log p(ids[i] | before) for i >= start, nats."""
@@ -40,13 +41,16 @@ class Publisher:
         self._run = run
         self._probe_ids = list(probe_ids)
         self._tolerance = tolerance
-        self._published: int | None = None
+        self._max_lag = max_lag
+        self._held: dict[int, float] = {}  # version -> its difference, the newest last
 
     async def publish(self, policy_version: int) -> float:
-        """Make the trainer's weights `policy_version` of the engine.
+        """Make the trainer's weights `policy_version` of the engine, if it has not got it.
 
         Returns the mean difference on the probe, nats; raises PublicationError above the tolerance.
         """
+        if policy_version in self._held:
+            return self._held[policy_version]
         folder = self._run.policy(policy_version)
         await asyncio.to_thread(self._save, folder)
         point("publish/saved")
@@ -59,9 +63,10 @@ class Publisher:
                 f"{difference:.3g} nats a token away from the trainer (tolerance "
                 f"{self._tolerance:g}, engine.probe_tolerance). {_hint(policy_version, folder)}"
             )
-        if self._published is not None and self._published != policy_version:
-            await self._engine.unload_policy(self._published)
-        self._published = policy_version
+        self._held[policy_version] = difference
+        for version in [one for one in self._held if one < policy_version - self._max_lag]:
+            await self._engine.unload_policy(version)
+            del self._held[version]
         self._run.forget_policies(before=policy_version - 1)
         return difference
 

@@ -186,7 +186,7 @@ async def _train(
             loading = partial(Learner.load, config, student=models.student, device=device)
             learner = await asyncio.to_thread(loading, run=run, num_steps=num_steps)
         first_step = learner.saver.restore(learner.trainer, say=monitor.say)
-        run.rewind(first_step)
+        run.rewind(first_step, max_lag=config.trainer.max_policy_lag)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
         monitor.reports = stack.enter_context(_reports(session, first_step, say=monitor.say))
         first_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)
@@ -204,6 +204,7 @@ async def _train(
                 run=run,
                 concurrency=config.rollout.concurrency,
                 max_dropped=config.trainer.max_dropped,
+                max_lag=config.trainer.max_policy_lag,
                 verdict=verdict_of(held_out, environment),
             ),
             teacher=teacher,
