@@ -14,7 +14,7 @@ from functools import partial
 from rnow.errors import RolloutError, TeacherError
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rollout.attempt import Attempt
-from rnow.rollout.many import Losses, Roll, roll_many
+from rnow.rollout.many import MAX_WAITING, Losses, Roll, roll_many
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal, read_graded
 from rnow.training.looked_into import Verdict, no_verdict
@@ -48,6 +48,7 @@ class Collector:
     run: RunDirectory
     concurrency: int  # rollouts at a time
     max_dropped: float  # share of a step
+    max_waiting: int = MAX_WAITING  # trajectories, for the teacher, before no more are begun
     max_lag: int = 0  # updates between a step's weights and those that sample it
     verdict: Verdict = no_verdict
 
@@ -132,7 +133,12 @@ class Collector:
             return scored, right
 
         scored = await roll_many(
-            attempts, roll, score, lose=losses.add, concurrency=self.concurrency
+            attempts,
+            roll,
+            score,
+            lose=losses.add,
+            concurrency=self.concurrency,
+            max_waiting=self.max_waiting,
         )
         return scored, rolled_at
 

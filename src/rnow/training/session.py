@@ -204,6 +204,7 @@ async def _train(
                 run=run,
                 concurrency=config.rollout.concurrency,
                 max_dropped=config.trainer.max_dropped,
+                max_waiting=2 * teacher_of(config).concurrency,
                 max_lag=config.trainer.max_policy_lag,
                 verdict=verdict_of(held_out, environment),
             ),
