@@ -42,16 +42,16 @@ CHAINS = {
     "model": ("model/weights", "model/written", "model/renamed", "state.json/written:2"),
 }
 
-# With two steps under way: the rollouts of one have just begun, are under way, or whole while the
-# one before is learned from; a run that goes on has published the weights before its last update,
-# or the newest beside those that rollouts still are on.
+# With two steps under way. The next one's rollouts have just begun; they go on as a checkpoint is put
+# in place; the weights before the last update are published once more, and the newest beside them;
+# all rollouts are scored before, and beside, an update.
 TWO_STEPS = (
     "ahead/begun:2",
-    "journal/appended:2",
-    "ahead/whole:2",
     "latest/renamed:1",
     "former/published:1",
     "ahead/published:1",
+    "ahead/whole:1",
+    "ahead/whole:2",
 )
 ALL_CHAINS = [(0, chain) for chain in CHAINS] + [(1, chain) for chain in (*CHAINS, "two steps")]
 

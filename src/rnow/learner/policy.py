@@ -118,10 +118,12 @@ class Policy:
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])
 
-    def save(self, directory: Path) -> None:
-        """Write what an engine loads: an adapter, or a whole model with weights in `dtype`."""
+    def save(self, directory: Path, *, adapter_dtype: str | None = None) -> None:
+        """Write what an engine loads: a whole model with weights in `dtype`, or an adapter, in
+        `adapter_dtype`; None: as it is trained."""
         if self.tuning == "lora":
-            save_adapter(self._model, directory)
+            dtype = None if adapter_dtype is None else _resolve_dtype(adapter_dtype, self.device)
+            save_adapter(self._model, directory, dtype=dtype)
         else:
             save_causal_lm(self._causal_lm, directory, self.dtype)
 

@@ -17,6 +17,7 @@ from rnow.learner.policy import Policy
 from rnow.learner.trainer import Trainer
 from rnow.plan.engine_specs import (
     Serving,
+    adapter_dtype,
     dtype_tolerance,
     role_tolerance,
     sampling_spec,
@@ -145,7 +146,7 @@ def make_publisher(
     )
     return Publisher(
         engine,
-        save=learner.policy.save,
+        save=partial(learner.policy.save, adapter_dtype=adapter_dtype(serving)),
         probe=lambda ids, start: learner.trainer.probe_logprobs(ids, start=start),
         run=run,
         probe_ids=probe_ids,
