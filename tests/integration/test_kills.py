@@ -42,9 +42,9 @@ CHAINS = {
     "model": ("model/weights", "model/written", "model/renamed", "state.json/written:2"),
 }
 
-# With two steps under way. The next one's rollouts have just begun; they go on as a checkpoint is put
-# in place; the weights before the last update are published once more, and the newest beside them;
-# all rollouts are scored before, and beside, an update.
+# With two steps under way. The next one's rollouts have just begun; they go on as a checkpoint is
+# put in place; the weights before the last update are published once more, and the newest beside
+# them; all rollouts are scored before, and beside, an update.
 TWO_STEPS = (
     "ahead/begun:2",
     "latest/renamed:1",
