@@ -20,7 +20,7 @@ from rnow.errors import ConfigError
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.make import make_plan
-from rnow.plan.records import Workload
+from rnow.plan.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "gpu.md"

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from rnow.learner.policy import Policy
+    from rnow.learner.ranks.group import Ranks
 
 # How Qwen cuts text into words before BPE.
 _WORDS = (
@@ -229,6 +230,7 @@ def load_policy(
     device: str = "auto",
     chunk_tokens: int | None = None,
     window: int | None = None,
+    ranks: "Ranks | None" = None,
     **settings: Any,
 ) -> "Policy":
     """Load the student in `folder`, with `settings` of config.yml's section `model`."""
@@ -242,6 +244,7 @@ def load_policy(
         device=device,
         chunk_tokens=chunk_tokens,
         window=window,
+        ranks=ranks,
     )
 
 

@@ -81,20 +81,29 @@ CELLS = tuple(
 
 
 def write_project(folder: Path, cell: Cell) -> Path:
-    folder.mkdir()
-    (folder / "config.yml").write_text(CONFIG.replace("TURNS", "2" if cell.has_tools else "1"))
-    asked = [{"messages": [{"role": "user", "content": question}]} for question in QUESTIONS]
-    (folder / "train.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in asked))
-    if cell.has_tools:
-        (folder / "tools.py").write_text(TOOLS)
+    write_files(folder, has_tools=cell.has_tools)
+    template = real_template(f"{cell.template}.jinja")
     sides = zip(("student", "teacher"), (VOCABULARIES | SHORT)[cell.vocabulary], strict=True)
     for seed, (name, side) in enumerate(sides):
-        _write_model(folder / name, cell.template, side, seed=seed)
+        write_model(folder / name, template, side, seed=seed)
     return folder
 
 
-def _write_model(folder: Path, template: str, side: Side, *, seed: int) -> None:
-    template_folder(folder, real_template(f"{template}.jinja"))
+def write_files(folder: Path, *, has_tools: bool) -> None:
+    """Write a project's files, but for its models."""
+    folder.mkdir()
+    (folder / "config.yml").write_text(CONFIG.replace("TURNS", "2" if has_tools else "1"))
+    asked = [{"messages": [{"role": "user", "content": question}]} for question in QUESTIONS]
+    (folder / "train.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in asked))
+    if has_tools:
+        (folder / "tools.py").write_text(TOOLS)
+
+
+def write_model(
+    folder: Path, template: str, side: Side, *, seed: int, eos: str = "<|endoftext|>"
+) -> None:
+    """Write a tiny network of random weights, and the tokenizer of a template."""
+    template_folder(folder, template, eos=eos)
     file = str(folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(file)
     extra = [f"<extra_{number}>" for number in range(side.num_extra_tokens)]

@@ -6,8 +6,9 @@ the ids that it samples: after 5 come 4, 3, 2, 1, 0, 0, …
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from threading import Thread
 from typing import Any
 
 from aiohttp import web
@@ -29,6 +30,7 @@ class FakeVllm:
         self.max_model_len = 100
         self.requests: list[tuple[str, Json]] = []
         self.adapters: dict[str, str] = {}
+        self.num_looks = 0  # at an adapter's folder before it is visible
         self.change: Callable[[Json], None] = lambda answer: None
         self.fault: Callable[[], web.Response | None] = lambda: None
         self.hangs = False
@@ -45,10 +47,12 @@ class FakeVllm:
         self.requests.append((path, body))
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.json() if request.can_read_body else {}
+        body = await request.json() if request.body_exists else {}
         self.note(request.path, body)
         if self.hangs:
             await asyncio.Event().wait()
+        if request.method == "GET" and self.is_for_post(request.path):
+            return web.json_response({"detail": "Method Not Allowed"}, status=405)
         match request.path:
             case "/health":
                 return web.Response()
@@ -66,6 +70,10 @@ class FakeVllm:
                     await self.gate()
                 return self.fault() or self.generate(body)
             case "/v1/load_lora_adapter":
+                self.num_looks -= 1
+                if self.num_looks >= 0:
+                    name, path = body["lora_name"], body["lora_path"]
+                    return error(404, f"Loading lora {name} failed: No adapter found for {path}")
                 self.adapters[body["lora_name"]] = body["lora_path"]
                 return web.Response(text="Success")
             case "/v1/unload_lora_adapter":
@@ -76,6 +84,10 @@ class FakeVllm:
             case "/reset_prefix_cache" if self.has_dev_routes:
                 return web.json_response({"success": self.empties_cache})
         return web.json_response({"detail": "Not Found"}, status=404)
+
+    def is_for_post(self, path: str) -> bool:
+        weights = self.has_dev_routes and path in ("/collective_rpc", "/v1/load_lora_adapter")
+        return path == "/inference/v1/generate" or weights
 
     def generate(self, body: Json) -> web.Response:
         if body["model"] not in (self.model, *self.adapters):
@@ -133,8 +145,8 @@ def _scored(position: int, token: int, asked: Json) -> Json:
 
 
 @asynccontextmanager
-async def serve_fake() -> AsyncIterator[FakeVllm]:
-    fake = FakeVllm()
+async def serve_fake(fake: FakeVllm | None = None) -> AsyncIterator[FakeVllm]:
+    fake = fake or FakeVllm()
     runner = web.ServerRunner(web.Server(fake.answer), shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -143,3 +155,19 @@ async def serve_fake() -> AsyncIterator[FakeVllm]:
         yield fake
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def serve_beside(fake: FakeVllm | None = None) -> Iterator[FakeVllm]:
+    """Serve in a thread, for what has an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+    serving = serve_fake(fake)
+    try:
+        yield asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result()
+    finally:
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -7,12 +7,14 @@ does wrong is told by files in that folder, which tests write while it runs:
     stuck       it never answers requests of the ids 9, 5 or of 0, and others as always
     status      the token route answers with this status, but for requests of one token
     broken      it ends before it listens
+    fails-once  it ends before it listens, and takes this file away
     lacking     the token route answers 500 to the first request already, and the log says why
     slow        the token route answers after so many seconds, but for requests of one token
     dies        it ends itself at the next request of the token route
     stale       log-probabilities are 1 nat lower: other weights
     nan         they are what the server says for NaN
     requests    (written by the server) one line a request: route, then the model that it names
+    adapters    (written by the server) the folder of each adapter that it was told to load
 """
 
 import asyncio
@@ -55,6 +57,9 @@ class FaultyVllm(FakeVllm):
         self.hangs = is_stuck or (self.folder / "hangs").exists()
         with (self.folder / "requests").open("a") as log:
             log.write(f"{path} {body.get('model', '-')}\n")
+        if "lora_path" in body:
+            with (self.folder / "adapters").open("a") as log:
+                log.write(f"{body['lora_path']}\n")
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         slow = self.folder / "slow"
@@ -82,12 +87,12 @@ class FaultyVllm(FakeVllm):
         return response
 
 
-async def serve(folder: Path, *, port: int, model: str, max_model_len: int) -> None:
+async def serve(folder: Path, *, socket: str, model: str, max_model_len: int) -> None:
     server = FaultyVllm(folder, model)
     server.max_model_len = max_model_len
     runner = web.ServerRunner(web.Server(server.answer))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await web.UnixSite(runner, socket).start()
     await asyncio.Event().wait()
 
 
@@ -95,12 +100,15 @@ def main() -> None:
     folder, arguments = Path(sys.argv[1]), sys.argv[2:]
     if "-c" in arguments:
         return  # it is asked whether it has vLLM
-    if (folder / "broken").exists():
-        sys.exit("RuntimeError: this GPU has no memory left")
+    for fault in ("broken", "fails-once"):
+        if (folder / fault).exists():
+            if fault == "fails-once":
+                (folder / fault).unlink()
+            sys.exit("RuntimeError: this GPU has no memory left")
     given = dict(pairwise(arguments))
-    model, port = given["--served-model-name"], int(given["--port"])
+    model, socket = given["--served-model-name"], given["--uds"]
     max_model_len = int(given.get("--max-model-len", FakeVllm().max_model_len))
-    asyncio.run(serve(folder, port=port, model=model, max_model_len=max_model_len))
+    asyncio.run(serve(folder, socket=socket, model=model, max_model_len=max_model_len))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,17 @@
     ├── ModelError                    a model folder that cannot be loaded or trained
     ├── EngineError                   an engine could not sample, score or load weights
     ├── ServerError                   a server that rnow started ended too often to go on
+    ├── ClusterError                  machines that cannot be joined or are not alike
     ├── TeacherError                  the teacher is unfit, or too much could not be scored
     ├── RolloutError                  too many rollouts failed
     ├── GradingError                  a grader could not say whether an answer is right
     ├── CheckpointError               a run directory that cannot be used or resumed
+    ├── RankError                     processes of the trainer ended too often to go on
     ├── OutOfMemoryError              an update that a device has no memory for
     ├── SpaceError                    a disk that is full
     ├── PublicationError          4   the engine does not hold the trainer's weights
     ├── BadNumbersError           4   non-finite loss or gradient, three times in a row
+    ├── RanksDifferError          4   processes of the trainer hold different weights
     ├── DeadlineError             3   something waited longer than its limit
     └── Interrupted                   not an error: asked to stop by Ctrl-C (130), SIGTERM (143),
                                       or trainer.max_time_s (0)
@@ -104,6 +107,10 @@ class ServerError(RnowError):
     """Not an EngineError: no single rollout is to blame, and none is to be tried again."""
 
 
+class ClusterError(RnowError):
+    pass
+
+
 class TeacherError(RnowError):
     pass
 
@@ -120,6 +127,10 @@ class CheckpointError(RnowError):
     pass
 
 
+class RankError(RnowError):
+    pass
+
+
 class OutOfMemoryError(RnowError):
     pass
 
@@ -133,6 +144,10 @@ class PublicationError(RnowError):
 
 
 class BadNumbersError(RnowError):
+    exit_code = 4
+
+
+class RanksDifferError(RnowError):
     exit_code = 4
 
 

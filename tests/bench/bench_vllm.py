@@ -76,10 +76,14 @@ def save_model(folder: Path) -> int:
     return int(sum(weights.numel() for weights in network.parameters()))
 
 
+def session_to(url: str) -> aiohttp.ClientSession:
+    connector = aiohttp.UnixConnector(path=url.removeprefix("unix:"), limit=0)
+    return aiohttp.ClientSession("http://localhost", connector=connector)
+
+
 async def drive(url: str, model: str, batch: Batch) -> None:
     """Have the server sample what the batch's rollouts sampled, without rnow in between."""
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(url, connector=connector) as session:
+    async with session_to(url) as session:
         await asyncio.gather(
             *(drive_one(session, model, scored.trajectory) for scored in batch.scored)
         )
@@ -110,7 +114,7 @@ async def drive_one(session: aiohttp.ClientSession, model: str, trajectory: Traj
 
 async def empty_cache(url: str) -> None:
     async with (
-        aiohttp.ClientSession(url) as session,
+        session_to(url) as session,
         session.post("/reset_prefix_cache") as response,
     ):
         assert response.status == 200
@@ -152,7 +156,7 @@ async def measure(
                 assert batch.num_actions == num_tokens
                 await empty_cache(server.url)
                 started = time.perf_counter()
-                await drive(server.url, served_name(settings, server.port), batch)
+                await drive(server.url, served_name(settings, server.socket), batch)
                 direct_s.append(time.perf_counter() - started)
                 print(f"loop {loop_s[-1]:.2f} s, driven directly {direct_s[-1]:.2f} s", flush=True)
     finally:

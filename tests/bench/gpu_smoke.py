@@ -34,7 +34,7 @@ from rnow.plan.devices import find_devices, usable_gpus
 from rnow.plan.engine_specs import GROWING_MEMORY
 from rnow.plan.figures import read_figures
 from rnow.plan.make import make_plan
-from rnow.plan.records import Workload
+from rnow.plan.workload import Workload
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent.parent

@@ -8,98 +8,26 @@ import asyncio
 import os
 import re
 import signal
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm_fake_process import fake_python, requests_of
+from served_lab import Lab
+from vllm_fake_process import requests_of
 from vllm_real import alive_in_group
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest
-from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import VllmServerSettings
-from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.served import ServedEngine
+from rnow.engines.vllm.starting import Server, start_here
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError, ServerError
 
 ROUTE = "/inference/v1/generate"
 IDS = (9, 5)
 SCORING = ScoreRequest(token_ids=IDS, start=1)
 OTHER = ScoreRequest(token_ids=(8, 4), start=1)
-
-
-class Lab:
-    """An engine on fake servers, and what happened to it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.python = fake_python(folder)
-        self.said: list[str] = []
-        self.deaths = Deaths()
-        self.engines: list[ServedEngine] = []
-
-    async def start(self, num_servers: int = 1, **settings: Any) -> ServedEngine:
-        servers = tuple(
-            VllmServerSettings(
-                role="student",
-                model=self.folder,
-                log_file=self.folder / f"student-{number}.log",
-                max_model_len=100,
-                python=self.python,
-                start_timeout_s=20.0,
-            )
-            for number in range(num_servers)
-        )
-        spec = self.spec(*servers, **settings)
-        engine = await ServedEngine.start(spec, deaths=self.deaths, say=self.said.append)
-        self.engines.append(engine)
-        return engine
-
-    def spec(self, *servers: VllmServerSettings, **settings: Any) -> EngineSpec:
-        chosen = {"request_timeout_s": 10.0, "tolerance": 1e-3, **settings}
-        return EngineSpec(
-            role="student",
-            model=self.folder,
-            dtype="float32",
-            device="cpu",
-            servers=servers,
-            **chosen,
-        )
-
-    def set(self, fault: str, text: str = "") -> None:
-        (self.folder / fault).write_text(text)
-
-    def unset(self, fault: str) -> None:
-        (self.folder / fault).unlink()
-
-    def pids(self) -> list[int]:
-        """The processes of the servers, the newest last."""
-        listing = subprocess.run(
-            ["ps", "-A", "-ww", "-o", "pid=,command="], capture_output=True, text=True, check=True
-        )
-        return [
-            int(line.split()[0])
-            for line in listing.stdout.splitlines()
-            if f"vllm_fake_process.py {self.folder} " in line and "/bin/sh" not in line
-        ]
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not holds():
-                await asyncio.sleep(0.02)
-
-    async def killed(self, work: Awaitable[Any]) -> Any:
-        """Return what `work` gives although its server is killed while it waits for an answer."""
-        num = len(requests_of(self.folder))
-        self.set("hangs")
-        task = asyncio.ensure_future(work)
-        await self.until(lambda: len(requests_of(self.folder)) > num)
-        self.unset("hangs")  # for the next server
-        os.kill(self.pids()[-1], signal.SIGKILL)
-        return await task
 
 
 @pytest.fixture
@@ -333,11 +261,64 @@ async def test_why_a_server_refuses_its_first_request_is_read_in_its_log(lab: La
     lab.set("lacking")
     with pytest.raises(EngineError) as caught:
         await lab.start()
-    assert re.sub(r":\d+/", ":PORT/", str(caught.value)) == (
-        f"POST http://127.0.0.1:PORT{ROUTE} answered 500: See stack trace (above) for the root "
-        f"cause.; {lab.folder}/student-0.log ends with:\n  RuntimeError: no kernel for heads of 16"
+    why = (
+        f"POST unix:SOCKET{ROUTE} answered 500: See stack trace (above) for the root cause.; "
+        f"{lab.folder}/student-0.log ends with:\n  RuntimeError: no kernel for heads of 16"
+    )
+    assert re.sub(r"unix:\S+/http", "unix:SOCKET", str(caught.value)) == (
+        f"{why}\n(It was the second start; the first failed so: {why})"
     )
     await lab.until(lambda: lab.pids() == [])
+
+
+async def test_a_first_start_that_fails_is_tried_once_more(lab: Lab) -> None:
+    lab.set("fails-once")
+    engine = await lab.start()
+    log = lab.folder / "student-0.log"
+    assert lab.said == [
+        f"the vLLM server of the student has ended (exit code 1); {log} ends with:\n"
+        "  RuntimeError: this GPU has no memory left\nIt is started once more"
+    ]
+    assert (await sample(engine)).token_ids.tolist() == [4, 3, 2]
+
+
+async def test_a_start_that_fails_twice_says_both(lab: Lab) -> None:
+    lab.set("broken")
+    with pytest.raises(EngineError) as caught:
+        await lab.start()
+    log = lab.folder / "student-0.log"
+    assert str(caught.value) == (
+        f"the vLLM server of the student has ended (exit code 1); {log} ends with:\n"
+        "  RuntimeError: this GPU has no memory left\n"
+        "(It was the second start; the first failed in the same way)"
+    )
+
+
+async def test_one_server_of_a_role_starts_before_the_others(lab: Lab) -> None:
+    events: list[str] = []
+
+    async def starter(settings: VllmServerSettings, **more: Any) -> Server:
+        events.append(f"begin {settings.log_file.stem}")
+        server = await start_here(settings, **more)
+        events.append(f"serves {settings.log_file.stem}")
+        return server
+
+    await lab.start(3, starter=starter)
+    assert events[:4] == [
+        "begin student-0",
+        "serves student-0",
+        "begin student-1",
+        "begin student-2",
+    ]
+
+
+async def test_a_server_listens_where_no_other_user_comes_and_leaves_nothing(lab: Lab) -> None:
+    engine = await lab.start()
+    (folder,) = {Path(word).parent for word in lab.command_line() if word.endswith("/http")}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "http").is_socket()
+    await engine.aclose()
+    assert not folder.exists()
 
 
 async def test_closing_ends_every_server_within_seconds(lab: Lab) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from rnow.chat.calling import SENTINEL
 from rnow.chat.calls.form import behind, common_start
 from rnow.chat.calls.probe import QUESTION, THOUGHT, TOOLS
-from rnow.chat.template import TODAY, ChatTemplate
+from rnow.chat.template import ChatTemplate
 from rnow.config.settings import RolloutSettings
 from rnow.errors import TemplateError
 from rnow.records import Message
@@ -63,7 +63,7 @@ def check_template(
     if chat.reads_the_clock(messages, tools):
         notices += (
             f"the chat template of {chat.name} writes the day into each prompt: in every run and "
-            f"evaluation it is {TODAY:%Y-%m-%d}, so that they have the same prompts",
+            f"evaluation it is {chat.today}, so that they have the same prompts",
         )
     if limits.max_turns > 1 and limits.termination_policy == "max_turns":
         _check_answers(chat, messages, tools)

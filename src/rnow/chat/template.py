@@ -16,7 +16,7 @@ training.
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,15 @@ from rnow.chat.markup import Markup
 from rnow.chat.rendering_limit import rendered
 from rnow.chat.tokenizer_files import eos_ids_of, load_tokenizer
 from rnow.chat.tool_texts import texts_of, with_texts
+from rnow.config.surroundings import TODAY
 from rnow.errors import TemplateError
 from rnow.records import Message
 from rnow.tools.base import ToolCall, ToolSchema
 
-# What a template reads off the clock: the same in a run, its resumption and its evaluations.
-TODAY = datetime(2025, 1, 1)
 # End a turn with calls in families that name them in the template, whatever the files say.
 _CALL_ENDS = ("<|eom_id|>", "<|call|>")
+# What jinja draws by chance.
+_CHANCE = re.compile(r"\|\s*random\b|\blipsum\s*\(")
 
 
 class ChatTemplate:
@@ -56,8 +57,10 @@ class ChatTemplate:
         eos_ids: Collection[int],
         teacher_eos_ids: Collection[int] = (),
         options: Mapping[str, Any],
+        today: date = TODAY,
     ) -> None:
         self.name = name
+        self.today = today  # all that the template can read off the clock
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         # A tokenizer that was saved in the middle of a training pads or cuts what it encodes.
@@ -65,6 +68,11 @@ class ChatTemplate:
         self._backend.no_truncation()
         self._options = dict(options)
         source = str(tokenizer.chat_template)
+        if (chance := _CHANCE.search(source)) is not None:
+            raise TemplateError(
+                f"the chat template of {name} draws by chance ({chance[0]}), so that no prompt is "
+                "the same twice; take that out of chat_template.jinja"
+            )
         self._names_xml_tools = "xml_tools" in source  # SmolLM3's name for tools
         self._markup = Markup(self._backend.to_str())
         self.added_ids = self._markup.added_ids
@@ -105,8 +113,11 @@ class ChatTemplate:
         *,
         reasoning_mode: str | None = None,
         teacher: Path | None = None,
+        today: date = TODAY,
     ) -> "ChatTemplate":
         """Load from a model folder or hub name; with the folder of a teacher, its ends count too.
+
+        `today` is what the template may write of the day.
 
         `reasoning_mode` "disabled" and "none" render with enable_thinking=False, any other with
         True; None leaves it to the template.
@@ -118,6 +129,7 @@ class ChatTemplate:
             eos_ids=eos_ids,
             teacher_eos_ids=() if teacher is None else eos_ids_of(teacher),
             options=_template_options(reasoning_mode),
+            today=today,
         )
 
     def render(
@@ -137,7 +149,7 @@ class ChatTemplate:
 
     def reads_the_clock(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> bool:
         """Say whether a prompt would be another one on another day."""
-        days = (TODAY, TODAY + timedelta(days=400))
+        days = (self.today, self.today + timedelta(days=400))
         one, other = (self._render(messages, tools=tools, today=day) for day in days)
         return one != other
 
@@ -147,7 +159,7 @@ class ChatTemplate:
         *,
         tools: Sequence[ToolSchema] = (),
         goes_on: bool = True,
-        today: datetime = TODAY,
+        today: date | None = None,
     ) -> str:
         schemas = [tool.as_openai() for tool in tools] or None
         named = {"xml_tools": schemas} if self._names_xml_tools else {}
@@ -157,7 +169,7 @@ class ChatTemplate:
                 tools=schemas,
                 add_generation_prompt=goes_on,
                 tokenize=False,
-                strftime_now=today.strftime,
+                strftime_now=(today or self.today).strftime,
                 **named,
                 **self._options,
             ),

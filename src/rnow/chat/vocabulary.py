@@ -110,18 +110,28 @@ def check_words(
 
 def check_prompts(
     chat: ChatTemplate,
-    prompts: Iterable[Prompt],
+    prompts: Sequence[Prompt],
     schemas: Sequence[ToolSchema],
     *,
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | None,
+    file: str,
 ) -> None:
-    """Raise TemplateError, with the line, for a prompt that one of the models cannot read."""
-    for prompt in prompts if vocabulary.unread else ():
-        ids = chat.render_prompt(prompt.messages, allowed_schemas(schemas, prompt.tools))
-        if unread := _unread(chat, ids, vocabulary):
+    """Raise TemplateError, with the line, for a prompt that the template or a model cannot read.
+
+    One prompt of each order of roles is rendered; all, where there are tokens that cannot be read.
+    """
+    kinds = {tuple((m["role"], "tool_calls" in m) for m in p.messages): p for p in prompts[::-1]}
+    has_unread = vocabulary is not None and vocabulary.unread
+    for prompt in prompts if has_unread else kinds.values():
+        where = f"the prompt of {file}:{prompt.line}"
+        try:
+            ids = chat.render_prompt(prompt.messages, allowed_schemas(schemas, prompt.tools))
+        except TemplateError as error:
+            raise TemplateError(f"{where}: {error}") from error
+        if vocabulary is not None and (unread := _unread(chat, ids, vocabulary)):
             raise TemplateError(
-                f"the prompt of line {prompt.line} holds {unread}; write it otherwise, or take "
-                "two models with the same tokenizer"
+                f"{where} holds {unread}; write it otherwise, or take two models with the same "
+                "tokenizer"
             )
 
 

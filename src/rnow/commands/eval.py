@@ -162,7 +162,7 @@ def evaluate_project(
     from rnow.chat.prompts import read_prompt_file
     from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
-    from rnow.evaluation.subject import choose_model, prepared_subject
+    from rnow.evaluation.subject import choose_model, in_its_run, prepared_subject
 
     require_messages(loaded)
     # Before a model is fetched for nothing.
@@ -170,6 +170,7 @@ def evaluate_project(
     read_prompt_file(held_out, dataset_type=loaded.config.dataset_type)
     loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
+    loaded = in_its_run(loaded, choice)
     say = sayer(console)
     prepared = prepared_subject(loaded, project, choice=choice, command="eval", say=say)
     with prepared as (subject, logs):

@@ -67,9 +67,9 @@ def replay_update(file: Path) -> Replayed:
     from rnow.learner.trainer import Trainer
     from rnow.plan.model_files import fetch_model, find_model
     from rnow.records import Batch
+    from rnow.runs.bad import weights_of
     from rnow.runs.folder import RunDirectory
     from rnow.runs.journal import read_journal
-    from rnow.runs.saving import weights_of
 
     run = RunDirectory(file.absolute().parent.parent)
     scored = read_journal(file)

@@ -1,6 +1,5 @@
 """`rnow run`: find the models, choose the run, train."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,7 @@ from rnow.commands.contact import decide_contact
 from rnow.commands.hosted import Debug, tell_ignored
 from rnow.errors import Interrupted, UsageError
 from rnow.runtime.console import sayer
+from rnow.runtime.own_variables import set_for_this_process
 
 if TYPE_CHECKING:
     from rnow.config.load import LoadedConfig
@@ -134,6 +134,7 @@ def train_project(
     loaded: "LoadedConfig", project: Path, *, name: str | None, fresh: bool, console: Console
 ) -> "RunDirectory":
     """Train to the end, or go on with an unfinished run; a finished one is left as it is."""
+    from rnow.cluster.machines import find_machines
     from rnow.config.load import require_distill
     from rnow.plan.engine_specs import Serving, trainer_environment
     from rnow.plan.model_files import fetch_model
@@ -142,9 +143,8 @@ def train_project(
 
     say = sayer(console)
     require_distill(loaded)
-    if name is not None and (name in ("", ".", "..") or "/" in name):
-        raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
-    run = RunDirectory.choose(project, name or run_name(loaded, project), fresh=fresh)
+    name = _folder_name(name) or run_name(loaded, project)
+    run = RunDirectory.choose(project, name, fresh=fresh)
     if run.state().get("finished"):
         from rnow.runs.resume import check_finished
 
@@ -154,13 +154,13 @@ def train_project(
             f"To train another one: rnow run {project} --fresh"
         )
         return run
-    placement = place_roles(loaded, project)
+    placement = place_roles(loaded, project, nodes=find_machines(loaded.config))
     loaded = decide_contact(loaded, console)
     for line in placement.lines():
         say(line)
     serving = Serving(config=loaded.config, placement=placement, logs=run.logs, untied=run.untied)
     # torch counts GPUs when it is first used, as these variables say.
-    os.environ.update(trainer_environment(placement.plan, serving.environ))
+    set_for_this_process(trainer_environment(placement.plan, serving.environ))
     # Models can run here, so what takes seconds to import is needed.
     import asyncio
 
@@ -190,6 +190,12 @@ def train_project(
         ) from stop
     say(f"done: the model is in {run.model}")
     return run
+
+
+def _folder_name(name: str | None) -> str | None:
+    if name is not None and (name in ("", ".", "..") or "/" in name):
+        raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
+    return name
 
 
 def run_name(loaded: "LoadedConfig", project: Path) -> str:

@@ -8,7 +8,7 @@ remedy. What a setting is stands in settings.py; what an old key becomes in old_
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rnow.config.cautions import report_cautions
@@ -18,6 +18,7 @@ from rnow.config.old_keys import refuse_flat_form, take_project_name, translate_
 from rnow.config.overrides import apply_override
 from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource, read_source, show
+from rnow.config.surroundings import Surroundings
 from rnow.errors import ConfigError, Problem, Severity
 
 _WITHOUT_ROLLOUTS = ("sft", "midtrain")
@@ -35,6 +36,7 @@ class LoadedConfig:
     project_name: str | None  # an old key that still says what the user calls the run
     warnings: tuple[Problem, ...]  # old keys and the like, for the user to read once
     overrides: tuple[str, ...]  # "trainer.num_epochs = 5 (was: 3)", in the order given
+    surroundings: Surroundings = field(default_factory=Surroundings)  # a run's, where there is one
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -68,6 +70,7 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     _check_dataset_type(source)
     _check_local_sites(source, directory)
     _check_urls(source)
+    _check_ranks(source)
     config = validate(source)
     if config is not None:
         _check_policy_lag(source, config)
@@ -208,6 +211,17 @@ def _check_policy_lag(source: ConfigSource, config: Config) -> None:
             "trainer.max_policy_lag",
             "trainer.max_policy_lag 1 needs model.tuning: lora: all weights are replaced in place, "
             "so nothing can be sampled from the former ones meanwhile; set one of the two",
+        )
+
+
+def _check_ranks(source: ConfigSource) -> None:
+    """Refuse two different numbers for one thing."""
+    ranks, gpus = source.get("trainer.num_ranks"), source.get("resources.trainer.gpus")
+    if None not in (ranks, gpus) and ranks != gpus:
+        source.report(
+            "trainer.num_ranks",
+            f"trainer.num_ranks is {show(ranks)}, and resources.trainer.gpus is {show(gpus)}; a "
+            "rank has one GPU: leave one of the two out",
         )
 
 

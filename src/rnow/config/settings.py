@@ -23,7 +23,6 @@ from rnow.config.types import (
     Section,
     Sites,
     TrackerName,
-    TrainerGpus,
     Urls,
     fill_learning_rate,
 )
@@ -161,6 +160,12 @@ class TrainerSettings(Section):
     """Tokens in one forward pass; does not change the gradient."""
     activation_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations to save memory; auto: on a GPU or for a large model."""
+    num_ranks: int | None = Field(default=None, ge=1)
+    """Processes that make an update together, one a GPU; null: resources.trainer.gpus, or 1."""
+    shard_weights: Literal["auto"] | bool = "auto"
+    """Cut the student over the ranks; auto: where all its weights are trained."""
+    rank_timeout_s: float = Field(default=1800.0, gt=0)
+    """How long ranks may go on without a sign of progress (seconds)."""
     save_step: SaveStep = Field(default=-1, ge=-1)
     """Keep a checkpoint every so many steps; -1: only the end."""
     keep_last: int = Field(default=3, ge=1)
@@ -248,13 +253,15 @@ class EngineResources(Section):
 class TrainerResources(Section):
     """The devices of the trainer."""
 
-    gpus: TrainerGpus = Field(default=1, ge=1)
-    """GPUs of the trainer."""
+    gpus: int = Field(default=1, ge=1)
+    """GPUs of the trainer, each with a process of its own: trainer.num_ranks."""
 
 
 class ResourcesSettings(Section):
     """Which devices each role gets."""
 
+    cluster: str | None = Field(default=None, min_length=1)
+    """Ray cluster whose machines have the servers: auto, or HOST:PORT; null: this machine."""
     student: EngineResources = EngineResources(gpus=1)
     teacher: EngineResources = EngineResources(gpus=1)
     trainer: TrainerResources = TrainerResources(gpus=1)

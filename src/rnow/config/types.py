@@ -33,18 +33,12 @@ def _refuse_zero_save_step(save_step: int) -> int:
     return save_step
 
 
-def _refuse_several_gpus(gpus: int) -> int:
-    if gpus > 1:
-        raise ValueError("a trainer over several GPUs is not built yet in this version, use 1")
-    return gpus
-
-
 def _check_urls(urls: str | list[str]) -> str | list[str]:
     given = [urls] if isinstance(urls, str) else urls
     if not given:
         raise ValueError("the list is empty; name a server, or write null")
     for url in given:
-        if not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?/?", url):
+        if not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?/?|unix:/\S+", url):
             raise ValueError(f"{url} is not the address of a server, as http://127.0.0.1:8000")
     return urls
 
@@ -71,7 +65,6 @@ def _check_environment_names(names: list[str]) -> list[str]:
 EngineKind = Literal["auto", "vllm", "local"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]  # each is the package that it needs
 SaveStep = Annotated[int, AfterValidator(_refuse_zero_save_step)]
-TrainerGpus = Annotated[int, AfterValidator(_refuse_several_gpus)]
 Urls = Annotated[str | list[str], AfterValidator(_check_urls)]
 RolloutTimeout = Annotated[float, BeforeValidator(_null_to_default_rollout_timeout)]
 Hosts = Annotated[list[str], AfterValidator(_check_hosts)]

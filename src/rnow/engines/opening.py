@@ -10,6 +10,7 @@ from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.served import ServedEngine
 from rnow.engines.vllm.server import Progress
+from rnow.engines.vllm.starting import Starter, start_here
 from rnow.engines.vllm.untied import untied_folder
 
 
@@ -19,8 +20,9 @@ async def open_engine(
     deaths: Deaths,
     say: Callable[[str], None],
     on_progress: Progress | None = None,
+    start: Starter = start_here,
 ) -> Engine:
-    """Start or load what `spec` says. Whoever has the engine closes it."""
+    """Start or load what `spec` says; `start` starts servers. Whoever has the engine closes it."""
     if spec.urls:
         return VllmEngine(spec.urls, request_timeout_s=spec.request_timeout_s, untied=spec.untied)
     if spec.servers:
@@ -28,7 +30,9 @@ async def open_engine(
             # What an earlier process left there is of no use to these servers.
             await asyncio.to_thread(shutil.rmtree, spec.untied, ignore_errors=True)
             await asyncio.to_thread(untied_folder, spec.model, spec.servers[0].model)
-        return await ServedEngine.start(spec, deaths=deaths, say=say, on_progress=on_progress)
+        return await ServedEngine.start(
+            spec, deaths=deaths, say=say, on_progress=on_progress, start=start
+        )
     from rnow.engines.local.engine import LocalEngine
 
     return await asyncio.to_thread(

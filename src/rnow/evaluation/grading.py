@@ -187,7 +187,7 @@ async def open_grading(
     checked = {file: prompts if with_rewards else [replace(one, rewards=()) for one in prompts]}
     if not (project / "rewards.py").is_file():
         raise DataError(problems=name_problems(loaded, checked, None))
-    async with RewardRunner(RewardSettings.of(config, project, log_file=log_file)) as runner:
+    async with RewardRunner(RewardSettings.of(loaded, project, log_file=log_file)) as runner:
         problems = name_problems(loaded, checked, runner)
         if problems:
             raise DataError(problems=problems)

@@ -41,6 +41,8 @@ async def evaluate_model(
         opening = open_environment(loaded, project, student=subject.engine.model, log_file=log_file)
         environment = await stack.enter_async_context(opening)
         prompts = gradable_prompts(environment)[:max_samples]
+        for notice in environment.check({loaded.config.data.val_file: prompts}):
+            say(notice)
         opened = open_held_out_grading(loaded, project, prompts, log_file=log_file, say=say)
         grading = await stack.enter_async_context(opened)
         engine, version = await stack.enter_async_context(open_subject(subject, say=say))

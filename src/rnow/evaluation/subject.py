@@ -6,7 +6,6 @@ Only what samples has to fit on this machine: nobody trains or scores.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +26,7 @@ from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.placing import EngineRole, place_sampler
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.console import StartTeller
+from rnow.runtime.own_variables import set_for_this_process
 
 BASE_VERSION = 0
 ADAPTER_VERSION = 1
@@ -95,6 +95,18 @@ def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: 
     )
 
 
+def in_its_run(loaded: LoadedConfig, choice: Choice) -> LoadedConfig:
+    """Return the config with what templates and tools read in the run that made the model, if one
+    did.
+    """
+    place = choice.checkpoint or choice.adapter or choice.model.folder
+    for folder in () if place is None else (place.absolute().parent, place.absolute().parents[1]):
+        kept = RunDirectory(folder).read_surroundings()
+        if kept is not None:
+            return replace(loaded, surroundings=kept)
+    return loaded
+
+
 @contextmanager
 def prepared_subject(
     loaded: LoadedConfig,
@@ -128,7 +140,7 @@ def prepared_subject(
         config=loaded.config, placement=placement, logs=logs.folder, untied=weights / "untied"
     )
     # torch counts GPUs when it is first used, as these variables say.
-    os.environ.update(trainer_environment(placement.plan, serving.environ, role=role))
+    set_for_this_process(trainer_environment(placement.plan, serving.environ, role=role))
     try:
         if choice.checkpoint is not None:
             made = _write_checkpoint(choice.checkpoint, weights / "checkpoint", student=model)

@@ -6,12 +6,14 @@ A checkpoint is a folder, written beside its final place, synced, and renamed in
                           optimizer.safetensors   AdamW's moments
                           state.json              step, policy version, counters; written last
 
-No pickle is written or read. `state.json` names the sizes of the other files, so that a folder that
+Where weights are cut over several processes, each writes its own part: ranks/checkpoint.py. No
+pickle is written or read. `state.json` names the sizes of the other files, so that a folder that
 some other program cut short is refused, not loaded.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,27 +47,55 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         point("checkpoint/weights")
         save_file(dict(checkpoint.optimizer), temporary / "optimizer.safetensors")
         point("checkpoint/optimizer")
+
+    tensors = [*checkpoint.weights.values(), *checkpoint.optimizer.values()]
+    save_folder(folder, checkpoint, write, needs_bytes=sum(tensor.nbytes for tensor in tensors))
+
+
+def save_folder(
+    folder: Path, checkpoint: Checkpoint, write: Callable[[Path], None], *, needs_bytes: int
+) -> None:
+    """Put a folder in place whose tensors `write` writes, and state.json after them."""
+
+    def fill(temporary: Path) -> None:
+        write(temporary)
         sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
         state = {"step": checkpoint.step, "scalars": dict(checkpoint.scalars), "sizes": sizes}
         (temporary / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
-    tensors = [*checkpoint.weights.values(), *checkpoint.optimizer.values()]
-    replace_folder(folder, write, needs_bytes=sum(tensor.nbytes for tensor in tensors))
+    replace_folder(folder, fill, needs_bytes=needs_bytes)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint back; raises CheckpointError if it is not whole."""
+    with telling_if_not_whole(folder):
+        state = read_state(folder)
+        weights = folder / "weights.safetensors"
+        if weights.exists():
+            tensors = load_file(weights), load_file(folder / "optimizer.safetensors")
+        else:  # several ranks wrote their parts of it
+            from rnow.learner.ranks.parts import load_whole
+
+            tensors = load_whole(folder)
+    return Checkpoint(
+        step=state["step"], weights=tensors[0], optimizer=tensors[1], scalars=state["scalars"]
+    )
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return what state.json says, once every file has the size that it names."""
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    for name, size in state["sizes"].items():
+        if (folder / name).stat().st_size != size:
+            raise CheckpointError(f"{folder / name} is cut short; use an older checkpoint")
+    return state
+
+
+@contextmanager
+def telling_if_not_whole(folder: Path) -> Iterator[None]:
+    """Raise CheckpointError where the block finds that `folder` cannot be read."""
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        for name, size in state["sizes"].items():
-            if (folder / name).stat().st_size != size:
-                raise CheckpointError(f"{folder / name} is cut short; use an older checkpoint")
-        return Checkpoint(
-            step=state["step"],
-            weights=load_file(folder / "weights.safetensors"),
-            optimizer=load_file(folder / "optimizer.safetensors"),
-            scalars=state["scalars"],
-        )
+        yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -10,7 +10,7 @@ No dropout and no other draw: the same tokens give the same numbers.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,16 @@ from rnow.errors import ModelError
 from rnow.learner.checkpoint import check_student
 from rnow.learner.lm_head import LogitMap, find_logit_map
 from rnow.learner.network import Network
-from rnow.learner.weights import add_lora, load_causal_lm, save_adapter, save_causal_lm
+from rnow.learner.weights import (
+    add_lora,
+    load_causal_lm,
+    rounded_state,
+    save_adapter,
+    save_causal_lm,
+)
+
+if TYPE_CHECKING:
+    from rnow.learner.ranks.group import Ranks
 
 # From this size on, what checkpointing saves in memory is worth a second forward on a CPU too.
 _LARGE_MODEL_PARAMETERS = 200_000_000
@@ -58,19 +67,23 @@ class Policy:
         device: str = "auto",
         chunk_tokens: int | None = None,
         window: int | None = None,
+        ranks: "Ranks | None" = None,
     ) -> "Policy":
         """Load the student. Raises ModelError if it cannot be loaded, or not be trained here.
 
         `folder` is where the model that settings.path names lies. `seed` is that of LoRA's first
         weights. `device`: "auto" is "cuda" where there is one, else "cpu". `chunk_tokens` go
         through the LM head at once; None: as many as the vocabulary allows. `window`: tokens of the
-        longest trajectory, by which some models choose their positions.
+        longest trajectory, by which some models choose their positions. `ranks`: the processes over
+        which the weights are cut, if these want that.
         """
         on = _resolve_device(device)
         dtype = _resolve_dtype(settings.dtype, on)
         full = settings.tuning == "full"
         stored = torch.promote_types(dtype, torch.float32) if full else dtype
-        model = load_causal_lm(str(folder), stored, window=window).to(on)
+        is_sharded = ranks is not None and ranks.is_sharded
+        model = load_causal_lm(str(folder), stored, window=window)
+        model = model if is_sharded else model.to(on)  # no device may have room for all of it
         if not full:
             rank = settings.qlora_rank
             alpha = 2 * rank if settings.qlora_alpha is None else settings.qlora_alpha
@@ -82,8 +95,13 @@ class Policy:
             activation_checkpointing=activation_checkpointing,
             chunk_tokens=chunk_tokens,
         )
-        policy._set_modes()
+        policy._set_modes(on)
         policy.network.logit_map = policy._find_logit_map()
+        if ranks is not None and ranks.is_sharded:
+            from rnow.learner.ranks.sharding import shard
+
+            whole = set() if full else set(policy.trained_parameters().values())
+            shard(policy.network, ranks, whole=whole)
         return policy
 
     @property
@@ -118,23 +136,32 @@ class Policy:
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])
 
-    def save(self, directory: Path, *, adapter_dtype: str | None = None) -> None:
+    def save(
+        self, directory: Path, *, adapter_dtype: str | None = None, is_writer: bool = True
+    ) -> None:
         """Write what an engine loads: a whole model with weights in `dtype`, or an adapter, in
-        `adapter_dtype`; None: as it is trained."""
-        if self.tuning == "lora":
-            dtype = None if adapter_dtype is None else _resolve_dtype(adapter_dtype, self.device)
-            save_adapter(self._model, directory, dtype=dtype)
-        else:
-            save_causal_lm(self._causal_lm, directory, self.dtype)
+        `adapter_dtype`; None: as it is trained.
 
-    def _set_modes(self) -> None:
+        Of several ranks all call it, and one writes.
+        """
+        if self.tuning == "lora":
+            if is_writer:
+                on = torch.device("cpu")
+                rounded = None if adapter_dtype is None else _resolve_dtype(adapter_dtype, on)
+                save_adapter(self._model, directory, dtype=rounded)
+        else:
+            state = rounded_state(self._causal_lm, self.dtype, keep=is_writer)
+            if is_writer:
+                save_causal_lm(self._causal_lm, directory, self.dtype, state=state)
+
+    def _set_modes(self, on: torch.device) -> None:
         from transformers.modeling_layers import GradientCheckpointingLayer
 
         self._model.eval()
         wanted = self._activation_checkpointing
         if wanted == "auto":
             num_parameters = sum(p.numel() for p in self._causal_lm.parameters())
-            wanted = self.device.type != "cpu" or num_parameters >= _LARGE_MODEL_PARAMETERS
+            wanted = on.type != "cpu" or num_parameters >= _LARGE_MODEL_PARAMETERS
         if not wanted:
             return
         lm = self._causal_lm  # whose method has its new name from transformers 5.24 on

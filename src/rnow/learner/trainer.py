@@ -9,6 +9,7 @@ them in a thread.
 
 from collections.abc import Callable, Mapping, Sequence
 from math import cos, isfinite, pi
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from rnow.learner.packing import MicroBatch, pack
 from rnow.learner.policy import Policy
 from rnow.records import Batch, FloatArray
 from rnow.runtime.kill_points import point
+
+if TYPE_CHECKING:
+    from rnow.learner.ranks.group import Ranks
 
 MAX_BAD_UPDATES = 3
 _FORMER = "former/"  # in a checkpoint: a weight as it was before the last update
@@ -43,14 +47,18 @@ class Trainer:
         num_steps: int,
         on_bad_numbers: Callable[[Batch, str], None],
         on_logprobs: OnLogprobs = lambda batch, logprobs: None,
+        ranks: "Ranks | None" = None,
     ) -> None:
         """`num_steps` are those of the whole run, for the schedule.
 
         `on_bad_numbers(batch, reason)` keeps the batch of a skipped update for inspection.
         `on_logprobs(batch, logprobs)` is given what the weights before an update that was taken
         gave each action token, by the trajectory's place in the batch.
+        `ranks`: the processes of which this is one, where several make an update together: each
+        is given the whole batch, and returns the metrics of all of it.
         """
         self._policy = policy
+        self._ranks = ranks
         self._settings = settings
         self._algorithm = algorithm
         self._num_steps = num_steps
@@ -80,6 +88,7 @@ class Trainer:
                 algorithm=self._algorithm,
                 num_actions=batch.num_actions,
                 logprobs=logprobs,
+                ranks=self._ranks,
             )
             apart = self._lag_metrics(batch)
         except torch.OutOfMemoryError as error:
@@ -90,14 +99,12 @@ class Trainer:
                 "trainer.activation_checkpointing: true; the run goes on at this step, its "
                 "rollouts are kept"
             ) from error
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self._parameters.values(), self._settings.max_grad_norm
-        )
+        grad_norm = self._clip()
         learning_rate = self._settings.learning_rate * learning_rate_factor(
             batch.step, settings=self._settings, num_steps=self._num_steps
         )
         metrics = {**_totals_to_metrics(totals, num_actions=batch.num_actions), **apart}
-        metrics["trainer/grad_norm"] = float(grad_norm)
+        metrics["trainer/grad_norm"] = grad_norm
         metrics["trainer/learning_rate"] = learning_rate
         metrics["trainer/num_micro_batches"] = float(len(micro_batches))
         metrics["tokens/total"] = float(sum(item.trajectory.num_tokens for item in batch.scored))
@@ -111,6 +118,9 @@ class Trainer:
             point("update/computed")
             self._optimizer.step()
             point("update/stepped")
+            if self._ranks is not None:
+                self._ranks.check_alike(self._parameters, when=f"after step {batch.step}")
+                logprobs = self._ranks.join_all(logprobs)
             self._on_logprobs(batch, logprobs)
         self._former = former
         self._optimizer.zero_grad()  # now, so that the rollouts have the memory
@@ -126,6 +136,10 @@ class Trainer:
                 position_ids=torch.arange(len(token_ids), device=device)[None],
                 action_index=torch.arange(start, len(token_ids), device=device),
             )
+        if self._ranks is not None and self._ranks.is_sharded:
+            from rnow.learner.ranks.sharding import let_go
+
+            let_go(self._policy.network)
         answer: FloatArray = logprobs.float().cpu().numpy()
         return answer
 
@@ -189,6 +203,12 @@ class Trainer:
         max_tokens = self._settings.max_tokens_per_micro_batch
         return lag_metrics(self._policy, batch, swap=self.swap, max_tokens=max_tokens)
 
+    def _clip(self) -> float:
+        """Scale the gradients down to the greatest norm allowed; return the norm they had."""
+        parameters, norm = self._parameters.values(), self._settings.max_grad_norm
+        found = torch.nn.utils.clip_grad_norm_(parameters, norm)
+        return float(found if self._ranks is None else self._ranks.whole(found))
+
     def _skip(self, batch: Batch, bad: Mapping[str, float]) -> None:
         self._num_bad_updates += 1
         numbers = ", ".join(f"{name} is {value}" for name, value in sorted(bad.items()))
@@ -208,22 +228,28 @@ def accumulate_gradients(
     algorithm: AlgorithmSettings,
     num_actions: int,
     logprobs: dict[int, FloatArray] | None = None,
+    ranks: "Ranks | None" = None,
 ) -> LossTotals:
     """Add the gradient of the batch's loss to the trained weights; return the batch's totals.
 
     `logprobs` is filled with what each action token had, by the trajectory's place in the batch.
+    With `ranks` this process computes its share, and gradient and totals are those of all.
     """
     if not micro_batches:
         raise ValueError("a batch without an action token cannot be trained on")
     num_turns = 1 + max(int(micro_batch.actions.turn_index.max()) for micro_batch in micro_batches)
+    shares = ((one, True) for one in micro_batches) if ranks is None else ranks.share(micro_batches)
     totals: LossTotals | None = None
-    for micro_batch in micro_batches:
+    for micro_batch, counts in shares:
         on_device = micro_batch.to(policy.device)
         policy_logprobs = policy.action_logprobs(
             on_device.token_ids,
             position_ids=on_device.position_ids,
             action_index=on_device.action_index,
         )
+        if not counts:
+            torch.autograd.backward(policy_logprobs, torch.zeros_like(policy_logprobs))
+            continue
         result = compute_objective(
             policy_logprobs,
             on_device.actions,
@@ -238,6 +264,11 @@ def accumulate_gradients(
             values = policy_logprobs.detach().float().cpu().numpy()
             index = micro_batch.actions.trajectory_index.cpu().numpy()
             logprobs |= {int(each): values[index == each] for each in np.unique(index)}
+        point("update/micro_batch")
+    if ranks is not None:
+        ranks.sum_gradients(policy.trained_parameters())
+        totals = ranks.combine(totals, num_turns=num_turns)
+        point("update/exchanged")
     assert totals is not None
     return totals
 

@@ -99,19 +99,32 @@ def save_adapter(model: Any, directory: Path, *, dtype: torch.dtype | None = Non
     give_umask_modes(directory)
 
 
-def save_causal_lm(model: Any, directory: Path, dtype: torch.dtype) -> None:
-    """Write model.safetensors, config.json and generation_config.json, weights rounded to `dtype`.
+def rounded_state(model: Any, dtype: torch.dtype, *, keep: bool = True) -> dict[str, Tensor]:
+    """Return all weights and buffers by name, rounded to `dtype`; those that are one stay one.
 
-    Tensors that share memory, as tied embeddings do, share it in the file.
+    What is cut over several processes is gathered, so all of them have to call this; `keep` False:
+    for the others' sake alone.
     """
     rounded: dict[int, Tensor] = {}
+    for tensor in (state := model.state_dict(keep_vars=True)).values():
+        if id(tensor) not in rounded:
+            value = tensor.detach()
+            value = value.to(dtype) if value.is_floating_point() else value
+            if hasattr(value, "full_tensor"):
+                value = value.full_tensor().cpu() if keep else value.full_tensor()
+            rounded[id(tensor)] = value if keep else value.new_empty(0)
+    return {name: rounded[id(tensor)] for name, tensor in state.items()}
 
-    def round_once(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return rounded.setdefault(tensor.data_ptr(), tensor.to(dtype))
 
-    state = {name: round_once(tensor) for name, tensor in model.state_dict().items()}
+def save_causal_lm(
+    model: Any, directory: Path, dtype: torch.dtype, *, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write model.safetensors, config.json and generation_config.json, weights rounded to `dtype`.
+
+    Tensors that share memory, as tied embeddings do, share it in the file. `state`: the weights,
+    rounded, where they are at hand.
+    """
+    state = rounded_state(model, dtype) if state is None else state
     with quiet_transformers():
         model.save_pretrained(str(directory), state_dict=state)
     # transformers wrote the precision of the live weights into config.json.

@@ -7,7 +7,8 @@ from typing import Any
 
 from rnow.plan.devices import Gpu
 from rnow.plan.layout import find_plan
-from rnow.plan.records import Plan, Workload
+from rnow.plan.records import Plan
+from rnow.plan.workload import Workload, weights_are_cut
 
 _WINDOW_STEP = 1024
 _MIN_WINDOW_SHARE = 4  # a window below a quarter of what was asked for is another project
@@ -40,12 +41,15 @@ def _switches(workload: Workload) -> dict[str, Any]:
         better["engine.gpu_memory_utilization"] = None
     if config.model.tuning == "full":
         better["model.tuning"] = "lora"
+    if workload.num_ranks > 1 and not weights_are_cut(config):
+        better["trainer.shard_weights"] = True
     if config.trainer.activation_checkpointing is False:
         better["trainer.activation_checkpointing"] = True
     if config.trainer.max_tokens_per_micro_batch > window:
         better["trainer.max_tokens_per_micro_batch"] = window
-    quantized = workload.teacher_settings.quantization or workload.teacher.quantization
-    if workload.teacher_engine == "vllm" and quantized is None:
+    teacher = workload.teacher
+    quantized = workload.teacher_settings.quantization or (teacher and teacher.quantization)
+    if workload.teacher_engine == "vllm" and teacher is not None and quantized is None:
         better["teacher.quantization"] = "fp8"
     return better
 

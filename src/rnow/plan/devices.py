@@ -84,20 +84,28 @@ def usable_gpus(devices: Devices, *, torch_version: str | None = None) -> Device
     return devices
 
 
-def check_models(models: Mapping[ModelFiles, str], *, devices: Devices) -> None:
+def check_models(
+    models: Mapping[ModelFiles, str], *, devices: Devices
+) -> dict[ModelFiles, tuple[str, ...]]:
     """Raise ModelError with all that is missing to run `models`, each with its engine.kind.
 
     Without a GPU, `auto` takes models that are on this machine and small, and downloads nothing;
-    the other kinds take what they are given.
+    the other kinds take what they are given. Returns what is to be said of each one's weights.
     """
-    broken = [(model, text) for model in models if (text := _broken(model))]
+    told: dict[ModelFiles, tuple[str, ...]] = {}
+    broken: list[tuple[ModelFiles, str]] = []
+    for model in models:
+        try:
+            told[model] = _look_at(model)
+        except ModelError as error:
+            broken.append((model, str(error)))
     too_big = [
         (model, text)
         for model, kind in models.items()
-        if kind == "auto" and not (devices.gpus or _broken(model)) and (text := _needs_gpu(model))
+        if kind == "auto" and not devices.gpus and model in told and (text := _needs_gpu(model))
     ]
     if not broken and not too_big:
-        return
+        return told
     lines = [f"  {model.key}: {text}" for model, text in broken + too_big]
     if not too_big:
         raise ModelError("\n".join([f"{_names(broken)} cannot be loaded", *lines]))
@@ -113,19 +121,16 @@ def _names(items: Sequence[tuple[ModelFiles, str]]) -> str:
     return " and ".join(dict.fromkeys(model.path for model, _ in items))
 
 
-def _broken(model: ModelFiles) -> str | None:
-    """Say why `model` can be loaded nowhere."""
+def _look_at(model: ModelFiles) -> tuple[str, ...]:
+    """Raise ModelError for a model that can be loaded nowhere; return what is to be said of it."""
     if model.folder is None:
         without = None if model.may_be_downloaded else f"there is no folder {model.path}"
-        return why_without_weights(model.path) or without
-    own_code = own_code_of(model.folder)
-    if own_code is not None:
-        return own_code
-    try:
-        check_weights(model.folder)
-    except ModelError as error:
-        return str(error)
-    return None
+        why = why_without_weights(model.path) or without
+    else:
+        why = own_code_of(model.folder)
+    if why is not None:
+        raise ModelError(why)
+    return () if model.folder is None else check_weights(model.folder)
 
 
 def _needs_gpu(model: ModelFiles) -> str | None:

@@ -6,7 +6,7 @@ On GPUs a server's numbers are the plan's; on the CPU they are the settings' and
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +15,17 @@ from rnow.config.settings import Config, EngineSettings, TeacherSettings
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
 from rnow.engines.vllm.untied import needs_untying
+from rnow.errors import ConfigError
 from rnow.plan.make import device_variables
 from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
+from rnow.plan.workload import num_ranks
 
 GROWING_MEMORY = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 _ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _UNTIED_START = "start"
+_FEWEST_REQUESTS, _MOST_REQUESTS = 8, 256  # of one server at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +47,12 @@ def sampling_spec(
     *,
     lora_rank: int | None,
     takes_models: bool = False,
+    num_rollouts: int | None = None,
 ) -> EngineSpec:
     """Return the engine that samples from `model`, in the place of `role`.
 
-    `lora_rank`: of the adapters that it will be given; `takes_models`: whole models will follow.
+    `lora_rank`: of the adapters that it will be given; `takes_models`: whole models will follow;
+    `num_rollouts`: that run at the same time, None: nobody knows.
     """
     if serving.placement.engines[role] != "vllm":
         return _spec(serving, role, model)
@@ -59,7 +64,15 @@ def sampling_spec(
         max_model_len=serving.config.rollout.max_context_window,
         max_lora_rank=lora_rank,
     )
+    if num_rollouts is not None:
+        num = _requests_at_once(num_rollouts, num_servers=len(servers))
+        servers = tuple(replace(server, max_num_seqs=num) for server in servers)
     return _spec(serving, role, model, servers=servers, untied=untied)
+
+
+def _requests_at_once(num_rollouts: int, *, num_servers: int) -> int:
+    """Return --max-num-seqs: twice a server's share, since it takes graphs and memory for each."""
+    return max(_FEWEST_REQUESTS, min(2 * num_rollouts // num_servers, _MOST_REQUESTS))
 
 
 def scoring_spec(serving: Serving, model: Path) -> EngineSpec:
@@ -79,6 +92,7 @@ def scoring_spec(serving: Serving, model: Path) -> EngineSpec:
         max_model_len=serving.config.rollout.max_context_window + 1,
         max_num_batched_tokens=TEACHER_TOKENS_A_STEP,
         prefix_caching=False,
+        captures_graphs=False,
     )
     return _spec(serving, "teacher", model, servers=servers)
 
@@ -103,6 +117,25 @@ def trainer_environment(
     return variables
 
 
+def rank_environments(serving: Serving) -> tuple[dict[str, str], ...]:
+    """Return the variables of each process of the trainer; () where it is this process alone."""
+    config, placement = serving.config, serving.placement
+    num, plan = num_ranks(config), placement.plan
+    if num == 1:
+        return ()
+    if placement.device == "cpu":
+        return ({},) * num
+    planned = None if plan is None else plan.role("trainer")
+    if plan is None or planned is None:
+        raise ConfigError(
+            f"trainer.num_ranks is {num}, and without the figures of both models no GPU can be "
+            "given to a rank; leave it out"
+        )
+    return tuple(
+        device_variables([gpu], plan.gpus, environ=serving.environ) for gpu in planned.gpus
+    )
+
+
 def _spec(serving: Serving, role: EngineRole, model: Path, **servers: Any) -> EngineSpec:
     """Return a role's engine; without `servers` its model is run in this process, or elsewhere."""
     config, placement = serving.config, serving.placement
@@ -124,7 +157,7 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
     settings, plan = _settings(serving.config, role), serving.placement.plan
     if isinstance(settings, TeacherSettings):
         of_use["quantization"] = settings.quantization
-    places: list[dict[str, Any]] = [{}] * (settings.replicas or 1)
+    places: list[dict[str, Any]] = _nodes(serving, role)
     planned = None if plan is None else plan.role(role)
     if plan is not None and planned is not None and (server := planned.server) is not None:
         of_use |= {
@@ -150,6 +183,17 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
         )
         for number, place in enumerate(places)
     )
+
+
+def _nodes(serving: Serving, role: EngineRole) -> list[dict[str, Any]]:
+    """Deal a role's servers without GPUs to machines: in turn, the one with the trainer last."""
+    nodes, config = serving.placement.nodes, serving.config
+    number = {"student": config.engine.replicas or 1, "teacher": teacher_of(config).replicas or 1}
+    if not nodes:
+        return [{}] * number[role]
+    before = number["student"] if role == "teacher" else 0
+    others = [*nodes[1:], nodes[0]]
+    return [{"node": others[(before + place) % len(others)]} for place in range(number[role])]
 
 
 def _dtype(serving: Serving, role: EngineRole) -> Literal["float32", "bfloat16"]:

@@ -1,6 +1,6 @@
 """Where the roles of a workload go on the GPUs found: the first layout that fits, or what is short.
 
-A group is roles that share one GPU, or one engine alone with one GPU or more:
+A group is roles that share one GPU, or one role alone with one GPU or more:
 
     8 GPUs   [trainer] [student student student student] [teacher teacher teacher]
     2 GPUs   [trainer student] [teacher]
@@ -11,19 +11,22 @@ cache is given a second sequence, and the student's as many as there are rollout
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import ceil, inf
+from dataclasses import dataclass
+from math import inf
 
 from rnow.plan.devices import Gpu
-from rnow.plan.memory import (
-    GIB,
-    RoleMemory,
-    ServerLoad,
-    local_memory,
-    server_memory,
-    trainer_memory,
+from rnow.plan.memory import GIB
+from rnow.plan.parts import (
+    MAX_FRACTION,
+    Part,
+    inside,
+    make_part,
+    plan_notes,
+    role_plan,
+    unknown_plan,
 )
-from rnow.plan.records import Plan, Role, RolePlan, ServerPlan, Workload
+from rnow.plan.records import Plan, Role, RolePlan
+from rnow.plan.workload import Workload
 
 Groups = tuple[tuple[Role, ...], ...]
 
@@ -40,7 +43,6 @@ _ROLES: tuple[Role, ...] = ("trainer", "student", "teacher")  # as they are show
 
 _HIDDEN = int(0.75 * GIB)  # of what nvidia-smi lists, CUDA does not give out
 _SPARE = int(1.5 * GIB)  # left free on every GPU, for what an estimate from figures does not see
-_MAX_FRACTION = 0.95  # of a GPU for one server: it refuses to start where others have the rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,22 +52,6 @@ class Shortage:
     num_bytes: float  # infinite: there are not GPUs enough for this layout
     gpus: tuple[int, ...]
     needs: tuple[tuple[Role, int], ...]  # bytes a GPU of each role there, with the least KV cache
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """What one role needs on each of its GPUs, before the KV cache is dealt out."""
-
-    role: Role
-    memory: RoleMemory  # without KV cache
-    load: ServerLoad | None  # None: in this process
-    token_bytes: int = 0  # of the KV cache
-    min_kv: int = 0
-    num_missing: int = 0  # bytes by which the user's gpu_memory_utilization is too small
-
-    @property
-    def need(self) -> int:
-        return self.memory.total + self.min_kv
 
 
 def find_plan(workload: Workload, gpus: Sequence[Gpu]) -> Plan | Shortage:
@@ -84,6 +70,7 @@ def find_plan(workload: Workload, gpus: Sequence[Gpu]) -> Plan | Shortage:
                     gpus=tuple(gpus),
                     max_context_window=workload.max_context_window,
                     num_rollouts=workload.num_rollouts,
+                    notes=plan_notes(workload, roles),
                 )
             if nearest is None or roles.num_bytes < nearest.num_bytes:
                 nearest = roles
@@ -149,12 +136,14 @@ def _place_group(
         if len(chosen) < size * num_replicas:
             continue
         smallest = min(_given_out(gpus[index]) for index in chosen)
-        parts = [_part(workload, role, gpu_bytes=smallest, size=size) for role in group]
+        parts = [make_part(workload, role, gpu_bytes=smallest, size=size) for role in group]
         left = smallest - _SPARE - sum(part.need for part in parts)
         missing = max(-left, *(part.num_missing for part in parts))
         if missing <= 0:
             return tuple(
-                _role_plan(part, kv_bytes, chosen, size=size, gpu_bytes=smallest)
+                role_plan(part, kv_bytes, chosen, size=size, gpu_bytes=smallest)
+                if part.is_known
+                else unknown_plan(workload, part, chosen, size)
                 for part, kv_bytes in _deal(workload, parts, left=left, gpu_bytes=smallest)
             )
         if missing < nearest.num_bytes:
@@ -167,12 +156,20 @@ def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, i
     """Yield (GPUs a server, servers) to try for a group, the fewest GPUs first."""
     role = group[0]
     if len(group) > 1 or workload.engine(role) == "local":
+        num_ranks = workload.num_ranks if role == "trainer" and workload.alone is None else 1
+        # A server that shared one of several GPUs would be on all of them.
+        is_served = any(workload.engine(item) == "vllm" for item in group)
+        if num_ranks > 1 and is_served:
+            return
         if all(workload.replicas(item) in (None, 1) for item in group):
-            yield 1, 1
+            yield 1, num_ranks
         return
     replicas = workload.replicas(role)
     num_gpus = workload.num_gpus(role)
-    for size in workload.figures(role).tensor_parallel_sizes():
+    figures = workload.known_figures(role)
+    # Of what nothing is known, one server has all GPUs that it may.
+    sizes = (8, 4, 2, 1) if figures is None else figures.tensor_parallel_sizes()
+    for size in sizes:
         if num_gpus is None:
             yield size, replicas or 1
         elif num_gpus % size == 0:
@@ -181,41 +178,9 @@ def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, i
                 yield size, count
 
 
-def _part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> _Part:
-    figures = workload.figures(role)
-    if role == "trainer":
-        return _Part(role=role, memory=trainer_memory(figures, workload.trainer_load), load=None)
-    load = workload.server_load(role, gpu_bytes)
-    if role == "student" and workload.config.model.tuning == "full" and workload.alone is None:
-        # Served with a head of its own, so that new weights reach it (engines/vllm/untied.py).
-        figures = replace(figures, is_tied=False)
-    token_bytes = figures.kv_bytes(1, dtype_bytes=load.dtype_bytes, num_shards=size)
-    part = _Part(
-        role=role,
-        memory=server_memory(figures, load, num_gpus=size),
-        load=load,
-        token_bytes=token_bytes,
-        min_kv=load.min_kv_tokens * token_bytes,
-    )
-    if workload.engine(role) == "local":
-        # A student in training: the policy version in use and the next.
-        num_policies = 0 if load.scores else 2
-        if workload.alone is not None:
-            num_policies = 0 if load.lora_rank is None else 1
-        memory = local_memory(figures, load, num_policies=num_policies)
-        return replace(part, memory=memory, load=None)
-    fraction = workload.config.engine.gpu_memory_utilization
-    if fraction is None:
-        return part
-    # All that the user lets vLLM have and it does not need itself goes to the KV cache.
-    kv_bytes = int(fraction * gpu_bytes) - _inside(part.memory)
-    missing = max(0, part.min_kv - kv_bytes)
-    return replace(part, min_kv=max(part.min_kv, kv_bytes), num_missing=missing)
-
-
 def _deal(
-    workload: Workload, parts: Sequence[_Part], *, left: int, gpu_bytes: int
-) -> Iterator[tuple[_Part, int]]:
+    workload: Workload, parts: Sequence[Part], *, left: int, gpu_bytes: int
+) -> Iterator[tuple[Part, int]]:
     """Yield each part with its KV cache; `left` is what remains once all have the least."""
     wanted: dict[Role, float] = {
         "trainer": 0,
@@ -224,31 +189,19 @@ def _deal(
     }
     # The teacher first: one sequence more, and it works while the next one is read in.
     for part in sorted(parts, key=lambda part: part.role != "teacher"):
-        if part.load is None or workload.config.engine.gpu_memory_utilization is not None:
+        if (
+            part.load is None
+            or not part.is_known
+            or workload.config.engine.gpu_memory_utilization is not None
+        ):
             more = 0
         elif len(parts) == 1:
-            most = int(_MAX_FRACTION * gpu_bytes) - _inside(part.memory) - part.min_kv
+            most = int(MAX_FRACTION * gpu_bytes) - inside(part.memory) - part.min_kv
             more = max(0, min(left, most))
         else:
             more = int(min(left, wanted[part.role] * part.min_kv))
         left -= more
         yield part, part.min_kv + more
-
-
-def _role_plan(
-    part: _Part, kv_bytes: int, chosen: tuple[int, ...], *, size: int, gpu_bytes: int
-) -> RolePlan:
-    memory = replace(part.memory, kv_cache=kv_bytes)
-    server = None
-    if part.load is not None:
-        server = ServerPlan(
-            num_replicas=len(chosen) // size,
-            tensor_parallel_size=size,
-            gpu_memory_utilization=ceil(1000 * _inside(memory) / gpu_bytes) / 1000,
-            load=part.load,
-            num_kv_tokens=kv_bytes // part.token_bytes,
-        )
-    return RolePlan(role=part.role, gpus=chosen, memory=memory, server=server)
 
 
 def _with_replicas(
@@ -278,11 +231,6 @@ def _with_replicas(
 def _server_size(item: RolePlan) -> int:
     assert item.server is not None
     return item.server.tensor_parallel_size
-
-
-def _inside(memory: RoleMemory) -> int:
-    """Return what vLLM counts as its own when it measures itself."""
-    return memory.total - memory.prompt_logprobs
 
 
 def _num_roles_on(placed: Sequence[RolePlan], gpu: int) -> int:

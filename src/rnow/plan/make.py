@@ -4,7 +4,8 @@
     settings (Workload) ────┼─▶ make_plan ─▶ Plan: lines() for the terminal, numbers for servers
     GPUs found ─────────────┘         └─▶ ConfigError that says which number to change
 
-The roles are separate processes: the trainer is the controller itself, on one GPU; each engine is
+The roles are separate processes: the trainer is the controller itself, on one GPU, or one process
+a GPU where it has several; each engine is
 one or more vLLM servers of one or more GPUs. They get GPUs of their own where there are enough, and
 share one where there are not, each with a fixed part of its memory: nothing sleeps, nothing is
 moved away and back. A local engine lives in the controller, so on the trainer's GPU. A role with
@@ -21,7 +22,8 @@ from rnow.plan.advice import advise
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.layout import Shortage, find_plan
 from rnow.plan.memory import GIB
-from rnow.plan.records import Plan, Role, Workload
+from rnow.plan.records import Plan, Role
+from rnow.plan.workload import Workload
 
 
 def make_plan(workload: Workload, devices: Devices) -> Plan:
@@ -38,7 +40,6 @@ def make_plan(workload: Workload, devices: Devices) -> Plan:
             f"nothing says how much memory {unknown[0]} has, so nothing can be planned for it; "
             "nvidia-smi is asked for it"
         )
-    _check_window(workload)
     _check_resources(workload, num_gpus=len(devices.gpus))
     found = find_plan(workload, devices.gpus)
     if isinstance(found, Plan):
@@ -69,21 +70,6 @@ def device_variables(
     return {**order, name: ",".join(chosen)}
 
 
-def _check_window(workload: Workload) -> None:
-    key = "rollout.max_context_window"
-    roles: tuple[Role, ...] = ("student", "teacher")
-    for role in roles if workload.alone is None else (workload.alone,):
-        figures = workload.figures(role)
-        num_more = 1 if role == "teacher" and workload.alone is None else 0
-        longest = figures.max_tokens - num_more
-        if workload.max_context_window > longest:
-            beside = " with the one that a server adds to what it scores" if num_more else ""
-            raise ConfigError(
-                f"{key} is {workload.max_context_window}, and {figures.path} reads "
-                f"{figures.max_tokens} tokens at most{beside}; set {key} to {longest} or less"
-            )
-
-
 def _check_resources(workload: Workload, *, num_gpus: int) -> None:
     roles: tuple[Role, ...] = ("trainer", "student", "teacher")
     given = {role: workload.num_gpus(role) for role in roles if _takes_gpus(workload, role)}
@@ -109,10 +95,16 @@ def _check_replicas(workload: Workload, *, num_gpus: int) -> None:
     """Refuse servers for which there are not GPUs enough, even if each needs no more than one."""
     roles: tuple[Role, ...] = ("student", "teacher")
     several = {role: count for role in roles if (count := workload.replicas(role) or 1) > 1}
-    num_trainers = 1 if workload.alone is None else 0
+    num_trainers = workload.num_ranks if workload.alone is None else 0
+    if num_trainers > num_gpus:
+        raise ConfigError(
+            f"trainer.num_ranks is {num_trainers}, and this machine has {_count_of(num_gpus)}; a "
+            "rank needs a GPU of its own"
+        )
     if sum(several.values()) + num_trainers > num_gpus:
         asked = ", ".join(f"{role} {count}" for role, count in several.items())
-        trainer = " and the trainer" if num_trainers else ""
+        ranks = " and the trainer" if num_trainers == 1 else f", trainer {num_trainers}"
+        trainer = ranks if num_trainers else ""
         raise ConfigError(
             f"the servers that are asked for ({asked}){trainer} need a GPU each, and this "
             f"machine has {num_gpus}; ask for fewer replicas"
@@ -126,9 +118,9 @@ def _takes_gpus(workload: Workload, role: Role) -> bool:
 
 
 def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortage) -> str:
-    models = f"{workload.student.path} and its teacher {workload.teacher.path} do"
-    if workload.alone is not None:
-        models = f"{workload.figures(workload.alone).path} does"
+    models = f"{workload.path('student')} and its teacher {workload.path('teacher')} do"
+    if workload.alone is not None or workload.teacher_engine == "url":
+        models = f"{workload.path(workload.alone or 'student')} does"
     where = f"GPU {', '.join(map(str, shortage.gpus))}"
     needed = sum(num_bytes for _, num_bytes in shortage.needs) / GIB
     needs = ", ".join(f"{role} {num_bytes / GIB:.1f}" for role, num_bytes in shortage.needs)
@@ -145,4 +137,8 @@ def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortag
 
 
 def _count(gpus: Sequence[Gpu]) -> str:
-    return "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+    return _count_of(len(gpus))
+
+
+def _count_of(num_gpus: int) -> str:
+    return "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"

@@ -33,6 +33,8 @@ _LAYER_KEPT = {  # by each further layer, where activations are not recomputed
     "lora": (8, 13, 8, 8),
     "full": (8, 19, 10, 9),
 }
+# Of a mixture, each chosen expert reads a copy of the token and gives one back.
+_EXPERT_COPIES = 8
 _FORWARD_SHARE = 0.5  # of the peak: what a layer's forward takes
 
 _CUDA_CONTEXT = 1.0  # GiB: the driver's context, cuBLAS, what is cached and not in use
@@ -76,6 +78,7 @@ class TrainerLoad:
     dtype_bytes: int  # of the matrix products
     max_tokens: int  # in one forward: a trajectory longer than a micro-batch goes alone
     checkpointing: bool
+    num_parts: int = 1  # GPUs over which the weights are cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,16 +100,21 @@ class ServerLoad:
 
 
 def trainer_memory(figures: ModelFigures, load: TrainerLoad) -> RoleMemory:
-    """Estimate the trainer, which is one process on one GPU."""
+    """Estimate the trainer on one GPU, or on each of those that it has."""
     full = load.tuning == "full"
     trained = figures.num_parameters if full else figures.num_lora_parameters(load.lora_rank)
     # What is trained is in float32 whatever the products are in, and so are gradients and moments.
-    transient = _transient_bytes(figures, load, num_trained=trained)
+    parts = load.num_parts
+    held = -(-trained // parts) if full else trained  # an adapter is on every GPU whole
+    transient = _transient_bytes(figures, load, num_trained=held)
+    weight_bytes = 4 if full else load.dtype_bytes
+    if parts > 1:
+        transient += _gathered_bytes(figures, weight_bytes, full=full)
     return RoleMemory(
-        weights=figures.num_parameters * (4 if full else load.dtype_bytes),
+        weights=-(-figures.num_parameters // parts) * weight_bytes,
         lora=0 if full else trained * 4,
-        gradients=trained * 4,
-        optimizer=trained * 8,
+        gradients=held * 4,
+        optimizer=held * 8,
         activations=transient,
         overhead=int(_CUDA_CONTEXT * GIB + _FRAGMENTATION * transient),
     )
@@ -119,8 +127,10 @@ def server_memory(figures: ModelFigures, load: ServerLoad, *, num_gpus: int = 1)
     if load.lora_rank is not None:
         rank = next((rank for rank in ADAPTER_RANKS if rank >= load.lora_rank), load.lora_rank)
         lora = NUM_ADAPTERS_AT_ONCE * figures.num_lora_parameters(rank) * load.dtype_bytes
-    # One layer's at a time: gate, up and their product; residual, norm, attention's in and output.
-    per_token = 3 * figures.intermediate_size + 4 * figures.hidden_size + 4 * figures.query_size
+    # One layer's at a time: gate, up and their product; residual, norm, attention's in and output;
+    # what each expert of a mixture gives back.
+    per_token = 3 * figures.intermediate_size + 4 * figures.query_size
+    per_token += (4 + figures.num_chosen) * figures.hidden_size
     forward = load.max_num_batched_tokens * per_token * load.dtype_bytes
     sampler = load.max_num_seqs * figures.vocab_size * _SAMPLER_BYTES
     scored = load.max_num_batched_tokens if load.scores else 0
@@ -176,6 +186,18 @@ def _transient_bytes(figures: ModelFigures, load: TrainerLoad, *, num_trained: i
     return int(max(forward, backward, head, num_trained * 4))
 
 
+def _gathered_bytes(figures: ModelFigures, weight_bytes: int, *, full: bool) -> int:
+    """Return what is whole for a while of weights that are cut: embedding, head, two layers.
+
+    And where they are trained, the gradients of these before they are summed over the GPUs. An
+    estimate: on no machine of several GPUs has it been measured.
+    """
+    outer = figures.vocab_size * figures.hidden_size * (1 if figures.is_tied else 2)
+    layer = (figures.num_parameters - outer) // figures.num_layers
+    return (outer + 2 * layer) * (weight_bytes + (4 if full else 0))
+
+
 def _layer_bytes(figures: ModelFigures, factors: tuple[int, int, int, int]) -> int:
     sizes = (figures.intermediate_size, figures.hidden_size, figures.query_size, figures.kv_size)
-    return sum(factor * size for factor, size in zip(factors, sizes, strict=True))
+    copies = _EXPERT_COPIES * figures.num_chosen * figures.hidden_size
+    return copies + sum(factor * size for factor, size in zip(factors, sizes, strict=True))

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from rnow.errors import ModelError
 from rnow.plan.records import EngineKind
 from rnow.runtime.experts import has_experts
-from rnow.runtime.rope import load_network_config
+from rnow.runtime.layer_kinds import why_not_local
+from rnow.runtime.rope import config_errors, load_network_config
 
-_KINDS_HERE = {"full_attention", "sliding_attention"}  # of layers, in the local engine
 # Kinds of network whose gate and up projections are one layer in transformers, and two under an
 # adapter in vLLM's own class for them.
 _FUSED = {"glm4"}
@@ -47,12 +47,8 @@ def check_network(path: str, folder: Path, use: Use) -> tuple[str, ...]:
     if use.engine != "local":
         _check_served_weights(path, config, use)
         return ()
-    kinds = set(getattr(config, "layer_types", None) or _KINDS_HERE)
-    if unknown := kinds - _KINDS_HERE:
-        raise ModelError(
-            f"{path} has layers of kind {', '.join(sorted(unknown))}; the local engine runs causal "
-            "attention with or without a sliding window, set engine.kind to vllm"
-        )
+    if other_layers := why_not_local(config):
+        raise ModelError(f"{path} {other_layers}")
     from rnow.learner.reach import takes_our_attention
 
     if not takes_our_attention(folder):
@@ -94,9 +90,7 @@ def _why_no_adapters(kind: str) -> str | None:
 def _read(folder: Path, *, window: int | None) -> Any:
     try:
         return load_network_config(folder, window=window).get_text_config()
-    # transformers raises OSError, ValueError, KeyError, TypeError for a config.json that it cannot
-    # read, without a common base.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except config_errors() as error:
         first = str(error).strip().split("\n")[0]
         raise ModelError(f"{folder / 'config.json'} cannot be read: {first}") from error
 

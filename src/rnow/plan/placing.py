@@ -8,7 +8,7 @@
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,12 +17,12 @@ from rnow.config.load import LoadedConfig, require_distill
 from rnow.config.settings import Config
 from rnow.errors import ConfigError, ModelError
 from rnow.plan.devices import Devices, check_models, find_devices, usable_gpus
-from rnow.plan.figures import load_figures
 from rnow.plan.make import make_plan
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.network import Use, check_network
-from rnow.plan.records import EngineKind, Plan, Workload
-from rnow.plan.weight_files import check_quantization, check_weights
+from rnow.plan.records import EngineKind, Plan
+from rnow.plan.weight_files import check_quantization
+from rnow.plan.workload import Workload, load_workload
 
 EngineRole = Literal["student", "teacher"]
 
@@ -41,13 +41,14 @@ class Placement:
     device: Literal["cuda", "cpu"]  # of the trainer, and of models in this process
     plan: Plan | None  # None: no GPU
     notices: tuple[str, ...]  # one line each, for the user
+    nodes: tuple[str, ...] = ()  # of a cluster, this machine first; (): this machine alone
 
     def lines(self) -> tuple[str, ...]:
         """Return what is about to run where, for the terminal."""
         if self.plan is not None:
             return (*self.notices, *self.plan.lines())
         places: dict[EngineKind, str] = {
-            "vllm": "a vLLM server on the CPU",
+            "vllm": f"a vLLM server on the CPU{_of_machines(self.nodes)}",
             "local": f"in this process, {self.device}",
         }
         engines = []
@@ -63,6 +64,7 @@ def place_roles(
     *,
     devices: Devices | None = None,
     may_download: bool = True,
+    nodes: tuple[str, ...] = (),
 ) -> Placement:
     """Return where the roles run; raise ModelError or ConfigError with all that is missing.
 
@@ -78,19 +80,21 @@ def place_roles(
     found = devices or usable_gpus(find_devices())
     # The trainer needs the student here, whatever samples from it.
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
-    check_models({models[role]: _asked(config, role) for role in here}, devices=found)
+    told = check_models({models[role]: _asked(config, role) for role in here}, devices=found)
     placement = _without_plan(config, project, models, devices=found)
+    placement = replace(placement, nodes=nodes)
     is_lora = config.model.tuning == "lora"
     placement = _look_at_models(
         config,
         placement,
+        told=told,
         may_download=may_download,
         trained="student",
         adapted="student" if is_lora else None,
     )
     if is_lora:
         _check_adapter_dtype(config, placement)
-    if not may_download and not all(model.folder for model in models.values()):
+    if not may_download and not all(models[role].folder for role in here):
         return placement
     return replace(placement, plan=_plan(config, placement, devices=found))
 
@@ -110,11 +114,12 @@ def place_sampler(
     """
     config = loaded.config
     found = devices or usable_gpus(find_devices())
+    told: Mapping[ModelFiles, tuple[str, ...]] = {}
     if not engine_urls(config, role):
-        check_models({model: _asked(config, role)}, devices=found)
+        told = check_models({model: _asked(config, role)}, devices=found)
     placement = _without_plan(config, project, {role: model}, devices=found)
     adapted = None if lora_rank is None else role
-    placement = _look_at_models(config, placement, may_download=True, adapted=adapted)
+    placement = _look_at_models(config, placement, told=told, may_download=True, adapted=adapted)
     if lora_rank is not None:
         _check_adapter_dtype(config, placement)
     if placement.engines[role] == "url":
@@ -169,13 +174,15 @@ def _look_at_models(
     config: Config,
     placement: Placement,
     *,
+    told: Mapping[ModelFiles, tuple[str, ...]],
     may_download: bool,
     trained: EngineRole | None = None,
     adapted: EngineRole | None = None,
 ) -> Placement:
     """Return `placement` with what is to be said of its models; refuse what cannot be run.
 
-    A model that is not on this machine is judged by its config.json, where it may be fetched.
+    `told`: of their weights. A model that is not on this machine is judged by its config.json,
+    where it may be fetched.
     """
     notices = list(placement.notices)
     for role, model in placement.models.items():
@@ -191,28 +198,28 @@ def _look_at_models(
             is_scored=trained is not None and role != trained,
         )
         try:
-            told = _look_at(model, use, fetch=may_download)
+            own = (*told.get(model, ()), *_look_at(model, use, fetch=may_download))
         except ModelError as error:
             raise ModelError(f"{model.path} cannot be used\n  {model.key}: {error}") from error
-        notices += [line for line in told if line not in notices]
+        notices += [line for line in own if line not in notices]
     return replace(placement, notices=tuple(notices))
 
 
 def _look_at(model: ModelFiles, use: Use, *, fetch: bool) -> list[str]:
-    told: list[str] = []
-    if model.folder is not None:
-        notice = check_weights(model.folder)
-        told += [] if notice is None else [notice]
-    elif not fetch:
-        return told
+    if model.folder is None and not fetch:
+        return []
     folder = model.folder or fetch_model(model, weights=False)
     check_quantization(folder, is_trained=use.is_trained, is_served=use.engine == "vllm")
-    told += check_network(model.path, folder, use)
+    told = [*check_network(model.path, folder, use)]
     if use.is_trained and use.is_adapted:
         from rnow.learner.reach import lora_reach
 
         told.append(lora_reach(folder).line())
     return told
+
+
+def _of_machines(nodes: Sequence[str]) -> str:
+    return f" of one of the cluster's {len(nodes)} machines" if nodes else ""
 
 
 def _asked(config: Config, role: EngineRole) -> str:
@@ -287,26 +294,12 @@ def _plan(
 
     None where there are none, or where all is in this process and the model's memory is not known.
     """
-    engines = placement.engines
     if not devices.gpus:
         return None
-    if "vllm" not in engines.values() and any(gpu.memory_mib is None for gpu in devices.gpus):
+    is_served = "vllm" in placement.engines.values()
+    if not is_served and any(gpu.memory_mib is None for gpu in devices.gpus):
         return None
-    try:
-        figures = {
-            role: load_figures(model.path, fetch_model(model, weights=False))
-            for role, model in placement.models.items()
-        }
-    except ModelError:
-        if "vllm" in engines.values():
-            raise
+    workload = load_workload(config, models=placement.models, engines=placement.engines)
+    if not is_served and workload.unknown:
         return None
-    workload = Workload(
-        config=config,
-        # Of a role that is not placed the figures are read by nobody.
-        student=figures.get("student") or figures["teacher"],
-        teacher=figures.get("teacher") or figures["student"],
-        student_engine=engines.get("student", "url"),
-        teacher_engine=engines.get("teacher", "url"),
-    )
     return make_plan(change(workload), devices)

@@ -1,7 +1,8 @@
 """The weight files of a model folder: which there are, how large, and whether they can be loaded.
 
 A header says what a file holds, so a cut download, a pointer that a version-control system left in
-a file's place, a missing part or a strange precision is seen without reading a weight.
+a file's place, a missing part or a strange precision is seen there; what the weights themselves are
+weight_numbers.py looks at.
 """
 
 import importlib.util
@@ -9,12 +10,13 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rnow.errors import ModelError
+from rnow.plan.weight_numbers import Held, check_numbers
 
 # The first line of what Git LFS, git-annex or Xet leave in a file's place.
 _POINTERS = (b"version https://git-lfs.github.com/spec/", b"/annex/objects/", b"# xet version")
@@ -36,13 +38,6 @@ _LAST_NORM = re.compile(r"(?:^|\.)model\.norm\.weight$")
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-class _Held(NamedTuple):
-    """A weight in a file, as safetensors describes it."""
-
-    precision: str
-    shape: Sequence[int]
-
-
 def count_weight_bytes(folder: Path) -> int | None:
     """Return the bytes of the weight files in `folder`, or None if one is missing."""
     try:
@@ -51,10 +46,20 @@ def count_weight_bytes(folder: Path) -> int | None:
         return None
 
 
-def check_weights(folder: Path) -> str | None:
+def index_bytes(folder: Path) -> int | None:
+    """Return the bytes of all weights as their index says, fetched or not; None: there is none."""
+    try:
+        index = _read_json(folder / "model.safetensors.index.json")
+        return int(index["metadata"]["total_size"])
+    except (ModelError, KeyError, TypeError, ValueError):
+        return None
+
+
+def check_weights(folder: Path) -> tuple[str, ...]:
     """Open every header in `folder`; ModelError names the file that cannot be loaded, and why.
 
-    Returns a line where the weights are in another precision than config.json says.
+    Returns a line where the weights are in another precision than config.json says, and one where
+    they were not all looked at.
     """
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
@@ -71,21 +76,22 @@ def check_weights(folder: Path) -> str | None:
         raise ModelError(
             f"{folder} lacks {_listed(missing)}, which its index names; fetch the model again"
         )
-    weights: dict[str, _Held] = {}
+    held: dict[Path, dict[str, Held]] = {}
     for file, names in files.items():
         _refuse_pointer(file)
         if file.suffix == ".safetensors":
-            held = _read_header(file)
-            if lacking := sorted(names - set(held)):
+            held[file] = _read_header(file)
+            if lacking := sorted(names - set(held[file])):
                 raise ModelError(
                     f"{file} lacks {_listed(lacking)}, which the index says are in it; "
                     "fetch the model again"
                 )
-            weights |= held
         elif not zipfile.is_zipfile(file):
             raise ModelError(f"{file} is cut off, or in a form of before torch 1.6; fetch it again")
+    weights = {name: one for part in held.values() for name, one in part.items()}
     _check_sizes(folder, weights)
-    return _check_precision(folder, Counter(held.precision for held in weights.values()))
+    told = _check_precision(folder, Counter(one.precision for one in weights.values()))
+    return told + (check_numbers(folder, held) or _pickled(folder, files))
 
 
 def check_quantization(folder: Path, *, is_trained: bool, is_served: bool) -> None:
@@ -128,19 +134,35 @@ def _weight_files(folder: Path) -> dict[Path, set[str]]:
     return {file: set() for file in found}
 
 
-def _read_header(file: Path) -> dict[str, _Held]:
-    """Return what each weight of a file is. Checks the file whole."""
+def _read_header(file: Path) -> dict[str, Held]:
+    """Return what each weight of a file is. That the file is whole safetensors sees."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="numpy") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            return {name: _Held(one.get_dtype(), one.get_shape()) for name, one in slices.items()}
+        with safe_open(file, framework="numpy"), file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(size))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is cut off or damaged ({error}); fetch it again") from error
+    header.pop("__metadata__", None)
+    return {
+        name: Held(
+            one["dtype"], tuple(one["shape"]), *(8 + size + place for place in one["data_offsets"])
+        )
+        for name, one in header.items()
+    }
 
 
-def _check_sizes(folder: Path, weights: Mapping[str, _Held]) -> None:
+def _pickled(folder: Path, files: Mapping[Path, set[str]]) -> tuple[str, ...]:
+    if not any(file.suffix == ".bin" for file in files):
+        return ()
+    return (
+        f"{folder}: of weights in pytorch_model*.bin no more is looked at than that the files are "
+        "whole",
+    )
+
+
+def _check_sizes(folder: Path, weights: Mapping[str, Held]) -> None:
     """Refuse a config.json of a larger network than the files hold, by what all families name so.
 
     transformers would fill what is missing with random numbers, or end in a long list of shapes.
@@ -164,11 +186,11 @@ def _check_sizes(folder: Path, weights: Mapping[str, _Held]) -> None:
             )
 
 
-def _check_precision(folder: Path, held: Counter[str]) -> str | None:
+def _check_precision(folder: Path, held: Counter[str]) -> tuple[str, ...]:
     """Refuse whole numbers without a word of quantization: they would be taken for weights."""
     config = _read_json(folder / "config.json")
     if config.get("quantization_config") or not held:
-        return None
+        return ()
     if narrow := sorted(set(held) - set(_FLOATS)):
         raise ModelError(
             f"{folder} has weights in {_listed(narrow)}, and its config.json has no "
@@ -177,10 +199,10 @@ def _check_precision(folder: Path, held: Counter[str]) -> str | None:
     said = config.get("dtype") or config.get("torch_dtype")
     most = _FLOATS[held.most_common(1)[0][0]]
     if said is None or said == most:
-        return None
+        return ()
     return (
         f"{folder}: config.json says {said}, and the weights are in {most}. They are loaded in "
-        "model.dtype, whatever either says"
+        "model.dtype, whatever either says",
     )
 
 

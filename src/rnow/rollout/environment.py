@@ -1,10 +1,12 @@
 """What rollouts happen in: chat template, tools, local sites; for training and eval alike."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from rnow.browser.chromium.executable import find_chromium
 from rnow.browser.local_sites import LocalSites
@@ -15,6 +17,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
 from rnow.config.settings import Config
+from rnow.config.surroundings import TODAY
 from rnow.engines.base import Engine
 from rnow.plan.model_files import find_tokenizer
 from rnow.records import Prompt
@@ -59,18 +62,21 @@ class Environment:
         )
         return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 
-    def check(self, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    def check(self, files: Mapping[str, Sequence[Prompt]]) -> tuple[str, ...]:
         """Check that turns can be appended token by token, and that all prompts can be read.
 
-        Returns what the user should know.
+        `files`: the prompts of each file, of the first of which there is one. Returns what the user
+        should know.
         """
         own: tuple[str, ...] = ()
         if self.tools is not None:
             own = (*self.tools.notices, *chromium_notices(self.config, self.directory))
         limits = self.config.rollout
-        notices = check_template(self.chat, prompts[0].messages, self.schemas, limits=limits)
+        first = next(iter(files.values()))[0].messages
+        notices = check_template(self.chat, first, self.schemas, limits=limits)
         check_words(self.chat, self.schemas, vocabulary=self.vocabulary)
-        check_prompts(self.chat, prompts, self.schemas, vocabulary=self.vocabulary)
+        for file, prompts in files.items():
+            check_prompts(self.chat, prompts, self.schemas, vocabulary=self.vocabulary, file=file)
         return (*own, *self.vocabulary.notices, *notices)
 
     def gauges(self) -> dict[str, float]:
@@ -113,7 +119,8 @@ async def open_environment(
     tools_file = find_tools_file(loaded, directory=directory) if with_tools else None
     mcp = mcp_settings(loaded)
     vocabulary = read_vocabulary(student, teacher)
-    chat = load_chat(config, directory, student=student)
+    today = loaded.surroundings.today
+    chat = load_chat(config, directory, student=student, today=today)
     async with AsyncExitStack() as stack:
         sites = await stack.enter_async_context(LocalSites(site_folders(config, directory)))
         check_store(config, directory)
@@ -126,7 +133,8 @@ async def open_environment(
                 ports=sites.ports,
                 log_file=log_file,
             )
-            tools = await stack.enter_async_context(ToolPool(replace(settings, mcp=mcp)))
+            settings = replace(settings, mcp=mcp, kept_environ=loaded.surroundings.environ)
+            tools = await stack.enter_async_context(ToolPool(settings))
         yield Environment(
             config=config,
             directory=directory,
@@ -148,11 +156,17 @@ def mcp_settings(loaded: LoadedConfig) -> McpSettings:
     )
 
 
-def load_chat(config: Config, directory: Path, *, student: Path) -> ChatTemplate:
-    """Load the student's template; where the teacher would end a text, its rollouts end too."""
+def load_chat(
+    config: Config, directory: Path, *, student: Path, today: date = TODAY
+) -> ChatTemplate:
+    """Load the student's template; where the teacher would end a text, its rollouts end too.
+
+    `today`: what it may write of the day.
+    """
     path = None if config.teacher is None else config.teacher.path
     teacher = None if path is None else find_tokenizer(path, project=directory)
-    return ChatTemplate.load(student, reasoning_mode=config.rollout.reasoning_mode, teacher=teacher)
+    mode = config.rollout.reasoning_mode
+    return ChatTemplate.load(student, reasoning_mode=mode, teacher=teacher, today=today)
 
 
 def worker_settings(
@@ -165,7 +179,6 @@ def worker_settings(
 ) -> WorkerSettings:
     """Return what tool workers are told; `ports` are those of the local sites,
     none where none is served."""
-    chromium = find_chromium(config.browser.executable, directory=directory)
     return WorkerSettings(
         project_dir=directory,
         tool_timeout_s=config.rollout.tool_timeout,
@@ -175,18 +188,26 @@ def worker_settings(
         concurrency=config.tools.concurrency,
         env_names=tuple(config.tools.env),
         tokenizer_file=tokenizer_file,
-        browser=BrowserSettings(
-            allow_hosts=tuple(config.browser.allow_hosts),
-            contact=config.browser.contact,
-            num_workers=config.tools.workers,
-            local_sites=ports or dict.fromkeys(config.browser.local_sites, 0),
-            render_hosts=tuple(config.browser.render_hosts),
-            executable=None if chromium is None else str(chromium),
-            store=str(store_folder(config, directory)),
-            store_mode=config.browser.store_mode,
-            ttl_s=config.browser.ttl_days * 86_400,
-        ),
+        browser=browser_settings(config, directory, ports=ports),
         log_file=log_file,
+    )
+
+
+def browser_settings(
+    config: Config, directory: Path, *, ports: Mapping[str, int] = MappingProxyType({})
+) -> BrowserSettings:
+    """Return the rules for the pages of a project; `ports` as in `worker_settings`."""
+    chromium = find_chromium(config.browser.executable, directory=directory)
+    return BrowserSettings(
+        allow_hosts=tuple(config.browser.allow_hosts),
+        contact=config.browser.contact,
+        num_workers=config.tools.workers,
+        local_sites=ports or dict.fromkeys(config.browser.local_sites, 0),
+        render_hosts=tuple(config.browser.render_hosts),
+        executable=None if chromium is None else str(chromium),
+        store=str(store_folder(config, directory)),
+        store_mode=config.browser.store_mode,
+        ttl_s=config.browser.ttl_days * 86_400,
     )
 
 

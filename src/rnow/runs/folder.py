@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import yaml
 
+from rnow.config.surroundings import Surroundings
 from rnow.errors import CheckpointError
 from rnow.runs.archive import archived, compress, expand, forget_oldest, journals
 from rnow.runs.beside import Kind, beside, forget_beside
@@ -41,6 +42,7 @@ class RunDirectory:
         self.config_file = path / "config.yml"
         self.state_file = path / "state.json"
         self.inputs_file = path / "inputs.json"
+        self.surroundings_file = path / "surroundings.json"
         self.plan_file = path / "plan.json"
         self.metrics_file = path / "metrics.jsonl"
         self.evals_file = path / "evals.jsonl"
@@ -172,6 +174,17 @@ class RunDirectory:
         except (OSError, ValueError):
             return {}
         return plan
+
+    def write_surroundings(self, surroundings: Surroundings) -> None:
+        """Save what templates and tools of this run read of clock and environment."""
+        replace_file(self.surroundings_file, json.dumps(surroundings.as_json(), indent=1) + "\n")
+
+    def read_surroundings(self) -> Surroundings | None:
+        """Return what was saved; None of a run that has not begun, or was made before this was."""
+        if not self.surroundings_file.is_file():
+            return None
+        kept = json.loads(self.surroundings_file.read_text(encoding="utf-8"))
+        return Surroundings.of_json(kept)
 
     def check_there(self) -> None:
         """Raise CheckpointError if the folder that was opened is not the one at its path now.

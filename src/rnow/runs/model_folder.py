@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rnow.config.settings import Config
@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
 def write_model_folder(
     folder: Path,
     *,
-    policy: Policy,
+    save: Callable[[Path], None],
     base: str,
     tokenizer: Path,
     ends: Sequence[int],
@@ -37,12 +37,13 @@ def write_model_folder(
 ) -> None:
     """Write adapter or model with all that transformers, peft and vLLM look for beside it.
 
-    `base` is what an adapter says it belongs to: a hub id, or a folder that is found from anywhere.
+    `save` writes what was trained. `base` is what an adapter says it belongs to: a hub id, or a
+    folder that is found from anywhere.
     `ends` are the ids that ended its texts in training, the end of turn first.
     """
 
     def write(temporary: Path) -> None:
-        policy.save(temporary)
+        save(temporary)
         point("model/weights")
         _name_base(temporary / "adapter_config.json", base)
         copy_tokenizer(tokenizer, temporary)

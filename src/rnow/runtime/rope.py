@@ -28,6 +28,13 @@ def load_network_config(path: str | Path, *, window: int | None) -> Any:
     return config
 
 
+def config_errors() -> tuple[type[Exception], ...]:
+    """Return what transformers raises for a config.json that it cannot read: of no common base."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
+
+
 def fix_rope(config: Any, *, path: str, window: int) -> None:
     """Change `config`, so that no position depends on how long a batch is; else ModelError."""
     text = config.get_text_config()

@@ -7,7 +7,7 @@
 
 So a run that is gone on with from another terminal, on another machine, is one run: what a tool
 prints of a date or sorts by a name does not depend on who started it. tools.env and .env say
-otherwise where they name one of these.
+otherwise where they name one of these when the run begins; from then on they are kept with it.
 
 A page that talks a model into printing the environment finds the keys of the tools and no others.
 """
@@ -15,6 +15,7 @@ A page that talks a model into printing the environment finds the keys of the to
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from dotenv.parser import parse_stream
 
@@ -30,11 +31,24 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
-def worker_environment(
+def fixed_variables(
     project_dir: Path, *, shell: Mapping[str, str], names: Sequence[str]
 ) -> dict[str, str]:
+    """Return clock, language and seed as a run that begins now would have them."""
+    there = [name for name in names if name in shell]  # the others are told where tools are started
+    environment = worker_environment(project_dir, shell=shell, names=there)
+    return {name: environment[name] for name in _FIXED}
+
+
+def worker_environment(
+    project_dir: Path,
+    *,
+    shell: Mapping[str, str],
+    names: Sequence[str],
+    kept: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
     """Return the variables of a tool worker. `names` is `tools.env`; one that is set nowhere is a
-    ConfigError.
+    ConfigError. `kept` are those of the run, which nothing changes.
     """
     dotenv = load_dotenv(project_dir / ".env")
     for name in names:
@@ -49,7 +63,7 @@ def worker_environment(
         if _PLUMBING.fullmatch(name) and not _SECRET.search(name)
     }
     named = {name: shell[name] for name in names if name in shell}
-    return plumbing | _FIXED | dotenv | named
+    return plumbing | _FIXED | dotenv | named | dict(kept)
 
 
 def load_dotenv(file: Path) -> dict[str, str]:

@@ -70,7 +70,10 @@ class ToolPool:
         """
         settings = self._settings
         self._environment = worker_environment(
-            settings.project_dir, shell=os.environ, names=settings.env_names
+            settings.project_dir,
+            shell=os.environ,
+            names=settings.env_names,
+            kept=settings.kept_environ,
         )
         # As in a worker, the shell wins over .env.
         variables = load_dotenv(settings.project_dir / ".env") | os.environ

@@ -12,11 +12,11 @@ import asyncio
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rnow.config.settings import Config
+from rnow.config.load import LoadedConfig
 from rnow.errors import DeadlineError, Problem, ToolDefinitionError
 from rnow.records import Prompt
 from rnow.runtime.deadline import within
@@ -47,14 +47,17 @@ class RewardSettings:
     env_names: tuple[str, ...]  # tools.env: variables of the shell that rewards may see
     log_file: Path  # what rewards print, and the tracebacks of what they raise
     start_timeout_s: float = 120.0  # import of rewards.py
+    kept_environ: Mapping[str, str] = field(default_factory=dict)  # the run's, over all others
 
     @classmethod
-    def of(cls, config: Config, project_dir: Path, *, log_file: Path) -> "RewardSettings":
+    def of(cls, loaded: LoadedConfig, project_dir: Path, *, log_file: Path) -> "RewardSettings":
+        config = loaded.config
         return cls(
             project_dir=project_dir,
             timeout_s=config.rollout.reward_timeout,
             env_names=tuple(config.tools.env),
             log_file=log_file,
+            kept_environ=loaded.surroundings.environ,
         )
 
 
@@ -203,7 +206,10 @@ class _Worker:
     @classmethod
     async def start(cls, settings: RewardSettings) -> "_Worker":
         environment = worker_environment(
-            settings.project_dir, shell=os.environ, names=settings.env_names
+            settings.project_dir,
+            shell=os.environ,
+            names=settings.env_names,
+            kept=settings.kept_environ,
         )
         worker = cls(
             await Channel.open(

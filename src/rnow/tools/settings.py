@@ -1,5 +1,6 @@
 """What a tool pool needs to know, in one record."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class WorkerSettings:
     workers: int  # processes
     concurrency: int  # calls at once in one worker
     env_names: tuple[str, ...] = ()  # tools.env: variables of the shell that tools may see
+    kept_environ: Mapping[str, str] = field(default_factory=dict)  # the run's, over all others
     tokenizer_file: Path | None = None  # the student's tokenizer.json, to count tokens with
     browser: BrowserSettings = field(default_factory=BrowserSettings)  # for rnow.browser
     log_file: Path  # what tools print, and the tracebacks of what they raise

@@ -33,7 +33,8 @@ class Collected:
     num_reused: int  # taken from the journal of an interrupted attempt at this step
     num_dropped_rollouts: int
     num_dropped_scores: int
-    verdicts: tuple[bool, ...]  # whether answers were right, of those that a grader judged
+    verdicts: tuple[bool | None, ...]  # whether each of the batch was right; None: not graded
+    num_copied: int  # rollouts that write out what only their entry's metadata holds
     rollout_s: float  # until the last rollout ended
     teacher_wait_s: float  # from then until the last score came
     overlapped_s: float = 0.0  # of both, what went by beside the update before it
@@ -51,6 +52,7 @@ class Collector:
     max_waiting: int = MAX_WAITING  # trajectories, for the teacher, before no more are begun
     max_lag: int = 0  # updates between a step's weights and those that sample it
     verdict: Verdict = no_verdict
+    copies: Callable[[Prompt, Trajectory], bool] = lambda prompt, trajectory: False
 
     def sampled_from(self, step: int) -> int:
         """Return the policy version that samples a step: all of it, in every attempt at it."""
@@ -71,6 +73,7 @@ class Collector:
         """
         started = time.perf_counter()
         path, version = self.run.trajectories(step), self.sampled_from(step)
+        prompt_of = {prompt.index: prompt for prompt in prompts}
         wanted = {
             id: Attempt(prompt=prompt, id=id, policy_version=version)
             for prompt in prompts
@@ -101,7 +104,11 @@ class Collector:
             num_reused=len(reused),
             num_dropped_rollouts=losses.num - num_dropped_scores,
             num_dropped_scores=num_dropped_scores,
-            verdicts=tuple(right for _, right in graded if right is not None),
+            verdicts=tuple(right for _, right in graded),
+            num_copied=sum(
+                self.copies(prompt_of[one.trajectory.id.prompt], one.trajectory)
+                for one, _ in graded
+            ),
             rollout_s=rolled_at - started,
             teacher_wait_s=finished - rolled_at,
         )

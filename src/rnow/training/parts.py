@@ -1,70 +1,138 @@
 """What a run is made of, and how each part is made: session.py says when, loop.py what they do."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
+from rnow.cluster.starting import server_starter
 from rnow.config.load import teacher_of
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
-from rnow.learner.policy import Policy
-from rnow.learner.trainer import Trainer
+from rnow.learner.student import Student
 from rnow.plan.engine_specs import (
     Serving,
     adapter_dtype,
     dtype_tolerance,
+    rank_environments,
     role_tolerance,
     sampling_spec,
     scoring_spec,
 )
-from rnow.records import Batch, Prompt
+from rnow.plan.workload import weights_are_cut
+from rnow.records import Batch, FloatArray, Prompt
+from rnow.runs.bad import keep_bad_batch
 from rnow.runs.folder import RunDirectory
-from rnow.runs.saving import Saver
+from rnow.runs.saving import Saver, TrainedState
 from rnow.runtime.side_by_side import side_by_side
 from rnow.training.collect import Collector
 from rnow.training.looked_into import keep_logprobs
 from rnow.training.monitor import Monitor
 from rnow.training.publish import Publisher
+from rnow.training.ranks.processes import RankSettings
+from rnow.training.ranks.student import RankedStudent
 from rnow.training.teacher import Teacher
+
+
+class Trainee(TrainedState, Protocol):
+    """The student in training, in this process or spread over ranks. All calls block."""
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """Take one step; return its metrics."""
+        ...
+
+    def probe_logprobs(self, token_ids: Sequence[int], *, start: int) -> FloatArray:
+        """Return log p(token_ids[i] | token_ids[:i]) for i >= start >= 1, nats."""
+        ...
+
+    def save(self, folder: Path, *, adapter_dtype: str | None = None) -> None:
+        """Write what an engine loads; an adapter in that format."""
+        ...
+
+    def swap(self) -> None:
+        """Exchange the weights with those before the last update (trainer.max_policy_lag)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:
-    """What a run trains: three parts that share the weights."""
+    """What a run trains, and what saves it."""
 
-    policy: Policy
-    trainer: Trainer
+    trainer: Trainee
     saver: Saver
 
     @classmethod
-    def load(
-        cls, config: Config, *, student: Path, device: str, run: RunDirectory, num_steps: int
+    async def open(
+        cls,
+        stack: AsyncExitStack,
+        serving: Serving,
+        student: Path,
+        run: RunDirectory,
+        num_steps: int,
+        say: Callable[[str], None],
     ) -> "Learner":
-        """Load the network from the folder `student`; takes seconds to minutes."""
-        policy = Policy.load(
-            student,
-            config.model,
-            device=device,
-            seed=config.seed,
-            activation_checkpointing=config.trainer.activation_checkpointing,
-            window=config.rollout.max_context_window,
-        )
-        saver = Saver(run, policy=policy, settings=config.trainer, num_steps=num_steps)
-        trainer = Trainer(
-            policy,
+        """Load the network from the folder `student`; takes seconds to minutes.
+
+        In this process, or in one for each rank, which `stack` ends.
+        """
+        config, device = serving.config, serving.placement.device
+        trainer: Trainee
+        if environments := rank_environments(serving):
+            settings = RankSettings(
+                config=config,
+                student=student,
+                device=device,
+                run=run,
+                num_steps=num_steps,
+                is_sharded=weights_are_cut(config),
+                environments=environments,
+            )
+            ranked = await RankedStudent.open(settings, say=say)
+            stack.push_async_callback(ranked.aclose)
+            trainer = ranked
+        else:
+            load = partial(_load_here, config, run=run, num_steps=num_steps, say=say)
+            trainer = await asyncio.to_thread(load, student=student, device=device)
+        saver = Saver(
+            run,
+            state=trainer,
+            tuning=config.model.tuning,
             settings=config.trainer,
-            algorithm=config.algorithm,
             num_steps=num_steps,
-            on_bad_numbers=saver.keep_bad_batch,
-            on_logprobs=partial(keep_logprobs, run),
+            say=say,
         )
-        return cls(policy=policy, trainer=trainer, saver=saver)
+        return cls(trainer=trainer, saver=saver)
+
+
+def _load_here(
+    config: Config,
+    *,
+    student: Path,
+    device: Literal["cuda", "cpu"],
+    run: RunDirectory,
+    num_steps: int,
+    say: Callable[[str], None],
+) -> Student:
+    def keep(batch: Batch, reason: str) -> None:
+        save = partial(loaded.save_checkpoint, step=batch.step, scalars={})
+        is_small = config.model.tuning == "lora"
+        say(keep_bad_batch(run, batch, reason, save_weights=save if is_small else None))
+
+    loaded = Student.load(
+        config,
+        student=student,
+        device=device,
+        num_steps=num_steps,
+        on_bad_numbers=keep,
+        on_logprobs=partial(keep_logprobs, run),
+    )
+    return loaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +146,7 @@ class Parts:
     collector: Collector
     teacher: Teacher
     keep_favourites: Callable[[Batch], Coroutine[Any, Any, None]]  # the teacher's, of a few
-    trainer: Trainer
+    trainer: Trainee
     # Evaluates the policy version that the student's engine holds, if that is due; its figures.
     evaluate: Callable[[int], Coroutine[Any, Any, dict[str, float]]]
     save: Callable[[int], None]  # the trainer's state after so many steps, to disk
@@ -99,14 +167,22 @@ async def open_engines(
     model = serving.config.model
     full = model.tuning == "full"
     rank = None if full else model.qlora_rank
+    data = serving.config.data
+    num = min(data.batch_size * data.group_size, serving.config.rollout.concurrency)
     specs = (
-        sampling_spec(serving, "student", student, lora_rank=rank, takes_models=full),
+        sampling_spec(
+            serving, "student", student, lora_rank=rank, takes_models=full, num_rollouts=num
+        ),
         scoring_spec(serving, teacher),
     )
 
+    start = await stack.enter_async_context(server_starter(serving))
+
     async def open_one(spec: EngineSpec) -> Engine:
         on_progress = partial(monitor.waiting, spec.role)
-        engine = await open_engine(spec, deaths=deaths, say=monitor.say, on_progress=on_progress)
+        engine = await open_engine(
+            spec, deaths=deaths, say=monitor.say, on_progress=on_progress, start=start
+        )
         stack.push_async_callback(engine.aclose)
         return engine
 
@@ -146,7 +222,7 @@ def make_publisher(
     )
     return Publisher(
         engine,
-        save=partial(learner.policy.save, adapter_dtype=adapter_dtype(serving)),
+        save=partial(learner.trainer.save, adapter_dtype=adapter_dtype(serving)),
         probe=lambda ids, start: learner.trainer.probe_logprobs(ids, start=start),
         run=run,
         probe_ids=probe_ids,

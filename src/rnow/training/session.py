@@ -6,9 +6,10 @@ What a user can have got wrong is looked at first; models are loaded last.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from rnow.chat.compare import template_difference
 from rnow.config.cautions import few_rollouts
 from rnow.config.load import LoadedConfig, teacher_of
 from rnow.config.settings import Config
+from rnow.config.surroundings import Surroundings
 from rnow.engines.vllm.deaths import Deaths
 from rnow.errors import Interrupted
-from rnow.learner.policy import Policy
 from rnow.plan.engine_specs import Serving
 from rnow.records import Prompt
 from rnow.rollout.attempt import prompt_ids
@@ -33,10 +34,11 @@ from rnow.runtime.garbage import rare_collections
 from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
+from rnow.tools.env import fixed_variables
 from rnow.training.collect import Collector
 from rnow.training.gpu_use import watching_gpus
 from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out, verdict_of
-from rnow.training.looked_into import FavouriteKeeper
+from rnow.training.looked_into import FavouriteKeeper, copier
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -80,7 +82,7 @@ async def run_session(session: Session, console: Console) -> None:
     run.open()
     try:
         with log_to(run.controller_log), rare_collections():
-            _take_up(session, say=sayer(console))
+            session = _take_up(session, say=sayer(console))
             await _run_opened(session, console)
     except OSError:
         run.check_there()  # a folder that is gone explains every file that is missing
@@ -89,8 +91,11 @@ async def run_session(session: Session, console: Console) -> None:
         run.close()
 
 
-def _take_up(session: Session, *, say: Callable[[str], None]) -> None:
-    """Write down what the run is made with; refuse what would make two runs out of one."""
+def _take_up(session: Session, *, say: Callable[[str], None]) -> Session:
+    """Write down what the run is made with; refuse what would make two runs out of one.
+
+    Returns the session in the surroundings in which the run began.
+    """
     run, config = session.run, session.config
     resolved = config.model_dump(mode="json")
     inputs = fingerprints(session.directory, config, tokenizer=session.models.student)
@@ -100,6 +105,13 @@ def _take_up(session: Session, *, say: Callable[[str], None]) -> None:
             say(f"taken over: {change}")
     run.write_config(resolved)
     run.write_inputs(inputs)
+    environ = fixed_variables(session.directory, shell=os.environ, names=config.tools.env)
+    now = Surroundings(environ=environ)
+    kept = (run.read_surroundings() if run.has_begun else None) or now
+    for change in kept.changes(now):
+        say(change)
+    run.write_surroundings(kept)
+    return replace(session, loaded=replace(session.loaded, surroundings=kept))
 
 
 async def _run_opened(session: Session, console: Console) -> None:
@@ -120,7 +132,10 @@ async def _run_opened(session: Session, console: Console) -> None:
         opened = open_held_out(session.loaded, environment, log_file=log_file, say=say)
         held_out = await stack.enter_async_context(opened)
         steps = prompts_by_step(config, file.prompts)
-        told = (*file.notices, *environment.check(file.prompts), *_compare(session))
+        files = {data.train_file: file.prompts, data.val_file: held_out.prompts}
+        told = (*file.notices, *environment.check(files), *_compare(session))
+        if environment.tools is not None:
+            told = (*told, session.loaded.surroundings.line())
         if (advice := few_rollouts(config)) is not None:
             told = (*told, advice)
         costs = plan_costs(
@@ -182,15 +197,13 @@ async def _train(
             )
             student, scorer = await stop.cut(opening)
         with monitor.stage("loading the trainer"):
-            device = serving.placement.device
-            loading = partial(Learner.load, config, student=models.student, device=device)
-            learner = await asyncio.to_thread(loading, run=run, num_steps=num_steps)
-        first_step = learner.saver.restore(learner.trainer, say=monitor.say)
+            loading = Learner.open(stack, serving, models.student, run, num_steps, monitor.say)
+            learner = await stop.cut(loading)
+            first_step = await asyncio.to_thread(learner.saver.restore)
         run.rewind(first_step, max_lag=config.trainer.max_policy_lag)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
         monitor.reports = stack.enter_context(_reports(session, first_step, say=monitor.say))
-        first_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)
-        probe_ids = first_ids[:MAX_PROBE_TOKENS]
+        probe_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)[:MAX_PROBE_TOKENS]
         with monitor.stage("preflight"):
             teacher = await stop.cut(check_teacher(scorer, serving, probe_ids=probe_ids))
         parts = Parts(
@@ -207,6 +220,7 @@ async def _train(
                 max_waiting=2 * teacher_of(config).concurrency,
                 max_lag=config.trainer.max_policy_lag,
                 verdict=verdict_of(held_out, environment),
+                copies=copier(environment.chat),
             ),
             teacher=teacher,
             keep_favourites=FavouriteKeeper(teacher, run, num=teacher_of(config).num_favourites),
@@ -223,7 +237,7 @@ async def _train(
         except Interrupted:
             await asyncio.to_thread(learner.saver.save_pending)
             raise
-        _finish(session, learner.policy, num_steps=num_steps, ends=environment.chat.ends.ids)
+        await asyncio.to_thread(_finish, session, learner, num_steps, environment.chat.ends.ids)
 
 
 def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -> Reports:
@@ -241,12 +255,12 @@ def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -
     return Reports(session.config.trainer.report_to, info)
 
 
-def _finish(session: Session, policy: Policy, *, num_steps: int, ends: Sequence[int]) -> None:
+def _finish(session: Session, learner: Learner, num_steps: int, ends: Sequence[int]) -> None:
     """Write the model folder, and after it that the run is finished."""
     student, path = session.models.student, session.config.model.path
     write_model_folder(
         session.run.model,
-        policy=policy,
+        save=learner.trainer.save,
         base=str(student) if (session.directory / path).is_dir() else path,
         tokenizer=student,
         ends=ends,

@@ -55,7 +55,9 @@ class Teacher:
         Raises TeacherError where the engine does not tell them.
         """
         first = int(np.argmax(trajectory.action_mask))
-        request = ScoreRequest(token_ids=tuple(trajectory.token_ids), start=first, num_top=num)
+        request = ScoreRequest(
+            token_ids=tuple(trajectory.token_ids.tolist()), start=first, num_top=num
+        )
         async with self._slots:
             try:
                 scores = await self.engine.score(request)

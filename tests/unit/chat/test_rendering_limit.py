@@ -58,6 +58,13 @@ def test_a_template_that_writes_too_much_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("chance", ["{{ [1, 2] | random }}", "{{ lipsum(n=1) }}"])
+def test_a_template_that_draws_by_chance_is_refused(tmp_path: Path, chance: str) -> None:
+    folder = tokenizer_folder(tmp_path / "model", "qwen3", template=chance)
+    with pytest.raises(TemplateError, match=r" draws by chance \((\| random|lipsum\()\), so that "):
+        ChatTemplate.load(folder)
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [

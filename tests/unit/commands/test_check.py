@@ -1,12 +1,17 @@
+import io
 import json
 from pathlib import Path
 
 import pytest
 from builders import HOLLOW_CONFIG, real_template, tokenizer_folder, write_hollow_model
+from rich.console import Console
 
 from rnow.commands.check.models import window_problem
 from rnow.commands.check.point import Outcome
 from rnow.commands.check.project import CheckReport, as_json, check_project
+from rnow.commands.run import train_project
+from rnow.config.load import load_config
+from rnow.errors import TemplateError
 
 CONFIG = """\
 data: {batch_size: 1, group_size: 64}
@@ -280,16 +285,27 @@ def test_a_teacher_that_knows_less_tokens_is_said_and_the_template_may_not_write
     )
 
 
-def test_every_prompt_is_looked_at_for_tokens_that_a_model_cannot_read(project: Path) -> None:
+@pytest.mark.parametrize("name", ["train.jsonl", "val.jsonl"])
+def test_check_and_run_look_for_tokens_that_a_model_cannot_read_in_every_prompt(
+    project: Path, name: str
+) -> None:
     tokenizer_folder(project / "teacher", "qwen2.5")
     asked = {"messages": [{"role": "user", "content": "What does <tool_response> do?"}]}
-    (project / "train.jsonl").write_text(f"{PROMPT}\n{json.dumps(asked)}\n")
-    report = check_project(project)
-    (problem,) = report.points[5].problems
+    answer = {"metadata": {"expected_answer": "It shows."}}
+    for file in ("train.jsonl", "val.jsonl"):
+        (project / file).write_text(f"{json.dumps(json.loads(PROMPT) | answer)}\n" * 2)
+    with (project / name).open("a") as file:
+        file.write(f"{json.dumps(asked | answer)}\n")
+    overrides = ["trainer.eval_step=1", "engine.kind=local"]
+    (problem,) = check_project(project, overrides).points[5].problems
     assert problem.message == (
-        "the prompt of line 2 holds 1 ('<tool_response>'), unknown to the teacher; write it "
+        f"the prompt of {name}:3 holds 1 ('<tool_response>'), unknown to the teacher; write it "
         "otherwise, or take two models with the same tokenizer"
     )
+    loaded, console = load_config(project, overrides=overrides), Console(file=io.StringIO())
+    with pytest.raises(TemplateError) as caught:
+        train_project(loaded, project, name="run", fresh=False, console=console)
+    assert str(caught.value) == problem.message
 
 
 @pytest.mark.parametrize("role", ["student", "teacher"])

@@ -27,7 +27,7 @@ from rnow.plan.engine_specs import Serving, sampling_spec, scoring_spec
 from rnow.plan.placing import place_roles
 
 # Who reads but does not act: a plan counts what others will take, a headline is only printed.
-ONLOOKERS = {"records.py", "layout.py", "advice.py", "_headline", "plan_costs"}
+ONLOOKERS = {"records.py", "workload.py", "layout.py", "advice.py", "_headline", "plan_costs"}
 # What the plan itself is for; and what has no effect in distillation, which is said there.
 ONLOOKERS_OWN = {
     "engine.gpu_memory_utilization",
@@ -36,6 +36,8 @@ ONLOOKERS_OWN = {
     "resources.student.gpus",
     "resources.teacher.gpus",
     "resources.trainer.gpus",
+    "trainer.num_ranks",
+    "trainer.shard_weights",
     "algorithm.adv_estimator",
 }
 GPUS = Devices(gpus=(Gpu(kind="cuda", name="H100", memory_mib=81559),) * 3, reason="")
@@ -112,9 +114,10 @@ def serve(project: Path, *overrides: str) -> None:
 
 def use_all(project: Path) -> None:
     console = Console(file=StringIO())
-    for tuning, steps in (("lora", 1), ("full", 2)):
+    for tuning, steps, ranks in (("lora", 1, 1), ("full", 2, 2)):
+        settings = (f"model.tuning={tuning}", f"trainer.max_steps={steps}")
         train_project(
-            loaded(project, *SHORT, f"model.tuning={tuning}", f"trainer.max_steps={steps}"),
+            loaded(project, *SHORT, *settings, f"trainer.num_ranks={ranks}"),
             project,
             name=tuning,
             fresh=True,

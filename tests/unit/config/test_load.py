@@ -413,11 +413,6 @@ def test_bytes_that_are_no_text() -> None:
             "engine.replicas is for servers that rnow starts; engine.url names your own",
         ),
         (
-            "resources: {trainer: {gpus: 4}}",
-            "resources.trainer.gpus is 4; a trainer over several GPUs is not built yet in this "
-            "version, use 1",
-        ),
-        (
             "resources: {student: 1}",
             "resources.student is 1; it must be a section with settings: gpus",
         ),
@@ -448,6 +443,16 @@ def test_bytes_that_are_no_text() -> None:
 def test_wrong_settings(line: str, message: str) -> None:
     text, number = with_setting(line)
     assert error_of(text) == f"config.yml:{number}: {message}"
+
+
+def test_ranks_of_the_trainer_and_its_gpus_are_one_number() -> None:
+    text = MINIMAL.replace("num_epochs: 3", "num_epochs: 3, num_ranks: 2")
+    assert text != MINIMAL
+    assert error_of(text + "resources: {trainer: {gpus: 4}}\n").partition(": ")[2] == (
+        "trainer.num_ranks is 2, and resources.trainer.gpus is 4; a rank has one GPU: leave one "
+        "of the two out"
+    )
+    load(text + "resources: {trainer: {gpus: 2}}\n")
 
 
 def test_a_model_that_is_no_section() -> None:

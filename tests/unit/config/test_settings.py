@@ -36,6 +36,11 @@ def test_texts_are_coerced_to_the_types_of_their_settings() -> None:
     assert config.trainer.activation_checkpointing is True
 
 
+def test_a_server_of_ones_own_may_listen_on_a_unix_socket() -> None:
+    config = Config.model_validate({**MINIMAL, "engine": {"url": "unix:/home/me/vllm/http"}})
+    assert config.engine.url == "unix:/home/me/vllm/http"
+
+
 def test_a_config_does_not_change_once_made() -> None:
     config = Config.model_validate(MINIMAL)
     with pytest.raises(ValidationError, match="frozen"):

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,9 @@ import pytest
 
 from rnow.engines.vllm.command import VllmServerSettings, command, environment
 from rnow.errors import ConfigError
+from rnow.runtime.own_variables import set_for_this_process, started_with
+
+SOCKET = Path("/tmp/rnow-1f0c/http")
 
 
 def make_settings(**fields: Any) -> VllmServerSettings:
@@ -20,7 +24,7 @@ def make_settings(**fields: Any) -> VllmServerSettings:
 
 
 def flags(**fields: Any) -> list[str]:
-    return command(make_settings(**fields), port=8000)
+    return command(make_settings(**fields), socket=SOCKET)
 
 
 def words(line: str) -> list[str]:
@@ -34,7 +38,7 @@ def value_of(given: list[str], flag: str) -> str:
 def test_a_student_on_cpu_is_started_like_this() -> None:
     assert flags(dtype="float32", max_lora_rank=24) == words(
         "/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/student "
-        "--served-model-name rnow-student-8000 --host 127.0.0.1 --port 8000 --dtype float32 "
+        "--served-model-name rnow-student-1f0c --uds /tmp/rnow-1f0c/http --dtype float32 "
         "--max-model-len 4096 --tensor-parallel-size 1 --enable-scale-out --generation-config vllm "
         "--enable-prefix-caching --enforce-eager --disable-uvicorn-access-log "
         "--no-enable-chunked-prefill "
@@ -62,13 +66,17 @@ def test_a_teacher_over_two_gpus_is_started_like_this() -> None:
         max_num_seqs=16,
         tensor_parallel_size=2,
         quantization="fp8",
+        captures_graphs=False,
     )
-    assert command(settings, port=8001) == words(
+    given = command(settings, socket=SOCKET)
+    assert value_of(given, "--compilation-config") == '{"cudagraph_mode": "NONE"}'
+    given[given.index("--compilation-config") + 1] = "GRAPHS"
+    assert given == words(
         "/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/Qwen3-32B "
-        "--served-model-name rnow-teacher-8001 --host 127.0.0.1 --port 8001 --dtype auto "
+        "--served-model-name rnow-teacher-1f0c --uds /tmp/rnow-1f0c/http --dtype auto "
         "--max-model-len 32769 --tensor-parallel-size 2 --enable-scale-out --generation-config "
         "vllm --no-enable-prefix-caching --no-enforce-eager --disable-uvicorn-access-log "
-        "--gpu-memory-utilization 0.85 "
+        "--gpu-memory-utilization 0.85 --compilation-config GRAPHS "
         "--quantization fp8 --max-num-batched-tokens 2048 --max-num-seqs 16"
     )
 
@@ -91,7 +99,7 @@ def test_further_arguments_win_and_keep_their_kind() -> None:
     assert "--seed" not in given
 
 
-@pytest.mark.parametrize("name", ["port", "served-model-name"])
+@pytest.mark.parametrize("name", ["port", "uds", "served-model-name"])
 def test_what_rnow_sets_itself_cannot_be_set(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         flags(args={name: 1})
@@ -123,28 +131,60 @@ def test_the_environment_is_the_users_with_what_vllm_needs() -> None:
         "CUDA_VISIBLE_DEVICES": "0,1",
         "VLLM_SERVER_DEV_MODE": "0",
     }
-    assert environment(make_settings(), environ) == {
+    assert environment(make_settings(), environ, socket=SOCKET) == {
         "PATH": "/bin",
         "CUDA_VISIBLE_DEVICES": "",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_CPU_KVCACHE_SPACE": "4",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "TORCHDYNAMO_DISABLE": "1",
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_RPC_BASE_PATH": "/tmp/rnow-1f0c",
         "PYTHONSAFEPATH": "1",
     }
     assert environment(
-        make_settings(python=None, devices={"CUDA_VISIBLE_DEVICES": "1"}), environ
+        make_settings(python=None, devices={"CUDA_VISIBLE_DEVICES": "1"}), environ, socket=SOCKET
     ) == {
         "PATH": "/bin",
         "PYTHONPATH": "/ours",
         "CUDA_VISIBLE_DEVICES": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_CPU_KVCACHE_SPACE": "4",
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_RPC_BASE_PATH": "/tmp/rnow-1f0c",
         "PYTHONSAFEPATH": "1",
     }
+
+
+def test_what_this_process_set_for_itself_does_not_reach_a_server_and_what_the_user_set_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512")
+    ours = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "CUDA_VISIBLE_DEVICES": "4"}
+    set_for_this_process(ours)
+    set_for_this_process({"CUDA_VISIBLE_DEVICES": "5"})
+    assert (os.environ["PYTORCH_ALLOC_CONF"], os.environ["CUDA_VISIBLE_DEVICES"]) == (
+        "expandable_segments:True",
+        "5",
+    )
+    given = environment(make_settings(), started_with(), socket=SOCKET)
+    assert "PYTORCH_ALLOC_CONF" not in given
+    assert given["PYTORCH_CUDA_ALLOC_CONF"] == "max_split_size_mb:512"
+    assert started_with()["CUDA_VISIBLE_DEVICES"] == "4,5"
+
+
+def test_what_torchrun_says_of_ranks_is_not_said_to_a_server() -> None:
+    told = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK ROLE_NAME MASTER_ADDR"
+    told += " MASTER_PORT TORCHELASTIC_RUN_ID VLLM_DP_RANK VLLM_DP_SIZE"
+    kept = {"NCCL_DEBUG": "INFO", "OMP_NUM_THREADS": "2", "VLLM_LOGGING_LEVEL": "DEBUG"}
+    given = environment(make_settings(), dict.fromkeys(told.split(), "1") | kept, socket=SOCKET)
+    assert given.keys() & set(told.split()) == set()
+    assert given.items() >= kept.items()

@@ -16,6 +16,8 @@ from vllm_fake import FakeVllm, Json, error, logprob_of, serve_fake
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.engines.vllm.engine import VllmEngine
+from rnow.engines.vllm.http import VllmClient
+from rnow.engines.vllm.weight_routes import load_adapter
 from rnow.errors import DeadlineError, EngineError
 from rnow.records import StopReason
 
@@ -446,6 +448,23 @@ async def test_a_session_ends_on_the_adapter_it_began_with(
     assert set(fake.adapters.values()) == {str(tmp_path / "one"), str(tmp_path / "two")}
     await engine.release("old")
     await until(lambda: set(fake.adapters.values()) == {str(tmp_path / "two")})
+
+
+async def test_an_adapter_that_a_network_file_system_shows_late_is_asked_for_again(
+    fake: FakeVllm, tmp_path: Path
+) -> None:
+    client = VllmClient(fake.url)
+    fake.num_looks = 2
+    await load_adapter(client, "policy-1", adapter(tmp_path), pauses_s=(0.01, 0.01))
+    assert fake.adapters == {"policy-1": str(tmp_path / "adapter")}
+    fake.num_looks = 3
+    with pytest.raises(EngineError) as caught:
+        await load_adapter(client, "policy-2", tmp_path / "late", pauses_s=(0.01, 0.01))
+    assert str(caught.value) == (
+        f"POST {fake.url}/v1/load_lora_adapter answered 404: Loading lora policy-2 failed: "
+        f"No adapter found for {tmp_path / 'late'}"
+    )
+    await client.aclose()
 
 
 async def test_a_version_published_again_has_another_name(

@@ -9,24 +9,24 @@ import pytest
 
 from rnow.config.settings import Config
 from rnow.plan.costs import Costs, Work, estimate_costs
-from rnow.plan.figures import ModelFigures
+from rnow.plan.figures import read_figures
 from rnow.runs.folder import RunDirectory
 from rnow.runs.measured import measured_steps
 
 # 2 · (4 · 8·8 + 3 · 8·16) of the layers, 2 · 100·8 of the tables, 2 · 16 + 8 of the norms: 2920.
-FIGURES = ModelFigures(
-    path="student",
-    hidden_size=8,
-    intermediate_size=16,
-    num_layers=2,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=4,
-    vocab_size=100,
-    is_tied=False,
-    max_tokens=4096,
-    num_layer_extras=16,
-    quantization=None,
+FIGURES = read_figures(
+    "student",
+    {
+        "model_type": "llama",
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": 100,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+    },
 )
 WORK = Work(
     num_steps=10,

@@ -99,10 +99,24 @@ def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) 
             dtype="bfloat16",
             gpu_memory_utilization=0.95,
             prefix_caching=False,
+            captures_graphs=False,
             max_num_batched_tokens=2048,
             max_num_seqs=16,
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("num_rollouts", "replicas", "requests"), [(64, 1, 128), (64, 4, 32), (16, 7, 8), (512, 1, 256)]
+)
+def test_a_server_takes_twice_its_share_of_the_rollouts_at_once(
+    project: Path, num_rollouts: int, replicas: int, requests: int
+) -> None:
+    overrides = ("engine.kind=vllm", f"engine.replicas={replicas}")
+    serving = make_serving(project, *overrides, num_gpus=0)
+    model = project / "Qwen/Qwen3-8B"
+    spec = sampling_spec(serving, "student", model, lora_rank=32, num_rollouts=num_rollouts)
+    assert [server.max_num_seqs for server in spec.servers] == [requests] * replicas
 
 
 def test_each_replica_has_gpus_and_a_log_of_its_own(project: Path) -> None:

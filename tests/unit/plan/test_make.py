@@ -14,7 +14,8 @@ from rnow.plan.devices import Devices, Gpu
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.make import device_variables, make_plan
 from rnow.plan.memory import GIB
-from rnow.plan.records import Plan, Role, Workload
+from rnow.plan.records import Plan, Role
+from rnow.plan.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"
@@ -93,7 +94,7 @@ def test_a_server_is_told_its_numbers() -> None:
         2048,
     )
     assert (student.server.load.max_num_seqs, teacher.server.load.max_num_seqs) == (256, 16)
-    assert student.server.num_kv_tokens == 161_539
+    assert (student.server.num_texts, teacher.server.num_texts) == (4, 1)
 
 
 def test_qwen3_8b_from_32b_on_eight_gpus_of_80_gb() -> None:
@@ -314,19 +315,6 @@ def test_resources_of_config_yml_are_taken() -> None:
             "the servers that are asked for (student 4) and the trainer need a GPU each, "
             "and this machine has 2; ask for fewer replicas",
         ),
-        (
-            2,
-            ["rollout.max_context_window=40960"],
-            "rollout.max_context_window is 40960, and Qwen/Qwen3-32B reads 40960 tokens at most "
-            "with the one that a server adds to what it scores; "
-            "set rollout.max_context_window to 40959 or less",
-        ),
-        (
-            2,
-            ["rollout.max_context_window=50000"],
-            "rollout.max_context_window is 50000, and Qwen/Qwen3-8B reads 40960 tokens at most; "
-            "set rollout.max_context_window to 40960 or less",
-        ),
     ],
 )
 def test_what_no_plan_can_follow_is_refused(
@@ -505,23 +493,4 @@ def test_a_single_model_that_does_not_fit_is_named_alone() -> None:
     assert refusal(several, H100, H100) == (
         "the servers that are asked for (teacher 3) need a GPU each, and this machine has 2; "
         "ask for fewer replicas"
-    )
-    window = work.with_settings({"rollout.max_context_window": 40960})
-    assert plan(window, H100).max_context_window == 40960
-
-
-def test_the_window_of_a_model_that_does_not_run_is_no_limit() -> None:
-    short = figures("Qwen3-32B", max_position_embeddings=8192)
-    training = replace(workload("Qwen3-8B", "Qwen3-32B"), teacher=short)
-    assert "Qwen/Qwen3-32B reads 8192 tokens at most" in refusal(training, *[H100] * 4)
-    assert plan(training.sampling("student", lora_rank=None), H100).max_context_window == 32768
-    alone = training.sampling("teacher", lora_rank=None)
-    # With no token beside a score, all of it is the rollout's.
-    assert (
-        plan(alone.with_settings({"rollout.max_context_window": 8192}), H100).max_context_window
-        == 8192
-    )
-    assert refusal(alone, H100) == (
-        "rollout.max_context_window is 32768, and Qwen/Qwen3-32B reads 8192 tokens at most; "
-        "set rollout.max_context_window to 8192 or less"
     )

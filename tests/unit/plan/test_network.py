@@ -171,7 +171,16 @@ def test_a_family_with_an_attention_of_its_own_is_refused_by_the_local_engine(
     )
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "nonsense"}', "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"model_type": "llama", "layer_types": ["new"], "num_hidden_layers": 1}',
+        '{"model_type": "nonsense"}',
+        "{}",
+    ],
+)
 def test_a_configuration_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError) as caught:

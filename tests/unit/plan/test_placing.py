@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import HOLLOW_CONFIG, write_hollow_model
+from builders import write_hollow_model
 
 from rnow.config.load import LoadedConfig, load_config
 from rnow.errors import ConfigError, ModelError
@@ -177,15 +177,43 @@ def test_resources_say_which_gpus_each_role_gets(project: Path) -> None:
     }
 
 
-def test_a_model_of_unknown_memory_is_refused_by_vllm_and_not_by_this_process(
-    project: Path,
-) -> None:
-    config = {**HOLLOW_CONFIG, "model_type": "smollm3", "pad_token_id": 0}
-    (project / "student" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="the memory of model type smollm3 is not known here"):
-        placed(project, "engine.python=with_vllm", devices=TWO_GPUS)
-    made = placed(project, "engine.kind=local", devices=TWO_GPUS)
-    assert (made.device, made.plan) == ("cuda", None)
+WITHOUT_HEADS = {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2}
+
+
+def test_a_model_of_unknown_memory_takes_the_gpus_that_it_is_given(project: Path) -> None:
+    (project / "teacher" / "config.json").write_text(json.dumps(WITHOUT_HEADS))
+    devices = Devices(gpus=(H100,) * 4, reason="")
+    with pytest.raises(ModelError) as caught:
+        placed(project, "engine.python=with_vllm", devices=devices)
+    assert str(caught.value) == (
+        "how much memory teacher takes is not known (teacher: its config.json has no whole number "
+        "as num_attention_heads); set resources and engine.gpu_memory_utilization, which are then "
+        "taken as they are"
+    )
+    said = ("resources={teacher: {gpus: 2}}", "engine.gpu_memory_utilization=0.8")
+    made = placed(project, "engine.python=with_vllm", *said, devices=devices)
+    assert made.plan is not None
+    assert {item.role: item.gpus for item in made.plan.roles} == {
+        "trainer": (0,),
+        "student": (1,),
+        "teacher": (2, 3),
+    }
+
+
+def test_a_teacher_that_runs_elsewhere_needs_no_figures_nor_files(project: Path) -> None:
+    at = "teacher.url=http://localhost:1"
+    (project / "teacher" / "config.json").write_text(json.dumps(WITHOUT_HEADS))
+    made = placed(project, "engine.python=with_vllm", at, devices=TWO_GPUS)
+    assert made.plan is not None
+    assert [item.role for item in made.plan.roles] == ["trainer", "student"]
+    shutil.rmtree(project / "teacher")
+    made = place_roles(
+        load(project, "engine.python=with_vllm", at, "teacher.path=some/model"),
+        project,
+        devices=TWO_GPUS,
+        may_download=False,
+    )
+    assert made.plan is not None
 
 
 def test_an_interpreter_is_one_of_the_project_or_what_the_shell_would_take(project: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from builders import real_template, real_templates, template_folder
 from scripted_tools import ScriptedTools
+from written_turns import answer_turn, call_turn
 
-from rnow.chat.calls.form import behind
 from rnow.chat.conversation import conversation
 from rnow.chat.template import ChatTemplate
 from rnow.commands.check.models import check_chat
@@ -43,33 +43,13 @@ def browse(url: str, page: int = 1) -> str:
     return f"{url} says <|im_end|> on page {page}"
 
 
-def written(chat: ChatTemplate, messages: Any, answer: Any, tools: ScriptedTools | None) -> str:
-    """Return a turn as the template writes it, from where its prompt ends to its end token."""
-    schemas = () if tools is None else tools.schemas
-    prompt = chat.render(messages, tools=schemas)
-    turn = behind(prompt, chat.render([*messages, answer], tools=schemas, goes_on=False))
-    if chat.thinking.is_open_at_end_of(prompt):
-        return f"{chat.thinking.close}\n\n{turn.lstrip().removeprefix(chat.thinking.close)}"
-    return turn
-
-
-def with_end(chat: ChatTemplate, turn: str, end: int) -> list[int]:
-    ids = chat.encode(turn)
-    while ids and ids[-1] != end and len(ids) > 1 and end in ids[-3:]:
-        ids.pop()
-    return ids if ids[-1] == end else [*ids, end]
-
-
 async def roll(chat: ChatTemplate, loaded: Any, tools: ScriptedTools | None) -> Trajectory:
     """Roll out a call, where there are tools, and an answer, both as the template writes them."""
     messages: list[Any] = list(PROMPT.messages)
-    turns = []
-    if tools is not None:
-        calling = chat.need_calling()
-        call = calling.writing.message([("browse", {"url": "http://clinic.test/", "page": 2})])
-        turns.append(with_end(chat, written(chat, messages, call, tools), calling.end_id))
-    answer = {"role": "assistant", "content": "Acme."}
-    turns.append(with_end(chat, written(chat, messages, answer, tools), chat.end_of_turn_id))
+    schemas = () if tools is None else tools.schemas
+    called = [("browse", {"url": "http://clinic.test/", "page": 2})]
+    turns = [] if tools is None else [call_turn(chat, messages, called, schemas)]
+    turns.append(answer_turn(chat, messages, "Acme.", schemas))
     return await run_rollout(
         Attempt(prompt=PROMPT, id=RolloutId(0, 0, 0), policy_version=0),
         engine=ScriptedEngine(turns),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rnow.errors import ConfigError
-from rnow.tools.env import load_dotenv, worker_environment
+from rnow.tools.env import fixed_variables, load_dotenv, worker_environment
 
 
 def write(folder: Path, text: str) -> Path:
@@ -69,6 +69,15 @@ def test_a_project_may_choose_its_clock_and_its_language(tmp_path: Path) -> None
     write(tmp_path, "LC_ALL=fr_FR.UTF-8\n")
     environment = worker_environment(tmp_path, shell=SHELL, names=("TZ",))
     assert (environment["TZ"], environment["LC_ALL"]) == ("Asia/Tokyo", "fr_FR.UTF-8")
+
+
+def test_what_a_run_began_with_stays_whatever_the_project_says_now(tmp_path: Path) -> None:
+    assert fixed_variables(tmp_path, shell=SHELL, names=("NOWHERE",)) == SAME_FOR_ALL
+    write(tmp_path, "LC_ALL=fr_FR.UTF-8\n")
+    now = fixed_variables(tmp_path, shell=SHELL, names=("TZ",))
+    assert now == {**SAME_FOR_ALL, "TZ": "Asia/Tokyo", "LC_ALL": "fr_FR.UTF-8"}
+    environment = worker_environment(tmp_path, shell=SHELL, names=("TZ",), kept=SAME_FOR_ALL)
+    assert {name: environment[name] for name in SAME_FOR_ALL} == SAME_FOR_ALL
 
 
 def test_of_the_shell_only_plumbing_and_named_variables_pass(tmp_path: Path) -> None:

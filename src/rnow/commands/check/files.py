@@ -154,7 +154,7 @@ def check_rewards(
 
     with tempfile.TemporaryDirectory(prefix="rnow-check-") as scratch:
         log_file = Path(scratch) / "rewards.log"
-        settings = RewardSettings.of(loaded.config, directory, log_file=log_file)
+        settings = RewardSettings.of(loaded, directory, log_file=log_file)
         try:
             return point("rewards", *asyncio.run(look()))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:

@@ -8,9 +8,10 @@ from pathlib import Path
 from rnow.chat.bridge_check import check_template
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
+from rnow.cluster.machines import find_machines
 from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
-from rnow.errors import ConfigError, ModelError, Severity, TemplateError
+from rnow.errors import ClusterError, ConfigError, ModelError, Severity, TemplateError
 from rnow.plan.costs import Costs
 from rnow.plan.model_files import find_tokenizer
 from rnow.plan.placing import Placement, place_roles
@@ -75,7 +76,11 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> tuple[Point, Placeme
         kind = loaded.config.dataset_type
         return not_checked("devices", f"dataset_type {kind} is not trained in this version"), None
     try:
-        placement = place_roles(loaded, directory, may_download=False)
+        nodes = find_machines(loaded.config)
+        placement = place_roles(loaded, directory, may_download=False, nodes=nodes)
+    except ClusterError as error:
+        problem = loaded.problem("resources.cluster", str(error))
+        return point("devices", "", [problem]), None
     except (ModelError, ConfigError) as error:
         # One message for all roles; it stands where the first model that it names is set.
         keys = ("model.path", "teacher.path")
@@ -152,11 +157,10 @@ def _check_chat(
         limits = loaded.config.rollout
         prompts = [*chain.from_iterable(files.values())]
         notices = check_template(chat, prompts[0].messages, schemas, limits=limits)
-        for file, own in files.items():
-            _render_each_kind(chat, schemas, own, file=Path(file).name)
         if vocabulary is not None:
             check_words(chat, schemas, vocabulary=vocabulary)
-            check_prompts(chat, prompts, schemas, vocabulary=vocabulary)
+        for file, own in files.items():
+            check_prompts(chat, own, schemas, vocabulary=vocabulary, file=Path(file).name)
         longest = _longest_prompt(chat, schemas, prompts)
     except (ModelError, TemplateError) as error:
         problem = loaded.problem("model.path", str(error))
@@ -176,18 +180,6 @@ def _check_chat(
         return [template, point("window", f"{window - longest} tokens left", [problem])]
     message = f"the longest prompt takes {longest} of {window} tokens, tools included"
     return [template, point("window", message)]
-
-
-def _render_each_kind(
-    chat: ChatTemplate, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt], *, file: str
-) -> None:
-    """Render one prompt of each order of roles; raise TemplateError with the line of a bad one."""
-    kinds = {tuple((m["role"], "tool_calls" in m) for m in p.messages): p for p in prompts[::-1]}
-    for prompt in kinds.values():
-        try:
-            chat.render(prompt.messages, tools=allowed_schemas(schemas, prompt.tools))
-        except TemplateError as error:
-            raise TemplateError(f"the prompt of {file}:{prompt.line}: {error}") from error
 
 
 def _longest_prompt(

@@ -5,18 +5,21 @@
     tokenizers, template     do both models mean the same by an id; can the ledger use the
                              chat template                                     models.py
     window, devices          does the longest prompt leave room; can the models run here
+    servers                  do those of engine.url and teacher.url answer         servers.py
+    sites                    may those that prompts and tools name be read         sites.py
     plan                     steps, tokens, disk, time, GPU hours, each with what it is from
 
 Each point ends as ok, problem, or not checked with the reason. A point is checked whenever what it
-needs is there, so that one look shows every problem and not the first alone. Nothing is downloaded
-and no weights are opened; tools.py is imported in a process of its own.
+needs is there, so that one look shows every problem and not the first alone. Nothing is downloaded;
+of weights no more is read than shows whether they can be loaded; tools.py is imported in a process
+of its own.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -26,6 +29,13 @@ from rnow.commands.check.point import Outcome, Point, not_checked
 
 if TYPE_CHECKING:
     from rnow.plan.costs import Costs
+
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline", help="Do not ask the servers of engine.url and teacher.url, nor any site."
+    ),
+]
 
 _MARKS = {Outcome.OK: "✓", Outcome.PROBLEM: "✗", Outcome.NOT_CHECKED: "–"}
 
@@ -56,22 +66,28 @@ class CheckReport:
                 yield from (f"      {line}" for line in others)
 
 
-def check(args: Args = None, directory: Dir = None, json_: Json = False) -> None:
+def check(
+    args: Args = None, directory: Dir = None, offline: Offline = False, json_: Json = False
+) -> None:
     """Say all that can be known of a project before a model is loaded.
 
     Looks at config.yml, tools.py, rewards.py, the prompts, and whether the models can run
     here. It takes seconds, downloads nothing and needs no GPU, so it is what to
-    do after each change. Exit code 1 if there is a problem.
+    do after each change. Servers of your own (engine.url, teacher.url) are asked whether they
+    can do what a run needs, and each site that prompts, tools.py and browser.allow_hosts name,
+    once, whether it may be read. Exit code 1 if there is a problem.
 
     Example: rnow check my-project
     """
     project, overrides = find_project(args, directory)
-    report_check(project, overrides, None if json_ else make_console())
+    report_check(project, overrides, None if json_ else make_console(), is_offline=offline)
 
 
-def report_check(project: Path, overrides: list[str], console: Console | None) -> None:
+def report_check(
+    project: Path, overrides: list[str], console: Console | None, *, is_offline: bool = False
+) -> None:
     """Check, and print the report, as JSON where no console is given; typer.Exit for a problem."""
-    report = check_project(project, overrides)
+    report = check_project(project, overrides, is_offline=is_offline)
     if console is None:
         typer.echo(as_json(report))
     else:
@@ -81,8 +97,13 @@ def report_check(project: Path, overrides: list[str], console: Console | None) -
         raise typer.Exit(1)
 
 
-def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport:
-    """Check the project in `directory` with `key=value` overrides laid over its config.yml."""
+def check_project(
+    directory: Path, overrides: Sequence[str] = (), *, is_offline: bool = False
+) -> CheckReport:
+    """Check the project in `directory` with `key=value` overrides laid over its config.yml.
+
+    `is_offline`: neither servers of the user's own nor sites are asked.
+    """
     from rnow.commands.check.files import check_config, check_data, check_rewards, check_tools
     from rnow.commands.check.models import (
         check_chat,
@@ -90,6 +111,8 @@ def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport
         check_plan,
         check_tokenizers,
     )
+    from rnow.commands.check.servers import check_servers
+    from rnow.commands.check.sites import check_sites
 
     config, loaded = check_config(directory, overrides)
     tools, schemas = check_tools(directory, loaded)
@@ -112,7 +135,9 @@ def check_project(directory: Path, overrides: Sequence[str] = ()) -> CheckReport
             prompts=prompts,
             num_held_out=sum(len(one) for one in held_out if one is not None),
         )
-        points += [devices, plan]
+        servers = check_servers(loaded, is_offline=is_offline)
+        sites = check_sites(loaded, directory, files, is_offline=is_offline)
+        points += [devices, *(one for one in (servers, sites) if one is not None), plan]
     return CheckReport(points=tuple(points), costs=costs)
 
 

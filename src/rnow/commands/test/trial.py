@@ -29,7 +29,13 @@ from rnow.config.load import LoadedConfig, require_messages
 from rnow.engines.base import Engine
 from rnow.errors import GradingError, Interrupted, RnowError
 from rnow.evaluation.grading import Grading, open_grading
-from rnow.evaluation.subject import Subject, choose_model, open_subject, prepared_subject
+from rnow.evaluation.subject import (
+    Subject,
+    choose_model,
+    in_its_run,
+    open_subject,
+    prepared_subject,
+)
 from rnow.records import Prompt, RolloutId, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.rollout.environment import Environment, open_environment
@@ -73,6 +79,7 @@ def try_project(
     require_messages(loaded)
     loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=wishes.model, run=run_name(loaded, project))
+    loaded = in_its_run(loaded, choice)
     loaded = _capped(loaded, wishes)
     say = sayer(console)
     trial = _Trial(loaded=loaded, project=project, wishes=wishes, console=console, say=say)
@@ -180,7 +187,7 @@ class _Trial:
             )
             prompts = [file.prompts[entry] for entry in entries]
             self.num_wanted = len(prompts)
-            for notice in (*file.notices, *environment.check(prompts)):
+            for notice in (*file.notices, *environment.check({config.data.train_file: prompts})):
                 self.say(notice)
             if len(prompts) > MAX_TRANSCRIPTS and not wishes.verbose:
                 self.say(f"{len(prompts)} rollouts, a line each; -v shows their transcripts")

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
+from rnow.runtime.layer_kinds import why_not_local
 from rnow.runtime.logs import quiet_transformers
 from rnow.runtime.rope import load_network_config
 
@@ -93,12 +94,8 @@ def _reason(error: Exception) -> str:
 
 
 def _check_layers(path: Path, model: PreTrainedModel) -> None:
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    if unknown := kinds - {"full_attention", "sliding_attention"}:
-        raise ModelError(
-            f"{path}: has layers of kind {', '.join(sorted(unknown))}; the local engine runs "
-            "causal attention with or without a sliding window, set engine.kind to vllm"
-        )
+    if other_layers := why_not_local(model.config.get_text_config()):
+        raise ModelError(f"{path}: {other_layers}")
 
 
 def _adapted_model(path: Path, base: PreTrainedModel) -> PreTrainedModel:

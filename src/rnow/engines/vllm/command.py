@@ -5,7 +5,7 @@ latter. The server runs in an environment of its own; nothing of vLLM is importe
 """
 
 import json
-import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,12 @@ _MIN_CPU_BATCHED_TOKENS = 4096
 NUM_ADAPTERS_AT_ONCE = 2  # versions in one batch: the one being left and the one begun
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 _NUM_ADAPTERS_KEPT = 4  # in memory; others are read from their folders again when asked for
-_OURS = ("model", "host", "port", "served_model_name", "enable_scale_out")
+_OURS = ("model", "host", "port", "uds", "served_model_name", "enable_scale_out")
+# What torchrun tells the processes that it starts; a server is none of them.
+_RANKS = re.compile(
+    r"RANK|WORLD_SIZE|MASTER_(ADDR|PORT)|(LOCAL|GROUP|ROLE)_(RANK|WORLD_SIZE|NAME)|TORCHELASTIC_.*"
+)
+_NOT_FOR_SERVERS = re.compile(rf"VLLM_API_KEY|VLLM_DP_.*|{_RANKS.pattern}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,20 +52,18 @@ class VllmServerSettings:
     prefix_caching: bool = True
     max_num_batched_tokens: int | None = None  # tokens of one scheduler step; None: vLLM's choice
     max_num_seqs: int | None = None  # requests that run at the same time; None: vLLM's choice
+    captures_graphs: bool = True  # False: it only scores, and decodes nothing that is worth them
     args: Mapping[str, Any] = field(default_factory=dict)  # further flags, these win
     start_timeout_s: float = 900.0  # until it has answered a first request
+    node: str | None = None  # machine of a cluster; None: this one
 
 
-def command(settings: VllmServerSettings, *, port: int) -> list[str]:
-    """Return the command line of a server that listens on 127.0.0.1:`port`.
-
-    Loopback only: its development routes let anyone who reaches them replace the weights.
-    """
+def command(settings: VllmServerSettings, *, socket: Path) -> list[str]:
+    """Return the command line of a server that listens on the unix socket `socket`."""
     flags: dict[str, Any] = {
         "model": str(settings.model.absolute()),
-        "served-model-name": served_name(settings, port),
-        "host": "127.0.0.1",
-        "port": port,
+        "served-model-name": served_name(settings, socket),
+        "uds": str(socket),
         "dtype": settings.dtype,
         "max-model-len": settings.max_model_len,
         "tensor-parallel-size": settings.tensor_parallel_size,
@@ -72,6 +75,8 @@ def command(settings: VllmServerSettings, *, port: int) -> list[str]:
     }
     if settings.devices:
         flags["gpu-memory-utilization"] = settings.gpu_memory_utilization
+        if not settings.captures_graphs:
+            flags["compilation-config"] = {"cudagraph_mode": "NONE"}
     elif settings.max_num_batched_tokens is None:
         # In parts, prompts of requests with a seed end vLLM on a CPU, whose generators have no
         # offset to set back.
@@ -94,19 +99,24 @@ def command(settings: VllmServerSettings, *, port: int) -> list[str]:
     return [python, "-m", "vllm.entrypoints.openai.api_server", *words]
 
 
-def served_name(settings: VllmServerSettings, port: int) -> str:
-    """Return the base model's name: another server on this port would not know it."""
-    return f"rnow-{settings.role}-{port}"
+def served_name(settings: VllmServerSettings, socket: Path) -> str:
+    """Return the base model's name: another run's server would not know it."""
+    return f"rnow-{settings.role}-{socket.parent.name.removeprefix('rnow-')}"
 
 
 def environment(
-    settings: VllmServerSettings, environ: Mapping[str, str] = os.environ
+    settings: VllmServerSettings, environ: Mapping[str, str], *, socket: Path
 ) -> dict[str, str]:
-    """Return the server's environment: this one's, with what vLLM needs and without what harms."""
-    kept = {name: value for name, value in environ.items() if name != "VLLM_API_KEY"}
+    """Return the server's environment: the user's, with what vLLM needs and without what harms."""
+    kept = {k: v for k, v in environ.items() if not _NOT_FOR_SERVERS.fullmatch(k)}
     if settings.python is not None:  # modules of this environment must not shadow the other's
         kept = {k: v for k, v in kept.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-    tunable = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    tunable = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        # Of use for top-k and top-p alone, and compiled at the start by an nvcc that few have.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    }
     if settings.devices:
         devices = dict(settings.devices)
     else:
@@ -122,6 +132,7 @@ def environment(
     needed = {
         "VLLM_SERVER_DEV_MODE": "1",  # routes that replace weights
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_RPC_BASE_PATH": str(socket.parent),  # pickles are read from the sockets there
         "PYTHONSAFEPATH": "1",  # a project's tools.py must not stand before vLLM's modules
     }
     return {**tunable, **kept, **devices, **needed}

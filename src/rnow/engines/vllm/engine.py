@@ -5,7 +5,8 @@
     http.py           one server: pool, retries, errors that name server, route and status
     weight_routes.py  routes that change weights
     wire.py           bodies of requests; answers, read without trust
-    server.py         a server as a child process (command.py, log.py)
+    starting.py       the first start of all servers of a role
+    server.py         a server as a child process (command.py, address.py, log.py)
     served.py         servers of our own under the Engine, started again when they end (deaths.py)
     untied.py         model folders in the form in which a server renews the LM head
 
@@ -65,18 +66,21 @@ class VllmEngine:
         untied: Path | None = None,
         why_ended: Callable[[str], str | None] = lambda url: None,
         pauses_s: Sequence[float] = PAUSES_S,
+        clients: Sequence[VllmClient] = (),
     ) -> None:
         """`why_ended(url)`: a sentence once the server there is known to have ended.
+
+        `clients`: in place of `urls`, of servers that are not reached by HTTP from here.
 
         `untied`: the servers were started on an untied folder (rnow.engines.vllm.untied), and tied
         models are given to them in that form, through folders under this one.
         """
-        if not urls:
+        if not urls and not clients:
             raise EngineError("an engine needs the url of at least one vLLM server")
-        clients = [
+        of_urls = [
             VllmClient(url, why_ended=partial(why_ended, url), pauses_s=pauses_s) for url in urls
         ]
-        self._replicas = Replicas(clients)
+        self._replicas = Replicas([*of_urls, *clients])
         self._request_timeout_s = request_timeout_s
         self._untied = untied
         self._policies = {0: _Policy(0, None, None)}
@@ -196,6 +200,7 @@ class VllmEngine:
         self._policies[version] = _Policy(version, path, None)
         for folder in former:
             if folder is not None and folder != path:
+                await asyncio.gather(*(one.client.forget(folder) for one in self._replicas.all))
                 await asyncio.to_thread(self._forget_form, folder)
 
     def _form_to_load(self, path: Path, version: int) -> Path:
@@ -241,14 +246,16 @@ class VllmEngine:
             return
         self._retired.discard(policy)
         if policy.adapter is not None:
-            task = asyncio.create_task(self._unload(policy.adapter))
+            task = asyncio.create_task(self._unload(policy.adapter, policy.path))
             self._unloading.add(task)
             task.add_done_callback(self._unloading.discard)
 
-    async def _unload(self, adapter: str) -> None:
+    async def _unload(self, adapter: str, path: Path | None) -> None:
         try:
             async with within(self._request_timeout_s, f"engine.unload_policy of {adapter}"):
                 await self._on_all(lambda replica: unload_adapter(replica.client, adapter))
+                if path is not None:
+                    await self._on_all(lambda replica: replica.client.forget(path))
         except (EngineError, DeadlineError) as error:
             # What stays costs memory alone: its name is never asked for again.
             logger.warning("an old adapter stays loaded: %s", error)

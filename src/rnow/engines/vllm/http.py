@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,7 @@ from rnow.errors import EngineError
 WhyEnded = Callable[[], str | None]  # a sentence once the server is known to have ended
 
 PAUSES_S = (0.5, 2.0)  # before the second and the third attempt
+_UNIX = "unix:"  # before the path of a socket, in place of http://
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _KEEP_ALIVE_S = 4.0  # vLLM closes an idle connection after 5 s: ours must be the one to let go
 _CONNECT_TIMEOUT_S = 30.0  # of loopback or a cluster's network; a server's work has other limits
@@ -40,7 +42,7 @@ class UnreachableError(EngineError):
 class VllmClient:
     """Requests to one server, hundreds at once.
 
-    client = VllmClient("http://127.0.0.1:8000")
+    client = VllmClient("http://127.0.0.1:8000")  # or "unix:/tmp/rnow-1f0c/http"
     answer = await client.post("/inference/v1/generate", {…})
     await client.aclose()
     """
@@ -52,7 +54,9 @@ class VllmClient:
         why_ended: WhyEnded = lambda: None,
         pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/")  # names the server in messages
+        self._socket = url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
+        self._base = self.url if self._socket is None else "http://localhost"
         self.why_ended = why_ended
         self.answered_at = 0.0  # time.monotonic() of the last POST that succeeded
         self._pauses_s = tuple(pauses_s)
@@ -65,6 +69,21 @@ class VllmClient:
 
     async def get(self, route: str) -> Any:
         return await self._ask("GET", route, None)
+
+    async def deliver(self, folder: Path) -> str:
+        """Bring a folder of weights to the server's machine; return its path there."""
+        return str(folder)
+
+    async def forget(self, folder: Path) -> None:
+        """Take away what `deliver` brought."""
+
+    async def exchange(self, method: str, route: str, body: bytes | None) -> tuple[int, bytes]:
+        """Return status and content of one answer; raise OSError or ClientError where none came."""
+        headers = {"Content-Type": "application/json"}
+        async with self._opened().request(
+            method, self._base + route, data=body, headers=headers
+        ) as response:
+            return response.status, await response.read()
 
     async def aclose(self) -> None:
         """Break off what is under way; closing twice is fine."""
@@ -91,17 +110,12 @@ class VllmClient:
         raise AssertionError("unreachable")
 
     async def _ask_once(self, method: str, route: str, body: bytes | None) -> Any:
-        headers = {"Content-Type": "application/json"}
-        async with self._opened().request(
-            method, self.url + route, data=body, headers=headers
-        ) as response:
-            content = await response.read()
-        if not 200 <= response.status < 300:
+        self._check_open()
+        status, content = await self.exchange(method, route, body)
+        if not 200 <= status < 300:
             text = _message(content)
             raise HttpError(
-                f"{method} {self.url}{route} answered {response.status}: {text}",
-                status=response.status,
-                text=text,
+                f"{method} {self.url}{route} answered {status}: {text}", status=status, text=text
             )
         if method == "POST":
             self.answered_at = time.monotonic()
@@ -110,8 +124,11 @@ class VllmClient:
     def _opened(self) -> aiohttp.ClientSession:
         self._check_open()
         if self._session is None:
+            options: dict[str, Any] = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE_S}
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+                connector=aiohttp.TCPConnector(**options)
+                if self._socket is None
+                else aiohttp.UnixConnector(path=self._socket, **options),
                 timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),  # looking for none takes 0.2 ms a request
             )

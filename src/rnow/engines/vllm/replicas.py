@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.engines.vllm import wire
@@ -16,6 +16,14 @@ from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
 
 Value = TypeVar("Value")
+
+
+class ServedModel(NamedTuple):
+    """What a server says of the one model that is no adapter."""
+
+    name: str
+    max_model_len: int  # tokens of a request and what is sampled
+    root: str  # folder or id that the server was started with; "" where it does not say
 
 
 @dataclass(slots=True, eq=False)
@@ -27,12 +35,12 @@ class Replica:
     num_sessions: int = 0
     is_open: bool = True  # False: no request goes there, since its weights are being restored
     scores_compactly: bool | None = None  # None: not asked yet
-    _facts: "tuple[str, int] | None" = None
+    _facts: ServedModel | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def model_for(self, num_tokens: int, num_more: int, adapter: str | None) -> str:
         """Return the name of the weights to ask, if so many tokens fit; None: the base model's."""
-        name, max_model_len = await self.facts()
+        name, max_model_len, _ = await self.facts()
         if num_tokens + num_more > max_model_len:
             raise EngineError(
                 f"{num_tokens} tokens and {num_more} to sample exceed the server's "
@@ -40,8 +48,8 @@ class Replica:
             )
         return adapter or name
 
-    async def facts(self) -> tuple[str, int]:
-        """Return the base model's name and the tokens that a request may have; asked for once."""
+    async def facts(self) -> ServedModel:
+        """Return what the server says of its base model; asked for once."""
         async with self._asking:
             if self._facts is None:
                 self._facts = _read_models(await self.client.get("/v1/models"), self.client.url)
@@ -156,12 +164,11 @@ async def _generate(
         raise EngineError(f"POST {replica.client.url}{wire.ROUTE}: {error}") from error
 
 
-def _read_models(answer: Any, url: str) -> tuple[str, int]:
-    """Return name and context of the one model that is no adapter."""
+def _read_models(answer: Any, url: str) -> ServedModel:
     match answer:
         case {"data": list(models)}:
             for model in models:
                 match model:
                     case {"id": str(name), "parent": None, "max_model_len": int(max_model_len)}:
-                        return name, max_model_len
+                        return ServedModel(name, max_model_len, str(model.get("root") or ""))
     raise EngineError(f"GET {url}/v1/models names no base model: {str(answer)[:300]}")

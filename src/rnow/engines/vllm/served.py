@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +23,9 @@ from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.engine import VllmEngine
-from rnow.engines.vllm.http import HttpError, UnreachableError
-from rnow.engines.vllm.server import Progress, VllmServer
+from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient
+from rnow.engines.vllm.server import Progress
+from rnow.engines.vllm.starting import Server, Starter, start_all, start_here
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
 
 _ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
@@ -41,14 +43,16 @@ class ServedEngine:
 
     def __init__(
         self,
-        servers: Sequence[VllmServer],
+        servers: Sequence[Server],
         spec: EngineSpec,
         *,
+        start: Starter,
         deaths: Deaths,
         say: Callable[[str], None],
         on_progress: Progress | None,
     ) -> None:
         self._servers = list(servers)
+        self._start = start
         self._is_up = [True] * len(servers)
         self._num_ends = 0
         self._some_up, self._all_up = asyncio.Event(), asyncio.Event()
@@ -57,10 +61,10 @@ class ServedEngine:
         self._on_progress = on_progress
         self._spec = spec
         self._engine = VllmEngine(
-            [server.url for server in servers],
+            (),
+            clients=[self._client_of(server) for server in servers],
             request_timeout_s=spec.request_timeout_s,
             untied=spec.untied,
-            why_ended=self._why_ended,
         )
         self._probe: tuple[ScoreRequest, Scores] | None = None  # of the version that is held
         self._lost: BaseException | None = None  # why there is no going on
@@ -76,21 +80,11 @@ class ServedEngine:
         deaths: Deaths,
         say: Callable[[str], None],
         on_progress: Progress | None = None,
+        start: Starter = start_here,
     ) -> "ServedEngine":
-        """Start all servers side by side; where one cannot start, none is left."""
-        starting = [
-            asyncio.create_task(VllmServer.start(settings, on_progress=on_progress))
-            for settings in spec.servers
-        ]
-        try:
-            servers = await asyncio.gather(*starting)
-        except BaseException:
-            for task in starting:
-                task.cancel()
-            ended = await asyncio.gather(*starting, return_exceptions=True)
-            await asyncio.gather(*(one.stop() for one in ended if isinstance(one, VllmServer)))
-            raise
-        return cls(servers, spec, deaths=deaths, say=say, on_progress=on_progress)
+        """Start all servers; where one cannot start, none is left."""
+        servers = await start_all(spec.servers, start=start, say=say, on_progress=on_progress)
+        return cls(servers, spec, start=start, deaths=deaths, say=say, on_progress=on_progress)
 
     async def sample(self, request: SampleRequest) -> Completion:
         return await self._ask(lambda: self._engine.sample(request))
@@ -164,7 +158,7 @@ class ServedEngine:
             return self._num_ends != num_ends
 
     async def _give_up_unless_it_answers(
-        self, server: VllmServer, error: RnowError, *, since: float, limit_s: float
+        self, server: Server, error: RnowError, *, since: float, limit_s: float
     ) -> None:
         client = self._engine.at(server.url).client
         with suppress(EngineError, TimeoutError):
@@ -221,10 +215,11 @@ class ServedEngine:
 
     async def _start_again(self, place: int) -> None:
         former = self._servers[place]
-        server = await VllmServer.start(
-            former.settings, port=former.port, on_progress=self._on_progress
-        )
+        server = await self._start(former.settings, again=former, on_progress=self._on_progress)
         self._servers[place] = server  # what follows is asked of this one
+        replica = self._engine.at(server.url)
+        await replica.client.aclose()  # the address may lead to another machine now
+        replica.client = self._client_of(server)
         try:
             await self._engine.restore(server.url)
             await self._check_probe(server)
@@ -236,7 +231,7 @@ class ServedEngine:
         self._note_change()
         self._say(f"the vLLM server of the {server.settings.role} serves again")
 
-    async def _check_probe(self, server: VllmServer) -> None:
+    async def _check_probe(self, server: Server) -> None:
         if self._probe is None:
             return
         request, before = self._probe
@@ -249,6 +244,9 @@ class ServedEngine:
                 f"{difference:.3g} nats a token away from what it answered before "
                 f"(tolerance {self._spec.tolerance:g})"
             )
+
+    def _client_of(self, server: Server) -> VllmClient:
+        return server.client(partial(self._why_ended, server.url))
 
     def _why_ended(self, url: str) -> str | None:
         return next(server.why_ended() for server in self._servers if server.url == url)

@@ -6,19 +6,21 @@ nobody. Restarting is the caller's: a server that has ended stays ended.
 """
 
 import asyncio
-import socket
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
+from rnow.engines.vllm.address import new_socket, prepare_folder
 from rnow.engines.vllm.command import VllmServerSettings, command, environment, served_name
-from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient
+from rnow.engines.vllm.http import PAUSES_S, HttpError, UnreachableError, VllmClient, WhyEnded
 from rnow.engines.vllm.log import last_line, last_words
 from rnow.engines.vllm.wire import ROUTE
 from rnow.errors import DeadlineError, EngineError
 from rnow.runtime.child_process import ChildProcess, how_it_ended
 from rnow.runtime.deadline import within
+from rnow.runtime.own_variables import started_with
 
 _POLL_S = 0.5
 _POLL_TIMEOUT_S = 5.0
@@ -38,11 +40,11 @@ class VllmServer:
     """
 
     def __init__(
-        self, settings: VllmServerSettings, process: ChildProcess, *, port: int, log_start: int
+        self, settings: VllmServerSettings, process: ChildProcess, *, socket: Path, log_start: int
     ) -> None:
         self.settings = settings
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.socket = socket
+        self.url = f"unix:{socket}"
         self._process = process
         self._log_start = log_start  # bytes of the log that an earlier server wrote
         self._is_stopping = False
@@ -55,31 +57,36 @@ class VllmServer:
         cls,
         settings: VllmServerSettings,
         *,
-        port: int | None = None,
+        socket: Path | None = None,
         on_progress: Progress | None = None,
     ) -> "VllmServer":
         """Start a server and return it when it has answered a first request.
 
-        `port` None: a free one. Raises EngineError where it ends before that, DeadlineError after
+        `socket` None: a new one. Raises EngineError where it ends before that, DeadlineError after
         `settings.start_timeout_s`; no process is left then.
         """
-        port = port or _free_port()
+        socket = socket or new_socket()
         settings.log_file.parent.mkdir(parents=True, exist_ok=True)
         log_start = settings.log_file.stat().st_size if settings.log_file.exists() else 0
-        line = command(settings, port=port)
+        line = command(settings, socket=socket)
+        variables = environment(settings, started_with(), socket=socket)
         try:
+            prepare_folder(socket)
             process = await ChildProcess.start(
-                line, environment=environment(settings), log_file=settings.log_file
+                line, environment=variables, log_file=settings.log_file
             )
         except OSError as error:
             raise EngineError(f"the {settings.role}'s server cannot start: {error}") from error
-        server = cls(settings, process, port=port, log_start=log_start)
+        server = cls(settings, process, socket=socket, log_start=log_start)
         try:
             await server._become_ready(on_progress)
         except BaseException:
             await server.stop()
             raise
         return server
+
+    def client(self, why_ended: WhyEnded, *, pauses_s: Sequence[float] = PAUSES_S) -> VllmClient:
+        return VllmClient(self.url, why_ended=why_ended, pauses_s=pauses_s)
 
     @property
     def pid(self) -> int:
@@ -104,7 +111,7 @@ class VllmServer:
     async def answer_once(self, client: VllmClient) -> None:
         """Have one token sampled: the first request may compile, and is to count as starting."""
         body = {
-            "model": served_name(self.settings, self.port),
+            "model": served_name(self.settings, self.socket),
             "token_ids": [0],
             "sampling_params": {"max_tokens": 1, "temperature": 1.0, "logprobs": 0, "seed": 0},
         }
@@ -132,6 +139,7 @@ class VllmServer:
         self._is_stopping = True
         await self._process.end(grace_s=_GRACE_S)
         await asyncio.wait({self._watching})
+        shutil.rmtree(self.socket.parent, ignore_errors=True)
 
     async def _watch(self) -> None:
         await self._process.wait()
@@ -142,7 +150,7 @@ class VllmServer:
         settings = self.settings
         what = f"engine.start of the {settings.role}'s vLLM server"
         started = time.monotonic()
-        client = VllmClient(self.url, why_ended=self.why_ended, pauses_s=())
+        client = self.client(self.why_ended, pauses_s=())
         try:
             async with within(settings.start_timeout_s, what), aclosing(client):
                 while not await _is_healthy(client):
@@ -173,14 +181,6 @@ async def _is_healthy(client: VllmClient) -> bool:
     except (HttpError, UnreachableError, TimeoutError):  # not listening yet
         return False
     return True
-
-
-def _free_port() -> int:
-    """Return a port that nobody listens on now; vLLM says so if somebody is faster."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _read_end(file: Path, start: int, *, max_bytes: int) -> str:

@@ -1,0 +1,1 @@
+"""Machines of a Ray cluster: a keeper on each starts servers there and passes requests on."""

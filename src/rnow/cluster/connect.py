@@ -1,0 +1,192 @@
+"""From an address to the machines of a Ray cluster, each with a keeper; all of it is one run's.
+
+    async with opened_cluster("auto", want={"<node id>": 4}) as cluster:
+        server = await cluster.start(settings)
+
+Ray is imported by this room alone, and only where resources.cluster is set.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
+
+from rnow.cluster.keeper import Keeper, Machine, describe_machine
+from rnow.cluster.node import KeptServer, Node, SharedFiles
+from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.vllm.server import Progress
+from rnow.errors import ClusterError, EngineError
+from rnow.runtime.deadline import within
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_LIMIT_S = 60.0
+_PAUSES_S = (1.0, 3.0)
+_PLACE_LIMIT_S = 120.0
+_CLOSE_LIMIT_S = 30.0
+_MANY = 100_000  # requests that a keeper passes on at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundNode:
+    """A machine that Ray knows of."""
+
+    id: str
+    machine: Machine
+
+
+def connect(address: str) -> None:
+    """Join the cluster at `address` ("auto": the one on this machine); joining twice is fine."""
+    if ray.is_initialized():
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"resources.cluster is {address}, where no Ray cluster can be joined: {error}. Start "
+            "one (ray start --head; on the other machines ray start --address=HEAD:6379), or "
+            "leave resources.cluster out"
+        ) from error
+    finally:
+        for number, handler in handlers.items():  # Ctrl-C and SIGTERM are the run's own
+            signal.signal(number, handler)
+
+
+async def find_nodes(address: str) -> tuple[FoundNode, ...]:
+    """Return the machines that are alive, this one first; refuse those with another rnow."""
+    async with within(_CONNECT_LIMIT_S, f"cluster.connect to {address}"):
+        connect(address)
+        here = ray.get_runtime_context().get_node_id()
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        ids = sorted(alive, key=lambda id: (id != here, id))
+        looked = await asyncio.gather(*map(_look, ids))
+    found = [node for node in looked if node is not None]
+    _check_alike([node.machine for node in found])
+    return tuple(found)
+
+
+async def _look(id: str) -> FoundNode | None:
+    """Look at one node; None where it is gone, although Ray still lists it for a while."""
+    for pause_s in (*_PAUSES_S, None):  # one that has just joined is not known everywhere
+        look = ray.remote(describe_machine).options(num_cpus=0, scheduling_strategy=_on(id))
+        try:
+            return FoundNode(id=id, machine=await look.remote())
+        except RayTaskError:
+            raise
+        except RayError as error:
+            if pause_s is None:
+                _log.warning("machine %s is left out: %s", id, error)
+                return None
+        await asyncio.sleep(pause_s)
+    raise AssertionError("unreachable")
+
+
+def _on(id: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(id, soft=False)
+
+
+def _check_alike(machines: Sequence[Machine]) -> None:
+    first = machines[0]
+    for machine in machines[1:]:
+        if machine.rnow != first.rnow:
+            raise ClusterError(
+                f"{machine.host} has rnow {machine.rnow}, {first.host} has {first.rnow}: install "
+                "the same version on every machine"
+            )
+
+
+class Cluster:
+    """The machines of one run. Servers are started on the node that their settings name; one whose
+    machine is gone, on a spare."""
+
+    def __init__(self, nodes: Sequence[Node], group: Any) -> None:
+        self.nodes = {node.id: node for node in nodes}
+        self._group = group
+
+    async def start(
+        self,
+        settings: VllmServerSettings,
+        *,
+        again: KeptServer | None = None,
+        on_progress: Progress | None = None,
+    ) -> KeptServer:
+        """Start a server on its node; in the place of one whose node is gone, on a spare."""
+        node = self.nodes[settings.node or ""] if again is None else again.node
+        if node.why_gone is not None:
+            node = self._spare(node)
+        return await KeptServer.start(node, settings, on_progress=on_progress)
+
+    def _spare(self, gone: Node) -> Node:
+        """Return another machine with as many GPUs; one that serves already has to share."""
+        there = [
+            node
+            for node in self.nodes.values()
+            if node.why_gone is None and len(node.machine.gpus) >= len(gone.machine.gpus)
+        ]
+        if not there:
+            raise EngineError(f"{gone.why_gone}, and no other machine can take its place")
+        return there[-1]
+
+    async def aclose(self) -> None:
+        """End what runs on all machines and leave them to others."""
+        there = [node for node in self.nodes.values() if node.why_gone is None]
+        await asyncio.gather(*map(_close, there))
+        with suppress(RayError):
+            remove_placement_group(self._group)
+
+
+async def _close(node: Node) -> None:
+    with suppress(EngineError):
+        await node.ask(node.keeper.close.remote(), "cluster.close", limit_s=_CLOSE_LIMIT_S)
+    ray.kill(node.keeper)
+
+
+@asynccontextmanager
+async def opened_cluster(address: str, *, want: Mapping[str, int]) -> AsyncIterator[Cluster]:
+    """Take `want[node id]` GPUs of each node, all or none, and have a keeper there."""
+    found = {node.id: node for node in await find_nodes(address)}
+    group = placement_group(
+        [{"CPU": 0.001, **({"GPU": num} if num else {})} for num in want.values()],
+        bundle_label_selector=[{"ray.io/node-id": id} for id in want],
+    )
+    files = SharedFiles()
+    async with within(_PLACE_LIMIT_S, "cluster.place of all keepers"):
+        await group.ready()
+        keepers = [_keeper(group, place, num) for place, num in enumerate(want.values())]
+        nodes = [
+            Node(id=id, machine=found[id].machine, keeper=keeper, files=files)
+            for id, keeper in zip(want, keepers, strict=True)
+        ]
+    cluster = Cluster(nodes, group)
+    try:
+        yield cluster
+    finally:
+        await cluster.aclose()
+
+
+def _keeper(group: Any, place: int, num_gpus: int) -> Any:
+    options = {
+        "num_cpus": 0.001,
+        "num_gpus": num_gpus,
+        "max_concurrency": _MANY,
+        "max_restarts": 0,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, place),
+    }
+    return ray.remote(Keeper).options(**options).remote()

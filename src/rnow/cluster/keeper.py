@@ -1,0 +1,189 @@
+"""What runs on each machine of a cluster: it starts servers there and passes requests on to them.
+
+    controller ── Ray ──▶ keeper ── loopback or a unix socket ──▶ a vLLM server, its child
+
+No server listens beyond its own machine: whoever reaches vLLM's development routes can replace its
+weights. A keeper is an actor of one run; when the run's process ends, Ray ends the keeper, and the
+lifeline of child_process.py ends what the keeper has started.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rnow.engines.vllm.command import VllmServerSettings
+from rnow.engines.vllm.http import VllmClient
+from rnow.engines.vllm.server import VllmServer
+from rnow.errors import EngineError
+from rnow.plan.devices import Gpu, find_devices
+
+_PLACES = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # memory first: read once, then dropped
+_LOOK_DEADLINE_S = 60.0
+_VERSION = "from importlib.metadata import version; print(version('vllm'))"
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What is on one node."""
+
+    host: str
+    python: str  # 3.11.9
+    rnow: str
+    gpus: tuple[Gpu, ...]  # all of them, whatever Ray gave this process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A server that serves."""
+
+    pid: int
+    log_file: Path  # on its machine
+
+
+def describe_machine() -> Machine:
+    """Look at the node that this runs on; milliseconds, without torch."""
+    return Machine(
+        host=socket.gethostname(),
+        python=sys.version.split()[0],
+        rnow=metadata.version("rnow"),
+        gpus=find_devices({}).gpus,
+    )
+
+
+class Keeper:
+    """One node's servers, by the names that the controller gives them. Its methods are called
+    through Ray: await node.keeper.start.remote("student-0", settings)."""
+
+    def __init__(self) -> None:
+        place = next(place for place in _PLACES if place.is_dir())
+        self._folder = Path(tempfile.mkdtemp(prefix="rnow-", dir=place))  # for its owner alone
+        self._lifeline_fd = _remove_after_me(self._folder)
+        self._servers: dict[str, VllmServer] = {}
+        self._clients: dict[str, VllmClient] = {}
+        self._lines: dict[str, str] = {}  # the last of each log, while a server starts
+
+    async def whereabouts(self) -> tuple[int, Path]:
+        """Return the number of this process, and the folder that it keeps files in."""
+        return os.getpid(), self._folder
+
+    async def vllm_version(self, python: str | None) -> str:
+        """Return the version of vLLM that `engine.python` has here; raise where it has none."""
+        command = [python or sys.executable, "-I", "-c", _VERSION]
+        try:
+            done = await asyncio.to_thread(
+                subprocess.run, command, capture_output=True, text=True, timeout=_LOOK_DEADLINE_S
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise EngineError(f"engine.python is {command[0]}, which cannot be run: {error}") from (
+                None
+            )
+        if done.returncode:
+            raise EngineError(f"{command[0]} has no vLLM: {done.stderr.strip()[-300:]}")
+        return done.stdout.strip()
+
+    async def start(self, name: str, settings: VllmServerSettings) -> Started:
+        """Start a server and return when it has answered; raises as VllmServer.start does."""
+        if not settings.model.is_dir():
+            raise EngineError(
+                f"there is no folder {settings.model} on {socket.gethostname()}: put the model "
+                "there, under the same path on every machine, or on a file system that all share"
+            )
+        await self.stop(name)
+        log_file = self._folder / f"{name}.log"
+        server = await VllmServer.start(
+            replace(settings, log_file=log_file),
+            on_progress=lambda _, line: self._lines.__setitem__(name, line),
+        )
+        self._servers[name] = server
+        self._clients[name] = server.client(server.why_ended, pauses_s=())
+        return Started(pid=server.pid, log_file=log_file)
+
+    async def exchange(
+        self, name: str, method: str, route: str, body: bytes | None
+    ) -> tuple[int, bytes] | str:
+        """Return status and content of a server's answer, or why there was none."""
+        try:
+            return await self._clients[name].exchange(method, route, body)
+        except OSError as error:
+            return str(error)
+
+    async def answer_once(self, name: str) -> None:
+        await self._servers[name].answer_once(self._clients[name])
+
+    async def wait_ended(self, name: str) -> str:
+        return await self._servers[name].wait_ended()
+
+    async def give_up(self, name: str, why: str) -> None:
+        await self._servers[name].give_up(why)
+
+    async def stop(self, name: str) -> None:
+        client, server = self._clients.pop(name, None), self._servers.pop(name, None)
+        if client is not None:
+            await client.aclose()
+        if server is not None:
+            await server.stop()
+
+    async def read_log(self, name: str, start: int) -> bytes:
+        """Return what a server's log has from byte `start` on, at most a megabyte."""
+        file = self._folder / f"{name}.log"
+        if not file.exists():
+            return b""
+        with file.open("rb") as log:
+            log.seek(start)
+            return log.read(1 << 20)
+
+    async def last_line(self, name: str) -> str:
+        return self._lines.get(name, "")
+
+    async def receive(self, name: str, files: Sequence[str], *contents: Bytes) -> str:
+        """Write a folder; return its path here once it is complete."""
+        folder, begun = self._folder / name, self._folder / f".{name}"
+        if not folder.exists():
+            await asyncio.to_thread(_write, begun, files, contents)
+            begun.rename(folder)
+        return str(folder)
+
+    async def forget(self, name: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._folder / name, ignore_errors=True)
+
+    async def close(self) -> None:
+        """End all servers and take away what was written."""
+        await asyncio.gather(*(self.stop(name) for name in [*self._servers]))
+        os.close(self._lifeline_fd)
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+
+def _remove_after_me(folder: Path) -> int:
+    """Have `folder` removed when this process ends, by SIGKILL too: it may be memory.
+
+    What removes it waits for the end of a pipe that nobody writes to. It is no child of this
+    process, since Ray kills the children of a process of its own that ends. Returns our end.
+    """
+    theirs, ours = os.pipe()
+    script = 'exec 3<&0; { read -r _ <&3; rm -rf "$1"; } </dev/null >/dev/null 2>&1 &'
+    try:
+        command = ["/bin/sh", "-c", script, "cleaner", str(folder)]
+        subprocess.run(command, stdin=theirs, check=True, start_new_session=True)
+    finally:
+        os.close(theirs)
+    return ours
+
+
+def _write(folder: Path, files: Sequence[str], contents: Sequence[Bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for file, content in zip(files, contents, strict=True):
+        content.tofile(folder / file)

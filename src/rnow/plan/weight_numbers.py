@@ -1,0 +1,74 @@
+"""Weights that are no numbers (NaN, infinity), found in the bytes of a file: without torch, and
+of a large model in the beginning of each weight alone.
+
+A float is none where all bits of its exponent are set, whatever its precision.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rnow.errors import ModelError
+
+MAX_BYTES = 64 * 2**20  # of a model: a second of a slow disk, and all of a small one
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF0000000000000),
+    "F32": ("<u4", 0x7F800000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
+
+
+class Held(NamedTuple):
+    """A weight in a file, as the header of safetensors describes it."""
+
+    precision: str
+    shape: tuple[int, ...]
+    start: int  # bytes of the file
+    end: int
+
+
+def check_numbers(
+    folder: Path, files: Mapping[Path, Mapping[str, Held]], *, max_bytes: int = MAX_BYTES
+) -> tuple[str, ...]:
+    """Raise ModelError for weights that are no numbers; return a line where not all was read.
+
+    `files`: what each file of the model in `folder` holds.
+    """
+    held = {
+        name: (file, one)
+        for file, weights in files.items()
+        for name, one in weights.items()
+        if one.precision in _EXPONENTS and "mask" not in name  # of attention, with its -inf
+    }
+    num_bytes = sum(one.end - one.start for _, one in held.values())
+    share = max_bytes // max(1, len(held)) if num_bytes > max_bytes else num_bytes
+    share -= share % 8
+    bad = [name for name, (file, one) in held.items() if _is_bad(file, one, share)]
+    if bad:
+        raise ModelError(
+            f"{folder}: {len(bad)} of {len(held)} weights hold NaN or infinity, the first "
+            f"{bad[0]}; a network with them gives no probabilities: take weights of before that, "
+            "or fetch the model again"
+        )
+    read = sum(min(share, one.end - one.start) for _, one in held.values())
+    return tuple(_unread(folder, read=read, num_bytes=num_bytes))
+
+
+def _is_bad(file: Path, held: Held, max_bytes: int) -> bool:
+    kind, exponent = _EXPONENTS[held.precision]
+    size = min(max_bytes, held.end - held.start)
+    with file.open("rb") as opened:
+        opened.seek(held.start)
+        bits = np.frombuffer(opened.read(size), kind)
+    return bool(((bits & exponent) == exponent).any())
+
+
+def _unread(folder: Path, *, read: int, num_bytes: int) -> Iterator[str]:
+    if read < num_bytes:
+        yield (
+            f"{folder}: {read / 1e6:.0f} MB of its {num_bytes / 1e9:.1f} GB of weights, the "
+            "beginning of each, were looked at for NaN and infinity"
+        )

@@ -1,0 +1,163 @@
+"""Servers on the machines of a real Ray cluster, whose nodes are raylets of this machine."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster as RayCluster
+from served_lab import Lab
+
+from rnow.cluster.connect import Cluster, find_nodes, opened_cluster
+from rnow.cluster.node import Node
+from rnow.engines.base import SampleRequest, ScoreRequest
+
+pytestmark = pytest.mark.slow
+
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+IDS = (9, 5)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[RayCluster]:
+    """A head and two more nodes; a test that ends one adds another."""
+    cluster = RayCluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster.add_node(**NODE)
+    cluster.add_node(**NODE)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+async def cluster(machines: RayCluster) -> AsyncIterator[Cluster]:
+    found = await find_nodes(machines.address)
+    async with opened_cluster(machines.address, want={node.id: 0 for node in found}) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def lab(tmp_path: Path, cluster: Cluster) -> AsyncIterator[Lab]:
+    made = Lab(tmp_path / "servers")
+    yield made
+    for engine in made.engines:
+        await engine.aclose()
+    assert made.pids() == []
+
+
+async def test_servers_on_two_machines_sample_and_score(lab: Lab, cluster: Cluster) -> None:
+    engine = await lab.start(2, starter=cluster.start, nodes=[*cluster.nodes][1:])
+    answers = await asyncio.gather(*(engine.sample(request(f"0.0.{n}")) for n in range(4)))
+    assert {tuple(answer.token_ids) for answer in answers} == {tuple(answers[0].token_ids)}
+    first, second = await engine.probe(ScoreRequest(token_ids=IDS, start=1))
+    assert first.logprobs.tolist() == second.logprobs.tolist()
+
+
+async def test_an_adapter_lies_on_each_machine_as_long_as_it_is_loaded(
+    lab: Lab, cluster: Cluster, tmp_path: Path
+) -> None:
+    engine = await lab.start(2, starter=cluster.start, nodes=[*cluster.nodes][1:])
+    folder = tmp_path / "policies" / "1"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"0123456789" * 1000)
+    (folder / "empty").touch()
+    await engine.load_policy(folder, 1)
+    copies = [Path(line) for line in (lab.folder / "adapters").read_text().splitlines()]
+    assert len(copies) == 2
+    assert folder not in copies
+    for copy in copies:
+        assert {file.name: file.read_bytes() for file in copy.iterdir()} == {
+            file.name: file.read_bytes() for file in folder.iterdir()
+        }
+    await engine.sample(request("0.0.0", version=1))
+    await engine.release("0.0.0")
+    await engine.unload_policy(1)
+    await lab.until(lambda: not any(copy.exists() for copy in copies))
+
+
+async def test_a_server_that_is_killed_starts_again_on_its_machine(
+    lab: Lab, cluster: Cluster
+) -> None:
+    engine = await lab.start(1, starter=cluster.start, nodes=[*cluster.nodes][1:])
+    whole = await engine.sample(request("0.0.0"))
+    again = await lab.killed(engine.sample(request("0.0.1")))
+    assert again.token_ids.tolist() == whole.token_ids.tolist()
+    place = f"{lab.folder}/student-0.log (of {engine_node(cluster, 1).name})"
+    assert [line.splitlines()[0] for line in lab.said] == [
+        f"the vLLM server of the student has ended (killed by SIGKILL); {place} ends with:",
+        "the vLLM server of the student serves again",
+    ]
+
+
+async def test_a_machine_that_dies_is_left_out_and_a_spare_takes_its_servers(
+    lab: Lab, cluster: Cluster, machines: RayCluster
+) -> None:
+    second = [*cluster.nodes][1]
+    engine = await lab.start(1, starter=cluster.start, nodes=[second])
+    whole = await engine.sample(request("0.0.0"))
+    raylet = next(node for node in machines.worker_nodes if node.node_id == second)
+    machines.remove_node(raylet, allow_graceful=False)
+    try:
+        name = cluster.nodes[second].name
+        await lab.until(lambda: len(lab.said) == 2)
+        assert lab.said[0].startswith(f"the machine {name} does not answer any more")
+        again = await engine.sample(request("0.0.1"))
+        assert again.token_ids.tolist() == whole.token_ids.tolist()
+        assert len(lab.pids()) == 1
+    finally:
+        machines.add_node(**NODE)
+
+
+async def test_a_keeper_that_is_killed_takes_its_servers_with_it(
+    lab: Lab, cluster: Cluster
+) -> None:
+    second = [*cluster.nodes.values()][1]
+    engine = await lab.start(1, starter=cluster.start, nodes=[second.id])
+    keeper, folder = await second.keeper.whereabouts.remote()
+    (former,) = lab.pids()
+    os.kill(keeper, signal.SIGKILL)
+    await lab.until(lambda: len(lab.said) == 2)
+    assert former not in lab.pids()
+    assert len(lab.pids()) == 1
+    await lab.until(lambda: not folder.exists())
+    await engine.sample(request("0.0.1"))
+
+
+async def test_nothing_is_left_on_any_machine_when_the_controller_is_killed(
+    machines: RayCluster, tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path / "servers")
+    script = Path(__file__).parents[1] / "cluster_controller.py"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), machines.address, str(lab.folder)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    folders = json.loads(await process.stdout.readline())
+    assert len(lab.pids()) == 2
+    assert [Path(folder).is_dir() for folder in folders] == [True, True]
+    process.kill()
+    await process.wait()
+    await lab.until(lambda: lab.pids() == [])
+    await lab.until(lambda: not any(Path(folder).exists() for folder in folders))
+
+
+def engine_node(cluster: Cluster, place: int) -> Node:
+    return [*cluster.nodes.values()][place]
+
+
+def request(session: str, *, version: int = 0) -> SampleRequest:
+    return SampleRequest(
+        token_ids=IDS,
+        session=session,
+        max_tokens=3,
+        stop_token_ids=(),
+        seed=7,
+        policy_version=version,
+    )
