@@ -61,7 +61,8 @@ def test_what_went_by_beside_an_update_is_no_time_of_the_step() -> None:
         num_reused=0,
         num_dropped_rollouts=0,
         num_dropped_scores=0,
-        verdicts=(),
+        verdicts=(None,),
+        num_copied=0,
         rollout_s=10.0,
         teacher_wait_s=2.0,
     )
