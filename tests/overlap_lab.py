@@ -16,11 +16,11 @@ from scored import make_scored
 from rnow.engines.base import ScoreRequest, Scores
 from rnow.engines.scripted import ScriptedEngine
 from rnow.engines.vllm.deaths import Deaths
-from rnow.learner.trainer import Trainer
 from rnow.records import Batch, Prompt, ScoredTrajectory, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.signals import StopRequest
+from rnow.training.agreement import Agreement
 from rnow.training.collect import Collector
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
@@ -145,7 +145,7 @@ class Lab:
             probe=lambda ids, start: np.full(len(ids) - start, -0.5, dtype=np.float32),
             run=self.run,
             probe_ids=PROBE,
-            tolerance=1e-3,
+            agreement=Agreement(self.run.probe_file, tolerance=1e-3, allowed=None),
             max_lag=self.lag,
         )
 
@@ -160,7 +160,7 @@ class Lab:
             collector=collector,
             teacher=self.teacher,
             keep_favourites=cast(Any, no_favourites),
-            trainer=cast(Trainer, self),
+            trainer=cast(Any, self),
             evaluate=self.evaluate,
             save=self.save,
             gauges=dict,

@@ -42,7 +42,7 @@ async def _in_turn(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None
         prompts = parts.steps[step]
         monitor.begin_step(step)
         with monitor.stage("publish"):
-            probe = await stop.cut(parts.publisher.publish(step))
+            probes = await stop.cut(parts.publisher.publish(step))
         with monitor.stage("eval"):
             evaluated = await stop.cut(parts.evaluate(step))
         with monitor.stage("health"):
@@ -55,7 +55,7 @@ async def _in_turn(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None
             collected = await stop.cut(rollouts)
         with monitor.stage("favourites"):
             await stop.cut(parts.keep_favourites(collected.batch))
-        await _learn(parts, collected, {**evaluated, "publish/probe": probe}, monitor=monitor)
+        await _learn(parts, collected, {**evaluated, **probes}, monitor=monitor)
         stop.check()
 
 
@@ -70,7 +70,7 @@ async def _overlapping(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> 
         for step in range(parts.first_step, len(parts.steps)):
             monitor.begin_step(step)
             with monitor.stage("publish"):
-                probe = await stop.cut(parts.publisher.publish(step))
+                probes = await stop.cut(parts.publisher.publish(step))
             point("ahead/published")
             with monitor.stage("rollout", is_timed=False):
                 collected = await ahead.batch()
@@ -81,7 +81,7 @@ async def _overlapping(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> 
                 await stop.cut(parts.teacher.check_health())
             if step + 1 < len(parts.steps):
                 ahead.begin(step + 1)
-            await _learn(parts, collected, {**evaluated, "publish/probe": probe}, monitor=monitor)
+            await _learn(parts, collected, {**evaluated, **probes}, monitor=monitor)
             ahead.check()
             stop.check()
 
@@ -106,5 +106,6 @@ async def _learn(
         # In a thread, so that a signal is heard; awaited to its end, so that it is saved.
         updated = await asyncio.to_thread(parts.trainer.update, collected.batch)
     monitor.finish_step(step_metrics(collected), parts.gauges(), updated, measured)
+    parts.publisher.agreement.check_step(collected.batch.step, updated)
     await asyncio.to_thread(parts.save, collected.batch.step + 1)
     parts.deaths.forget()
