@@ -54,7 +54,7 @@ class MicroBatch:
         )
 
 
-def pack(batch: Batch, *, max_tokens: int, pads: bool = False) -> tuple[MicroBatch, ...]:
+def pack(batch: Batch, *, max_tokens: int, pads: bool) -> tuple[MicroBatch, ...]:
     """Return all of `batch` in micro-batches of at most `max_tokens` tokens, padding counted.
 
     A trajectory longer than that goes alone. What follows a trajectory's last action token is left

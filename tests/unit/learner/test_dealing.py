@@ -9,7 +9,7 @@ from rnow.learner.ranks.dealing import cost, deal
 
 
 def packed(max_tokens: int) -> Any:
-    return pack(rank_cases.batch(), max_tokens=max_tokens)
+    return pack(rank_cases.batch(), max_tokens=max_tokens, pads=False)
 
 
 def test_micro_batches_are_dealt_dearest_first_and_ties_by_index() -> None:

@@ -38,7 +38,7 @@ def batch_of(masks: Sequence[Sequence[bool]]) -> Batch:
 def test_two_trajectories_stand_one_after_the_other_in_a_row() -> None:
     first = scored(0, [False, True, True, False, True], turns=[-1, 0, 0, 0, 1])
     second = scored(1, [False, False, True], turns=[-1, -1, 0])
-    (micro_batch,) = pack(Batch(step=0, scored=(first, second)), max_tokens=8)
+    (micro_batch,) = pack(Batch(step=0, scored=(first, second)), max_tokens=8, pads=False)
     assert micro_batch.token_ids.tolist() == [[1000, 1001, 1002, 1003, 1004, 2000, 2001, 2002]]
     assert micro_batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
     assert micro_batch.action_index.tolist() == [1, 2, 4, 7]
@@ -81,18 +81,18 @@ def test_one_token_less_room_makes_two_micro_batches() -> None:
 
 
 def test_what_follows_the_last_action_token_is_left_out() -> None:
-    (micro_batch,) = pack(batch_of([[False, True, False, False]]), max_tokens=100)
+    (micro_batch,) = pack(batch_of([[False, True, False, False]]), max_tokens=100, pads=False)
     assert micro_batch.token_ids.tolist() == [[1000, 1001]]
 
 
 def test_a_trajectory_without_an_action_token_takes_no_room() -> None:
-    micro_batches = pack(batch_of([[False, False], [False, True]]), max_tokens=100)
+    micro_batches = pack(batch_of([[False, False], [False, True]]), max_tokens=100, pads=False)
     assert [micro_batch.token_ids.tolist() for micro_batch in micro_batches] == [[[2000, 2001]]]
 
 
 def test_an_action_that_nothing_predicts_is_refused() -> None:
     with pytest.raises(ValueError, match="first token") as caught:
-        pack(batch_of([[True, False]]), max_tokens=100)
+        pack(batch_of([[True, False]]), max_tokens=100, pads=False)
     assert (
         str(caught.value) == "trajectory 0.0.0: its first token is an action; nothing predicts it"
     )
