@@ -26,7 +26,7 @@ from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal
 from rnow.training.ranks.processes import RankProcesses, RankSettings
 
-NUM_TOKENS = 128  # of each trajectory
+NUM_TOKENS = 48  # of each trajectory
 NUM_TRAJECTORIES = 3  # one a rank
 
 
