@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from rnow.browser.chromium.executable import find_chromium
 from rnow.browser.local_sites import LocalSites
@@ -178,7 +179,6 @@ def worker_settings(
 ) -> WorkerSettings:
     """Return what tool workers are told; `ports` are those of the local sites,
     none where none is served."""
-    chromium = find_chromium(config.browser.executable, directory=directory)
     return WorkerSettings(
         project_dir=directory,
         tool_timeout_s=config.rollout.tool_timeout,
@@ -188,18 +188,26 @@ def worker_settings(
         concurrency=config.tools.concurrency,
         env_names=tuple(config.tools.env),
         tokenizer_file=tokenizer_file,
-        browser=BrowserSettings(
-            allow_hosts=tuple(config.browser.allow_hosts),
-            contact=config.browser.contact,
-            num_workers=config.tools.workers,
-            local_sites=ports or dict.fromkeys(config.browser.local_sites, 0),
-            render_hosts=tuple(config.browser.render_hosts),
-            executable=None if chromium is None else str(chromium),
-            store=str(store_folder(config, directory)),
-            store_mode=config.browser.store_mode,
-            ttl_s=config.browser.ttl_days * 86_400,
-        ),
+        browser=browser_settings(config, directory, ports=ports),
         log_file=log_file,
+    )
+
+
+def browser_settings(
+    config: Config, directory: Path, *, ports: Mapping[str, int] = MappingProxyType({})
+) -> BrowserSettings:
+    """Return the rules for the pages of a project; `ports` as in `worker_settings`."""
+    chromium = find_chromium(config.browser.executable, directory=directory)
+    return BrowserSettings(
+        allow_hosts=tuple(config.browser.allow_hosts),
+        contact=config.browser.contact,
+        num_workers=config.tools.workers,
+        local_sites=ports or dict.fromkeys(config.browser.local_sites, 0),
+        render_hosts=tuple(config.browser.render_hosts),
+        executable=None if chromium is None else str(chromium),
+        store=str(store_folder(config, directory)),
+        store_mode=config.browser.store_mode,
+        ttl_s=config.browser.ttl_days * 86_400,
     )
 
 

@@ -28,6 +28,7 @@ ReadRobots = Callable[[URL], Awaitable[str]]  # "" where there is none; raises B
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rules:
     parsed: Protego | None  # None: they could not be read
+    failure: BrowseError | None  # why not
     until: float
 
 
@@ -52,7 +53,8 @@ class Robots:
             if rules is None or rules.until < time.monotonic():
                 rules = self._rules[place] = await self._read(URL(place) / "robots.txt", read)
         if rules.parsed is None:
-            raise BrowseError("unreachable", "what this site allows programs cannot be read.")
+            sentence = "what this site allows programs cannot be read."
+            raise BrowseError("unreachable", sentence) from rules.failure
         if not rules.parsed.can_fetch(str(url), _AGENT):
             sentence = "the site asks programs not to read this page."
             raise BrowseError("blocked_by_site", sentence, is_lasting=True)
@@ -64,5 +66,7 @@ class Robots:
         except BrowseError as error:
             if error.code == "rate_limited":  # by our own pace: says nothing of the site
                 raise
-            return _Rules(parsed=None, until=time.monotonic() + _FAILURE_KEPT_S)
-        return _Rules(parsed=Protego.parse(text), until=time.monotonic() + _KEPT_S)
+            until = time.monotonic() + _FAILURE_KEPT_S
+            return _Rules(parsed=None, failure=error, until=until)
+        until = time.monotonic() + _KEPT_S
+        return _Rules(parsed=Protego.parse(text), failure=None, until=until)

@@ -6,12 +6,13 @@
                              chat template                                     models.py
     window, devices          does the longest prompt leave room; can the models run here
     servers                  do those of engine.url and teacher.url answer         servers.py
+    sites                    may those that prompts and tools name be read         sites.py
     plan                     steps, tokens, disk, time, GPU hours, each with what it is from
 
 Each point ends as ok, problem, or not checked with the reason. A point is checked whenever what it
 needs is there, so that one look shows every problem and not the first alone. Nothing is downloaded;
-of weights no more is read than shows whether they can be loaded; tools.py is imported in a process
-of its own.
+of weights names and shapes are read, and 64 MB for NaN and infinity; tools.py is imported in a
+process of its own.
 """
 
 import json
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 Offline = Annotated[
     bool,
-    typer.Option("--offline", help="Do not ask the servers of engine.url and teacher.url."),
+    typer.Option(
+        "--offline", help="Do not ask the servers of engine.url and teacher.url, nor any site."
+    ),
 ]
 
 _MARKS = {Outcome.OK: "✓", Outcome.PROBLEM: "✗", Outcome.NOT_CHECKED: "–"}
@@ -71,7 +74,8 @@ def check(
     Looks at config.yml, tools.py, rewards.py, the prompts, and whether the models can run
     here. It takes seconds, downloads nothing and needs no GPU, so it is what to
     do after each change. Servers of your own (engine.url, teacher.url) are asked whether they
-    can do what a run needs. Exit code 1 if there is a problem.
+    can do what a run needs, and each site that prompts, tools.py and browser.allow_hosts name,
+    once, whether it may be read. Exit code 1 if there is a problem.
 
     Example: rnow check my-project
     """
@@ -98,7 +102,7 @@ def check_project(
 ) -> CheckReport:
     """Check the project in `directory` with `key=value` overrides laid over its config.yml.
 
-    `is_offline`: servers of the user's own are not asked.
+    `is_offline`: neither servers of the user's own nor sites are asked.
     """
     from rnow.commands.check.files import check_config, check_data, check_rewards, check_tools
     from rnow.commands.check.models import (
@@ -108,6 +112,7 @@ def check_project(
         check_tokenizers,
     )
     from rnow.commands.check.servers import check_servers
+    from rnow.commands.check.sites import check_sites
 
     config, loaded = check_config(directory, overrides)
     tools, schemas = check_tools(directory, loaded)
@@ -131,7 +136,8 @@ def check_project(
             num_held_out=sum(len(one) for one in held_out if one is not None),
         )
         servers = check_servers(loaded, is_offline=is_offline)
-        points += [devices, *([] if servers is None else [servers]), plan]
+        sites = check_sites(loaded, directory, files, is_offline=is_offline)
+        points += [devices, *(one for one in (servers, sites) if one is not None), plan]
     return CheckReport(points=tuple(points), costs=costs)
 
 
