@@ -242,7 +242,7 @@ def test_full_fine_tuning_of_8b_is_too_much_for_one_gpu_however_many_there_are()
         "GPU 0 can give 77.4 GiB, and needed are 162.9 (trainer 162.9)\n"
         "Any one of these makes it fit:\n"
         "  model.tuning: lora\n"
-        "  trainer.num_ranks: 6\n"
+        "  trainer.num_ranks: 4\n"
         "  GPUs with 88 GB more"
     )
 
