@@ -176,6 +176,8 @@ class TrainerSettings(Section):
     """Room for trajectories of old steps, compressed; beyond it the oldest go (GB)."""
     eval_step: int = Field(default=0, ge=0)
     """Evaluate on data.val_file every so many steps; 0: never."""
+    max_policy_lag: int = Field(default=0, ge=0, le=1)
+    """1: a step's rollouts go on while the step before it is learned from; LoRA alone."""
     max_dropped: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's rollouts that may fail before a stop."""
     report_to: list[TrackerName] = Field(default=[])
@@ -204,7 +206,9 @@ class EngineSettings(Section):
     start_timeout_s: float = Field(default=900.0, gt=0)
     """Deadline of a vLLM server's start (seconds)."""
     request_timeout_s: float = Field(default=600.0, gt=0)
-    """Deadline of one sample or score request (seconds)."""
+    """Deadline of one request (seconds); a generation is cut there and kept."""
+    deterministic: bool = False
+    """vLLM samples the same whatever runs beside it, also after a kill; a third slower."""
     probe_tolerance: float | None = Field(default=None, gt=0)
     """Allowed mean gap, engine to trainer (nats); null: 0.001, in bfloat16 0.1."""
 

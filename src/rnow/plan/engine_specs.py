@@ -176,6 +176,7 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
             python=serving.placement.python,
             dtype=_dtype(serving, role),
             args=settings.args,
+            deterministic=serving.config.engine.deterministic,
             start_timeout_s=serving.config.engine.start_timeout_s,
             log_file=serving.logs / (f"{role}-{number}.log" if number else f"{role}.log"),
             **of_use,
@@ -211,6 +212,13 @@ def adapter_rank(adapter: Path) -> int:
     """Return the rank of the adapter in a folder."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     return int(config["r"])
+
+
+def adapter_dtype(serving: Serving) -> Literal["bfloat16"] | None:
+    """Return the format to which the student's engine rounds an adapter that it loads; None: none
+    that is known."""
+    is_ours = serving.placement.engines["student"] == "vllm"
+    return "bfloat16" if is_ours and _dtype(serving, "student") == "bfloat16" else None
 
 
 def role_tolerance(config: Config, placement: Placement, role: EngineRole) -> float:

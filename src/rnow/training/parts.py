@@ -18,6 +18,7 @@ from rnow.engines.vllm.deaths import Deaths
 from rnow.learner.student import Student
 from rnow.plan.engine_specs import (
     Serving,
+    adapter_dtype,
     dtype_tolerance,
     rank_environments,
     role_tolerance,
@@ -30,6 +31,7 @@ from rnow.runs.bad import keep_bad_batch
 from rnow.runs.folder import RunDirectory
 from rnow.runs.saving import Saver, TrainedState
 from rnow.runtime.side_by_side import side_by_side
+from rnow.training.agreement import Agreement
 from rnow.training.collect import Collector
 from rnow.training.looked_into import keep_logprobs
 from rnow.training.monitor import Monitor
@@ -50,8 +52,12 @@ class Trainee(TrainedState, Protocol):
         """Return log p(token_ids[i] | token_ids[:i]) for i >= start >= 1, nats."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write what an engine loads."""
+    def save(self, folder: Path, *, adapter_dtype: str | None = None) -> None:
+        """Write what an engine loads; an adapter in that format."""
+        ...
+
+    def swap(self) -> None:
+        """Exchange the weights with those before the last update (trainer.max_policy_lag)."""
         ...
 
 
@@ -215,11 +221,13 @@ def make_publisher(
         role_tolerance(config, placement, "student"),
         dtype_tolerance(config.model.dtype, device=placement.device),
     )
+    allowed = config.engine.probe_tolerance
     return Publisher(
         engine,
-        save=learner.trainer.save,
+        save=partial(learner.trainer.save, adapter_dtype=adapter_dtype(serving)),
         probe=lambda ids, start: learner.trainer.probe_logprobs(ids, start=start),
         run=run,
         probe_ids=probe_ids,
-        tolerance=config.engine.probe_tolerance or exact,
+        agreement=Agreement(run.probe_file, tolerance=allowed or exact, allowed=allowed),
+        max_lag=config.trainer.max_policy_lag,
     )

@@ -6,15 +6,13 @@ from textwrap import dedent
 
 import pytest
 
-from rnow.config.cautions import few_rollouts
-from rnow.config.keys import settings_by_key
+from rnow.config.cautions import few_rollouts, long_generations
 from rnow.config.load import (
     LoadedConfig,
     find_tools_file,
     load_config,
     require_distill,
 )
-from rnow.config.old_keys import KEYS_TO_COME
 from rnow.errors import ConfigError, Problem
 
 MINIMAL = """\
@@ -104,6 +102,28 @@ def test_a_step_of_few_rollouts_is_advised_against() -> None:
         "2048, most of them of different prompts, and fewer make steps noisy: docs/recipes.md"
     )
     assert few_rollouts(load(MINIMAL).config) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ((), "rollout.max_tokens is not set: 32768 tokens a generation, which take 1638 s at 0.05 "
+         "s a token, and engine.request_timeout_s is 600: a runaway holds up its whole step until "
+         "it is cut there. Set rollout.max_tokens to 12000 or less"),
+        (("rollout.max_tokens=16384",), "rollout.max_tokens is 16384 "
+         "tokens a generation, which take 819 s at 0.05 s a token, and engine.request_timeout_s is "
+         "600: a runaway holds up its whole step until it is cut there. Set rollout.max_tokens to "
+         "12000 or less"),
+        (("rollout.max_tokens=12000",), None),
+        (("rollout.max_context_window=4096",), None),
+        (("engine.request_timeout_s=2000",), None),
+        (("engine.kind=local",), None),
+    ],
+)  # fmt: skip
+def test_a_cap_that_a_request_cannot_reach_in_time_is_advised_against(
+    changes: tuple[str, ...], says: str | None
+) -> None:
+    assert long_generations(load(MINIMAL, overrides=changes).config) == says
 
 
 def test_numbers_may_be_written_as_text() -> None:
@@ -538,16 +558,13 @@ def test_long_values_are_cut_in_messages() -> None:
     )
 
 
-@pytest.mark.parametrize("key", sorted(KEYS_TO_COME))
-def test_settings_to_come_say_so(key: str) -> None:
-    text, number = with_setting(f"{key}: 1")
-    assert error_of(text) == (
-        f"config.yml:{number}: {key} is not built yet in this version; remove it"
+def test_rollouts_beside_an_update_need_an_adapter() -> None:
+    lagging = MINIMAL.replace("epochs: 3", "epochs: 3, max_policy_lag: 1")
+    assert load(lagging).config.trainer.max_policy_lag == 1
+    assert error_of(lagging.replace("path: student", "path: student, tuning: full")) == (
+        "config.yml:4: trainer.max_policy_lag 1 needs model.tuning: lora: all weights are replaced "
+        "in place, so nothing can be sampled from the former ones meanwhile; set one of the two"
     )
-
-
-def test_settings_to_come_are_not_settings_yet() -> None:
-    assert not KEYS_TO_COME & settings_by_key().keys()
 
 
 # --- rules between dataset_type and sections

@@ -13,6 +13,7 @@ from rnow.engines.vllm.command import VllmServerSettings
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.engine_specs import (
     Serving,
+    adapter_dtype,
     adapter_rank,
     dtype_tolerance,
     rank_environments,
@@ -60,6 +61,14 @@ def specs(serving: Serving, project: Path) -> tuple[EngineSpec, EngineSpec]:
         sampling_spec(serving, "student", student, lora_rank=32),
         scoring_spec(serving, teacher),
     )
+
+
+def test_adapters_go_out_in_what_our_own_server_rounds_them_to(project: Path) -> None:
+    assert adapter_dtype(make_serving(project, num_gpus=2)) == "bfloat16"
+    elsewhere = make_serving(project, "engine.url=http://127.0.0.1:1", num_gpus=2)
+    assert adapter_dtype(elsewhere) is None
+    here = ("engine.kind=local", "model.path=Qwen/Qwen3-1.7B", "teacher.path=Qwen/Qwen3-1.7B")
+    assert adapter_dtype(make_serving(project, *here, num_gpus=0)) is None
 
 
 def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) -> None:
@@ -151,6 +160,7 @@ def test_settings_of_each_role_reach_its_servers(project: Path) -> None:
         "engine.start_timeout_s=33",
         "engine.request_timeout_s=44",
         "engine.gpu_memory_utilization=0.9",
+        "engine.deterministic=true",
         num_gpus=8,
     )
     student, teacher = specs(serving, project)
@@ -158,6 +168,7 @@ def test_settings_of_each_role_reach_its_servers(project: Path) -> None:
     assert student.servers[0].args == {"max_num_seqs": 8}
     assert teacher.servers[0].args == {"swap_space": 2}
     assert (student.servers[0].quantization, teacher.servers[0].quantization) == (None, "fp8")
+    assert all(spec.servers[0].deterministic for spec in (student, teacher))
     assert [spec.servers[0].start_timeout_s for spec in (student, teacher)] == [33, 33]
     assert student.servers[0].gpu_memory_utilization == pytest.approx(0.9, abs=0.011)
 

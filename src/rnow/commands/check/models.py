@@ -10,6 +10,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.cluster.machines import find_machines
 from rnow.commands.check.point import Point, not_checked, point
+from rnow.commands.check.site_pace import site_pace_problem
 from rnow.config.load import LoadedConfig
 from rnow.errors import ClusterError, ConfigError, ModelError, Severity, TemplateError
 from rnow.plan.costs import Costs
@@ -97,8 +98,12 @@ def check_plan(
     schemas: Sequence[ToolSchema] | None,
     prompts: Sequence[Prompt] | None,
     num_held_out: int,
+    files: Mapping[str, Sequence[Prompt]],
 ) -> tuple[Point, Costs | None]:
-    """Say what the run will take, each number with what it is from."""
+    """Say what the run will take, each number with what it is from, and whether sites hold it up.
+
+    `files`: all prompts, in whose texts pages are named.
+    """
     name, path = "plan", loaded.config.model.path
     folder = find_tokenizer(path, project=directory)
     if placement is None or prompts is None or schemas is None or folder is None:
@@ -115,7 +120,9 @@ def check_plan(
         )
     except (ModelError, TemplateError) as error:
         return not_checked(name, str(error).splitlines()[0]), None
-    return point(name, "\n".join(("each number with what it is from", *costs.lines()))), costs
+    waited = site_pace_problem(loaded, directory, files, costs) if schemas else None
+    lines = ("each number with what it is from", *costs.lines())
+    return point(name, "\n".join(lines), [] if waited is None else [waited]), costs
 
 
 def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:

@@ -134,6 +134,7 @@ def check_project(
             schemas=schemas,
             prompts=prompts,
             num_held_out=sum(len(one) for one in held_out if one is not None),
+            files=files,
         )
         servers = check_servers(loaded, is_offline=is_offline)
         sites = check_sites(loaded, directory, files, is_offline=is_offline)

@@ -21,7 +21,7 @@ Left out: anything for large models or many sequences at speed. That is the serv
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -29,14 +29,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
-from rnow.engines.local.batch import DecodingBatch, is_batch_invariant, score
+from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
+from rnow.engines.local.batch import MIN_ROWS, DecodingBatch, invariant_sizes, score
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
 from rnow.engines.local.weights import load_model, load_policy_model
 from rnow.engines.local.worker import Generation, LoadedPolicy, Worker
 from rnow.errors import DeadlineError, EngineError, ModelError
 
-_MIN_ROWS = 16  # below, matrix kernels change with the place of a row
 _CLOSE_TIMEOUT_S = 60.0
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -65,19 +64,20 @@ class LocalEngine:
     ) -> None:
         """Load a model folder; its weights are samplable as policy version 0.
 
-        `rows`: how many sequences decode at once; others wait. It is part of what fixes the bits.
+        `rows`: how many sequences decode at once at most; others wait.
         `window`: tokens of the longest text, by which some models choose their positions. Blocks;
         the number of threads is the caller's at this moment.
         """
-        if rows < _MIN_ROWS:
-            raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
+        if rows < MIN_ROWS:
+            raise EngineError(f"rows is {rows}: batch invariance needs at least {MIN_ROWS}")
         model = load_model(model_path, dtype=_DTYPES[dtype], device=device, window=window)
         self.model = model
-        self._rows = rows
         self._request_timeout_s = request_timeout_s
-        self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, rows)))
         num_threads = torch.get_num_threads()
-        if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
+        sizes = FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result()
+        self._sizes = sizes or (rows,)
+        self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, self._sizes)))
+        if not sizes:
             logger.warning(
                 "%s: with %d threads the bits of a sequence change with its neighbours, so a "
                 "resumed run may differ from an uninterrupted one. OMP_NUM_THREADS=1 helps, "
@@ -87,12 +87,20 @@ class LocalEngine:
             )
 
     async def sample(self, request: SampleRequest) -> Completion:
-        """Continue `token_ids`; of ids that extend the session's former ones the rest is read."""
+        """Continue `token_ids`; of ids that extend the session's former ones the rest is read.
+
+        At the deadline the generation is cut and what there is returned, as LENGTH.
+        """
         self._check(request.token_ids, num_more=request.max_tokens)
         generation = Generation(Reply(), request)
         self._worker.generate(generation)
         try:
-            return await self._wait(generation.reply, f"engine.sample of session {request.session}")
+            return await generation.reply.wait(
+                f"engine.sample of session {request.session}",
+                timeout_s=self._request_timeout_s,
+                describe=self.describe,
+                cut=lambda: self._worker.cut(generation),
+            )
         except (asyncio.CancelledError, DeadlineError):
             self._worker.cancel(generation)
             raise
@@ -105,7 +113,7 @@ class LocalEngine:
             policy = worker.start if version is None else worker.policy(version)
             scores = score(policy.model, request)
             if not np.isfinite(scores.logprobs).all():
-                where = request.start + int(np.argmin(np.isfinite(scores.logprobs)))
+                where = request.asked[np.argmin(np.isfinite(scores.logprobs))]
                 raise EngineError(f"the log-probability of token {where} is not finite")
             return scores
 
@@ -115,6 +123,12 @@ class LocalEngine:
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         return (await self.score(request),)
 
+    async def probe_sampling(self, requests: Sequence[SampleRequest]) -> tuple[Sampled, ...]:
+        """Sample the first request: here no sequence depends on others beside it."""
+        alone = await self.sample(requests[0])
+        await self.release(requests[0].session)
+        return (Sampled(where="the embedded engine", alone=alone, together=()),)
+
     async def load_policy(self, path: Path, policy_version: int) -> None:
         """Load an adapter on the start weights, or a whole model; sessions keep their weights."""
 
@@ -123,7 +137,7 @@ class LocalEngine:
                 model = load_policy_model(path, self.model)
             except ModelError as error:
                 raise EngineError(str(error)) from error
-            batch = DecodingBatch(model, self._rows)
+            batch = DecodingBatch(model, self._sizes)
             self._worker.policies[policy_version] = LoadedPolicy(policy_version, model, batch)
 
         await self._call(work, f"engine.load_policy of version {policy_version}")
@@ -174,7 +188,7 @@ class LocalEngine:
 
 
 @torch.inference_mode()
-def _settle_thread(model: PreTrainedModel, rows: int, num_threads: int) -> bool:
-    """Give the forward thread the caller's number of threads; say whether bits hold."""
+def _settle_thread(model: PreTrainedModel, rows: int, num_threads: int) -> tuple[int, ...]:
+    """Give the forward thread the caller's number of threads; say with how many rows bits hold."""
     torch.set_num_threads(num_threads)
-    return is_batch_invariant(model, rows)
+    return invariant_sizes(model, rows)
