@@ -24,7 +24,7 @@ from rnow.plan.devices import Devices, Gpu
 from rnow.plan.layout import Shortage, find_plan
 from rnow.plan.memory import GIB
 from rnow.plan.records import Plan, Role, seconds_text
-from rnow.plan.workload import Workload
+from rnow.plan.workload import Workload, gives_gpus
 
 _WORTHWHILE = 0.9  # of a step's time: from there on more ranks are advised
 
@@ -53,7 +53,7 @@ def make_plan(workload: Workload, devices: Devices) -> Plan:
 def _rank_advice(workload: Workload, found: Plan) -> tuple[str, ...]:
     """Say what more ranks would bring where the trainer works longest; () where that is little."""
     num_gpus = len(found.gpus)
-    settled = workload.config.resources is not None or workload.num_ranks > 1
+    settled = gives_gpus(workload.config) or workload.num_ranks > 1
     if settled or workload.unknown or workload.alone is not None:
         return ()
     other = find_plan(replace(workload, max_ranks=num_gpus), found.gpus)
