@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnow.chat.calls.form import (
+    Opened,
     Read,
     Schemas,
     common_end,
@@ -30,18 +31,13 @@ _WORDS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Braces:
-    opening: str
+class Braces(Opened):
     quote: str
     closing: str
 
     @property
     def marks(self) -> tuple[str, ...]:
         return marks_in(self.opening, self.closing, self.quote)
-
-    def find(self, text: str, at: int, schemas: Schemas) -> int | None:
-        found = text.find(self.opening, at)
-        return None if found < 0 else found
 
     def read(self, text: str, at: int, schemas: Schemas) -> Read:
         start = at + len(self.opening)

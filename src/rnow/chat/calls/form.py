@@ -68,6 +68,17 @@ class Form(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What the forms share whose every call begins with one literal."""
+
+    opening: str
+
+    def find(self, text: str, at: int, schemas: Schemas) -> int | None:
+        found = text.find(self.opening, at)
+        return None if found < 0 else found
+
+
 def read_calls(
     form: Form, text: str, *, thinking: Thinking, schemas: Schemas, stopped: bool
 ) -> tuple[ToolCall, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnow.chat.calls.form import (
+    Opened,
     Read,
     Schemas,
     common_end,
@@ -27,8 +28,7 @@ from rnow.chat.calls.probe import NAME, OTHER, WORDS, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JsonObject:
-    opening: str
+class JsonObject(Opened):
     closing: str  # "": the call ends where its JSON ends
     name_key: str
     arguments_key: str
@@ -37,10 +37,6 @@ class JsonObject:
     @property
     def marks(self) -> tuple[str, ...]:
         return marks_in(self.opening, self.closing)
-
-    def find(self, text: str, at: int, schemas: Schemas) -> int | None:
-        found = text.find(self.opening, at)
-        return None if found < 0 else found
 
     def read(self, text: str, at: int, schemas: Schemas) -> Read:
         start = at + len(self.opening)

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from rnow.chat.calls.form import (
+    Opened,
     Read,
     Schemas,
     common_end,
@@ -28,18 +29,13 @@ from rnow.tools.base import ToolCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NamedJson:
-    opening: str
+class NamedJson(Opened):
     between: str  # name and JSON
     closing: str  # "": the call ends where its JSON ends
 
     @property
     def marks(self) -> tuple[str, ...]:
         return marks_in(self.opening, self.between, self.closing)
-
-    def find(self, text: str, at: int, schemas: Schemas) -> int | None:
-        found = text.find(self.opening, at)
-        return None if found < 0 else found
 
     def read(self, text: str, at: int, schemas: Schemas) -> Read:
         start = at + len(self.opening)

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from rnow.chat.calls.form import (
+    Opened,
     Read,
     Schemas,
     common_end,
@@ -32,18 +33,13 @@ _MAX_ENDS = 64  # places at which a value may end that are tried: a student can 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PythonCall:
-    opening: str
+class PythonCall(Opened):
     closing: str
     raw_strings: bool  # what stands between the quotes is the text as it is
 
     @property
     def marks(self) -> tuple[str, ...]:
         return marks_in(self.opening, self.closing)
-
-    def find(self, text: str, at: int, schemas: Schemas) -> int | None:
-        found = text.find(self.opening, at)
-        return None if found < 0 else found
 
     def read(self, text: str, at: int, schemas: Schemas) -> Read:
         """Read all calls of a list."""
