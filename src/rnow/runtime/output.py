@@ -4,6 +4,7 @@
 |---|---|
 | an encoding without ✓, – or × | signs in ASCII: v, -, x; what has none is ? |
 | the reader has gone (`| head`), the terminal is closed | the rest is lost, the command goes on |
+| the disk of a file is full | it is said once, and the command ends |
 | a stream was closed before (`>&-`) | as if to /dev/null |
 """
 
@@ -51,13 +52,17 @@ class _Output(io.FileIO):
             return super().write(data)
         except OSError as error:
             lost = _CLOSED_TERMINAL if self._was_terminal else (errno.EPIPE,)
+            # What is raised is said once: Python would try again at its end, and show a traceback.
+            self._lose_the_rest()
             if error.errno not in lost:
                 raise
-        # For all that writes to this number, also in libraries and children.
+        return memoryview(data).nbytes
+
+    def _lose_the_rest(self) -> None:
+        """Lead this number nowhere, for all that writes to it, also in libraries and children."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())
         os.close(null)
-        return memoryview(data).nbytes
 
     def __init__(self, number: int) -> None:
         super().__init__(number, "w", closefd=False)
