@@ -93,6 +93,7 @@ soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7
 	$(BIN)/python tests/bench/bench_check_matrix.py
 	$(BIN)/python tests/bench/soak_kills.py
+	$(BIN)/python tests/bench/bench_estimates.py
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2 --kill
 
 clean:

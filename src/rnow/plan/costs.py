@@ -4,18 +4,17 @@
     prompts and settings ───────────┼─▶ estimate_costs ─▶ Costs: lines() for the terminal, as_json()
     sizes of both models, GPUs ─────┘
 
-What was measured wins: the median of its times, the mean of its tokens, scaled by the rollouts of a
-step. Else the time is made from the models' sizes and a table of devices, and from numbers that are
-plain assumptions and are called so. What nothing is known of has no number.
+What was measured wins, scaled by the rollouts of a step (measured.py). Else the time is made from
+the models' sizes and a table of devices, and from numbers that are plain assumptions and are called
+so. What nothing is known of has no number.
 """
 
-import statistics
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Literal
 
 from rnow.plan.figures import ModelFigures
+from rnow.plan.measured import Bound, Measured
 from rnow.runtime.console import duration
 
 # Dense bfloat16 TFLOP/s of a GPU, as its maker says it; the first name found in the GPU's counts.
@@ -42,8 +41,6 @@ TOKENS_A_RESULT = 2000
 SECONDS_A_CALL = 1.0
 _JOURNAL_BYTES = (2, 20)  # a token that was read, one that was sampled; compressed
 _FLOPS = {"lora": 6, "full": 8}  # a parameter and token: forward twice, and backward
-
-Bound = Literal["student", "teacher", "trainer", "tools"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +75,11 @@ class Work:
     def rollouts_a_step(self) -> float:
         return self.num_rollouts / max(1, self.num_steps)
 
+    @property
+    def place(self) -> str:
+        """What the run's seconds are of: "vllm, 3 x NVIDIA H100 80GB HBM3", "local, cpu"."""
+        return f"{self.engine}, {f'{self.num_gpus} x {self.gpu}' if self.gpu else 'cpu'}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -102,6 +104,7 @@ class Costs:
     total_s: Estimate | None  # without the start of the engines
     gpu_hours: Estimate | None
     bound_by: Bound | None  # what a step waits for most
+    place: str  # what its seconds are of
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,17 +147,21 @@ class Costs:
         return f", bound by the {self.bound_by}" if self.bound_by else ""
 
 
-def estimate_costs(work: Work, measured: Sequence[Mapping[str, float]]) -> Costs:
-    """Return what `work` will take; `measured` are finished steps of the same kind, newest last."""
+def estimate_costs(work: Work, measured: Measured) -> Costs:
+    """Return what `work` will take, by what was measured where there is something."""
     sampled, read, tokens_basis = _tokens(work, measured)
     num_evaluated = work.num_evaluations * work.num_held_out
     num_all = work.num_rollouts + num_evaluated
     parts, time_basis = _parts(work, measured, sampled=sampled, read=read)
-    step_s = None if parts is None else Estimate(value=sum(parts.values()), basis=time_basis)
-    total_s = None
-    if parts is not None and step_s is not None:
-        eval_s = _evaluation_s(work, measured, rolling_s=parts["student"] + parts["tools"])
-        whole = work.num_steps * step_s.value + work.num_evaluations * eval_s
+    step_s = total_s = None
+    if parts is not None:
+        timed = measured.step_s(work.rollouts_a_step) if measured.timed else sum(parts.values())
+        step_s = Estimate(value=timed, basis=time_basis)
+        rolling_s = parts["student"] + parts["tools"]
+        eval_s = measured.evaluation_s() or (
+            rolling_s * work.num_held_out / max(1.0, work.rollouts_a_step)
+        )
+        whole = work.num_steps * timed + work.num_evaluations * eval_s
         total_s = Estimate(value=whole, basis=time_basis)
     journal = work.num_rollouts * (_JOURNAL_BYTES[0] * read + _JOURNAL_BYTES[1] * sampled)
     hours = total_s and Estimate(
@@ -176,16 +183,14 @@ def estimate_costs(work: Work, measured: Sequence[Mapping[str, float]]) -> Costs
         total_s=total_s,
         gpu_hours=hours if work.num_gpus else None,
         bound_by=None if parts is None else max(parts.items(), key=lambda part: part[1])[0],
+        place=work.place,
     )
 
 
-def _tokens(work: Work, measured: Sequence[Mapping[str, float]]) -> tuple[float, float, str]:
+def _tokens(work: Work, measured: Measured) -> tuple[float, float, str]:
     """Return the tokens of one rollout, sampled and read, and where they are from."""
-    if measured:
-        rollouts = sum(line["rollout/trajectories"] for line in measured)
-        sampled = sum(line["tokens/action"] for line in measured) / rollouts
-        whole = sum(line["tokens/total"] for line in measured) / rollouts
-        return sampled, whole - sampled, _measured_basis(measured)
+    if measured.counted:
+        return *measured.tokens_a_rollout(), measured.basis(measured.counted)
     room = max(0, work.max_context_window - work.prompt_tokens)
     a_turn = min(TOKENS_A_TURN, work.max_tokens)
     a_result = min(TOKENS_A_RESULT, work.max_result_tokens or TOKENS_A_RESULT)
@@ -200,11 +205,12 @@ def _tokens(work: Work, measured: Sequence[Mapping[str, float]]) -> tuple[float,
 
 
 def _parts(
-    work: Work, measured: Sequence[Mapping[str, float]], *, sampled: float, read: float
+    work: Work, measured: Measured, *, sampled: float, read: float
 ) -> tuple[dict[Bound, float] | None, str]:
     """Return the seconds of a step by what is waited for; None: the models' sizes are not known."""
-    if measured:
-        return _measured_parts(work, measured), _measured_basis(measured)
+    if measured.timed:
+        parts = measured.parts(work.rollouts_a_step, concurrency=work.concurrency)
+        return parts, measured.basis(measured.timed)
     if work.student is None or work.teacher is None:
         return None, ""
     waves = ceil(work.rollouts_a_step / work.concurrency)
@@ -217,7 +223,7 @@ def _parts(
     rolled = waves * sampled / rate
     tools = waves * (work.max_turns - 1) * SECONDS_A_CALL
     # The teacher scores while others roll: what it takes longer than they do is waited for.
-    parts: dict[Bound, float] = {
+    parts = {
         "student": rolled,
         "tools": tools,
         "teacher": max(0.0, scored - rolled - tools),
@@ -225,40 +231,6 @@ def _parts(
     }
     calls = f", {SECONDS_A_CALL:g} s a tool call" if work.max_turns > 1 else ""
     return parts, f"assumed {rate:g} tokens/s a rollout{calls}; {device}"
-
-
-def _measured_parts(work: Work, measured: Sequence[Mapping[str, float]]) -> dict[Bound, float]:
-    """Return the median step, scaled to the rollouts of this run's; what is not rollouts, teacher
-    or update (publishing, saving) is the trainer's."""
-
-    def scaled(name: str) -> float:
-        per_rollout = [line[name] / max(1, line["rollout/trajectories"]) for line in measured]
-        return statistics.median(per_rollout) * work.rollouts_a_step
-
-    whole = [line["time/step"] - line.get("time/eval", 0.0) for line in measured]
-    per_rollout = [
-        seconds / max(1, line["rollout/trajectories"])
-        for seconds, line in zip(whole, measured, strict=True)
-    ]
-    step_s = statistics.median(per_rollout) * work.rollouts_a_step
-    rolled, waited = scaled("time/rollout"), scaled("time/teacher")
-    # Rollouts wait for their tools side by side.
-    tools = min(rolled, scaled("tool/seconds") / min(work.concurrency, work.rollouts_a_step))
-    return {
-        "student": rolled - tools,
-        "tools": tools,
-        "teacher": waited,
-        "trainer": max(0.0, step_s - rolled - waited),
-    }
-
-
-def _evaluation_s(
-    work: Work, measured: Sequence[Mapping[str, float]], *, rolling_s: float
-) -> float:
-    seen = [line["time/eval"] for line in measured if "eval/accuracy" in line]
-    if seen:
-        return statistics.median(seen)
-    return rolling_s * work.num_held_out / max(1.0, work.rollouts_a_step)
 
 
 def _disk(work: Work) -> Estimate | None:
@@ -282,11 +254,6 @@ def _device(gpu: str | None) -> tuple[float, str]:
         if name in gpu:
             return tflops, f"{USED_SHARE:.0%} of {name} from the device table"
     return DEVICE_TFLOPS["A100"], f"{gpu} is in no table: as an A100"
-
-
-def _measured_basis(measured: Sequence[Mapping[str, float]]) -> str:
-    many = "s" if len(measured) > 1 else ""
-    return f"from {len(measured)} measured step{many} of this project"
 
 
 def _count(value: float) -> str:

@@ -60,7 +60,7 @@ def plan_costs(
         student=_figures(placement.models["student"]),
         teacher=_figures(placement.models["teacher"]),
     )
-    return estimate_costs(work, measured_steps(project, config))
+    return estimate_costs(work, measured_steps(project, config, place=work.place))
 
 
 def _prompt_tokens(
