@@ -75,6 +75,7 @@ check: setup
 	$(BIN)/python scripts/make_configuration_doc.py --check
 	$(BIN)/python scripts/make_gpu_doc.py --check
 	$(BIN)/python scripts/make_metrics_doc.py --check
+	$(BIN)/python scripts/make_messages_doc.py --check
 
 bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_cli.py

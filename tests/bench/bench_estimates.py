@@ -31,6 +31,7 @@ from rnow.runs.journal import read_journal
 BOUND = 1.5
 NUM_MEASURED = 3
 ENTRIES = ("config.yml", "plan.json")
+VOCAB_SIZE = 49152  # of SmolLM2
 RUNS = ("demo", "smollm2", "vllm")
 
 
@@ -148,10 +149,12 @@ def make_smollm2(folder: Path) -> tuple[Path, list[str]]:
     for seed, name in enumerate(("student", "teacher")):
         place = project / "models" / name
         tokenizer = AutoTokenizer.from_pretrained(str(place))
+        # All that random weights sample must be tokens.
+        tokenizer.add_tokens([f"word{number}" for number in range(VOCAB_SIZE - len(tokenizer))])
         shutil.rmtree(place)
         torch.manual_seed(seed)
         config = LlamaConfig(
-            vocab_size=49152,
+            vocab_size=VOCAB_SIZE,
             hidden_size=576,
             intermediate_size=1536,
             num_hidden_layers=30,
