@@ -83,6 +83,8 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_update.py
 	$(BIN)/python tests/bench/bench_local_engine.py
 	$(BIN)/python tests/bench/bench_controller.py
+	$(BIN)/python tests/bench/bench_view.py
+	$(BIN)/python tests/bench/bench_report.py
 	$(BIN)/python tests/bench/bench_vllm.py
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2
 	$(BIN)/python tests/bench/bench_browser.py

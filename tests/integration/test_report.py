@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -25,13 +26,17 @@ from rnow.records import (
     ToolOutcome,
     Turn,
 )
+from rnow.runs.beside import write_beside
 from rnow.runs.folder import RunDirectory
-from rnow.runs.journal import scored_to_json
+from rnow.runs.journal import scored_to_json, trajectory_to_json
 
 pytestmark = pytest.mark.slow
 
 SHORT = ("data.batch_size=4", "data.group_size=2", "trainer.max_steps=1", "trainer.eval_step=1")
 MAX_MB = 15
+CONTRAST = Path(__file__).parents[1] / "fixtures" / "contrast.js"
+TOKENS = ".tokens[data-part] span"
+FILTERS = "run of order entry turns wrong failed unanswered favourites"
 HOSTILE = (
     "</script><script>window.hit = 1</script></pre><img src=x onerror='window.hit = 2'>"
     '<a href="javascript:window.hit=3">a</a> [b](javascript:window.hit=4) {{ 7 * 7 }} &lt;b&gt; '
@@ -80,41 +85,139 @@ def make_page(*runs: Path, output: Path) -> str:
     return output.as_uri()
 
 
-def test_the_demos_report_is_read_with_a_mouse_and_with_keys(
+def draw(page: Page, number: int) -> None:
+    """Bring a chart into view, where it is drawn."""
+    page.locator(f"#chart-{number}").scroll_into_view_if_needed()
+    page.locator(f"#chart-{number} .main-svg").first.wait_for()
+
+
+def count(page: Page) -> str:
+    return page.locator("#count").inner_text()
+
+
+def test_the_demos_report_is_filtered_and_read_with_a_mouse(
     project: Path, page: Page, tmp_path: Path
 ) -> None:
     page.goto(make_page(project / "runs" / "first", output=tmp_path / "report.html"))
-    page.locator("#chart-0 .main-svg").first.wait_for()
+    draw(page, 0)
+    draw(page, 1)
+    page.locator("#chart-0 .errorbar").first.wait_for(state="attached")
     page.locator("#chart-1 .errorbar").first.wait_for(state="attached")  # the held-out interval
     assert page.locator("[data-diagnosis]").count() == 0
-    assert page.locator("#list a").count() == 8
-    assert page.locator("#count").inner_text() == "8 of 8 transcripts"
-
+    # 8 rollouts of the step, and 4 held-out answers before and after it.
+    assert count(page) == "16 of 16 transcripts"
+    page.locator("select[name=of]").select_option("held-out")
+    assert count(page) == "8 of 16 transcripts"
+    page.locator("select[name=of]").select_option("training")
+    assert count(page) == "8 of 16 transcripts"
+    shown = page.evaluate("data.transcripts.filter((one) => one.held_out === null)")
+    checks = {
+        "wrong answer": sum(one["right"] is False for one in shown),
+        "a tool failed": sum(one["failed"] for one in shown),
+        "no answer": sum(one["end"] != "answer" for one in shown),
+        "teacher's favourites known": 4,
+    }
+    assert checks["wrong answer"] > 0
+    for label, expected in checks.items():
+        page.get_by_label(label).check()
+        assert count(page) == f"{expected} of 16 transcripts", label
+        page.get_by_label(label).uncheck()
+    entry = shown[0]["entry"]
+    page.get_by_label("entry (from 0)").fill(str(entry))
+    assert count(page) == f"{sum(one['entry'] == entry for one in shown)} of 16 transcripts"
+    page.get_by_label("entry (from 0)").fill("")
     page.get_by_label("at least so many turns").fill("99")
-    assert page.locator("#count").inner_text() == "0 of 8 transcripts"
+    assert count(page) == "0 of 16 transcripts"
     page.get_by_label("at least so many turns").fill("2")
-    assert 1 <= page.locator("#list a").count() <= 8
     page.get_by_label("order").select_option("id")
     page.get_by_label("order").select_option("gap")
-    shown = page.evaluate("data.transcripts.filter((one) => one.turns >= 2).map((one) => one.gap)")
+    gaps = [one["gap"] for one in shown if one["turns"] >= 2]
     first = page.locator("#list a").first
-    assert f"gap {max(shown):.3f}" in first.inner_text()
+    assert f"gap {max(gaps):.3f}" in first.inner_text()
 
-    first.focus()
-    page.keyboard.press("Enter")
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowRight")
-    at = page.locator(".tokens span.at")
-    assert at.get_attribute("data-gap") in page.locator("#token").inner_text()
-    token = page.locator(".tokens span").nth(2)
+    page.get_by_label("teacher's favourites known").check()
+    first.click()
+    one = page.evaluate("data.transcripts.find((each) => link(each) === opened())")
+    parts = [part for part in one["parts"] if "t" in part]
+    tokens = [(part, i) for part in parts for i in range(len(part["t"]))]
+    gaps = [part["p"][i] - part["q"][i] for part, i in tokens]
+    worst = gaps.index(max(gaps))
+    (part, i), token = tokens[worst], page.locator(TOKENS).nth(worst)
     token.hover()
     told = page.locator("#token").inner_text()
-    for name in ("gap", "sampler", "teacher", "kind"):
-        assert (token.get_attribute(f"data-{name}") or "?") in told
-    gap = float(token.get_attribute("data-sampler") or 0) - float(
-        token.get_attribute("data-teacher") or 0
+    assert token.get_attribute("data-gap") == f"{max(gaps):.3f}"
+    for name, values in (("student, in the update", "p"), ("sampler", "s"), ("teacher", "q")):
+        assert f"{name} {part[values][i]:.3f} (" in told
+    assert len(part["f"][i]) == 3
+    text, _ = part["f"][i][0]
+    assert f"the teacher's favourites {json.dumps(text, ensure_ascii=False)} " in told
+
+
+def test_a_held_out_answer_says_what_was_expected_and_what_no_one_kept(
+    project: Path, page: Page, tmp_path: Path
+) -> None:
+    page.goto(make_page(project / "runs" / "first", output=tmp_path / "report.html"))
+    page.locator("select[name=of]").select_option("held-out")
+    page.get_by_label("wrong answer").check()
+    page.locator("#list a").first.click()
+    one = page.evaluate("data.transcripts.find((each) => link(each) === opened())")
+    assert f"expected: {one['expected']} · read from the answer:" in page.inner_text("#transcript")
+    page.locator(".tokens[data-part] span").first.hover()
+    told = page.locator("#token").inner_text()
+    assert "gap not known: no teacher scored it" in told
+    assert "teacher not scored" in told
+    assert "the teacher's favourites not kept" in told
+    assert page.locator("#transcript [data-gap]").count() == 0
+
+
+def test_it_is_read_with_keys_alone(project: Path, page: Page, tmp_path: Path) -> None:
+    page.goto(make_page(project / "runs" / "first", output=tmp_path / "report.html"))
+    active = "document.activeElement"
+    page.keyboard.press("Tab")
+    assert page.evaluate(f"{active}.textContent") == "To the transcripts"
+    page.keyboard.press("Enter")
+    names = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        # What has the focus is seen to have it.
+        assert page.evaluate(f"getComputedStyle({active}).outlineStyle") != "none"
+        names.append(page.evaluate(f"{active}.name ?? {active}.dataset.id ?? ''"))
+        if page.evaluate(f"{active}.closest('#list') !== null && {active}.tagName === 'A'"):
+            break
+    assert [name for name in names if name in FILTERS.split()] == FILTERS.split()
+    page.keyboard.press("Enter")
+    assert page.evaluate(f"{active}.className") == "tokens"
+    spans = page.locator(TOKENS).count()
+    at = f"[...document.querySelectorAll('{TOKENS}')].findIndex((one) => one.matches('.at'))"
+    places = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "End", "Home", "n"):
+        page.keyboard.press(key)
+        places.append(page.evaluate(at))
+    assert places[:5] == [0, 1, 0, spans - 1, 0]
+    gap = page.locator(".tokens .at").get_attribute("data-gap")
+    assert abs(float(gap or 0)) >= 1  # n went on to it, in whatever turn it is
+    assert f"gap {gap} nats" in page.locator("#token").inner_text()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(at) == spans - 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read_in_the_light_and_in_the_dark(
+    project: Path, page: Page, tmp_path: Path, scheme: Literal["light", "dark"]
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto(make_page(project / "runs" / "first", output=tmp_path / "report.html"))
+    page.locator("#list a").first.click()
+    # The deepest colours, whatever this run's gaps are.
+    page.evaluate(
+        """(tokens) => document.querySelectorAll(tokens).forEach((one, i) => {
+        one.style.background = `rgba(var(--${i % 2 ? "bad" : "good"}), 0.75)`; })""",
+        TOKENS,
     )
-    assert token.get_attribute("data-gap") == f"{gap:.3f}".replace("-0.000", "0.000")
+    contrasts = page.evaluate(CONTRAST.read_text())
+    assert len(contrasts) > 200
+    assert [(text, round(value, 2)) for value, text in contrasts if value < 4.5] == []
 
 
 def test_a_link_opens_its_transcript_and_dark_and_print_are_looked_after(
@@ -127,7 +230,7 @@ def test_a_link_opens_its_transcript_and_dark_and_print_are_looked_after(
     link, name = target.get_attribute("href") or "", target.get_attribute("data-id")
     page.goto("about:blank")
     page.goto(address + link)
-    assert page.locator("#transcript h3").inner_text().startswith(f"first/{name} · ended by ")
+    assert page.locator("#transcript h3").inner_text() == f"first/{name}"
     background = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(background) == "rgb(21, 23, 26)"
     page.emulate_media(media="print", color_scheme="light")
@@ -142,7 +245,14 @@ def test_nothing_of_a_page_or_a_model_is_obeyed(project: Path, page: Page, tmp_p
     (run / "config.yml").write_text(
         config.replace("models/teacher", "'<script>window.hit=6</script>'")
     )
+    grade = {"right": False, "extracted": HOSTILE, "expected": HOSTILE}
+    line = {**trajectory_to_json(hostile(project).trajectory), **grade}
+    write_beside(RunDirectory(run).beside("eval", 3), [line])
     page.goto(make_page(run, output=tmp_path / "report.html"))
+    page.locator("select[name=of]").select_option("held-out")
+    page.locator("#list a").first.click()
+    assert page.inner_text("#transcript").count("<script>window.hit = 1</script></pre><img") == 6
+    page.locator("select[name=of]").select_option("training")
     page.locator("#list a").first.click()
     body = page.locator("#transcript").inner_text()
     assert (
@@ -151,7 +261,10 @@ def test_nothing_of_a_page_or_a_model_is_obeyed(project: Path, page: Page, tmp_p
     assert SHOWN in page.locator("#transcript pre").nth(2).inner_text().replace("\n", " ")
     assert "more characters" in body
     assert page.evaluate("window.hit") is None
-    assert page.locator("img, iframe, #transcript a, #transcript script").count() == 0
+    assert page.locator("img, iframe, #transcript script").count() == 0
+    assert [a.get_attribute("href") for a in page.locator("#transcript a").all()] == [
+        "#hostile%2F0.0.0"
+    ]
     assert page.locator("script").count() == 3
     assert page.locator("a[href^='javascript']").count() == 0
 
@@ -161,13 +274,14 @@ def test_two_runs_stand_side_by_side(project: Path, page: Page, tmp_path: Path) 
     config = (other / "config.yml").read_text()
     (other / "config.yml").write_text(config.replace("kl_penalty_coef: 1.0", "kl_penalty_coef: 0"))
     page.goto(make_page(project / "runs" / "first", other, output=tmp_path / "report.html"))
+    draw(page, 0)
     page.locator("#chart-0 .legendtext").nth(1).wait_for()
     assert page.locator("#chart-0 .legendtext").all_text_contents() == ["first", "other"]
     settings = page.locator("table", has=page.get_by_text("algorithm.kl_penalty_coef"))
     assert settings.locator("tbody td").all_inner_texts() == ["1.0", "0"]
     assert page.locator("[data-diagnosis=no_signal]").count() == 1
     page.locator("select[name=run]").select_option(label="other")
-    assert page.locator("#count").inner_text() == "0 of 8 transcripts"
+    assert count(page) == "0 of 16 transcripts"
 
 
 def test_ten_thousand_trajectories_are_a_sample_that_fits(
@@ -202,6 +316,26 @@ def test_it_is_served_to_this_machine_alone_and_grows_with_the_run(project: Path
             assert "2 of 1 steps" in get(f"http://127.0.0.1:{port}/")
             assert status(f"http://127.0.0.1:{port}/config.yml") == 404
             assert status(f"http://127.0.0.1:{port}/", Host=f"evil.test:{port}") == 421
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_page_that_comes_anew_keeps_its_filters(project: Path, browser: Browser) -> None:
+    with make_server([RunDirectory(project / "runs" / "first")]) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+            page.get_by_label("wrong answer").check()
+            page.locator("select[name=of]").select_option("held-out")
+            page.locator("#list a").first.click()
+            before = (count(page), page.inner_text("#transcript"))
+            page.reload()
+            assert (count(page), page.inner_text("#transcript")) == before
+            assert page.get_by_label("wrong answer").is_checked()
+            page.close()
         finally:
             server.shutdown()
             thread.join()

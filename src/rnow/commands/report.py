@@ -77,10 +77,22 @@ def report(
 
 
 def make_server(runs: "list[RunDirectory]") -> "ThreadingHTTPServer":
-    """Return a server on a free port of loopback, which makes the page anew at each request."""
+    """Return a server on a free port of loopback, which makes the page anew as the runs grow."""
+    import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     from rnow.reports.page import make_report
+
+    made: dict[tuple[int, ...], bytes] = {}
+    making = threading.Lock()
+
+    def page_now() -> bytes:
+        with making:
+            stamp = _stamp(runs)
+            if stamp not in made:
+                made.clear()
+                made[stamp] = make_report(runs).encode()
+            return made[stamp]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -91,7 +103,7 @@ def make_server(runs: "list[RunDirectory]") -> "ThreadingHTTPServer":
             if self.path != "/":
                 self.send_error(404)
                 return
-            page = make_report(runs).encode()
+            page = page_now()
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(page)))
@@ -104,6 +116,16 @@ def make_server(runs: "list[RunDirectory]") -> "ThreadingHTTPServer":
             """Say nothing of a request."""
 
     return ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+
+def _stamp(runs: "list[RunDirectory]") -> tuple[int, ...]:
+    """Return what changes whenever a run writes what a page is made of."""
+    files = [
+        file
+        for run in runs
+        for file in (run.metrics_file, run.evals_file, run.state_file, run.path / "trajectories")
+    ]
+    return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
 
 
 def _find_runs(folders: list[Path]) -> "list[RunDirectory]":

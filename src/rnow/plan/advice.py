@@ -29,6 +29,8 @@ def advise(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
     # Two settings are no advice where one does.
     if shorter and not (changes and len(shorter) > 1):
         changes.append(shorter)
+    if ranks := _more_ranks(workload, gpus):
+        changes.append(ranks)
     texts = [_text(change) for change in changes or _together(workload, gpus)]
     return texts + _other_gpus(workload, gpus)
 
@@ -65,6 +67,19 @@ def _shorter(workload: Workload, gpus: Sequence[Gpu]) -> Settings:
             return change
         change["trainer.max_tokens_per_micro_batch"] = window
         if micro_batch > window and _fits_with(change, workload, gpus):
+            return change
+    return {}
+
+
+def _more_ranks(workload: Workload, gpus: Sequence[Gpu]) -> Settings:
+    """Return the fewest ranks over which the student fits in parts; nothing where none do."""
+    if workload.alone is not None or workload.config.resources is not None:
+        return {}
+    for count in (*range(2, 9), 12, 16, 32, 64):
+        change: dict[str, Any] = {"trainer.num_ranks": count}
+        if workload.config.model.tuning != "full":
+            change["trainer.shard_weights"] = True
+        if workload.num_ranks < count < len(gpus) and _fits_with(change, workload, gpus):
             return change
     return {}
 

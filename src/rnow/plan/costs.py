@@ -9,35 +9,24 @@ the models' sizes and a table of devices, and from numbers that are plain assump
 so. What nothing is known of has no number.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from math import ceil
 from typing import Any, Literal
 
+from rnow.plan.dealing import step_times
+from rnow.plan.device_table import device_or_other
 from rnow.plan.figures import ModelFigures
 from rnow.plan.measured import Bound, Measured
+from rnow.plan.pace import TOKENS_A_RESULT, TOKENS_A_TURN, Gang, StepTokens, assumed_tokens
+from rnow.plan.records import Role
 from rnow.runtime.console import duration
 
-# Dense bfloat16 TFLOP/s of a GPU, as its maker says it; the first name found in the GPU's counts.
-DEVICE_TFLOPS = {
-    "B200": 2250.0,
-    "H200": 989.0,
-    "H100": 989.0,
-    "H20": 148.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "RTX 6000 Ada": 364.0,
-    "RTX 4090": 165.0,
-    "RTX 3090": 71.0,
-    "A10": 125.0,
-    "L4": 121.0,
-}
-USED_SHARE = 0.35  # of that, in training and scoring
+USED_SHARE = 0.35  # of a GPU's peak, in training and scoring without a plan
 CPU_TFLOPS = 0.05
 
 # Assumptions; a step's own numbers replace them.
 TOKENS_PER_S = {"vllm": 60.0, "local": 30.0, "url": 60.0}  # that one rollout samples
-TOKENS_A_TURN = 400
-TOKENS_A_RESULT = 2000
 SECONDS_A_CALL = 1.0
 _JOURNAL_BYTES = (2, 20)  # a token that was read, one that was sampled; compressed
 _FLOPS = {"lora": 6, "full": 8}  # a parameter and token: forward twice, and backward
@@ -70,6 +59,8 @@ class Work:
     num_teacher_gpus: int
     student: ModelFigures | None  # None: its sizes are not known
     teacher: ModelFigures | None
+    gangs: Mapping[Role, Gang] = field(default_factory=dict)  # of the plan; without one, none
+    sharing: frozenset[Role] = frozenset()  # engines that have a GPU in common
 
     @property
     def rollouts_a_step(self) -> float:
@@ -191,15 +182,18 @@ def _tokens(work: Work, measured: Measured) -> tuple[float, float, str]:
     """Return the tokens of one rollout, sampled and read, and where they are from."""
     if measured.counted:
         return *measured.tokens_a_rollout(), measured.basis(measured.counted)
-    room = max(0, work.max_context_window - work.prompt_tokens)
+    sampled, read = assumed_tokens(
+        max_turns=work.max_turns,
+        max_tokens=work.max_tokens,
+        max_result_tokens=work.max_result_tokens,
+        room=work.max_context_window - work.prompt_tokens,
+    )
     a_turn = min(TOKENS_A_TURN, work.max_tokens)
     a_result = min(TOKENS_A_RESULT, work.max_result_tokens or TOKENS_A_RESULT)
-    wanted = work.max_turns * a_turn + (work.max_turns - 1) * a_result
-    share = min(1.0, room / wanted)
     results = f", {a_result} a tool result" if work.max_turns > 1 else ""
     return (
-        share * work.max_turns * a_turn,
-        work.prompt_tokens + share * (work.max_turns - 1) * a_result,
+        sampled,
+        work.prompt_tokens + read,
         f"assumed {a_turn} tokens a turn{results} and all {work.max_turns} turns of a rollout",
     )
 
@@ -211,6 +205,8 @@ def _parts(
     if measured.timed:
         parts = measured.parts(work.rollouts_a_step, concurrency=work.concurrency)
         return parts, measured.basis(measured.timed)
+    if {"student", "trainer"} <= set(work.gangs):
+        return _planned_parts(work, sampled=sampled, read=read)
     if work.student is None or work.teacher is None:
         return None, ""
     waves = ceil(work.rollouts_a_step / work.concurrency)
@@ -218,8 +214,10 @@ def _parts(
     tflops, device = _device(work.gpu)
     flops = tflops * 1e12 * (USED_SHARE if work.gpu else 1.0)
     tokens = work.rollouts_a_step * (sampled + read)
-    trained = _FLOPS[work.tuning] * work.student.num_parameters * tokens / flops
-    scored = 2 * work.teacher.num_parameters * tokens / (flops * max(1, work.num_teacher_gpus))
+    trained = _FLOPS[work.tuning] * work.student.num_active_parameters * tokens / flops
+    scored = (
+        2 * work.teacher.num_active_parameters * tokens / (flops * max(1, work.num_teacher_gpus))
+    )
     rolled = waves * sampled / rate
     tools = waves * (work.max_turns - 1) * SECONDS_A_CALL
     # The teacher scores while others roll: what it takes longer than they do is waited for.
@@ -231,6 +229,24 @@ def _parts(
     }
     calls = f", {SECONDS_A_CALL:g} s a tool call" if work.max_turns > 1 else ""
     return parts, f"assumed {rate:g} tokens/s a rollout{calls}; {device}"
+
+
+def _planned_parts(work: Work, *, sampled: float, read: float) -> tuple[dict[Bound, float], str]:
+    """Return the seconds that the plan's GPUs take for this run's rollouts (pace.py)."""
+    tokens = StepTokens(
+        rollouts=work.rollouts_a_step, concurrency=work.concurrency, sampled=sampled, read=read
+    )
+    times = step_times(work.gangs, tokens, tuning=work.tuning, sharing=work.sharing)
+    rolled = times.seconds["student"]
+    tools = ceil(work.rollouts_a_step / work.concurrency) * (work.max_turns - 1) * SECONDS_A_CALL
+    parts: dict[Bound, float] = {
+        "student": rolled,
+        "tools": tools,
+        "teacher": max(0.0, times.step_s - times.seconds["trainer"] - rolled - tools),
+        "trainer": times.seconds["trainer"],
+    }
+    device = device_or_other(work.gpu or "")[1]
+    return parts, f"estimated as in the plan of devices, {SECONDS_A_CALL:g} s a tool call; {device}"
 
 
 def _disk(work: Work) -> Estimate | None:
@@ -250,10 +266,8 @@ def _disk(work: Work) -> Estimate | None:
 def _device(gpu: str | None) -> tuple[float, str]:
     if gpu is None:
         return CPU_TFLOPS, f"assumed {CPU_TFLOPS:g} TFLOP/s of a CPU"
-    for name, tflops in DEVICE_TFLOPS.items():
-        if name in gpu:
-            return tflops, f"{USED_SHARE:.0%} of {name} from the device table"
-    return DEVICE_TFLOPS["A100"], f"{gpu} is in no table: as an A100"
+    device, phrase = device_or_other(gpu)
+    return device.tflops, f"{USED_SHARE:.0%} of {phrase}"
 
 
 def _count(value: float) -> str:

@@ -32,6 +32,7 @@ class Gpu:
     kind: Literal["cuda", "rocm"]
     name: str
     memory_mib: int | None  # all of it, used or not; None: unknown
+    node: int = 0  # machine that it is in; 0: this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

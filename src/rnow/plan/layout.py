@@ -13,7 +13,9 @@ cache is given a second sequence, and the student's as many as there are rollout
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
+from rnow.plan.dealing import deal_spare, find_gangs, sharing_engines, step_times
 from rnow.plan.devices import Gpu
 from rnow.plan.memory import GIB
 from rnow.plan.parts import (
@@ -54,6 +56,13 @@ class Shortage:
     needs: tuple[tuple[Role, int], ...]  # bytes a GPU of each role there, with the least KV cache
 
 
+class _Try(NamedTuple):
+    """GPUs that a role might have: `number` servers, or ranks of a trainer, of `size` each."""
+
+    size: int
+    number: int
+
+
 def find_plan(workload: Workload, gpus: Sequence[Gpu]) -> Plan | Shortage:
     """Return the first layout that fits, or the shortage of the one that lacks least.
 
@@ -65,17 +74,25 @@ def find_plan(workload: Workload, gpus: Sequence[Gpu]) -> Plan | Shortage:
         for order in _orders(gpus):
             roles = _place(workload, groups, gpus=gpus, order=order)
             if isinstance(roles, tuple):
-                return Plan(
-                    roles=roles,
-                    gpus=tuple(gpus),
-                    max_context_window=workload.max_context_window,
-                    num_rollouts=workload.num_rollouts,
-                    notes=plan_notes(workload, roles),
-                )
+                return _plan_of(workload, roles, gpus)
             if nearest is None or roles.num_bytes < nearest.num_bytes:
                 nearest = roles
     assert nearest is not None, "there is a GPU, and so a layout to try"
     return nearest
+
+
+def _plan_of(workload: Workload, roles: tuple[RolePlan, ...], gpus: Sequence[Gpu]) -> Plan:
+    gangs, tuning = find_gangs(workload, roles, gpus), workload.trainer_load.tuning
+    shared = sharing_engines(roles)
+    return Plan(
+        roles=roles,
+        gpus=tuple(gpus),
+        max_context_window=workload.max_context_window,
+        num_rollouts=workload.num_rollouts,
+        gangs=gangs,
+        times=step_times(gangs, workload.step_tokens, tuning=tuning, sharing=shared),
+        notes=plan_notes(workload, roles, gpus),
+    )
 
 
 def _groupings(workload: Workload) -> list[Groups]:
@@ -114,10 +131,10 @@ def _place(
         if isinstance(roles, Shortage):
             return roles
         placed += roles
-        free = free[len(roles[0].gpus) :]
+        free = tuple(index for index in free if index not in roles[0].gpus)
     wider = None
     if workload.config.resources is None:
-        wider = _with_replicas(workload, placed, num_free=len(free))
+        wider = deal_spare(workload, placed, gpus, num_free=len(free))
     if wider is not None:
         # Placed anew, so that the GPUs of a role stand in a row.
         again = _place(wider, groups, gpus=gpus, order=order)
@@ -131,19 +148,19 @@ def _place_group(
 ) -> tuple[RolePlan, ...] | Shortage:
     """Place a group on as few of the first `free` GPUs as it fits on."""
     nearest = Shortage(num_bytes=inf, gpus=(), needs=())
-    for size, num_replicas in _sizes(workload, group):
-        chosen = free[: size * num_replicas]
-        if len(chosen) < size * num_replicas:
+    for tried in _tries(workload, group):
+        chosen = _take(gpus, free, tried.size, tried.number)
+        if chosen is None:
             continue
         smallest = min(_given_out(gpus[index]) for index in chosen)
-        parts = [make_part(workload, role, gpu_bytes=smallest, size=size) for role in group]
+        parts = [make_part(workload, role, gpu_bytes=smallest, size=tried.size) for role in group]
         left = smallest - _SPARE - sum(part.need for part in parts)
         missing = max(-left, *(part.num_missing for part in parts))
         if missing <= 0:
             return tuple(
-                role_plan(part, kv_bytes, chosen, size=size, gpu_bytes=smallest)
+                role_plan(part, kv_bytes, chosen, size=tried.size, gpu_bytes=smallest)
                 if part.is_known
-                else unknown_plan(workload, part, chosen, size)
+                else unknown_plan(workload, part, chosen, tried.size)
                 for part, kv_bytes in _deal(workload, parts, left=left, gpu_bytes=smallest)
             )
         if missing < nearest.num_bytes:
@@ -152,8 +169,8 @@ def _place_group(
     return nearest
 
 
-def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, int]]:
-    """Yield (GPUs a server, servers) to try for a group, the fewest GPUs first."""
+def _tries(workload: Workload, group: tuple[Role, ...]) -> Iterator[_Try]:
+    """Yield what to try for a group, the fewest GPUs first."""
     role = group[0]
     if len(group) > 1 or workload.engine(role) == "local":
         num_ranks = workload.num_ranks if role == "trainer" and workload.alone is None else 1
@@ -162,7 +179,7 @@ def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, i
         if num_ranks > 1 and is_served:
             return
         if all(workload.replicas(item) in (None, 1) for item in group):
-            yield 1, num_ranks
+            yield _Try(1, num_ranks)
         return
     replicas = workload.replicas(role)
     num_gpus = workload.num_gpus(role)
@@ -171,11 +188,23 @@ def _sizes(workload: Workload, group: tuple[Role, ...]) -> Iterator[tuple[int, i
     sizes = (8, 4, 2, 1) if figures is None else figures.tensor_parallel_sizes()
     for size in sizes:
         if num_gpus is None:
-            yield size, replicas or 1
+            yield _Try(size, replicas or 1)
         elif num_gpus % size == 0:
             count = num_gpus // size
             if replicas in (None, count):
-                yield size, count
+                yield _Try(size, count)
+
+
+def _take(
+    gpus: Sequence[Gpu], free: tuple[int, ...], size: int, count: int
+) -> tuple[int, ...] | None:
+    """Return GPUs for `count` servers of `size` each, none of them over two machines."""
+    taken: list[int] = []
+    for node in dict.fromkeys(gpus[index].node for index in free):
+        there = [index for index in free if gpus[index].node == node]
+        room = min(len(there) // size, count - len(taken) // size)
+        taken += there[: room * size]
+    return tuple(taken) if len(taken) == size * count else None
 
 
 def _deal(
@@ -202,39 +231,6 @@ def _deal(
             more = int(min(left, wanted[part.role] * part.min_kv))
         left -= more
         yield part, part.min_kv + more
-
-
-def _with_replicas(
-    workload: Workload, placed: Sequence[RolePlan], *, num_free: int
-) -> Workload | None:
-    """Return `workload` with as many servers as `num_free` more GPUs allow; None: no more."""
-    alone = {item.role: item for item in placed if _num_roles_on(placed, item.gpus[0]) == 1}
-    counts: dict[Role, int] = {
-        role: 1
-        for role, item in alone.items()
-        if item.server is not None and workload.replicas(role) is None
-    }
-    while True:
-        able = [role for role in counts if _server_size(alone[role]) <= num_free]
-        if not able:
-            break
-        # The student where both have as many: it has to wait for each of its own tokens.
-        role = min(able, key=lambda role: (counts[role], role))
-        counts[role] += 1
-        num_free -= _server_size(alone[role])
-    if all(count == 1 for count in counts.values()):
-        return None
-    keys = {"student": "engine.replicas", "teacher": "teacher.replicas"}
-    return workload.with_settings({keys[role]: count for role, count in counts.items()})
-
-
-def _server_size(item: RolePlan) -> int:
-    assert item.server is not None
-    return item.server.tensor_parallel_size
-
-
-def _num_roles_on(placed: Sequence[RolePlan], gpu: int) -> int:
-    return sum(gpu in item.gpus for item in placed)
 
 
 def _given_out(gpu: Gpu) -> int:

@@ -16,14 +16,17 @@ help is found by planning again with it (advice.py).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rnow.errors import ConfigError, ModelError
 from rnow.plan.advice import advise
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.layout import Shortage, find_plan
 from rnow.plan.memory import GIB
-from rnow.plan.records import Plan, Role
+from rnow.plan.records import Plan, Role, seconds_text
 from rnow.plan.workload import Workload
+
+_WORTHWHILE = 0.9  # of a step's time: from there on more ranks are advised
 
 
 def make_plan(workload: Workload, devices: Devices) -> Plan:
@@ -43,8 +46,26 @@ def make_plan(workload: Workload, devices: Devices) -> Plan:
     _check_resources(workload, num_gpus=len(devices.gpus))
     found = find_plan(workload, devices.gpus)
     if isinstance(found, Plan):
-        return found
+        return replace(found, notes=(*found.notes, *_rank_advice(workload, found)))
     raise ConfigError(_shortage_message(workload, devices.gpus, found))
+
+
+def _rank_advice(workload: Workload, found: Plan) -> tuple[str, ...]:
+    """Say what more ranks would bring where the trainer works longest; () where that is little."""
+    num_gpus = len(found.gpus)
+    settled = workload.config.resources is not None or workload.num_ranks > 1
+    if settled or workload.unknown or workload.alone is not None:
+        return ()
+    other = find_plan(replace(workload, max_ranks=num_gpus), found.gpus)
+    trainer = other.role("trainer") if isinstance(other, Plan) else None
+    if not isinstance(other, Plan) or trainer is None:
+        return ()
+    if other.times.step_s > _WORTHWHILE * found.times.step_s:
+        return ()
+    return (
+        f"with trainer.num_ranks: {trainer.num_servers} a step would take "
+        f"{seconds_text(other.times.step_s)} in the place of {seconds_text(found.times.step_s)}",
+    )
 
 
 def device_variables(

@@ -192,8 +192,8 @@ def _gathered_bytes(figures: ModelFigures, weight_bytes: int, *, full: bool) -> 
     And where they are trained, the gradients of these before they are summed over the GPUs. An
     estimate: on no machine of several GPUs has it been measured.
     """
-    outer = figures.vocab_size * figures.hidden_size * (1 if figures.is_tied else 2)
-    layer = (figures.num_parameters - outer) // figures.num_layers
+    outer = figures.num_other_parameters
+    layer = figures.num_linear_parameters // figures.num_layers
     return (outer + 2 * layer) * (weight_bytes + (4 if full else 0))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+from rnow.plan.devices import Gpu
 from rnow.plan.memory import RoleMemory, ServerLoad, local_memory, server_memory, trainer_memory
 from rnow.plan.records import Role, RolePlan, ServerPlan
 from rnow.plan.workload import Workload
@@ -41,7 +42,8 @@ def make_part(workload: Workload, role: Role, *, gpu_bytes: int, size: int) -> P
         nothing = RoleMemory(weights=0, overhead=0)
         return Part(role=role, memory=nothing, load=load, is_known=False)
     if role == "trainer":
-        return Part(role=role, memory=trainer_memory(figures, workload.trainer_load), load=None)
+        memory = trainer_memory(figures, workload.trainer_load)
+        return Part(role=role, memory=memory, load=None)
     load = workload.server_load(role, gpu_bytes)
     if role == "student" and workload.config.model.tuning == "full" and workload.alone is None:
         # Served with a head of its own, so that new weights reach it (engines/vllm/untied.py).
@@ -112,8 +114,10 @@ def role_plan(
     return RolePlan(role=part.role, gpus=chosen, memory=memory, server=server)
 
 
-def plan_notes(workload: Workload, roles: Sequence[RolePlan]) -> tuple[str, ...]:
-    """Return what is not known of the roles' models, or bounded from above, a line each."""
+def plan_notes(
+    workload: Workload, roles: Sequence[RolePlan], gpus: Sequence[Gpu]
+) -> tuple[str, ...]:
+    """Return a line for each thing that is not known, bounded from above, or left unused."""
     notes: list[str] = []
     for item in roles:
         figures = workload.known_figures(item.role)
@@ -121,4 +125,10 @@ def plan_notes(workload: Workload, roles: Sequence[RolePlan]) -> tuple[str, ...]
         told = [f"{item.role}, {workload.path(item.role)}: {note}" for note in own]
         # What holds of the student's weights holds of them in the trainer too.
         notes += [] if item.role == "student" and workload.alone is None else told
+    used = {gpu for item in roles for gpu in item.gpus}
+    if len(used) < len(gpus) and workload.config.resources is None:
+        notes.append(
+            f"{len(gpus) - len(used)} of {len(gpus)} GPUs are not used: no server that fits in "
+            "them would shorten a step by more than 1 %"
+        )
     return tuple(dict.fromkeys(notes))

@@ -3,17 +3,21 @@
 All sizes are bytes; what the terminal shows is in GiB, as GPUs count.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
+from rnow.plan.device_table import device_or_other
 from rnow.plan.devices import Gpu
 from rnow.plan.memory import GIB, RoleMemory, ServerLoad
+from rnow.plan.pace import Gang
+from rnow.runtime.console import duration
 
 Role = Literal["trainer", "student", "teacher"]
 EngineKind = Literal["vllm", "local", "url"]  # url: a server that somebody else runs
 
 _COLUMNS = ("weights", "LoRA", "optimizer", "activations", "KV cache", "log-probs", "overhead")
+_MOST_SERVERS_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +38,47 @@ class RolePlan:
     role: Role
     gpus: tuple[int, ...]  # as CUDA counts those that this process may use
     memory: RoleMemory | None  # on each of them; None: nothing is known of the model's
-    server: ServerPlan | None  # None: in this process
+    server: ServerPlan | None  # None: in this process, or a trainer's ranks
+
+    @property
+    def size(self) -> int:
+        """GPUs of a server; a rank has one."""
+        return 1 if self.server is None else self.server.tensor_parallel_size
+
+    @property
+    def num_servers(self) -> int:
+        """Servers, or ranks of a trainer."""
+        return len(self.gpus) // self.size
 
     @property
     def replica_gpus(self) -> tuple[tuple[int, ...], ...]:
-        size = 1 if self.server is None else self.server.tensor_parallel_size
-        starts = range(0, len(self.gpus), size)
-        return tuple(self.gpus[start : start + size] for start in starts)
+        starts = range(0, len(self.gpus), self.size)
+        return tuple(self.gpus[start : start + self.size] for start in starts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTimes:
+    """The seconds that the roles work in a step; a role that is not in it works elsewhere.
+
+    StepTimes(seconds={"student": 65.0, "teacher": 196.0, "trainer": 250.0})
+    """
+
+    seconds: Mapping[Role, float]
+    sharing: frozenset[Role] = field(default_factory=frozenset)  # of these engines on one GPU
+
+    @property
+    def step_s(self) -> float:
+        rolled, scored = self._of("student"), self._of("teacher")
+        both = rolled + scored if len(self.sharing) > 1 else max(rolled, scored)
+        return both + self._of("trainer")
+
+    @property
+    def bound(self) -> Role:
+        """The role that works longest, and so the one whose GPUs are worth most."""
+        return max(self.seconds, key=lambda role: self.seconds[role])
+
+    def _of(self, role: Role) -> float:
+        return self.seconds.get(role, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +89,8 @@ class Plan:
     gpus: tuple[Gpu, ...]
     max_context_window: int
     num_rollouts: int
+    gangs: Mapping[Role, Gang]  # what times are made from; none of a model without figures
+    times: StepTimes  # how long the roles work in a step, estimated
     notes: tuple[str, ...] = ()  # what is not known, and what is no more than a bound
 
     def role(self, name: Role) -> RolePlan | None:
@@ -66,7 +106,28 @@ class Plan:
     def lines(self) -> tuple[str, ...]:
         """Return the plan for the terminal: a table in GiB a GPU, and a line a GPU and engine."""
         engines = [self._engine_line(item) for item in self.roles if item.role != "trainer"]
-        return (*self._table(), *self._gpu_lines(), *engines, *self.notes)
+        return (*self._table(), *self._gpu_lines(), *engines, *self._time_lines(), *self.notes)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of one step, tools not counted; GPUs that are not used are had all the same."""
+        return self.times.step_s * len(self.gpus) / 3600
+
+    def _time_lines(self) -> list[str]:
+        """Say how long each role works in a step, and which of them bounds it."""
+        seconds = self.times.seconds
+        if "trainer" not in seconds or any(item.memory is None for item in self.roles):
+            return []
+        each = ", ".join(f"{item.role} {seconds_text(seconds[item.role])}" for item in self.roles)
+        whole = seconds_text(self.times.step_s)
+        return [
+            f"a step, estimated without tools: {each}; {whole} in all, bound by the "
+            f"{self.times.bound}; {self.gpu_hours:.2g} GPU hours ({self._basis()})"
+        ]
+
+    def _basis(self) -> str:
+        names = {self.gpus[gpu].name for item in self.roles for gpu in item.gpus}
+        return ", ".join(sorted({device_or_other(name)[1] for name in names}))
 
     def _table(self) -> list[str]:
         known = [_row(item, item.memory) for item in self.roles if item.memory is not None]
@@ -127,6 +188,8 @@ def _row(item: RolePlan, memory: RoleMemory) -> list[str]:
         memory.overhead,
     )
     gpus = " | ".join(_span(gpus) for gpus in item.replica_gpus)
+    if len(item.replica_gpus) > _MOST_SERVERS_LISTED:
+        gpus = f"{_span(item.gpus)}, {len(item.replica_gpus)} × {item.size}"
     return [item.role, gpus, *(_gib(cell) if cell else "·" for cell in cells), _gib(memory.total)]
 
 
@@ -135,6 +198,11 @@ def _span(gpus: Sequence[int]) -> str:
     if len(gpus) > 1 and list(gpus) == list(range(gpus[0], gpus[-1] + 1)):
         return f"{gpus[0]}-{gpus[-1]}"
     return ", ".join(map(str, gpus))
+
+
+def seconds_text(seconds: float) -> str:
+    """Write seconds as people read them."""
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
 
 
 def _gib(num_bytes: int) -> str:

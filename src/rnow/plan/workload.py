@@ -13,6 +13,7 @@ from rnow.errors import ModelError
 from rnow.plan.figures import ModelFigures, load_figures
 from rnow.plan.memory import GIB, ServerLoad, TrainerLoad
 from rnow.plan.model_files import ModelFiles, fetch_model
+from rnow.plan.pace import PROMPT_TOKENS, StepTokens, assumed_tokens
 from rnow.plan.records import EngineKind, Role
 
 _DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float32": 4}  # auto: bfloat16 on a GPU
@@ -46,8 +47,7 @@ class Workload:
     student_engine: EngineKind = "vllm"
     teacher_engine: EngineKind = "vllm"
     alone: Literal["student", "teacher"] | None = None  # only this one runs, and it samples
-    max_ranks: int = 1  # GPUs that the trainer can work on: as many as `rnow run` knows how to
-    ranks: int | None = None  # that it has; None: planned
+    max_ranks: int = 1  # that spare GPUs may make of the trainer's; more are for what-if plans
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Workload":
         """Return the same with other settings, by their keys: {"model.tuning": "lora"}."""
@@ -95,7 +95,7 @@ class Workload:
     @property
     def num_ranks(self) -> int:
         """Return how many processes train together, each on a GPU of its own."""
-        return self.ranks or num_ranks(self.config)
+        return num_ranks(self.config)
 
     def known_figures(self, role: Role) -> ModelFigures | None:
         return self.teacher if role == "teacher" else self.student
@@ -136,6 +136,24 @@ class Workload:
             return None
         is_teacher = role == "teacher"
         return self.teacher_settings.replicas if is_teacher else self.config.engine.replicas
+
+    @property
+    def step_tokens(self) -> StepTokens:
+        """What one step asks for, by what is assumed of a rollout."""
+        data, rollout = self.config.data, self.config.rollout
+        sampled, results = assumed_tokens(
+            max_turns=rollout.max_turns,
+            max_tokens=rollout.max_tokens or self.max_context_window,
+            max_result_tokens=rollout.max_tool_response,
+            room=self.max_context_window - PROMPT_TOKENS,
+        )
+        in_step = data.batch_size * data.group_size
+        return StepTokens(
+            rollouts=in_step if self.alone is None else rollout.concurrency,
+            concurrency=rollout.concurrency,
+            sampled=sampled,
+            read=results + PROMPT_TOKENS,
+        )
 
     @property
     def trainer_load(self) -> TrainerLoad:

@@ -7,30 +7,50 @@ from rnow.reports.evidence import Evidence, Line
 from rnow.reports.statistics import Statistics
 from rnow.training.registry import find_metric
 
-# Okabe and Ito's, which people of all kinds of sight tell apart; the first two on white and black.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+# After Okabe and Ito's, which people of all kinds of sight tell apart; each 3 : 1 at least against
+# the page's paper, in the light and in the dark.
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#c4659b",
+    "#3d93c9",
+    "#b37a00",
+    "#7f7f7f",
+    "#9a6cc4",
+)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "x", "triangle-up", "star")
-PATTERNS = ("", "/", "x", ".", "+", "\\")
-CURVES = ("reverse_kl", "mismatch_kl", "rollout/action_tokens", "tokens_per_s")
+PATTERNS = ("", "/", "x", ".", "+", "\\", "-", "|")
+CURVES = {
+    "reverse_kl": "Reverse KL, with its interval at 95 %",
+    "rollout/right": "Right answers of training rollouts that a grader judged",
+    "mismatch_kl": "Engine and trainer apart",
+    "rollout/action_tokens": "Sampled tokens of a rollout",
+    "rollout/repetition": "Repetition: 4-grams that their turn already had",
+    "tokens_per_s": "Sampled tokens a second",
+}
 GAPS = {
     "turn": "Gap by turn",
     "kind": "Gap by kind of text",
-    "position": "Gap by position (sampled tokens, from there to twice as far)",
+    "position": "Gap by position (sampled tokens of a rollout)",
 }
 
 Run = tuple[Evidence, Statistics]
 
 
 def charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return figures in the page's order, each with a title and what stands on its axes."""
+    """Return figures in the page's order, each with a title and what stands on its axes.
+
+    One without a point is left out: nothing was evaluated, or graded.
+    """
     lines = [_curves(name, runs) for name in CURVES]
     shares = [
         _bars(title, "nats/token", [(run.name, found.means(by)) for run, found in runs])
         for by, title in GAPS.items()
     ]
     ends = [(run.name, _shares(found.ends)) for run, found in runs]
-    return [
+    figures = [
         lines[0],
         _accuracy(runs),
         *lines[1:],
@@ -39,16 +59,24 @@ def charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
         _bars("How rollouts ended", "share of rollouts", ends),
         *shares,
     ]
+    return [figure for figure in figures if any(trace["x"] for trace in figure["data"])]
 
 
 def _curves(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     row = find_metric(name)
     assert row is not None, name
     traces = [
-        _line(number, run.name, *_points(run.metrics, name)) for number, (run, _) in enumerate(runs)
+        {**_line(number, run.name, *_points(run.metrics, name)), **_within(run.metrics, name)}
+        for number, (run, _) in enumerate(runs)
     ]
-    healthy = f" (healthy: {row.healthy})" if row.healthy else ""
-    return _figure(f"{name}{healthy}", row.unit, traces, across="step")
+    healthy = f"; healthy: {row.healthy}" if row.healthy else ""
+    return _figure(f"{CURVES[name]} ({name}{healthy})", row.unit, traces, across="step")
+
+
+def _within(lines: Sequence[Line], name: str) -> Line:
+    """Return the bars of a curve's intervals, where its steps have them."""
+    values = [line.get(f"{name}/within", 0.0) for line in lines if name in line]
+    return {"error_y": {"type": "data", "array": values}} if any(values) else {}
 
 
 def _accuracy(runs: Sequence[Run]) -> dict[str, Any]:
@@ -109,6 +137,7 @@ def _bars(title: str, unit: str, rows: Sequence[tuple[str, Mapping[str, float]]]
     ]
     figure = _figure(title, unit, traces, across="")
     figure["layout"]["xaxis"]["type"] = "category"
+    figure["layout"]["yaxis"]["rangemode"] = "tozero"
     return figure
 
 
@@ -118,21 +147,27 @@ def _figure(title: str, unit: str, traces: list[Line], *, across: str) -> dict[s
 
 
 def _line(number: int, name: str, x: list[Any], y: list[Any]) -> dict[str, Any]:
-    style = number % len(COLOURS)
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": name,
         "x": x,
         "y": y,
-        "line": {"color": COLOURS[style], "dash": DASHES[style]},
-        "marker": {"symbol": SYMBOLS[style]},
+        "line": {
+            "color": COLOURS[number % len(COLOURS)],
+            "dash": DASHES[number % len(DASHES)],
+        },
+        "marker": {"symbol": _nth(SYMBOLS, number)},
     }
 
 
 def _marker(number: int) -> dict[str, Any]:
-    style = number % len(COLOURS)
-    return {"color": COLOURS[style], "pattern": {"shape": PATTERNS[style]}}
+    pattern = {"shape": _nth(PATTERNS, number), "fillmode": "overlay"}
+    return {"color": _nth(COLOURS, number), "pattern": pattern}
+
+
+def _nth(styles: Sequence[str], number: int) -> str:
+    return styles[number % len(styles)]
 
 
 def _points(lines: Sequence[Line], name: str) -> tuple[list[Any], list[Any]]:

@@ -20,7 +20,9 @@ class Diagnosis:
 
 
 FAR_APART = 2.0  # nats a token at the first step; a student that can learn is below 1
-SAME = 1e-3  # nats a token at the first step
+SAME = 1e-3  # nats a token at the first step, the end of its interval
+NO_MORE = 0.01  # of the answers: a teacher that is right so much more often is no better
+MIN_COPIED = 0.1  # of a step's rollouts
 SHARE_CUT = 0.3  # of a step's rollouts
 SHARE_FAILED = 0.9  # of a run's calls
 MIN_CALLS = 8
@@ -136,16 +138,46 @@ def _too_fast(run: Evidence) -> str | None:
     )
 
 
-def _same_teacher(run: Evidence) -> str | None:
-    gap = _first_gap(run)
+def _no_better(run: Evidence) -> str | None:
+    gap, first = _first_gap(run), run.metrics[0]
     # Of the few tokens before a cut, two models often think alike.
-    if gap is None or abs(gap) > SAME or _cut(run) is not None:
+    if gap is None or _cut(run) is not None:
+        return None
+    within, gain = first.get("reverse_kl/within"), first.get("teacher/gain")
+    if within is not None and abs(gap) + within < SAME:
+        found = (
+            f"at the first step the two are {_interval(abs(gap), within, 4)} nats a token apart, "
+            "so there is nothing to learn from it"
+        )
+    elif gain is not None and gain + first["teacher/gain_within"] < NO_MORE:
+        found = (
+            f"by the {first['rollout/graded']:.0f} graded rollouts of the first step, each weighed "
+            "by how likely the teacher finds it, its share of right answers is the student's "
+            f"plus {_interval(gain, first['teacher/gain_within'], 3)}"
+        )
+    else:
         return None
     return (
-        f"the teacher is no better than the student: at the first step they are less than {SAME:g} "
-        "nats a token apart, so there is nothing to learn from it; take a larger or a trained "
-        "teacher, and compare both with rnow eval"
+        f"the teacher is no better than the student: {found}; take a larger or a trained teacher, "
+        "and compare both with rnow eval"
     )
+
+
+def _copies(run: Evidence) -> str | None:
+    last = run.metrics[-1]
+    copied, num = last.get("rollout/copied", 0), last.get("rollout/trajectories", 0)
+    if copied < max(2, MIN_COPIED * num):
+        return None
+    return (
+        f"{copied:.0f} of {num:.0f} rollouts of the last step write out a hint that they were not "
+        "shown, ten words in a row of their entry's metadata: the student knows it by heart, or "
+        "imitates a teacher that sees it; take it out of the entries, or train fewer steps"
+    )
+
+
+def _interval(value: float, within: float, digits: int) -> str:
+    low, high = value - within, value + within
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f} at 95 %)"
 
 
 RULES: dict[str, Callable[[Evidence], str | None]] = {
@@ -157,7 +189,8 @@ RULES: dict[str, Callable[[Evidence], str | None]] = {
     "no_calls": _no_calls,
     "cut": _cut,
     "too_fast": _too_fast,
-    "same_teacher": _same_teacher,
+    "no_better": _no_better,
+    "copies": _copies,
 }
 _CUTS = {"max_tokens": "rollout.max_tokens", "context_full": "rollout.max_context_window"}
 

@@ -1,27 +1,20 @@
-"""What a report is made from: a run's folder, read once, nothing written. Pure from there on.
-
-Journals are read for at most MAX_STEPS steps, evenly spread, first and last among them: a run of
-weeks has more of them than a page could hold.
-"""
+"""What a report is made from: a run's folder, read once, nothing written. Pure from there on."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnow.chat.calling import Calling
 from rnow.chat.compare import template_difference
 from rnow.errors import RnowError, UsageError
-from rnow.records import ScoredTrajectory
-from rnow.runs.archive import journals
 from rnow.runs.folder import RunDirectory
-from rnow.runs.journal import read_journal
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-MAX_STEPS = 50
 
 Line = dict[str, Any]
 
@@ -37,6 +30,8 @@ class Evidence:
     evaluations: tuple[Line, ...]
     template_difference: str | None = None  # None too where a model is not on this machine
     families: tuple[str, str] | None = None  # model_type of student and teacher, where both are
+    plan: Line = field(default_factory=dict)  # what it was to take, when it began
+    disk: Mapping[str, int] = field(default_factory=dict)  # bytes of what it has written
 
     def setting(self, key: str) -> Any:
         """Return setting("trainer.learning_rate"); None where the config has none."""
@@ -65,6 +60,13 @@ def read_evidence(run: RunDirectory) -> Evidence:
         evaluations=tuple(run.read_evaluations()),
         template_difference=difference,
         families=families,
+        plan=run.read_plan(),
+        disk={
+            "disk_bytes": sum(
+                map(_bytes, (run.path / "checkpoints", run.path / "policies", run.model))
+            ),
+            "journal_bytes": _bytes(run.path / "trajectories"),
+        },
     )
 
 
@@ -91,18 +93,14 @@ def read_calling(run: RunDirectory) -> Calling | None:
         return None
 
 
-def steps_read(run: RunDirectory) -> list[Path]:
-    """Return the journals that a report reads, in order."""
-    found = journals(run.path / "trajectories")
-    if len(found) <= MAX_STEPS:
-        return found
-    return [found[i * (len(found) - 1) // (MAX_STEPS - 1)] for i in range(MAX_STEPS)]
-
-
-def read_trajectories(run: RunDirectory) -> Iterator[ScoredTrajectory]:
-    """Yield what was scored in the steps that are read, one step in memory at a time."""
-    for path in steps_read(run):
-        yield from read_journal(path)
+def _bytes(folder: Path) -> int:
+    """Return the size of all files below; a run that goes on may take some away meanwhile."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total
 
 
 def _family(folder: Path) -> str:

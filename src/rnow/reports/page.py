@@ -6,7 +6,7 @@ them into text nodes alone. The policy in its head lets no script run but its ow
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from rnow.reports.evidence import (
     read_calling,
     read_evidence,
     read_tokenizer,
-    read_trajectories,
 )
-from rnow.reports.evidence import steps_read as steps_read_of
 from rnow.reports.kinds import KINDS
+from rnow.reports.planned import Compared, compare_plan
+from rnow.reports.rollouts import evaluations_read, read_rollouts
+from rnow.reports.rollouts import steps_read as steps_read_of
 from rnow.reports.sample import MAX_BYTES, RULE, Sample, fit, kinds, show
 from rnow.reports.statistics import Statistics
 from rnow.runs.archive import journals
@@ -43,13 +44,15 @@ class RunReport:
     transcripts: list[dict[str, Any]]
     num_steps_read: int
     num_steps: int  # whose journals are there
+    compared: list[Compared]  # with the plan
     has_words: bool  # the student's tokenizer was found
 
 
 def make_report(runs: Sequence[RunDirectory]) -> str:
     """Return the page of these runs; raise UsageError where one is none."""
     room = MAX_BYTES // len(runs)
-    reports = [_report(run, max_bytes=room) for run in runs]
+    names = _labels([run.path.name for run in runs])
+    reports = [_report(run, name, max_bytes=room) for run, name in zip(runs, names, strict=True)]
     return render(reports)
 
 
@@ -76,6 +79,7 @@ def render(reports: Sequence[RunReport]) -> str:
         reports=reports,
         data=data,
         rows=_metric_rows([each.evidence for each in reports]),
+        compared=any(each.compared for each in reports),
         settings=_different_settings([each.evidence for each in reports]),
         call_columns=CALL_COLUMNS,
         rule=RULE,
@@ -87,12 +91,24 @@ def render(reports: Sequence[RunReport]) -> str:
     )
 
 
-def _report(run: RunDirectory, *, max_bytes: int) -> RunReport:
-    evidence, tokenizer, calling = read_evidence(run), read_tokenizer(run), read_calling(run)
+def _labels(names: Sequence[str]) -> list[str]:
+    """Return names of which no two are alike: those of runs of several projects may be."""
+    return [
+        f"{name} ({names[: at + 1].count(name)})" if names.count(name) > 1 else name
+        for at, name in enumerate(names)
+    ]
+
+
+def _report(run: RunDirectory, name: str, *, max_bytes: int) -> RunReport:
+    evidence = replace(read_evidence(run), name=name)
+    tokenizer, calling = read_tokenizer(run), read_calling(run)
     statistics, sample = Statistics(), Sample()
-    for scored in read_trajectories(run):
-        statistics.add(scored, kinds(scored, tokenizer, calling))
-        sample.add(scored)
+    for rollout in read_rollouts(run):
+        # Of held-out answers no gap is known.
+        is_held_out = rollout.held_out is not None
+        found = [] if is_held_out else kinds(rollout.trajectory, tokenizer, calling)
+        statistics.add(rollout, found)
+        sample.add(rollout)
     showing: Callable[..., Any] = partial(show, tokenizer=tokenizer, calling=calling)
     return RunReport(
         evidence=evidence,
@@ -101,8 +117,20 @@ def _report(run: RunDirectory, *, max_bytes: int) -> RunReport:
         transcripts=fit(sample, showing, max_bytes),
         num_steps_read=len(steps_read_of(run)),
         num_steps=len(journals(run.path / "trajectories")),
+        compared=compare_plan(
+            evidence, held_out_tokens=_held_out_tokens(evidence, statistics, run)
+        ),
         has_words=tokenizer is not None,
     )
+
+
+def _held_out_tokens(
+    evidence: Evidence, statistics: Statistics, run: RunDirectory
+) -> tuple[float, float]:
+    """Return what all evaluations sampled and read, by those of them that were read here."""
+    num_read = len(evaluations_read(run))
+    share = len(evidence.evaluations) / num_read if num_read else 0.0
+    return share * statistics.held_out["sampled"], share * statistics.held_out["read"]
 
 
 def _metric_rows(runs: Sequence[Evidence]) -> list[tuple[str, Metric | None, list[str], bool]]:

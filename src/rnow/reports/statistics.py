@@ -5,44 +5,54 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from rnow.records import ScoredTrajectory, ToolCallRecord, ToolOutcome
+from rnow.records import ToolCallRecord, ToolOutcome
 from rnow.reports.kinds import KINDS
+from rnow.reports.rollouts import Rollout
 
 Mean = tuple[float, int]  # a sum and of how many
 
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts that grow with each trajectory. The gap is sampler less teacher, nats a token."""
+    """Counts that grow with each rollout. The gap is student less teacher, nats a token."""
 
-    num: int = 0
+    num: int = 0  # that were learned from; calls, ends and gaps are of these
+    num_graded: int = 0
+    num_right: int = 0
+    held_out: Counter[str] = field(default_factory=Counter)  # rollouts, and tokens sampled and read
     calls: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)  # (tool, host)
     seconds: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     num_cut: int = 0  # results of tools
     ends: Counter[str] = field(default_factory=Counter)
     gaps: dict[str, dict[str, Mean]] = field(default_factory=lambda: defaultdict(dict))
 
-    def add(self, scored: ScoredTrajectory, kinds: list[int]) -> None:
-        """Count one trajectory; `kinds` has one entry a sampled token, in their order."""
-        trajectory = scored.trajectory
+    def add(self, rollout: Rollout, kinds: list[int]) -> None:
+        """Count one rollout; `kinds` has one entry a sampled token, in their order."""
+        trajectory = rollout.trajectory
+        if rollout.held_out is not None:
+            actions = trajectory.num_actions
+            read = trajectory.num_tokens - actions
+            self.held_out.update({"rollouts": 1, "sampled": actions, "read": read})
+            return
         self.num += 1
+        self.num_graded += rollout.right is not None
+        self.num_right += bool(rollout.right)
         self.ends[trajectory.end_reason.value] += 1
         for call in trajectory.tool_calls:
             key = (call.name or "unreadable", host_of(call))
             self.calls.setdefault(key, Counter())[call.outcome.value] += 1
             self.seconds[key] += call.duration_s
             self.num_cut += call.truncated
-        mask = trajectory.action_mask
-        gaps = (trajectory.sampler_logprobs - scored.teacher_logprobs)[mask].tolist()
-        turns = trajectory.turn_index[mask].tolist()
+        gaps = [] if rollout.gaps is None else rollout.gaps.tolist()
+        turns = trajectory.turn_index[trajectory.action_mask].tolist()
         for position, (gap, turn, kind) in enumerate(zip(gaps, turns, kinds, strict=True)):
             self._add("turn", str(turn), gap)
             self._add("kind", KINDS[kind], gap)
-            self._add("position", str(1 << position.bit_length() >> 1), gap)
+            self._add("position", _span_of(position), gap)
 
     def means(self, by: str) -> dict[str, float]:
-        """Return the mean gap by "turn", "kind" or "position" (from there to twice as far)."""
-        order = KINDS.index if by == "kind" else int
+        """Return the mean gap by "turn", "kind" or "position", as "4–7": sampled tokens, from 0."""
+        order = KINDS.index if by == "kind" else _first_number
         return {key: self.gaps[by][key][0] / self.gaps[by][key][1]
                 for key in sorted(self.gaps[by], key=order)}  # fmt: skip
 
@@ -62,6 +72,16 @@ class Statistics:
     def _add(self, by: str, key: str, gap: float) -> None:
         total, count = self.gaps[by].get(key, (0.0, 0))
         self.gaps[by][key] = (total + gap, count + 1)
+
+
+def _span_of(position: int) -> str:
+    """Return the span of doubling length that a position is in: 0, 1, 2–3, 4–7, …"""
+    first = 1 << position.bit_length() >> 1
+    return f"{first}–{2 * first - 1}" if first > 1 else str(position)
+
+
+def _first_number(key: str) -> int:
+    return int(key.partition("–")[0])
 
 
 def host_of(call: ToolCallRecord) -> str:

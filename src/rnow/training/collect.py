@@ -33,7 +33,8 @@ class Collected:
     num_reused: int  # taken from the journal of an interrupted attempt at this step
     num_dropped_rollouts: int
     num_dropped_scores: int
-    verdicts: tuple[bool, ...]  # whether answers were right, of those that a grader judged
+    verdicts: tuple[bool | None, ...]  # whether each of the batch was right; None: not graded
+    num_copied: int  # rollouts that write out what only their entry's metadata holds
     rollout_s: float  # until the last rollout ended
     teacher_wait_s: float  # from then until the last score came
 
@@ -48,6 +49,7 @@ class Collector:
     concurrency: int  # rollouts at a time
     max_dropped: float  # share of a step
     verdict: Verdict = no_verdict
+    copies: Callable[[Prompt, Trajectory], bool] = lambda prompt, trajectory: False
 
     async def collect(
         self,
@@ -63,6 +65,7 @@ class Collector:
         as it is.
         """
         started = time.perf_counter()
+        prompt_of = {prompt.index: prompt for prompt in prompts}
         path = self.run.trajectories(step)
         wanted = {
             id: Attempt(prompt=prompt, id=id, policy_version=step)
@@ -94,7 +97,11 @@ class Collector:
             num_reused=len(reused),
             num_dropped_rollouts=losses.num - num_dropped_scores,
             num_dropped_scores=num_dropped_scores,
-            verdicts=tuple(right for _, right in graded if right is not None),
+            verdicts=tuple(right for _, right in graded),
+            num_copied=sum(
+                self.copies(prompt_of[one.trajectory.id.prompt], one.trajectory)
+                for one, _ in graded
+            ),
             rollout_s=rolled_at - started,
             teacher_wait_s=finished - rolled_at,
         )

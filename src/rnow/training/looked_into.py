@@ -10,6 +10,7 @@ line says so once, and the run goes on without.
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from rnow.runs.journal import trajectory_to_json
 from rnow.training.teacher import Teacher
 
 NUM_EXPLAINED = 4  # rollouts of a step
+NUM_WORDS = 10  # in a row, that stand in an entry's metadata and in a rollout
 DIGITS = 4  # of a log-probability that is only looked at
 
 Verdict = Callable[[Prompt, Trajectory], Awaitable[bool | None]]
@@ -101,6 +103,43 @@ def verdicts(grading: Grading, chat: ChatTemplate) -> Verdict:
             return None
 
     return judge
+
+
+def copier(chat: ChatTemplate) -> Callable[[Prompt, Trajectory], bool]:
+    """Return what says whether a rollout writes out what its entry holds and does not show.
+
+    That is a run of NUM_WORDS words of the metadata, the expected answer apart, which stand neither
+    in the prompt nor in what tools said.
+    """
+
+    def copies(prompt: Prompt, trajectory: Trajectory) -> bool:
+        rest = {key: value for key, value in prompt.metadata.items() if key != "expected_answer"}
+        hidden = set[tuple[str, ...]]().union(*map(_runs, _texts(rest)))
+        if not hidden:
+            return False
+        said = [turn_text(trajectory, turn, chat) for turn in trajectory.turns]
+        copied = hidden & _runs("\n".join(said))
+        shown = trajectory.token_ids[~trajectory.action_mask].tolist()
+        return bool(copied) and not copied <= _runs(chat.decode(shown))
+
+    return copies
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield each text in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return set(zip(*(words[at:] for at in range(NUM_WORDS)), strict=False))
 
 
 def _name(scored: ScoredTrajectory) -> dict[str, int]:

@@ -4,11 +4,12 @@ Each number has one owner: what trainer, monitor or evaluation count is not coun
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rnow.errors import ToolDefinitionError
 from rnow.records import EndReason, ToolOutcome, Trajectory
 from rnow.training.collect import Collected
+from rnow.training.gaps import gap_metrics
 
 
 def merge_metrics(*groups: Mapping[str, float]) -> dict[str, float]:
@@ -31,10 +32,13 @@ def merge_metrics(*groups: Mapping[str, float]) -> dict[str, float]:
 def step_metrics(collected: Collected) -> dict[str, float]:
     """Return every count and mean that the rollouts and the teacher of one step give."""
     trajectories = [item.trajectory for item in collected.batch.scored]
+    graded = [right for right in collected.verdicts if right is not None]
     around = {
         "rollout/reused": collected.num_reused,
-        "rollout/graded": len(collected.verdicts),
-        **_right(collected.verdicts),
+        "rollout/graded": len(graded),
+        **({"rollout/right": sum(graded) / len(graded)} if graded else {}),
+        "rollout/copied": collected.num_copied,
+        **gap_metrics(collected.batch.scored, collected.verdicts),
         "rollout/dropped": collected.num_dropped_rollouts,
         "teacher/dropped": collected.num_dropped_scores,
         "teacher/scored": len(trajectories),
@@ -55,10 +59,6 @@ def repetition(trajectory: Trajectory) -> float:
         num += len(grams)
         num_new += len(set(grams))
     return (num - num_new) / num if num else 0.0
-
-
-def _right(verdicts: Sequence[bool]) -> dict[str, float]:
-    return {"rollout/right": sum(verdicts) / len(verdicts)} if verdicts else {}
 
 
 def rollout_metrics(trajectories: list[Trajectory]) -> dict[str, float]:

@@ -59,6 +59,8 @@ def plan_costs(
         num_teacher_gpus=0 if teacher is None else len(teacher.gpus),
         student=_figures(placement.models["student"]),
         teacher=_figures(placement.models["teacher"]),
+        gangs={} if plan is None else plan.gangs,
+        sharing=frozenset() if plan is None else plan.times.sharing,
     )
     return estimate_costs(work, measured_steps(project, config, place=work.place))
 

@@ -61,6 +61,7 @@ METRICS = (
             "below 0 for several steps, trainer and teacher disagree on what they score: compare "
             "their tokenizers and chat templates"),
     _metric("reverse_kl/turn_*", "nats/token", "the same over the tokens of one turn, from 0"),
+    _metric("reverse_kl/within", "nats/token", "half of its interval at 95 %, over prompts"),
     _metric("teacher_kl", "nats/token", "reverse_kl under the hosted service's name"),
     _metric("mismatch_kl", "nats/token", "how far engine and trainer are apart on the same weights",
             (None, 0.01), f"{_DTYPES}; above 0.015 an alarm says so"),
@@ -95,6 +96,9 @@ METRICS = (
             "and look at the transcripts, most repetition first"),
     _metric("rollout/graded", "count", "rollouts whose answer a grader judged"),
     _metric("rollout/right", "share", "of those, right answers; sampled, so below eval/accuracy"),
+    _metric("rollout/copied", "count", "rollouts that write out ten words in a row of their "
+            "entry's metadata which they were not shown", _NONE,
+            "take it out of the entries, and see what tools.py reads"),
     _metric("rollout/action_tokens", "tokens", "mean sampled by a rollout; a growth to several "
             "times its length is how a collapse begins"),
     _metric("rollout/end_answer", "count", "ended with a turn that calls no tool"),
@@ -134,6 +138,10 @@ METRICS = (
             "controller.log names the reasons"),
     _metric("teacher/wait_s", "s", "from the last rollout's end until the last score", (None, None),
             "if it is much of a step: raise teacher.concurrency or teacher.replicas"),
+    _metric("teacher/gain", "share", "the teacher's right answers less the student's, by "
+            "the graded rollouts, each weighed by how likely the teacher finds it; none where few "
+            "have most of the weight"),
+    _metric("teacher/gain_within", "share", "half of its interval at 95 %, over prompts"),
     _metric("publish/probe", "nats/token", "engine and trainer apart on a fixed sequence",
             (0.0, 0.1), "above engine.probe_tolerance the run stops, and says why"),
     _metric("eval/accuracy", "share", "of held-out prompts, on steps that evaluate"),

@@ -38,7 +38,7 @@ from rnow.tools.env import fixed_variables
 from rnow.training.collect import Collector
 from rnow.training.gpu_use import watching_gpus
 from rnow.training.held_out import HeldOut, held_out_evaluation, open_held_out, verdict_of
-from rnow.training.looked_into import FavouriteKeeper
+from rnow.training.looked_into import FavouriteKeeper, copier
 from rnow.training.loop import train
 from rnow.training.monitor import Monitor
 from rnow.training.parts import Learner, Parts, check_teacher, make_publisher, open_engines
@@ -219,6 +219,7 @@ async def _train(
                 concurrency=config.rollout.concurrency,
                 max_dropped=config.trainer.max_dropped,
                 verdict=verdict_of(held_out, environment),
+                copies=copier(environment.chat),
             ),
             teacher=teacher,
             keep_favourites=FavouriteKeeper(teacher, run, num=teacher_of(config).num_favourites),

@@ -27,7 +27,7 @@ from rnow.plan.engine_specs import Serving, sampling_spec, scoring_spec
 from rnow.plan.placing import place_roles
 
 # Who reads but does not act: a plan counts what others will take, a headline is only printed.
-ONLOOKERS = {"records.py", "workload.py", "layout.py", "advice.py", "_headline", "plan_costs"}
+ONLOOKERS = {"workload.py", "layout.py", "advice.py", "_headline", "plan_costs"}
 # What the plan itself is for; and what has no effect in distillation, which is said there.
 ONLOOKERS_OWN = {
     "engine.gpu_memory_utilization",

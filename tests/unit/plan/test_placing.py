@@ -81,7 +81,7 @@ def test_with_a_gpu_and_vllm_auto_is_vllm_and_the_plan_is_shown(project: Path) -
     assert made.plan is not None
     assert made.notices == (REACH_8B,)
     assert made.lines() == (REACH_8B, *made.plan.lines())
-    assert made.lines()[-1].startswith("teacher: 1 vLLM server with gpu_memory_utilization ")
+    assert made.lines()[-2].startswith("teacher: 1 vLLM server with gpu_memory_utilization ")
 
 
 def test_with_a_gpu_and_no_vllm_auto_is_this_process_and_says_what_to_do(project: Path) -> None:

@@ -1,7 +1,8 @@
 """Nine bad runs, each with its very sentence, and ten good ones without any.
 
 The files are what short runs of the demo wrote: a config, two lines of metrics. The bad ones were
-made with a tools.py that raises, a teacher of other weights, a rate of 0.04, and so on.
+made with a tools.py that raises, a teacher of other weights, a rate of 0.04, and so on:
+bench/make_diagnoses.py makes them anew.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ SENTENCES = {
     ),
     "family": (
         "the teacher is of another family (qwen2; the student: qwen3), and from the first "
-        "step on they are 13.28 nats a token apart; take a teacher of the student's own "
+        "step on they are 9.51 nats a token apart; take a teacher of the student's own "
         "family, trained on the same chat format"
     ),
     "tool_fails": (
@@ -67,12 +68,24 @@ SENTENCES = {
         "trainer.learning_rate 0.04 is far too high: reverse_kl rose from 0.594 to 7.406, the"
         " student has come apart; begin again with --fresh at 0.0004"
     ),
-    "same_teacher": (
-        "the teacher is no better than the student: at the first step they are less than "
-        "0.001 nats a token apart, so there is nothing to learn from it; take a larger or a "
-        "trained teacher, and compare both with rnow eval"
+    "no_better": (
+        "the teacher is no better than the student: at the first step the two are 0.0000 (0.0000 "
+        "to 0.0000 at 95 %) nats a token apart, so there is nothing to learn from it; take a "
+        "larger or a trained teacher, and compare both with rnow eval"
+    ),
+    "no_better_other": (
+        "the teacher is no better than the student: by the 64 graded rollouts of the first step, "
+        "each weighed by how likely the teacher finds it, its share of right answers is the "
+        "student's plus -0.095 (-0.134 to -0.057 at 95 %); take a larger or a trained teacher, and "
+        "compare both with rnow eval"
+    ),
+    "copies": (
+        "8 of 8 rollouts of the last step write out a hint that they were not shown, ten words in "
+        "a row of their entry's metadata: the student knows it by heart, or imitates a teacher "
+        "that sees it; take it out of the entries, or train fewer steps"
     ),
 }
+RULE_OF = {"no_better_other": "no_better"}  # of the others it has the file's name
 
 
 def read(name: str) -> Evidence:
@@ -80,13 +93,14 @@ def read(name: str) -> Evidence:
 
 
 def test_every_rule_has_its_run() -> None:
-    assert SENTENCES.keys() == RULES.keys()
+    assert SENTENCES.keys() == RULES.keys() | RULE_OF.keys()
     assert {path.stem for path in RUNS.iterdir()} == SENTENCES.keys() | set(GOOD)
 
 
 @pytest.mark.parametrize("name", SENTENCES)
 def test_a_bad_run_gets_its_sentence_and_no_other(name: str) -> None:
-    assert [(one.name, one.sentence) for one in diagnose(read(name))] == [(name, SENTENCES[name])]
+    rule = RULE_OF.get(name, name)
+    assert [(one.name, one.sentence) for one in diagnose(read(name))] == [(rule, SENTENCES[name])]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -98,7 +112,7 @@ def test_a_good_run_gets_none(name: str) -> None:
 def test_one_step_is_enough(name: str) -> None:
     run = read(name)
     found = diagnose(dataclasses.replace(run, metrics=run.metrics[:1]))
-    assert [one.name for one in found] == [name]
+    assert [one.name for one in found] == [RULE_OF.get(name, name)]
 
 
 def test_before_the_first_step_nothing_is_said() -> None:
@@ -106,7 +120,7 @@ def test_before_the_first_step_nothing_is_said() -> None:
 
 
 def test_a_step_that_was_skipped_has_no_gap_to_judge() -> None:
-    run = read("same_teacher")
+    run = read("no_better")
     bare = {key: value for key, value in run.metrics[0].items() if "reverse_kl" not in key}
     assert diagnose(dataclasses.replace(run, metrics=(bare, *run.metrics[1:]))) == []
 

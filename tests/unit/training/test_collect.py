@@ -219,7 +219,7 @@ async def test_verdicts_are_kept_and_those_of_the_journal_count_too(tmp_path: Pa
 
     for each in (verdict, no_verdict):  # the second takes all from the journal
         collected = await collector(each).collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
-        assert collected.verdicts == (False, True)
+        assert collected.verdicts == (False, None, True, None)
         found = step_metrics(collected)
         assert (found["rollout/graded"], found["rollout/right"]) == (2, 0.5)
 

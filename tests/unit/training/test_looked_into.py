@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import make_trajectory, tokenizer_folder
 from scored import make_scored
 
+from rnow.chat.template import ChatTemplate
 from rnow.engines.base import ScoreRequest, Scores
 from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import EngineError
-from rnow.records import Batch, RolloutId, ScoredTrajectory
+from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory
 from rnow.runs.beside import read_beside
 from rnow.runs.folder import RunDirectory
-from rnow.training.looked_into import NUM_EXPLAINED, FavouriteKeeper, keep_logprobs
+from rnow.training.looked_into import NUM_EXPLAINED, FavouriteKeeper, copier, keep_logprobs
 from rnow.training.teacher import Teacher
 
 
@@ -89,3 +91,29 @@ def test_what_the_trainer_gave_is_kept_by_rollout(tmp_path: Path) -> None:
     assert read_beside(run.beside("update", 3)) == [
         {"prompt": 1, "rollout": 0, "logprobs": [-0.5, -0.3333]}
     ]
+
+
+HINT = "look at the study page first and then at the page of its drug"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "prompt", "said", "copies"),
+    [
+        ({"hint": HINT}, "Which?", f"I {HINT}", True),
+        ({"steps": [{"do": HINT.title()}]}, "Which?", f"I {HINT}!", True),
+        ({"call": 'now:\n"' + HINT.replace(" ", '"\n"')}, "Which?", HINT, True),
+        ({"hint": HINT}, f"Which? {HINT}", f"I {HINT}", False),  # it was shown
+        ({"hint": HINT}, "Which?", "I look at the study page first and then guess", False),
+        ({"expected_answer": HINT}, "Which?", HINT, False),  # that is to be right
+        ({"nct": "NCT0"}, "Which?", HINT, False),
+        ({}, "Which?", HINT, False),
+    ],
+)
+def test_a_rollout_that_writes_out_what_its_entry_hides(
+    tmp_path: Path, metadata: dict[str, object], prompt: str, said: str, copies: bool
+) -> None:
+    chat = ChatTemplate.load(tokenizer_folder(tmp_path, "qwen3"))
+    before, after = chat.encode(prompt), chat.encode(said)
+    mask = [False] * len(before) + [True] * len(after)
+    entry = Prompt(index=0, line=1, messages=(), tools=None, metadata=metadata)
+    assert copier(chat)(entry, make_trajectory([*before, *after], mask)) is copies
