@@ -3,7 +3,7 @@
     python tests/bench/bench_estimates.py [--runs demo smollm2 vllm] [--python PATH]
 
     demo      the clinic's project, 20 steps, evaluated every 10
-    smollm2   a network of SmolLM2-135M's sizes, random weights, full tuning, 8 steps
+    smollm2   a network of SmolLM2-135M's sizes, random weights, full tuning, 6 steps
     vllm      the clinic's project on two vLLM servers, 8 steps
 
 A run goes to its end; then its first three steps alone are given to `rnow check` as those of an
@@ -170,10 +170,12 @@ def make_smollm2(folder: Path) -> tuple[Path, list[str]]:
         tokenizer.save_pretrained(place)
     return project, [
         "model.tuning=full",
-        "data.batch_size=2",
+        "data.batch_size=1",
+        "data.group_size=2",
         "rollout.max_turns=1",
+        "rollout.max_tokens=16",
         "trainer.learning_rate=1e-6",
-        "trainer.max_steps=8",
+        "trainer.max_steps=6",
     ]
 
 
