@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rnow.config.load import load_config
@@ -38,6 +38,11 @@ class Example:
     overrides: tuple[str, ...] = ()
 
 
+def nodes(count: int) -> tuple[Gpu, ...]:
+    """Return the GPUs of `count` machines of eight."""
+    return tuple(replace(H100, node=index // 8) for index in range(8 * count))
+
+
 NARROW_8B = ("teacher.path=Qwen/Qwen3-8B", "teacher.quantization=fp8")
 
 EXAMPLES = {
@@ -55,6 +60,25 @@ EXAMPLES = {
             "rollout.max_context_window=16384",
         ),
     ),
+    "8b-30b-a3b-on-2x80": Example(
+        gpus=(H100,) * 2,
+        overrides=("teacher.path=Qwen/Qwen3-30B-A3B",),
+    ),
+    "8b-32b-on-16x80": Example(gpus=nodes(2), overrides=("trainer.num_ranks=8",)),
+    "8b-32b-on-64x80": Example(gpus=nodes(8), overrides=("trainer.num_ranks=31",)),
+    "32b-235b-on-32x80": Example(
+        gpus=nodes(4),
+        overrides=(
+            "model.path=Qwen/Qwen3-32B",
+            "teacher.path=Qwen/Qwen3-235B-A22B",
+            "trainer.num_ranks=8",
+            "trainer.shard_weights=true",
+        ),
+    ),
+    "full-8b-on-16x80": Example(
+        gpus=nodes(2), overrides=("model.tuning=full", "trainer.num_ranks=8")
+    ),
+    "full-8b-on-8x80": Example(gpus=(H100,) * 8, overrides=("model.tuning=full",)),
     "too-long-on-2x24": Example(
         gpus=(L4,) * 2, overrides=("model.path=Qwen/Qwen3-1.7B", *NARROW_8B)
     ),

@@ -14,6 +14,7 @@ import asyncio
 import functools
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -199,22 +200,36 @@ HOLLOW_CONFIG = {
 }
 
 
-def write_hollow_model(folder: Path, *, num_bytes: int = 1000) -> Path:
-    """Write the files of a model of one weight, a hole that takes no room on the disk.
+def write_hollow_model(folder: Path, *, num_bytes: int | None = None) -> Path:
+    """Write the files of a model whose weights are a hole that takes no room on the disk.
 
-    Its config.json has a row for each token of a tokenizer that is in `folder`.
+    Its config.json has a row for each token of a tokenizer that is in `folder`. With `num_bytes` it
+    is of one weight, and so large.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
         rows = {"vocab_size": 1024} if (folder / "tokenizer.json").exists() else {}
         (folder / "config.json").write_text(json.dumps(HOLLOW_CONFIG | rows))
-    size = num_bytes - 8 - 128
-    weight = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
-    header = json.dumps({"weight": weight}).ljust(128).encode()
+    shapes = {"weight": ((num_bytes - 8 - 128) // 2,)} if num_bytes else _weights_of(folder)
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).ljust(128).encode()
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(num_bytes)
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
     return folder
+
+
+def _weights_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of each weight of the network that config.json describes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return {name: tuple(value.shape) for name, value in network.named_parameters()}
 
 
 def model_settings(**settings: Any) -> ModelSettings:

@@ -55,9 +55,8 @@ class Lab:
         return engine
 
     def spec(self, *servers: VllmServerSettings, **settings: Any) -> EngineSpec:
-        chosen = {"request_timeout_s": 10.0, "tolerance": 1e-3, **settings}
+        chosen = {"role": "student", "request_timeout_s": 10.0, "tolerance": 1e-3, **settings}
         return EngineSpec(
-            role="student",
             model=self.folder,
             dtype="float32",
             device="cpu",

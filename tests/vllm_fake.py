@@ -6,6 +6,7 @@ the ids that it samples: after 5 come 4, 3, 2, 1, 0, 0, …
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
@@ -30,6 +31,12 @@ class FakeVllm:
         self.max_model_len = 100
         self.requests: list[tuple[str, Json]] = []
         self.adapters: dict[str, str] = {}
+        # Tokens of each generation, which ends by an abort alone; None: it ends by itself.
+        self.sampled_by_then: int | None = None
+        self.aborted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.can_abort = True
+        self.adapter_shift = 0.0  # of the log-probabilities of every adapter
+        self.skips_adapter = False  # where tokens are sampled
         self.num_looks = 0  # at an adapter's folder before it is visible
         self.change: Callable[[Json], None] = lambda answer: None
         self.fault: Callable[[], web.Response | None] = lambda: None
@@ -37,7 +44,8 @@ class FakeVllm:
         self.empties_cache = True
         self.has_dev_routes = True
         self.gate: Callable[[], Awaitable[None]] | None = None  # awaited by the token route
-        self.compact: Callable[[Json], str] | None = None  # encodes the array
+        self.compact: Callable[[Json], str | None] | None = None  # encodes the array
+        self.ignores_compact = False  # it does not know of it, and takes it for nothing
 
     def bodies(self, route: str) -> list[Json]:
         return [body for path, body in self.requests if path == route]
@@ -65,6 +73,13 @@ class FakeVllm:
                         ]
                     }
                 )
+            case "/inference/v1/abort_requests" if self.can_abort:
+                for name in body["request_ids"]:
+                    self.aborted[name.removeprefix("generate-tokens-")].set()
+                return web.Response()
+            case "/inference/v1/generate" if self.sampled_by_then is not None:
+                await self.aborted[body["request_id"]].wait()
+                return self.generate(body)
             case "/inference/v1/generate":
                 if self.gate is not None:
                     await self.gate()
@@ -98,10 +113,12 @@ class FakeVllm:
             "model": body["model"],
             "prompt_token_ids": ids if body.get("return_token_ids") else None,
             "prompt_logprobs": None,
-            "prompt_token_id_logprobs": None,
+            **({} if self.compact is None else {"prompt_token_id_logprobs": None}),
             "choices": [_choice(ids, asked)],
         }
-        if "prompt_logprob_token_ids" in asked:
+        if self.sampled_by_then is not None:
+            _cut(answer["choices"][0], self.sampled_by_then)
+        if "prompt_logprob_token_ids" in asked and not self.ignores_compact:
             if self.compact is None:
                 return error(400, "prompt_logprob_token_ids requires the V2 model runner")
             answer["prompt_token_id_logprobs"] = self.compact(asked)
@@ -110,8 +127,22 @@ class FakeVllm:
                 None,
                 *(_scored(place, ids[place], asked) for place in range(1, len(ids))),
             ]
+        if body["model"] in self.adapters:
+            shift_scored(answer, self.adapter_shift)
+            shift_sampled(answer, 0.0 if self.skips_adapter else self.adapter_shift)
         self.change(answer)
         return web.Response(text=json.dumps(answer), content_type="application/json")
+
+
+def shift_scored(answer: Json, by: float) -> None:
+    for entry in (answer["prompt_logprobs"] or [])[1:]:
+        for value in entry.values():
+            value["logprob"] += by
+
+
+def shift_sampled(answer: Json, by: float) -> None:
+    for entry in answer["choices"][0]["logprobs"]["content"]:
+        entry["logprob"] += by
 
 
 def error(status: int, message: str) -> web.Response:
@@ -134,6 +165,12 @@ def _choice(ids: list[int], asked: Json) -> Json:
         "logprobs": {"content": content},
         "finish_reason": "stop" if is_stop else "length",
     }
+
+
+def _cut(choice: Json, num: int) -> None:
+    choice["token_ids"] = choice["token_ids"][:num]
+    choice["logprobs"]["content"] = choice["logprobs"]["content"][:num]
+    choice["finish_reason"] = "abort"
 
 
 def _scored(position: int, token: int, asked: Json) -> Json:

@@ -12,6 +12,7 @@ does wrong is told by files in that folder, which tests write while it runs:
     slow        the token route answers after so many seconds, but for requests of one token
     dies        it ends itself at the next request of the token route
     stale       log-probabilities are 1 nat lower: other weights
+    skips       log-probabilities of sampled tokens are 0.5 nats lower: an adapter left out
     nan         they are what the server says for NaN
     requests    (written by the server) one line a request: route, then the model that it names
     adapters    (written by the server) the folder of each adapter that it was told to load
@@ -27,7 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from aiohttp import web
-from vllm_fake import FakeVllm, Json, error
+from vllm_fake import FakeVllm, Json, error, shift_sampled, shift_scored
 
 HERE = Path(__file__).parent
 
@@ -77,12 +78,15 @@ class FaultyVllm(FakeVllm):
         if status.exists() and body["token_ids"] != [0]:
             return error(int(status.read_text()), "internal")
         response = super().generate(body)
-        for fault, change in (("stale", -1.0), ("nan", -9999.0)):
-            if (self.folder / fault).exists() and response.text:
+        for fault, shift, by in (
+            ("stale", shift_scored, -1.0),
+            ("stale", shift_sampled, -1.0),
+            ("skips", shift_sampled, -0.5),
+            ("nan", shift_scored, -9999.0),
+        ):
+            if (self.folder / fault).exists() and response.text and response.status == 200:
                 answer = json.loads(response.text)
-                for entry in (answer.get("prompt_logprobs") or [])[1:]:
-                    for value in entry.values():
-                        value["logprob"] += change
+                shift(answer, by)
                 response.text = json.dumps(answer)
         return response
 

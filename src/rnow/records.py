@@ -26,7 +26,7 @@ class StopReason(StrEnum):
     """Why one generation ended."""
 
     STOP = "stop"  # a stop token was sampled; it is the last token of the completion
-    LENGTH = "length"  # the cap on tokens of this generation was reached
+    LENGTH = "length"  # the cap on tokens of this generation was reached, or its deadline
 
 
 class EndReason(StrEnum):
@@ -35,6 +35,7 @@ class EndReason(StrEnum):
     ANSWER = "answer"  # a turn without a tool call, under termination_policy last_tool
     MAX_TURNS = "max_turns"  # rollout.max_turns generations were made
     MAX_TOKENS = "max_tokens"  # a generation hit rollout.max_tokens and held no complete tool call
+    REQUEST_TIMEOUT = "request_timeout"  # as MAX_TOKENS, but cut at engine.request_timeout_s
     CONTEXT_FULL = "context_full"  # the next turn does not fit in rollout.max_context_window
     TIMEOUT = "timeout"  # rollout.rollout_timeout passed; kept to the last complete turn
     FOREIGN_TOKEN = "foreign_token"  # an id without a token, or unknown to the teacher; it is cut

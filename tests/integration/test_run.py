@@ -52,6 +52,7 @@ def test_the_engine_receives_the_ids_of_the_ledger_and_agrees_with_the_trainer(
         assert line["tokens/drift"] == 0
         assert line["mismatch_kl"] < 1e-6
         assert line["publish/probe"] < 1e-4
+        assert line["publish/decode"] < 1e-4
         assert line["rollout/trajectories"] == 8
         assert line["tokens/action"] > 0
         assert unregistered(line) == set()

@@ -46,15 +46,17 @@ def adapter(folder: Path, name: str = "adapter") -> Path:
 
 
 async def sample(engine: ServedEngine, *, version: int = 0, session: str = "0.0.0") -> Completion:
-    return await engine.sample(
-        SampleRequest(
-            token_ids=IDS,
-            session=session,
-            max_tokens=3,
-            stop_token_ids=(),
-            seed=7,
-            policy_version=version,
-        )
+    return await engine.sample(sampling(version=version, session=session))
+
+
+def sampling(*, version: int, session: str = "0.0.0") -> SampleRequest:
+    return SampleRequest(
+        token_ids=IDS,
+        session=session,
+        max_tokens=3,
+        stop_token_ids=(),
+        seed=7,
+        policy_version=version,
     )
 
 
@@ -108,6 +110,25 @@ async def test_a_server_that_comes_back_with_other_weights_stops_the_run(
     assert str(caught.value) == (
         "the vLLM server of the student was started again and does not hold version 4: on a fixed "
         "sequence it is 1 nats a token away from what it answered before (tolerance 0.001)"
+    )
+
+
+async def test_a_server_that_comes_back_and_samples_without_the_adapter_stops_the_run(
+    lab: Lab, tmp_path: Path
+) -> None:
+    engine = await lab.start()
+    await engine.load_policy(adapter(tmp_path), 4)
+    await engine.probe(replace(SCORING, policy_version=4))
+    (sampled,) = await engine.probe_sampling([sampling(version=4)] * 8)
+    assert sampled.alone.token_ids.tolist() == [4, 3, 2]
+    assert len(sampled.together) == 8
+    lab.set("skips")
+    with pytest.raises(PublicationError) as caught:
+        await lab.killed(sample(engine, version=4))
+    assert str(caught.value) == (
+        "the vLLM server of the student was started again and does not sample from version 4: what "
+        "it says of sampled tokens is 0.5 nats a token away from its own scores of them (tolerance "
+        "0.001)"
     )
 
 
@@ -319,6 +340,14 @@ async def test_a_server_listens_where_no_other_user_comes_and_leaves_nothing(lab
     assert (folder / "http").is_socket()
     await engine.aclose()
     assert not folder.exists()
+
+
+async def test_how_a_teacher_scores_is_found_out_and_said_at_its_start(lab: Lab) -> None:
+    await lab.start(2, role="teacher")
+    assert lab.said == [
+        "the vLLM server of the teacher gives log-probabilities as an object for each token, not "
+        "as one array: this build has no compact scoring"
+    ]
 
 
 async def test_closing_ends_every_server_within_seconds(lab: Lab) -> None:

@@ -3,9 +3,12 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_asyncio
-from vllm_pair import MEAN_TOLERANCE, Pair, open_pair, save_adapter, save_model
+import torch
+from builders import load_policy
+from vllm_pair import MEAN_TOLERANCE, Pair, make_ids, open_pair, save_adapter, save_model
 
 pytestmark = [
     pytest.mark.vllm,
@@ -18,6 +21,24 @@ pytestmark = [
 async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
     async with open_pair(tmp_path_factory.mktemp("bfloat16"), dtype="bfloat16") as opened:
         yield opened
+
+
+async def test_the_trainer_agrees_with_what_was_sampled(pair: Pair) -> None:
+    """Logits are in float32 on both sides, whatever precision the layers have."""
+    policy = load_policy(pair.model, dtype="bfloat16")
+    differences = []
+    for num in range(60, 68):
+        ids = make_ids(num)
+        completion = await pair.sample(ids, version=0)
+        both = torch.tensor([[*ids, *completion.token_ids.tolist()]])
+        with torch.no_grad():
+            logprobs = policy.action_logprobs(
+                both,
+                position_ids=torch.arange(both.shape[1])[None],
+                action_index=torch.arange(len(ids), both.shape[1]),
+            )
+        differences.append(np.abs(logprobs.float().numpy() - completion.logprobs).mean())
+    assert 1e-6 < np.mean(differences) < MEAN_TOLERANCE
 
 
 async def test_scores_and_samples_agree_through_four_publications(

@@ -23,6 +23,7 @@ from vllm_real import alive_in_group
 from rnow.chat.template import ChatTemplate
 from rnow.config.settings import RolloutSettings
 from rnow.engines.base import SampleRequest
+from rnow.engines.vllm.engine import VllmEngine
 from rnow.errors import EngineError
 from rnow.records import (
     EndReason,
@@ -127,6 +128,8 @@ async def test_start_weights_agree(pair: Pair) -> None:
     scores = await pair.vllm.score(request)
     ours = await pair.local.score(request)
     assert np.abs(scores.logprobs - ours.logprobs).max() < TOLERANCE
+    # The build for CPUs has no compact scoring, and says so by a 400 that is recognized.
+    assert pair.vllm.at(pair.server.url).scores_compactly is False
 
 
 async def test_a_seed_decides_what_is_sampled(pair: Pair) -> None:
@@ -187,6 +190,34 @@ async def test_a_session_of_several_turns_gives_back_its_very_ids(pair: Pair) ->
         assert np.abs(completion.logprobs - ours.logprobs).max() < TOLERANCE
         ids = [*ids, *sampled, *make_ids(7)]
     await pair.vllm.release("turns")
+
+
+async def test_a_generation_is_cut_at_its_deadline_and_keeps_the_first_of_its_tokens(
+    pair: Pair,
+) -> None:
+    """Each of several, running together: with its ids, its log-probabilities, and no others."""
+    short = VllmEngine([pair.server.url], request_timeout_s=0.5)
+    requests = [
+        SampleRequest(
+            token_ids=tuple(make_ids(20)),
+            session=f"cut.{seed}",
+            max_tokens=490,
+            stop_token_ids=(),
+            seed=seed,
+            policy_version=0,
+        )
+        for seed in (1, 2, 3, 4)
+    ]
+    cut = await asyncio.gather(*(short.sample(request) for request in requests))
+    assert any(len(one.token_ids) < 490 for one in cut)
+    for request, one in zip(requests, cut, strict=True):
+        whole = await pair.vllm.sample(request)
+        num = len(one.token_ids)
+        assert one.stop_reason is StopReason.LENGTH
+        assert one.prompt_ids.tolist() == make_ids(20)
+        assert one.token_ids.tolist() == whole.token_ids[:num].tolist()
+        assert np.abs(one.logprobs - whole.logprobs[:num]).max() < TOLERANCE
+    await short.aclose()
 
 
 async def test_what_the_server_refuses_is_told_in_its_words(pair: Pair) -> None:

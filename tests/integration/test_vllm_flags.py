@@ -63,7 +63,7 @@ def test_vllm_reads_what_is_meant(tmp_path: Path) -> None:
         | {
             "graphs": None,
             "max_num_seqs": 32,
-            "overrides": {},
+            "overrides": {"head_dtype": "float32"},
             "max_loras": 2,
             "quantization": None,
             "tensor_parallel": 1,
@@ -72,7 +72,7 @@ def test_vllm_reads_what_is_meant(tmp_path: Path) -> None:
         | {
             "graphs": "NONE",
             "max_num_seqs": None,
-            "overrides": {},
+            "overrides": {"head_dtype": "float32"},
             "max_loras": 1,
             "quantization": "fp8",
             "tensor_parallel": 2,

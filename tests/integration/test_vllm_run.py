@@ -128,6 +128,7 @@ def test_a_run_on_vllm_survives_the_death_of_both_servers(project: Path) -> None
         assert line["tokens/drift"] == 0
         assert line["mismatch_kl"] < 0.01
         assert line["publish/probe"] < 1e-3
+        assert line["publish/decode"] < 1e-3
     assert (run.folder / "model" / "adapter_model.safetensors").exists()
 
 
@@ -204,6 +205,7 @@ def test_all_weights_follow_the_training_beside_a_teacher_in_this_process(projec
     assert len(lines) == 3
     for line in lines:
         assert line["publish/probe"] < 1e-3
+        assert line["publish/decode"] < 1e-3
         assert line["mismatch_kl"] < 0.01
         assert line["tokens/drift"] == 0
 

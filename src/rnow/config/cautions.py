@@ -7,6 +7,9 @@ from rnow.config.settings import Config, TeacherSettings
 from rnow.config.source import ConfigSource
 
 FEWEST_ROLLOUTS = 64  # a step, in the published runs of docs/recipes.md
+# Of a generation on a server of which every place is taken: 8B parameters on an H100 with a full
+# cache take 0.03, smaller GPUs more.
+SLOW_S_A_TOKEN = 0.05
 
 
 def few_rollouts(config: Config) -> str | None:
@@ -21,6 +24,22 @@ def few_rollouts(config: Config) -> str | None:
         f"a step has {num_rollouts} rollouts (data.batch_size x data.group_size); published runs "
         f"have {FEWEST_ROLLOUTS} to 2048, most of them of different prompts, and fewer make steps "
         "noisy: docs/recipes.md"
+    )
+
+
+def long_generations(config: Config) -> str | None:
+    """Return advice where one generation may take longer than a request is given."""
+    request_s, window = config.engine.request_timeout_s, config.rollout.max_context_window
+    max_tokens = min(config.rollout.max_tokens or window, window)
+    seconds = max_tokens * SLOW_S_A_TOKEN
+    if config.engine.kind == "local" or seconds <= request_s:
+        return None
+    is_set = "is" if config.rollout.max_tokens else "is not set:"
+    return (
+        f"rollout.max_tokens {is_set} {max_tokens} tokens a generation, which take {seconds:.0f} s "
+        f"at {SLOW_S_A_TOKEN:g} s a token, and engine.request_timeout_s is {request_s:g}: a "
+        "runaway holds up its whole step until it is cut there. Set rollout.max_tokens to "
+        f"{int(request_s / SLOW_S_A_TOKEN)} or less"
     )
 
 

@@ -204,7 +204,9 @@ class EngineSettings(Section):
     start_timeout_s: float = Field(default=900.0, gt=0)
     """Deadline of a vLLM server's start (seconds)."""
     request_timeout_s: float = Field(default=600.0, gt=0)
-    """Deadline of one sample or score request (seconds)."""
+    """Deadline of one request (seconds); a generation is cut there and kept."""
+    deterministic: bool = False
+    """vLLM samples the same whatever runs beside it, also after a kill; a third slower."""
     probe_tolerance: float | None = Field(default=None, gt=0)
     """Allowed mean gap, engine to trainer (nats); null: 0.001, in bfloat16 0.1."""
 

@@ -5,6 +5,7 @@ a served engine speaks to another one over HTTP. Neither role knows which it got
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -93,6 +94,19 @@ class Scores:
     top_logprobs: FloatArray  # [len(token_ids) - start, num_top] nats
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """What one copy of the weights sampled for a probe: decoding has code of its own, in which
+    weights can be stale that a prompt is read with.
+
+    Sampled(where="http://127.0.0.1:8000", alone=completion, together=(completion, …))
+    """
+
+    where: str  # names the copy in messages
+    alone: Completion  # the first request, with nothing else under way
+    together: tuple[Completion, ...]  # all requests at once
+
+
 class Engine(Protocol):
     """Runs one model. Every method raises `EngineError` when it cannot do what it says."""
 
@@ -104,6 +118,10 @@ class Engine(Protocol):
 
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         """Score by every copy of the weights, one for each server: one of them may be stale."""
+        ...
+
+    async def probe_sampling(self, requests: Sequence[SampleRequest]) -> tuple[Sampled, ...]:
+        """Sample at every copy of the weights, whose sessions are forgotten."""
         ...
 
     async def load_policy(self, path: Path, policy_version: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnow.engines.base import Completion, Engine, SampleRequest, ScoreRequest, Scores
+from rnow.engines.base import Completion, Engine, Sampled, SampleRequest, ScoreRequest, Scores
 from rnow.errors import EngineError
 from rnow.records import FloatArray, StopReason
 
@@ -73,6 +73,11 @@ class ScriptedEngine(Engine):
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         return (await self.score(request),)
 
+    async def probe_sampling(self, requests: Sequence[SampleRequest]) -> tuple[Sampled, ...]:
+        """Repeat each request's last token; the script is for sessions."""
+        completions = tuple(self._repeat_last(request) for request in requests)
+        return (Sampled(where="the script", alone=completions[0], together=completions),)
+
     async def load_policy(self, path: Path, policy_version: int) -> None:
         self.policies[policy_version] = path
 
@@ -84,6 +89,17 @@ class ScriptedEngine(Engine):
 
     async def aclose(self) -> None:
         self.closed = True
+
+    def _repeat_last(self, request: SampleRequest) -> Completion:
+        answer = request.token_ids[-1:] * request.max_tokens
+        everything = (*request.token_ids, *answer)
+        return Completion(
+            prompt_ids=np.array(request.token_ids, dtype=np.int32),
+            token_ids=np.array(answer, dtype=np.int32),
+            logprobs=self._logprobs(everything, start=len(request.token_ids)),
+            stop_reason=StopReason.LENGTH,
+            policy_version=request.policy_version,
+        )
 
     async def _answer(self, request: SampleRequest, turn: int) -> Sequence[int]:
         if callable(self._script):

@@ -19,7 +19,7 @@ from rnow.errors import ModelError
 from rnow.plan.hosted_models import why_without_weights
 from rnow.plan.model_files import ModelFiles
 from rnow.plan.own_code import own_code_of
-from rnow.plan.weight_files import check_weights
+from rnow.plan.weight_files import Weights, check_weights
 
 NVIDIA_SMI_DEADLINE_S = 10.0
 MAX_CPU_WEIGHT_BYTES = 4 * 10**9  # above it, one step takes hours on a CPU
@@ -87,13 +87,13 @@ def usable_gpus(devices: Devices, *, torch_version: str | None = None) -> Device
 
 def check_models(
     models: Mapping[ModelFiles, str], *, devices: Devices
-) -> dict[ModelFiles, tuple[str, ...]]:
+) -> dict[ModelFiles, Weights]:
     """Raise ModelError with all that is missing to run `models`, each with its engine.kind.
 
     Without a GPU, `auto` takes models that are on this machine and small, and downloads nothing;
-    the other kinds take what they are given. Returns what is to be said of each one's weights.
+    the other kinds take what they are given. Returns what was seen of each one's weights.
     """
-    told: dict[ModelFiles, tuple[str, ...]] = {}
+    told: dict[ModelFiles, Weights] = {}
     broken: list[tuple[ModelFiles, str]] = []
     for model in models:
         try:
@@ -122,8 +122,8 @@ def _names(items: Sequence[tuple[ModelFiles, str]]) -> str:
     return " and ".join(dict.fromkeys(model.path for model, _ in items))
 
 
-def _look_at(model: ModelFiles) -> tuple[str, ...]:
-    """Raise ModelError for a model that can be loaded nowhere; return what is to be said of it."""
+def _look_at(model: ModelFiles) -> Weights:
+    """Raise ModelError for a model that can be loaded nowhere."""
     if model.folder is None:
         without = None if model.may_be_downloaded else f"there is no folder {model.path}"
         why = why_without_weights(model.path) or without
@@ -131,7 +131,7 @@ def _look_at(model: ModelFiles) -> tuple[str, ...]:
         why = own_code_of(model.folder)
     if why is not None:
         raise ModelError(why)
-    return () if model.folder is None else check_weights(model.folder)
+    return Weights() if model.folder is None else check_weights(model.folder)
 
 
 def _needs_gpu(model: ModelFiles) -> str | None:

@@ -176,6 +176,7 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
             python=serving.placement.python,
             dtype=_dtype(serving, role),
             args=settings.args,
+            deterministic=serving.config.engine.deterministic,
             start_timeout_s=serving.config.engine.start_timeout_s,
             log_file=serving.logs / (f"{role}-{number}.log" if number else f"{role}.log"),
             **of_use,

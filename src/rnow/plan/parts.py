@@ -127,8 +127,9 @@ def plan_notes(
         notes += [] if item.role == "student" and workload.alone is None else told
     used = {gpu for item in roles for gpu in item.gpus}
     if len(used) < len(gpus) and workload.config.resources is None:
+        left = len(gpus) - len(used)
         notes.append(
-            f"{len(gpus) - len(used)} of {len(gpus)} GPUs are not used: no server that fits in "
-            "them would shorten a step by more than 1 %"
+            f"{left} of {len(gpus)} GPUs {'is' if left == 1 else 'are'} not used: no server that "
+            "fits there would shorten a step by more than 1 %"
         )
     return tuple(dict.fromkeys(notes))

@@ -21,7 +21,7 @@ from rnow.plan.make import make_plan
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.network import Use, check_network
 from rnow.plan.records import EngineKind, Plan
-from rnow.plan.weight_files import check_quantization
+from rnow.plan.weight_files import Weights, check_quantization
 from rnow.plan.workload import Workload, load_workload
 
 EngineRole = Literal["student", "teacher"]
@@ -114,7 +114,7 @@ def place_sampler(
     """
     config = loaded.config
     found = devices or usable_gpus(find_devices())
-    told: Mapping[ModelFiles, tuple[str, ...]] = {}
+    told: Mapping[ModelFiles, Weights] = {}
     if not engine_urls(config, role):
         told = check_models({model: _asked(config, role)}, devices=found)
     placement = _without_plan(config, project, {role: model}, devices=found)
@@ -174,15 +174,15 @@ def _look_at_models(
     config: Config,
     placement: Placement,
     *,
-    told: Mapping[ModelFiles, tuple[str, ...]],
+    told: Mapping[ModelFiles, Weights],
     may_download: bool,
     trained: EngineRole | None = None,
     adapted: EngineRole | None = None,
 ) -> Placement:
     """Return `placement` with what is to be said of its models; refuse what cannot be run.
 
-    `told`: of their weights. A model that is not on this machine is judged by its config.json,
-    where it may be fetched.
+    `told`: what was seen of their weights. A model that is not on this machine is judged by its
+    config.json, where it may be fetched.
     """
     notices = list(placement.notices)
     for role, model in placement.models.items():
@@ -198,19 +198,25 @@ def _look_at_models(
             is_scored=trained is not None and role != trained,
         )
         try:
-            own = (*told.get(model, ()), *_look_at(model, use, fetch=may_download))
+            own = _look_at(model, use, told.get(model, Weights()), fetch=may_download)
         except ModelError as error:
             raise ModelError(f"{model.path} cannot be used\n  {model.key}: {error}") from error
         notices += [line for line in own if line not in notices]
     return replace(placement, notices=tuple(notices))
 
 
-def _look_at(model: ModelFiles, use: Use, *, fetch: bool) -> list[str]:
+def _look_at(model: ModelFiles, use: Use, weights: Weights, *, fetch: bool) -> list[str]:
     if model.folder is None and not fetch:
         return []
     folder = model.folder or fetch_model(model, weights=False)
-    check_quantization(folder, is_trained=use.is_trained, is_served=use.engine == "vllm")
-    told = [*check_network(model.path, folder, use)]
+    is_quantized = check_quantization(
+        folder, is_trained=use.is_trained, is_served=use.engine == "vllm"
+    )
+    told = [*weights.notices, *check_network(model.path, folder, use)]
+    if weights.shapes and not is_quantized:
+        from rnow.learner.fit import check_fit
+
+        told += check_fit(folder, weights.shapes)
     if use.is_trained and use.is_adapted:
         from rnow.learner.reach import lora_reach
 

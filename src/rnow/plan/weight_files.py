@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from rnow.errors import ModelError
 from rnow.plan.weight_numbers import Held, check_numbers
@@ -55,11 +56,18 @@ def index_bytes(folder: Path) -> int | None:
         return None
 
 
-def check_weights(folder: Path) -> tuple[str, ...]:
+class Weights(NamedTuple):
+    """What was seen of a model's weights without loading them."""
+
+    notices: tuple[str, ...] = ()  # one line each, for the user
+    shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # {}: the files do not say it
+
+
+def check_weights(folder: Path) -> Weights:
     """Open every header in `folder`; ModelError names the file that cannot be loaded, and why.
 
-    Returns a line where the weights are in another precision than config.json says, and one where
-    they were not all looked at.
+    A notice is of another precision than config.json says. Of a pickle no more is looked at than
+    that it is whole.
     """
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
@@ -91,11 +99,12 @@ def check_weights(folder: Path) -> tuple[str, ...]:
     weights = {name: one for part in held.values() for name, one in part.items()}
     _check_sizes(folder, weights)
     told = _check_precision(folder, Counter(one.precision for one in weights.values()))
-    return told + (check_numbers(folder, held) or _pickled(folder, files))
+    check_numbers(folder, held)
+    return Weights(told, {name: one.shape for name, one in weights.items()})
 
 
-def check_quantization(folder: Path, *, is_trained: bool, is_served: bool) -> None:
-    """Raise ModelError where weights are quantized in a way that their role cannot have.
+def check_quantization(folder: Path, *, is_trained: bool, is_served: bool) -> bool:
+    """Say whether weights are quantized; raise ModelError where their role cannot have them so.
 
     `is_trained`: the student's. `is_served`: vLLM alone loads them.
     """
@@ -108,13 +117,14 @@ def check_quantization(folder: Path, *, is_trained: bool, is_served: bool) -> No
         )
     package = None if method is None else _PACKAGES.get(method)
     if package is None or (is_served and method != "bitsandbytes"):
-        return
+        return method is not None
     if importlib.util.find_spec(package.partition(".")[0]) is None:
         raise ModelError(
             f"{folder} has weights quantized by {method}, and the package {package} that reads "
             f"them is not installed here: pip install {package.replace('_', '-')}, or take the "
             "model that is not quantized"
         )
+    return True
 
 
 def _weight_files(folder: Path) -> dict[Path, set[str]]:
@@ -151,15 +161,6 @@ def _read_header(file: Path) -> dict[str, Held]:
         )
         for name, one in header.items()
     }
-
-
-def _pickled(folder: Path, files: Mapping[Path, set[str]]) -> tuple[str, ...]:
-    if not any(file.suffix == ".bin" for file in files):
-        return ()
-    return (
-        f"{folder}: of weights in pytorch_model*.bin no more is looked at than that the files are "
-        "whole",
-    )
 
 
 def _check_sizes(folder: Path, weights: Mapping[str, Held]) -> None:

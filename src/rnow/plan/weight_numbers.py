@@ -4,7 +4,7 @@ of a large model in the beginning of each weight alone.
 A float is none where all bits of its exponent are set, whatever its precision.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +32,8 @@ class Held(NamedTuple):
 
 def check_numbers(
     folder: Path, files: Mapping[Path, Mapping[str, Held]], *, max_bytes: int = MAX_BYTES
-) -> tuple[str, ...]:
-    """Raise ModelError for weights that are no numbers; return a line where not all was read.
+) -> None:
+    """Raise ModelError for weights that are no numbers, in as much of the files as is read.
 
     `files`: what each file of the model in `folder` holds.
     """
@@ -53,8 +53,6 @@ def check_numbers(
             f"{bad[0]}; a network with them gives no probabilities: take weights of before that, "
             "or fetch the model again"
         )
-    read = sum(min(share, one.end - one.start) for _, one in held.values())
-    return tuple(_unread(folder, read=read, num_bytes=num_bytes))
 
 
 def _is_bad(file: Path, held: Held, max_bytes: int) -> bool:
@@ -64,11 +62,3 @@ def _is_bad(file: Path, held: Held, max_bytes: int) -> bool:
         opened.seek(held.start)
         bits = np.frombuffer(opened.read(size), kind)
     return bool(((bits & exponent) == exponent).any())
-
-
-def _unread(folder: Path, *, read: int, num_bytes: int) -> Iterator[str]:
-    if read < num_bytes:
-        yield (
-            f"{folder}: {read / 1e6:.0f} MB of its {num_bytes / 1e9:.1f} GB of weights, the "
-            "beginning of each, were looked at for NaN and infinity"
-        )

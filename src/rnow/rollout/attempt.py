@@ -118,13 +118,15 @@ class _Rollout:
     async def take_turns(self) -> EndReason:
         limits = self.limits
         while (room := limits.max_context_window - len(self.ledger)) > 0:
-            completion = await self._sample(min(room, limits.max_tokens or room))
+            max_tokens = min(room, limits.max_tokens or room)
+            completion = await self._sample(max_tokens)
             if completion is None:
                 return EndReason.FOREIGN_TOKEN
             stopped = int(completion.token_ids[-1]) in self.chat.stop_token_ids
             calls = self._read_calls(completion, stopped)
             records = await self._run_side_by_side(calls)
-            end_reason = self._end_reason(calls, stopped)
+            is_cut = len(completion.token_ids) < max_tokens and not stopped
+            end_reason = self._end_reason(calls, stopped, is_cut=is_cut)
             if end_reason is not None:
                 return end_reason
             bridge = self.chat.bridge([record.text for record in records], calls)
@@ -191,8 +193,13 @@ class _Rollout:
             after_tools=self.ledger.num_turns > 1,
         )
 
-    def _end_reason(self, calls: Sequence[ToolCall], stopped: bool) -> EndReason | None:
+    def _end_reason(
+        self, calls: Sequence[ToolCall], stopped: bool, *, is_cut: bool
+    ) -> EndReason | None:
+        """`is_cut`: the generation ended before its cap and without a stop token."""
         limits = self.limits
+        if not calls and is_cut:
+            return EndReason.REQUEST_TIMEOUT
         if not calls and not stopped:
             window_is_full = len(self.ledger) == limits.max_context_window
             return EndReason.CONTEXT_FULL if window_is_full else EndReason.MAX_TOKENS

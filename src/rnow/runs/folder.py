@@ -41,6 +41,7 @@ class RunDirectory:
         self.path = path
         self.config_file = path / "config.yml"
         self.state_file = path / "state.json"
+        self.probe_file = path / "probe.json"  # how far engine and trainer were apart at version 0
         self.inputs_file = path / "inputs.json"
         self.surroundings_file = path / "surroundings.json"
         self.plan_file = path / "plan.json"

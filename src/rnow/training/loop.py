@@ -24,7 +24,7 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
         prompts = parts.steps[step]
         monitor.begin_step(step)
         with monitor.stage("publish"):
-            probe = await stop.cut(parts.publisher.publish(step))
+            probes = await stop.cut(parts.publisher.publish(step))
         with monitor.stage("eval"):
             evaluated = await stop.cut(parts.evaluate(step))
         with monitor.stage("health"):
@@ -45,8 +45,9 @@ async def train(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> None:
             parts.gauges(),
             updated,
             evaluated,
-            {"publish/probe": probe},
+            probes,
         )
+        parts.publisher.agreement.check_step(step, updated)
         await asyncio.to_thread(parts.save, step + 1)
         parts.deaths.forget()
         stop.check()

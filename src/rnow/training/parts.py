@@ -30,6 +30,7 @@ from rnow.runs.bad import keep_bad_batch
 from rnow.runs.folder import RunDirectory
 from rnow.runs.saving import Saver, TrainedState
 from rnow.runtime.side_by_side import side_by_side
+from rnow.training.agreement import Agreement
 from rnow.training.collect import Collector
 from rnow.training.looked_into import keep_logprobs
 from rnow.training.monitor import Monitor
@@ -215,11 +216,12 @@ def make_publisher(
         role_tolerance(config, placement, "student"),
         dtype_tolerance(config.model.dtype, device=placement.device),
     )
+    allowed = config.engine.probe_tolerance
     return Publisher(
         engine,
         save=learner.trainer.save,
         probe=lambda ids, start: learner.trainer.probe_logprobs(ids, start=start),
         run=run,
         probe_ids=probe_ids,
-        tolerance=config.engine.probe_tolerance or exact,
+        agreement=Agreement(run.probe_file, tolerance=allowed or exact, allowed=allowed),
     )

@@ -64,7 +64,8 @@ METRICS = (
     _metric("reverse_kl/within", "nats/token", "half of its interval at 95 %, over prompts"),
     _metric("teacher_kl", "nats/token", "reverse_kl under the hosted service's name"),
     _metric("mismatch_kl", "nats/token", "how far engine and trainer are apart on the same weights",
-            (None, 0.01), f"{_DTYPES}; above 0.015 an alarm says so"),
+            (None, 0.01), f"{_DTYPES}; beyond it in steps 0 and 1 the run stops, later above 0.015 "
+            "an alarm says so"),
     _metric("mean_ratio", "ratio", "mean of trainer to sampler probability of a sampled token",
             (0.9, 1.1), _DTYPES),
     _metric("trainer/loss", "nats/token", "what the update minimized; its size says little"),
@@ -106,6 +107,9 @@ METRICS = (
             "if it is most of them: raise rollout.max_turns"),
     _metric("rollout/end_max_tokens", "count", "cut by rollout.max_tokens", (None, None),
             "if it is many: raise rollout.max_tokens"),
+    _metric("rollout/end_request_timeout", "count", "cut by engine.request_timeout_s; what was "
+            "sampled by then is kept", _NONE, "lower rollout.max_tokens or rollout.concurrency, or "
+            "raise engine.request_timeout_s"),
     _metric("rollout/end_context_full", "count", "cut by rollout.max_context_window", (None, None),
             "if it is many: raise rollout.max_context_window or lower rollout.max_tool_response"),
     _metric("rollout/end_timeout", "count", "cut by rollout.rollout_timeout", _NONE,
@@ -144,6 +148,8 @@ METRICS = (
     _metric("teacher/gain_within", "share", "half of its interval at 95 %, over prompts"),
     _metric("publish/probe", "nats/token", "engine and trainer apart on a fixed sequence",
             (0.0, 0.1), "above engine.probe_tolerance the run stops, and says why"),
+    _metric("publish/decode", "nats/token", "engine and trainer apart on what the engine samples "
+            "for a probe, one at a time or eight", (0.0, 0.1), "the run stops, and says why"),
     _metric("eval/accuracy", "share", "of held-out prompts, on steps that evaluate"),
     _metric("eval/format_ok", "share", "of held-out answers that could be read", (0.9, 1.0),
             "look at what the student answers: rnow test"),

@@ -363,6 +363,20 @@ def test_a_prompt_that_the_template_refuses_is_named(project: Path) -> None:
     ]
 
 
+def test_a_prompt_of_few_characters_and_many_tokens_is_found(project: Path) -> None:
+    lines = [json.loads(PROMPT) for _ in range(80)]
+    for line in lines[:-1]:
+        line["messages"][0]["content"] = "word " * 400
+    lines[-1]["messages"][0]["content"] = "\U00020000" * 1500  # four bytes each, which are tokens
+    (project / "train.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    window = next(one for one in check_project(project).points if one.name == "window")
+    (problem,) = window.problems
+    assert problem.severity == "error"
+    assert problem.message.startswith(
+        "rollout.max_context_window is 4096 tokens, and the longest prompt takes 6"
+    )
+
+
 def test_held_out_prompts_are_rendered_and_counted_too(project: Path) -> None:
     (project / "val.jsonl").write_text(PROMPT.replace("Who", "Who " * 5000))
     window = next(one for one in check_project(project).points if one.name == "window")

@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from rnow.config.cautions import few_rollouts
+from rnow.config.cautions import few_rollouts, long_generations
 from rnow.config.keys import settings_by_key
 from rnow.config.load import (
     LoadedConfig,
@@ -104,6 +104,28 @@ def test_a_step_of_few_rollouts_is_advised_against() -> None:
         "2048, most of them of different prompts, and fewer make steps noisy: docs/recipes.md"
     )
     assert few_rollouts(load(MINIMAL).config) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ((), "rollout.max_tokens is not set: 32768 tokens a generation, which take 1638 s at 0.05 "
+         "s a token, and engine.request_timeout_s is 600: a runaway holds up its whole step until "
+         "it is cut there. Set rollout.max_tokens to 12000 or less"),
+        (("rollout.max_tokens=16384",), "rollout.max_tokens is 16384 "
+         "tokens a generation, which take 819 s at 0.05 s a token, and engine.request_timeout_s is "
+         "600: a runaway holds up its whole step until it is cut there. Set rollout.max_tokens to "
+         "12000 or less"),
+        (("rollout.max_tokens=12000",), None),
+        (("rollout.max_context_window=4096",), None),
+        (("engine.request_timeout_s=2000",), None),
+        (("engine.kind=local",), None),
+    ],
+)  # fmt: skip
+def test_a_cap_that_a_request_cannot_reach_in_time_is_advised_against(
+    changes: tuple[str, ...], says: str | None
+) -> None:
+    assert long_generations(load(MINIMAL, overrides=changes).config) == says
 
 
 def test_numbers_may_be_written_as_text() -> None:

@@ -549,16 +549,42 @@ async def test_requests_that_cannot_be_served_say_why(engine: LocalEngine) -> No
     assert len((await first).token_ids) == 50
 
 
-async def test_a_deadline_names_what_waited_and_frees_the_row(folder: Path) -> None:
-    engine = LocalEngine(folder, request_timeout_s=0.5)
+async def test_a_generation_is_cut_at_its_deadline_and_keeps_what_it_sampled(
+    folder: Path, engine: LocalEngine
+) -> None:
+    short = LocalEngine(folder, request_timeout_s=0.5)
+    cut = await generate(short, [1], session="0.5.1", max_tokens=5000)
+    num = len(cut.token_ids)
+    assert 0 < num < 5000
+    assert cut.stop_reason is StopReason.LENGTH
+    # The first of what would have been sampled, and the next turn goes on from them.
+    assert bits([cut]) == bits([await generate(engine, [1], session="0.5.1", max_tokens=num)])
+    ids = [1, *cut.token_ids.tolist(), 5]
+    turns = [await generate(each, ids, session="0.5.1") for each in (short, engine)]
+    assert bits(turns[:1]) == bits(turns[1:])
+    await short.release("0.5.1")
+    assert short.describe() == "0 sequences decode, 0 wait for a row"
+    await short.aclose()
+
+
+async def test_a_deadline_names_what_waited_for_a_row(folder: Path) -> None:
+    engine = LocalEngine(folder, request_timeout_s=60.0, rows=16)
+    running = [
+        asyncio.create_task(generate(engine, [1], session=f"0.4.{n}", max_tokens=5000))
+        for n in range(16)
+    ]
+    while not engine.describe().startswith("16 "):
+        await asyncio.sleep(0.01)
+    engine._request_timeout_s = 0.05  # for what follows
     with pytest.raises(DeadlineError) as caught:
         await generate(engine, [1], session="0.5.1", max_tokens=5000)
     assert str(caught.value) == (
-        "engine.sample of session 0.5.1 has waited 0.5 s, the limit of engine.request_timeout_s "
-        "(1 sequences decode, 0 wait for a row)"
+        "engine.sample of session 0.5.1 has waited 0.05 s, the limit of engine.request_timeout_s "
+        "(16 sequences decode, 1 wait for a row)"
     )
-    await engine.release("0.5.1")
-    assert engine.describe() == "0 sequences decode, 0 wait for a row"
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
     await engine.aclose()
 
 

@@ -66,17 +66,20 @@ def test_a_teacher_over_two_gpus_is_started_like_this() -> None:
         max_num_seqs=16,
         tensor_parallel_size=2,
         quantization="fp8",
+        dtype="bfloat16",
         captures_graphs=False,
     )
     given = command(settings, socket=SOCKET)
     assert value_of(given, "--compilation-config") == '{"cudagraph_mode": "NONE"}'
+    assert value_of(given, "--hf-overrides") == '{"head_dtype": "float32"}'
     given[given.index("--compilation-config") + 1] = "GRAPHS"
+    given[given.index("--hf-overrides") + 1] = "HEAD"
     assert given == words(
         "/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/Qwen3-32B "
-        "--served-model-name rnow-teacher-1f0c --uds /tmp/rnow-1f0c/http --dtype auto "
+        "--served-model-name rnow-teacher-1f0c --uds /tmp/rnow-1f0c/http --dtype bfloat16 "
         "--max-model-len 32769 --tensor-parallel-size 2 --enable-scale-out --generation-config "
         "vllm --no-enable-prefix-caching --no-enforce-eager --disable-uvicorn-access-log "
-        "--gpu-memory-utilization 0.85 --compilation-config GRAPHS "
+        "--hf-overrides HEAD --gpu-memory-utilization 0.85 --compilation-config GRAPHS "
         "--quantization fp8 --max-num-batched-tokens 2048 --max-num-seqs 16"
     )
 
@@ -95,8 +98,24 @@ def test_further_arguments_win_and_keep_their_kind() -> None:
     assert value_of(given, "--max-num-batched-tokens") == "1024"
     assert "--no-enforce-eager" in given
     assert "--enforce-eager" not in given
-    assert value_of(given, "--hf-overrides") == '{"rope_theta": 1}'
+    assert value_of(given, "--hf-overrides") == '{"head_dtype": "float32", "rope_theta": 1}'
     assert "--seed" not in given
+
+
+def test_the_heads_precision_is_the_users_to_choose() -> None:
+    given = flags(dtype="bfloat16", args={"hf_overrides": {"head_dtype": "model"}})
+    assert value_of(given, "--hf-overrides") == '{"head_dtype": "model"}'
+
+
+def test_a_deterministic_server_has_kernels_for_it_or_one_request_at_a_time() -> None:
+    on_gpu = {"devices": {"CUDA_VISIBLE_DEVICES": "0"}, "deterministic": True, "max_num_seqs": 64}
+    assert environment(make_settings(**on_gpu), {}, socket=SOCKET)["VLLM_BATCH_INVARIANT"] == "1"
+    assert value_of(flags(**on_gpu), "--max-num-seqs") == "64"
+    assert "--enable-prefix-caching" in flags(**on_gpu)
+    on_cpu = {"deterministic": True, "max_num_seqs": 64}
+    assert "VLLM_BATCH_INVARIANT" not in environment(make_settings(**on_cpu), {}, socket=SOCKET)
+    assert value_of(flags(**on_cpu), "--max-num-seqs") == "1"
+    assert "--no-enable-prefix-caching" in flags(**on_cpu)
 
 
 @pytest.mark.parametrize("name", ["port", "uds", "served-model-name"])

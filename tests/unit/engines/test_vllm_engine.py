@@ -99,10 +99,12 @@ async def test_a_completion_is_what_the_server_says_it_received_and_sampled(
     assert completion.logprobs.tolist() == pytest.approx([-(4 + 2) / 100, -(3 + 3) / 100])
     assert completion.stop_reason is StopReason.STOP
     assert completion.policy_version == 0
+    (name,) = (body["request_id"] for body in fake.bodies(ROUTE))
     assert fake.bodies(ROUTE) == [
         {
             "model": "base",
             "token_ids": [9, 5],
+            "request_id": name,
             "return_token_ids": True,
             "sampling_params": {
                 "top_p": 1.0,
@@ -265,9 +267,39 @@ async def test_the_compact_route_is_used_where_it_is(fake: FakeVllm, engine: Vll
 async def test_a_server_that_ignores_the_compact_route_is_asked_the_long_way(
     fake: FakeVllm, engine: VllmEngine
 ) -> None:
-    fake.compact = lambda asked: None  # type: ignore[assignment,return-value]  # a field it knows not
-    scores = await score(engine, [7, 1, 4], start=1)
-    assert scores.logprobs.tolist() == pytest.approx([logprob_of(1, 1), logprob_of(2, 4)])
+    fake.ignores_compact = True
+    for _ in range(2):
+        scores = await score(engine, [7, 1, 4], start=1)
+        assert scores.logprobs.tolist() == pytest.approx([logprob_of(1, 1), logprob_of(2, 4)])
+    assert asks_compactly(fake) == [True, False, False]
+
+
+async def test_numbers_that_a_server_drops_once_do_not_turn_the_compact_route_off(
+    fake: FakeVllm, engine: VllmEngine
+) -> None:
+    """vLLM drops those of a request that it put off for others."""
+    answers = [encode([[-0.5], [-0.25]]), None, encode([[-0.125], [-0.25]])]
+    fake.compact = lambda asked: answers.pop(0)
+    scores = [await score(engine, [7, 1, 4], start=1) for _ in range(3)]
+    assert scores[0].logprobs.tolist() == [-0.5, -0.25]
+    assert scores[1].logprobs.tolist() == pytest.approx([logprob_of(1, 1), logprob_of(2, 4)])
+    assert scores[2].logprobs.tolist() == [-0.125, -0.25]
+    assert asks_compactly(fake) == [True, True, False, True]
+
+
+async def test_a_failure_does_not_turn_the_compact_route_off(
+    fake: FakeVllm, engine: VllmEngine
+) -> None:
+    fake.compact = lambda asked: encode([[-0.5], [-0.25]])
+    fake.fault = fail_times(3, lambda: error(500, "out of memory"))
+    with pytest.raises(EngineError, match="answered 500"):
+        await score(engine, [7, 1, 4], start=1)
+    assert (await score(engine, [7, 1, 4], start=1)).logprobs.tolist() == [-0.5, -0.25]
+    assert asks_compactly(fake) == [True] * 4
+
+
+def asks_compactly(fake: FakeVllm) -> list[bool]:
+    return [bool(set(body["sampling_params"]) & COMPACT) for body in fake.bodies(ROUTE)]
 
 
 @pytest.mark.parametrize(
@@ -367,6 +399,48 @@ async def test_a_server_that_never_answers_ends_in_a_deadline_with_a_name(fake: 
         await score(engine, [1, 2], start=1)
     assert str(caught.value) == f"engine.score of 2 tokens at {fake.url} has waited 0.2 s"
     await engine.aclose()
+
+
+async def test_a_generation_is_cut_at_its_deadline_and_keeps_what_it_sampled(
+    fake: FakeVllm,
+) -> None:
+    engine = make_engine(fake, request_timeout_s=0.2)
+    fake.sampled_by_then = 2
+    completion = await sample(engine, (9, 8))
+    assert completion.token_ids.tolist() == [7, 6]
+    assert completion.logprobs.tolist() == pytest.approx([-0.09, -0.09])
+    assert completion.stop_reason is StopReason.LENGTH
+    assert len(fake.bodies(ROUTE)) == 1
+    (name,) = (body["request_id"] for body in fake.bodies(ROUTE))
+    assert fake.bodies("/inference/v1/abort_requests") == [
+        {"request_ids": [f"generate-tokens-{name}"]}
+    ]
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("can_abort", [True, False])
+async def test_a_generation_that_has_nothing_at_its_deadline_or_cannot_be_cut_is_a_deadline(
+    fake: FakeVllm, can_abort: bool
+) -> None:
+    engine = make_engine(fake, request_timeout_s=0.2)
+    fake.sampled_by_then, fake.can_abort = 0, can_abort
+    with pytest.raises(DeadlineError) as caught:
+        await sample(engine)
+    assert str(caught.value) == f"engine.sample of session 0.0.0 at {fake.url} has waited 0.2 s"
+    await engine.aclose()
+
+
+async def test_an_abort_that_was_not_asked_for_is_no_answer(
+    fake: FakeVllm, engine: VllmEngine
+) -> None:
+    """A server on its way out aborts what is under way: that is not the end of a rollout."""
+
+    def abort(answer: dict[str, Any]) -> None:
+        answer["choices"][0]["finish_reason"] = "abort"
+
+    fake.change = abort
+    with pytest.raises(EngineError, match="the server ended with 'abort' after 2 tokens"):
+        await sample(engine)
 
 
 async def test_a_port_where_nobody_listens_is_an_error_with_its_address() -> None:

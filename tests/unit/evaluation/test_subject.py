@@ -60,7 +60,10 @@ def chosen(project: Path, name: str | None) -> Choice:
 def model(project: Path, role: str) -> ModelFiles:
     key = "model.path" if role == "student" else "teacher.path"
     return ModelFiles(
-        key=key, path=f"models/{role}", folder=project / "models" / role, weight_bytes=1000
+        key=key,
+        path=f"models/{role}",
+        folder=project / "models" / role,
+        weight_bytes=(project / "models" / role / "model.safetensors").stat().st_size,
     )
 
 

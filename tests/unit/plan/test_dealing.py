@@ -148,8 +148,7 @@ def test_spare_gpus_go_to_the_engine_that_the_other_waits_for() -> None:
     made = plan(few, 8)
     assert shares(made) == {"trainer": 1, "student": 2, "teacher": 1}
     assert made.notes == (
-        "4 of 8 GPUs are not used: no server that fits in them would shorten a step by more than "
-        "1 %",
+        "4 of 8 GPUs are not used: no server that fits there would shorten a step by more than 1 %",
     )
 
 

@@ -150,6 +150,7 @@ def test_settings_of_each_role_reach_its_servers(project: Path) -> None:
         "engine.start_timeout_s=33",
         "engine.request_timeout_s=44",
         "engine.gpu_memory_utilization=0.9",
+        "engine.deterministic=true",
         num_gpus=8,
     )
     student, teacher = specs(serving, project)
@@ -157,6 +158,7 @@ def test_settings_of_each_role_reach_its_servers(project: Path) -> None:
     assert student.servers[0].args == {"max_num_seqs": 8}
     assert teacher.servers[0].args == {"swap_space": 2}
     assert (student.servers[0].quantization, teacher.servers[0].quantization) == (None, "fp8")
+    assert all(spec.servers[0].deterministic for spec in (student, teacher))
     assert [spec.servers[0].start_timeout_s for spec in (student, teacher)] == [33, 33]
     assert student.servers[0].gpu_memory_utilization == pytest.approx(0.9, abs=0.011)
 

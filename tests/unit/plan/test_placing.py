@@ -34,6 +34,9 @@ REACH_8B = "LoRA adapts 85% of the student's 8.2 B weights: all linear layers bu
 REACH_2B = "LoRA adapts 82% of the student's 1.7 B weights: all linear layers but the LM head"
 
 
+SMALL = ("model.path=small", "teacher.path=small")
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Two models of published figures, whose weights take no room; two interpreters."""
@@ -62,14 +65,14 @@ def placed(project: Path, *overrides: str, devices: Devices = NO_GPU) -> Placeme
 
 
 def test_without_a_gpu_auto_is_this_process_and_says_so(project: Path) -> None:
-    made = placed(project, "engine.python=with_vllm")
+    made = placed(project, "engine.python=with_vllm", *SMALL)
     assert made.engines == {"student": "local", "teacher": "local"}
     assert made.device == "cpu"
     assert made.plan is None
     assert made.lines() == (
         "engine.kind auto: models run in this process, without vLLM (no nvidia-smi, no NVIDIA "
         "driver, no ROCm)",
-        REACH_8B,
+        REACH_2B,
         "student: in this process, cpu; teacher: in this process, cpu",
     )
 
@@ -85,8 +88,7 @@ def test_with_a_gpu_and_vllm_auto_is_vllm_and_the_plan_is_shown(project: Path) -
 
 
 def test_with_a_gpu_and_no_vllm_auto_is_this_process_and_says_what_to_do(project: Path) -> None:
-    small = ("model.path=small", "teacher.path=small")
-    made = placed(project, "engine.python=without_vllm", *small, devices=TWO_GPUS)
+    made = placed(project, "engine.python=without_vllm", *SMALL, devices=TWO_GPUS)
     assert made.engines == {"student": "local", "teacher": "local"}
     assert made.notices == (
         f"engine.kind auto: models run in this process; {project}/without_vllm has no vLLM; make "
@@ -99,7 +101,7 @@ def test_with_a_gpu_and_no_vllm_auto_is_this_process_and_says_what_to_do(project
 def test_vllm_that_is_asked_for_must_be_there(project: Path) -> None:
     for key in ("engine.kind", "teacher.engine"):
         with pytest.raises(ConfigError) as caught:
-            placed(project, f"{key}=vllm", "engine.python=without_vllm")
+            placed(project, f"{key}=vllm", "engine.python=without_vllm", *SMALL)
         assert str(caught.value).startswith(
             f"{key} is vllm, but {project}/without_vllm has no vLLM; make an environment for it "
         )
@@ -115,10 +117,9 @@ def test_adapters_in_float32_are_refused_where_vllm_has_no_kernel_for_them(proje
         "engine.dtype is float32, and vLLM on a GPU serves adapters in bfloat16 only; "
         "set engine.dtype to bfloat16, or engine.kind to local"
     )
-    small = ("model.path=small", "teacher.path=small")
-    assert placed(project, *words, *small, "engine.kind=local", devices=TWO_GPUS)
-    assert placed(project, *words, *small, "model.tuning=full", devices=TWO_GPUS)
-    assert placed(project, *words, *small, "engine.kind=vllm", "engine.python=with_vllm").engines
+    assert placed(project, *words, *SMALL, "engine.kind=local", devices=TWO_GPUS)
+    assert placed(project, *words, *SMALL, "model.tuning=full", devices=TWO_GPUS)
+    assert placed(project, *words, *SMALL, "engine.kind=vllm", "engine.python=with_vllm").engines
 
 
 def test_each_role_may_have_an_engine_of_its_own(project: Path) -> None:
@@ -145,19 +146,18 @@ def test_servers_of_the_users_own_need_neither_vllm_nor_weights_here(project: Pa
 
 
 def test_a_torch_without_cuda_leaves_gpus_unused(project: Path) -> None:
-    made = placed(project, devices=usable_gpus(TWO_GPUS, torch_version="2.13.0+cpu"))
+    made = placed(project, *SMALL, devices=usable_gpus(TWO_GPUS, torch_version="2.13.0+cpu"))
     assert (made.device, made.plan) == ("cpu", None)
     reason = "there is NVIDIA H100 80GB HBM3, but torch 2.13.0+cpu cannot use it"
     assert made.notices == (
         f"engine.kind auto: models run in this process, without vLLM ({reason})",
-        REACH_8B,
+        REACH_2B,
     )
 
 
 def test_an_amd_gpu_is_left_to_those_who_ask_for_it(project: Path) -> None:
     amd = Devices(gpus=(Gpu(kind="rocm", name="AMD GPU", memory_mib=196608),), reason="")
-    small = ("model.path=small", "teacher.path=small")
-    made = placed(project, "engine.python=with_vllm", *small, devices=amd)
+    made = placed(project, "engine.python=with_vllm", *SMALL, devices=amd)
     assert made.engines["student"] == "local"
     assert made.notices == (
         "engine.kind auto: models run in this process, without vLLM (AMD GPU is no CUDA device)",
@@ -182,6 +182,7 @@ WITHOUT_HEADS = {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 
 
 def test_a_model_of_unknown_memory_takes_the_gpus_that_it_is_given(project: Path) -> None:
     (project / "teacher" / "config.json").write_text(json.dumps(WITHOUT_HEADS))
+    write_hollow_model(project / "teacher")
     devices = Devices(gpus=(H100,) * 4, reason="")
     with pytest.raises(ModelError) as caught:
         placed(project, "engine.python=with_vllm", devices=devices)

@@ -399,6 +399,17 @@ async def test_another_stop_token_is_an_action_and_the_end_of_turn_after_it_is_n
     assert kinds[2][1].startswith("<|im_end|>\n<|im_start|>user\n<tool_response>")
 
 
+async def test_a_generation_cut_at_its_deadline_is_kept_and_counted_apart(
+    chat: ChatTemplate,
+) -> None:
+    text = said(chat, "Half an answ")[0]
+    by_then = text[:-1]  # without the stop token, and fewer than may be sampled
+    trajectory = await roll(chat, ScriptedEngine([by_then]), FakeTools(), max_tokens=600)
+    assert trajectory.end_reason is EndReason.REQUEST_TIMEOUT
+    assert trajectory.token_ids[trajectory.turns[0].start :].tolist() == by_then
+    assert trajectory.turns[0].stop_reason is StopReason.LENGTH
+
+
 async def test_a_generation_cut_by_the_window_ends_as_context_full(chat: ChatTemplate) -> None:
     window = len(chat.render_prompt(PROMPT.messages)) + 5
     engine = ScriptedEngine(said(chat, "A long answer that goes on. " * 4))

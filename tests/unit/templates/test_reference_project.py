@@ -15,6 +15,7 @@ from builders import medbrowse_grade
 import rnow
 from rnow.chat.prompts import read_prompt_file
 from rnow.commands.init import init_project
+from rnow.config.cautions import FEWEST_ROLLOUTS, long_generations
 from rnow.config.load import load_config
 
 ROOT = Path(__file__).parents[3]
@@ -141,6 +142,13 @@ def test_the_config_s_first_comment_says_which_rnow_it_is_for() -> None:
         "# For the rnow of its repository; the package index's rnow is another one, a hosted "
         "service's client."
     )
+
+
+def test_a_step_and_a_generation_of_the_reference_project_have_a_size() -> None:
+    config = load_config(ROOT).config
+    assert config.data.batch_size * config.data.group_size == FEWEST_ROLLOUTS == 64
+    assert config.rollout.max_tokens == 8192
+    assert long_generations(config) is None
 
 
 def test_the_converter_is_importable_without_datasets() -> None:

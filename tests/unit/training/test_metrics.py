@@ -29,6 +29,7 @@ def test_the_numbers_of_two_trajectories() -> None:
         "rollout/end_answer": 0,
         "rollout/end_max_turns": 2,
         "rollout/end_max_tokens": 0,
+        "rollout/end_request_timeout": 0,
         "rollout/end_context_full": 0,
         "rollout/end_timeout": 0,
         "rollout/end_foreign_token": 0,

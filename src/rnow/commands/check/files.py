@@ -9,7 +9,7 @@ from typing import Any
 
 from rnow.chat.prompts import read_prompt_file
 from rnow.commands.check.point import Point, not_checked, point
-from rnow.config.cautions import few_rollouts
+from rnow.config.cautions import few_rollouts, long_generations
 from rnow.config.load import (
     LoadedConfig,
     config_file,
@@ -128,6 +128,8 @@ def check_data(
         sizes.append(f"{len(prompts_by_step(loaded.config, train))} steps")
         if (advice := few_rollouts(loaded.config)) is not None:
             problems.append(loaded.problem("data.batch_size", advice, "warning"))
+        if (advice := long_generations(loaded.config)) is not None:
+            problems.append(loaded.problem("rollout.max_tokens", advice, "warning"))
     sizes += [f"{len(prompts)} held-out prompts" for prompts in held_out]
     return point("data", ", ".join(sizes), problems), read
 

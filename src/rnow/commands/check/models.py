@@ -10,6 +10,7 @@ from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.cluster.machines import find_machines
 from rnow.commands.check.point import Point, not_checked, point
+from rnow.commands.check.site_pace import site_pace_problem
 from rnow.config.load import LoadedConfig
 from rnow.errors import ClusterError, ConfigError, ModelError, Severity, TemplateError
 from rnow.plan.costs import Costs
@@ -97,8 +98,12 @@ def check_plan(
     schemas: Sequence[ToolSchema] | None,
     prompts: Sequence[Prompt] | None,
     num_held_out: int,
+    files: Mapping[str, Sequence[Prompt]],
 ) -> tuple[Point, Costs | None]:
-    """Say what the run will take, each number with what it is from."""
+    """Say what the run will take, each number with what it is from, and whether sites hold it up.
+
+    `files`: all prompts, in whose texts pages are named.
+    """
     name, path = "plan", loaded.config.model.path
     folder = find_tokenizer(path, project=directory)
     if placement is None or prompts is None or schemas is None or folder is None:
@@ -115,7 +120,9 @@ def check_plan(
         )
     except (ModelError, TemplateError) as error:
         return not_checked(name, str(error).splitlines()[0]), None
-    return point(name, "\n".join(("each number with what it is from", *costs.lines()))), costs
+    waited = site_pace_problem(loaded, directory, files, costs) if schemas else None
+    lines = ("each number with what it is from", *costs.lines())
+    return point(name, "\n".join(lines), [] if waited is None else [waited]), costs
 
 
 def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:
@@ -124,7 +131,7 @@ def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:
     A small window is a small model's: there a quarter of it is asked for, and less is a warning.
     """
     left = window - longest
-    needed = MIN_TOKENS_LEFT if window >= SMALL_WINDOW else window // 4
+    needed = _needed(window)
     if left >= needed:
         return None
     message = (
@@ -132,6 +139,10 @@ def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:
         f"with its tools; that leaves {max(left, 0)} for the student, who needs {needed}"
     )
     return message, "error" if window >= SMALL_WINDOW or left <= 0 else "warning"
+
+
+def _needed(window: int) -> int:
+    return MIN_TOKENS_LEFT if window >= SMALL_WINDOW else window // 4
 
 
 def _shared_vocabulary(loaded: LoadedConfig, student: Path, directory: Path) -> Vocabulary | None:
@@ -161,7 +172,7 @@ def _check_chat(
             check_words(chat, schemas, vocabulary=vocabulary)
         for file, own in files.items():
             check_prompts(chat, own, schemas, vocabulary=vocabulary, file=Path(file).name)
-        longest = _longest_prompt(chat, schemas, prompts)
+        longest = _longest_prompt(chat, schemas, prompts, window=limits.max_context_window)
     except (ModelError, TemplateError) as error:
         problem = loaded.problem("model.path", str(error))
         return [
@@ -183,13 +194,27 @@ def _check_chat(
 
 
 def _longest_prompt(
-    chat: ChatTemplate, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt]
+    chat: ChatTemplate, schemas: Sequence[ToolSchema], prompts: Sequence[Prompt], *, window: int
 ) -> int:
-    """Return the tokens of the longest prompt; those with most characters are counted."""
-    candidates = sorted(
-        prompts, key=lambda prompt: len(str([m["content"] for m in prompt.messages])), reverse=True
-    )
+    """Return the tokens of the longest prompt.
+
+    Those of most bytes are counted, and each one that could fill the window: no token has less than
+    a byte.
+    """
+    by_size = sorted(prompts, key=_num_bytes, reverse=True)
+    first = chat.render(by_size[0].messages, tools=schemas)
+    around = len(first.encode(errors="replace")) - _num_bytes(by_size[0])
+    room = window - _needed(window) - around
+    counted = [
+        prompt
+        for rank, prompt in enumerate(by_size)
+        if rank < _NUM_PROMPTS_MEASURED or _num_bytes(prompt) > room
+    ]
     return max(
         len(chat.render_prompt(prompt.messages, allowed_schemas(schemas, prompt.tools)))
-        for prompt in candidates[:_NUM_PROMPTS_MEASURED]
+        for prompt in counted
     )
+
+
+def _num_bytes(prompt: Prompt) -> int:
+    return len(str([m["content"] for m in prompt.messages]).encode(errors="replace"))

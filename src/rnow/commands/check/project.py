@@ -11,8 +11,8 @@
 
 Each point ends as ok, problem, or not checked with the reason. A point is checked whenever what it
 needs is there, so that one look shows every problem and not the first alone. Nothing is downloaded;
-of weights no more is read than shows whether they can be loaded; tools.py is imported in a process
-of its own.
+of weights names and shapes are read, and 64 MB for NaN and infinity; tools.py is imported in a
+process of its own.
 """
 
 import json
@@ -134,6 +134,7 @@ def check_project(
             schemas=schemas,
             prompts=prompts,
             num_held_out=sum(len(one) for one in held_out if one is not None),
+            files=files,
         )
         servers = check_servers(loaded, is_offline=is_offline)
         sites = check_sites(loaded, directory, files, is_offline=is_offline)

@@ -63,7 +63,7 @@ def check_sites(
         connect_timeout_s=deadline_s,
         max_wait_s=deadline_s,
     )
-    urls, refused = _named(settings, _texts(directory, files))
+    urls, refused = _named(settings, named_texts(directory, files))
     warnings = _refused(loaded, refused)
     local = [f"{host}: served from here" for host in browser.local_sites]
     if not urls:
@@ -80,7 +80,9 @@ def check_sites(
     return point(name, "\n".join(lines) or "none of them can be read from here", warnings)
 
 
-def _texts(directory: Path, files: Mapping[str, Sequence[Prompt]]) -> Iterator[tuple[str, str]]:
+def named_texts(
+    directory: Path, files: Mapping[str, Sequence[Prompt]]
+) -> Iterator[tuple[str, str]]:
     """Yield what may name pages, each with its file: prompts without system messages, tools.py."""
     for file, prompts in files.items():
         for prompt in prompts:

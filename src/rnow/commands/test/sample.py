@@ -19,7 +19,7 @@ from rnow.tools.graders import Grade
 from rnow.tools.rewards import Rewards
 
 # A conversation that the window, or the cap on a generation, cut off.
-_CUT = (EndReason.CONTEXT_FULL, EndReason.MAX_TOKENS)
+_CUT = (EndReason.CONTEXT_FULL, EndReason.MAX_TOKENS, EndReason.REQUEST_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ Left out: anything for large models or many sequences at speed. That is the serv
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
 from rnow.engines.local.batch import DecodingBatch, is_batch_invariant, score
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
 from rnow.engines.local.weights import load_model, load_policy_model
@@ -87,12 +87,20 @@ class LocalEngine:
             )
 
     async def sample(self, request: SampleRequest) -> Completion:
-        """Continue `token_ids`; of ids that extend the session's former ones the rest is read."""
+        """Continue `token_ids`; of ids that extend the session's former ones the rest is read.
+
+        At the deadline the generation is cut and what there is returned, as LENGTH.
+        """
         self._check(request.token_ids, num_more=request.max_tokens)
         generation = Generation(Reply(), request)
         self._worker.generate(generation)
         try:
-            return await self._wait(generation.reply, f"engine.sample of session {request.session}")
+            return await generation.reply.wait(
+                f"engine.sample of session {request.session}",
+                timeout_s=self._request_timeout_s,
+                describe=self.describe,
+                cut=lambda: self._worker.cut(generation),
+            )
         except (asyncio.CancelledError, DeadlineError):
             self._worker.cancel(generation)
             raise
@@ -114,6 +122,12 @@ class LocalEngine:
 
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         return (await self.score(request),)
+
+    async def probe_sampling(self, requests: Sequence[SampleRequest]) -> tuple[Sampled, ...]:
+        """Sample the first request: here no sequence depends on others beside it."""
+        alone = await self.sample(requests[0])
+        await self.release(requests[0].session)
+        return (Sampled(where="the embedded engine", alone=alone, together=()),)
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
         """Load an adapter on the start weights, or a whole model; sessions keep their weights."""

@@ -12,12 +12,15 @@ then holds for every forward. Engines take turns.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Generic, TypeVar
 
-from rnow.errors import DeadlineError
+from rnow.errors import DeadlineError, EngineError
 from rnow.runtime.deadline import within
 
 FORWARD_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rnow-forward")
+
+_CUT_GRACE_S = 10.0  # a unit of work that is under way has to end first
 
 Value = TypeVar("Value")
 
@@ -36,12 +39,27 @@ class Reply(Generic[Value]):
     def fail(self, error: Exception) -> None:
         self._post(lambda: self._future.set_exception(error))
 
-    async def wait(self, what: str, *, timeout_s: float, describe: Callable[[], str]) -> Value:
-        """Return the value; after `timeout_s` raise a `DeadlineError` that names what waited."""
+    async def wait(
+        self,
+        what: str,
+        *,
+        timeout_s: float,
+        describe: Callable[[], str],
+        cut: Callable[[], None] | None = None,
+    ) -> Value:
+        """Return the value; after `timeout_s` raise a `DeadlineError` that names what waited.
+
+        `cut` asks for what there is by then, which is waited for a little longer.
+        """
         try:
             async with within(timeout_s, what):
-                return await self._future
+                return await asyncio.shield(self._future)
         except DeadlineError as error:
+            if cut is not None:
+                cut()
+                with suppress(TimeoutError, EngineError):
+                    async with asyncio.timeout(_CUT_GRACE_S):
+                        return await self._future
             raise DeadlineError(
                 f"{error}, the limit of engine.request_timeout_s ({describe()})"
             ) from None

@@ -111,6 +111,10 @@ class Worker:
         """Nobody waits for it any more: free its place."""
         self._post(lambda: self._cancel(generation), False)
 
+    def cut(self, generation: Generation) -> None:
+        """Complete it with what it has sampled; one that waits for a row has nothing."""
+        self._post(lambda: self._cut(generation), False)
+
     def close(self) -> Reply[None]:
         """Fail whatever is under way or asked for, forget everything kept."""
         self._is_closed = True
@@ -213,6 +217,13 @@ class Worker:
                 # reads anew.
                 self._sessions.pop(generation.request.session, None)
                 return
+
+    def _cut(self, generation: Generation) -> None:
+        for running in self._running:
+            if running.generation is generation:
+                self._complete(running, StopReason.LENGTH)
+                return
+        generation.reply.fail(EngineError("nothing was sampled"))
 
     def _start_next(self) -> bool:
         """Read the first waiting text whose policy has a free row; False if there is none."""

@@ -54,6 +54,7 @@ class VllmServerSettings:
     max_num_seqs: int | None = None  # requests that run at the same time; None: vLLM's choice
     captures_graphs: bool = True  # False: it only scores, and decodes nothing that is worth them
     args: Mapping[str, Any] = field(default_factory=dict)  # further flags, these win
+    deterministic: bool = False  # what a request gets does not depend on others beside it
     start_timeout_s: float = 900.0  # until it has answered a first request
     node: str | None = None  # machine of a cluster; None: this one
 
@@ -73,6 +74,9 @@ def command(settings: VllmServerSettings, *, socket: Path) -> list[str]:
         "enforce-eager": not settings.devices,
         "disable-uvicorn-access-log": True,
     }
+    if settings.dtype != "float32":
+        # A logit of 20 is rounded to 0.125 in bfloat16, and the trainer does not round.
+        flags["hf-overrides"] = {"head_dtype": "float32"}
     if settings.devices:
         flags["gpu-memory-utilization"] = settings.gpu_memory_utilization
         if not settings.captures_graphs:
@@ -93,7 +97,11 @@ def command(settings: VllmServerSettings, *, socket: Path) -> list[str]:
         flags["max-num-batched-tokens"] = settings.max_num_batched_tokens
     if settings.max_num_seqs is not None:
         flags["max-num-seqs"] = settings.max_num_seqs
-    flags |= {_checked_name(name): value for name, value in settings.args.items()}
+    if settings.deterministic and not settings.devices:
+        # The build for CPUs has no batch-invariant kernels, but one request at a time has no
+        # neighbours; a prompt whose beginning is in the cache is computed in other pieces.
+        flags |= {"max-num-seqs": 1, "enable-prefix-caching": False}
+    flags |= _of_user(settings.args, flags)
     python = settings.python or sys.executable
     words = [word for name, value in flags.items() for word in _flag(name, value)]
     return [python, "-m", "vllm.entrypoints.openai.api_server", *words]
@@ -119,6 +127,8 @@ def environment(
     }
     if settings.devices:
         devices = dict(settings.devices)
+        if settings.deterministic:
+            devices["VLLM_BATCH_INVARIANT"] = "1"
     else:
         devices = {"CUDA_VISIBLE_DEVICES": ""}
         tunable |= {
@@ -136,6 +146,17 @@ def environment(
         "PYTHONSAFEPATH": "1",  # a project's tools.py must not stand before vLLM's modules
     }
     return {**tunable, **kept, **devices, **needed}
+
+
+def _of_user(args: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user's flags; where one is a table, ours stays beneath it."""
+    flags = {_checked_name(name): value for name, value in args.items()}
+    return {
+        name: {**ours[name], **value}
+        if isinstance(value, dict) and isinstance(ours.get(name), dict)
+        else value
+        for name, value in flags.items()
+    }
 
 
 def _checked_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
     engine.py         the Engine: policies, sessions, deadlines
     replicas.py       which server takes a request, and one request to its token route
+    cutting.py        one generation with an end
     http.py           one server: pool, retries, errors that name server, route and status
     weight_routes.py  routes that change weights
     wire.py           bodies of requests; answers, read without trust
@@ -29,9 +30,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
+from rnow.engines.vllm.cutting import sample_within
 from rnow.engines.vllm.http import PAUSES_S, VllmClient
-from rnow.engines.vllm.replicas import Replica, Replicas, one_more, sample_at, score_at
+from rnow.engines.vllm.replicas import (
+    Replica,
+    Replicas,
+    one_more,
+    sample_apart,
+    score_at,
+)
 from rnow.engines.vllm.untied import is_tied, untied_folder
 from rnow.engines.vllm.weight_routes import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
@@ -91,13 +99,17 @@ class VllmEngine:
         self._has_start_weights = True
 
     async def sample(self, request: SampleRequest) -> Completion:
-        """Continue `token_ids`, on the server that has the session's earlier ones in its cache."""
+        """Continue `token_ids`, on the server that has the session's earlier ones in its cache.
+
+        At the deadline the generation is cut and what there is returned, as LENGTH.
+        """
         policy = self._policy_of(request.session, request.policy_version)
         replica = self._replicas.for_session(request.session)
         what = f"engine.sample of session {request.session} at {replica.client.url}"
         with one_more(replica):
-            async with within(self._request_timeout_s, what):
-                return await sample_at(replica, request, adapter=policy.adapter)
+            return await sample_within(
+                self._request_timeout_s, what, replica, request, adapter=policy.adapter
+            )
 
     async def score(self, request: ScoreRequest) -> Scores:
         """Score a whole sequence in one request, at whichever server has the least to do."""
@@ -117,6 +129,19 @@ class VllmEngine:
                 *(score_at(replica, request, adapter=adapter) for replica in replicas)
             )
         return tuple(scores)
+
+    async def probe_sampling(
+        self, requests: Sequence[SampleRequest], *, url: str | None = None
+    ) -> tuple[Sampled, ...]:
+        """Sample at every server, or at the one with this `url`; sessions have no part in it."""
+        version = requests[0].policy_version
+        adapter = self._loaded(version).adapter
+        replicas = self._replicas.all if url is None else (self._replicas.at(url),)
+        async with within(self._request_timeout_s, f"engine.probe_sampling of version {version}"):
+            sampled = await asyncio.gather(
+                *(sample_apart(replica, requests, adapter=adapter) for replica in replicas)
+            )
+        return tuple(sampled)
 
     async def load_policy(self, path: Path, policy_version: int) -> None:
         """Load an adapter beside what is there, or replace the weights by a whole model's.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
 from rnow.engines.vllm import wire
 from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
@@ -112,14 +112,30 @@ def one_more(replica: Replica) -> Iterator[None]:
         replica.num_requests -= 1
 
 
-async def sample_at(replica: Replica, request: SampleRequest, *, adapter: str | None) -> Completion:
+async def sample_at(
+    replica: Replica, request: SampleRequest, *, adapter: str | None, cut: wire.Cut | None = None
+) -> Completion:
     """Sample from an adapter; `adapter` None: from the base model's weights."""
     model = await replica.model_for(len(request.token_ids), request.max_tokens, adapter)
     return await _generate(
         replica,
-        wire.sample_body(request, model=model),
-        lambda answer: wire.read_completion(answer, request, model=model),
+        wire.sample_body(request, model=model, cut=cut),
+        lambda answer: wire.read_completion(
+            answer, request, model=model, was_cut=cut is not None and cut.is_asked
+        ),
     )
+
+
+async def sample_apart(
+    replica: Replica, requests: Sequence[SampleRequest], *, adapter: str | None
+) -> Sampled:
+    """Sample the first request alone, then all: servers decode these by different graphs."""
+    with one_more(replica):
+        alone = await sample_at(replica, requests[0], adapter=adapter)
+        together = await asyncio.gather(
+            *(sample_at(replica, request, adapter=adapter) for request in requests)
+        )
+    return Sampled(where=replica.client.url, alone=alone, together=tuple(together))
 
 
 async def score_at(replica: Replica, request: ScoreRequest, *, adapter: str | None) -> Scores:
@@ -138,19 +154,23 @@ async def score_at(replica: Replica, request: ScoreRequest, *, adapter: str | No
 
 
 async def _score_compactly(replica: Replica, request: ScoreRequest, model: str) -> Scores | None:
-    """Score by the compact route; None where this server has none, which is remembered."""
+    """Score by the compact route; None where there was no answer by it.
+
+    Only a server that does not know the route is remembered as such: one that does drops the
+    numbers of a request now and then, which it had put off for others.
+    """
+
+    def read(answer: Any) -> Scores | None:
+        replica.scores_compactly = wire.COMPACT_ANSWER in answer
+        return wire.read_compact_scores(answer, request, model=model)
+
     try:
-        scores = await _generate(
-            replica,
-            wire.compact_score_body(request, model=model),
-            lambda answer: wire.read_compact_scores(answer, request, model=model),
-        )
+        return await _generate(replica, wire.compact_score_body(request, model=model), read)
     except HttpError as error:
         if error.status != 400 or "prompt_logprob_token_ids" not in error.text:
             raise
-        scores = None
-    replica.scores_compactly = scores is not None
-    return scores
+        replica.scores_compactly = False
+        return None
 
 
 async def _generate(

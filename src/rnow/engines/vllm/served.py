@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
 from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.engine import VllmEngine
@@ -67,6 +67,7 @@ class ServedEngine:
             untied=spec.untied,
         )
         self._probe: tuple[ScoreRequest, Scores] | None = None  # of the version that is held
+        self._samples: Sequence[SampleRequest] = ()  # of the same version's probe
         self._lost: BaseException | None = None  # why there is no going on
         self._checking = asyncio.Lock()
         self._note_change()
@@ -84,7 +85,14 @@ class ServedEngine:
     ) -> "ServedEngine":
         """Start all servers; where one cannot start, none is left."""
         servers = await start_all(spec.servers, start=start, say=say, on_progress=on_progress)
-        return cls(servers, spec, start=start, deaths=deaths, say=say, on_progress=on_progress)
+        engine = cls(servers, spec, start=start, deaths=deaths, say=say, on_progress=on_progress)
+        if spec.role == "teacher":
+            try:
+                await engine._find_how_it_scores()
+            except BaseException:
+                await engine.aclose()
+                raise
+        return engine
 
     async def sample(self, request: SampleRequest) -> Completion:
         return await self._ask(lambda: self._engine.sample(request))
@@ -92,14 +100,34 @@ class ServedEngine:
     async def score(self, request: ScoreRequest) -> Scores:
         return await self._ask(lambda: self._engine.score(request))
 
+    async def _find_how_it_scores(self) -> None:
+        """Find out, and say, whether scores come as arrays; which servers can is up to vLLM."""
+        await self._ask(
+            lambda: self._engine.probe(ScoreRequest(token_ids=(0, 1), start=1)), of_all=True
+        )
+        if not all(self._engine.at(server.url).scores_compactly for server in self._servers):
+            self._say(
+                f"the vLLM server of the {self._spec.role} gives log-probabilities as an object "
+                "for each token, not as one array: this build has no compact scoring"
+            )
+
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
         """Score by every server; a server that is started again has to answer the same."""
         answers = await self._ask(lambda: self._engine.probe(request), of_all=True)
         self._probe = (request, answers[0])
         return answers
 
+    async def probe_sampling(self, requests: Sequence[SampleRequest]) -> tuple[Sampled, ...]:
+        """Sample at every server; one that is started again has to sample as it scores."""
+        sampled = await self._ask(lambda: self._engine.probe_sampling(requests), of_all=True)
+        self._samples = tuple(requests)
+        return sampled
+
     async def load_policy(self, path: Path, policy_version: int) -> None:
-        self._probe = None  # from here on a restored server may hold either version
+        self._probe, self._samples = (
+            None,
+            (),
+        )  # from here on a restored server may hold either version
         await self._ask(lambda: self._engine.load_policy(path, policy_version), of_all=True)
 
     async def unload_policy(self, policy_version: int) -> None:
@@ -244,6 +272,27 @@ class ServedEngine:
                 f"{difference:.3g} nats a token away from what it answered before "
                 f"(tolerance {self._spec.tolerance:g})"
             )
+        if self._samples:
+            await self._check_sampling(server)
+
+    async def _check_sampling(self, server: Server) -> None:
+        """Have the server score what it samples: the trainer is not asked a second time."""
+        (sampled,) = await self._engine.probe_sampling(self._samples, url=server.url)
+        for one in (sampled.alone, *sampled.together):
+            request = ScoreRequest(
+                token_ids=(*one.prompt_ids.tolist(), *one.token_ids.tolist()),
+                start=len(one.prompt_ids),
+                policy_version=one.policy_version,
+            )
+            (scores,) = await self._engine.probe(request, url=server.url)
+            difference = float(np.abs(scores.logprobs - one.logprobs).mean())
+            if not difference <= self._spec.tolerance:
+                raise PublicationError(
+                    f"the vLLM server of the {server.settings.role} was started again and does "
+                    f"not sample from version {one.policy_version}: what it says of sampled tokens "
+                    f"is {difference:.3g} nats a token away from its own scores of them "
+                    f"(tolerance {self._spec.tolerance:g})"
+                )
 
     def _client_of(self, server: Server) -> VllmClient:
         return server.client(partial(self._why_ended, server.url))

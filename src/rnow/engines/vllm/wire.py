@@ -6,8 +6,10 @@ id: what is absent, not finite, or belongs to another token is an EngineError, n
 
 import base64
 import io
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from rnow.errors import EngineError
 from rnow.records import FloatArray, StopReason
 
 ROUTE = "/inference/v1/generate"
+ABORT_ROUTE = "/inference/v1/abort_requests"
+COMPACT_ANSWER = "prompt_token_id_logprobs"  # in every answer of a server that knows it
 _NOT_A_LOGPROB = -9000.0  # at or below: the server's stand-in for NaN and -inf
 
 Json = Mapping[str, Any]
@@ -26,7 +30,20 @@ _PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "de
 _SCORING = {"max_tokens": 1, "temperature": 0.0}  # a request has to sample one
 
 
-def sample_body(request: SampleRequest, *, model: str) -> dict[str, Any]:
+@dataclass(slots=True)
+class Cut:
+    """A request's name at its server, by which it can be cut, and whether that was asked."""
+
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    is_asked: bool = False
+
+
+def abort_body(cut: Cut) -> dict[str, Any]:
+    """Name a request as the server does that was given `cut.name`."""
+    return {"request_ids": [f"generate-tokens-{cut.name}"]}
+
+
+def sample_body(request: SampleRequest, *, model: str, cut: Cut | None = None) -> dict[str, Any]:
     sampling = _body(
         request,
         model,
@@ -37,7 +54,8 @@ def sample_body(request: SampleRequest, *, model: str) -> dict[str, Any]:
         stop_token_ids=list(request.stop_token_ids),
         ignore_eos=True,  # only what the caller calls a stop token is one
     )
-    return {**sampling, "return_token_ids": True}
+    name = {} if cut is None else {"request_id": cut.name}
+    return {**sampling, **name, "return_token_ids": True}
 
 
 def score_body(request: ScoreRequest, *, model: str) -> dict[str, Any]:
@@ -46,7 +64,10 @@ def score_body(request: ScoreRequest, *, model: str) -> dict[str, Any]:
 
 
 def compact_score_body(request: ScoreRequest, *, model: str) -> dict[str, Any]:
-    """Ask for the log-probabilities from `start` on as one array; not every server can."""
+    """Ask for the log-probabilities from `start` on as one array; not every server can.
+
+    Of all positions from there on: the route has no word for some of them.
+    """
     return _body(
         request,
         model,
@@ -64,7 +85,9 @@ def _body(request: SampleRequest | ScoreRequest, model: str, **sampling: Any) ->
     }
 
 
-def read_completion(answer: Json, request: SampleRequest, *, model: str) -> Completion:
+def read_completion(
+    answer: Json, request: SampleRequest, *, model: str, was_cut: bool = False
+) -> Completion:
     """Return what was sampled for `request`; refuse an answer that is not one to it."""
     with _reading("completion", answer, model):
         choice = answer["choices"][0]
@@ -76,7 +99,11 @@ def read_completion(answer: Json, request: SampleRequest, *, model: str) -> Comp
                 "log-probabilities, which are not of the same tokens"
             )
         logprobs = [float(entry["logprob"]) for entry in content]
-        stop_reason = _stop_reason(choice["finish_reason"], token_ids, request)
+        finish = choice["finish_reason"]
+        if finish == "abort" and was_cut and 0 < len(token_ids) < request.max_tokens:
+            stop_reason = StopReason.LENGTH
+        else:
+            stop_reason = _stop_reason(finish, token_ids, request)
         prompt_ids = np.array(answer["prompt_token_ids"], dtype=np.int32)
     return Completion(
         prompt_ids=prompt_ids,
@@ -110,10 +137,10 @@ def read_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores:
 
 
 def read_compact_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores | None:
-    """Return what `compact_score_body` asked for; None: the server does not know of it."""
+    """Return what `compact_score_body` asked for; None: it is not in the answer."""
     num_scored = len(request.token_ids) - request.start
     with _reading("scores", answer, model):
-        encoded = answer.get("prompt_token_id_logprobs")
+        encoded = answer.get(COMPACT_ANSWER)
         if encoded is None:
             return None
         values = np.load(io.BytesIO(base64.b64decode(encoded)), allow_pickle=False)
