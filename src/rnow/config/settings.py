@@ -176,6 +176,8 @@ class TrainerSettings(Section):
     """Room for trajectories of old steps, compressed; beyond it the oldest go (GB)."""
     eval_step: int = Field(default=0, ge=0)
     """Evaluate on data.val_file every so many steps; 0: never."""
+    max_policy_lag: int = Field(default=0, ge=0, le=1)
+    """1: a step's rollouts go on while the step before it is learned from; LoRA alone."""
     max_dropped: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's rollouts that may fail before a stop."""
     report_to: list[TrackerName] = Field(default=[])

@@ -136,14 +136,19 @@ class Policy:
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])
 
-    def save(self, directory: Path, *, is_writer: bool = True) -> None:
-        """Write what an engine loads: an adapter, or a whole model with weights in `dtype`.
+    def save(
+        self, directory: Path, *, adapter_dtype: str | None = None, is_writer: bool = True
+    ) -> None:
+        """Write what an engine loads: a whole model with weights in `dtype`, or an adapter, in
+        `adapter_dtype`; None: as it is trained.
 
         Of several ranks all call it, and one writes.
         """
         if self.tuning == "lora":
             if is_writer:
-                save_adapter(self._model, directory)
+                on = torch.device("cpu")
+                rounded = None if adapter_dtype is None else _resolve_dtype(adapter_dtype, on)
+                save_adapter(self._model, directory, dtype=rounded)
         else:
             state = rounded_state(self._causal_lm, self.dtype, keep=is_writer)
             if is_writer:

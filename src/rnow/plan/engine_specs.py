@@ -214,6 +214,13 @@ def adapter_rank(adapter: Path) -> int:
     return int(config["r"])
 
 
+def adapter_dtype(serving: Serving) -> Literal["bfloat16"] | None:
+    """Return the format to which the student's engine rounds an adapter that it loads; None: none
+    that is known."""
+    is_ours = serving.placement.engines["student"] == "vllm"
+    return "bfloat16" if is_ours and _dtype(serving, "student") == "bfloat16" else None
+
+
 def role_tolerance(config: Config, placement: Placement, role: EngineRole) -> float:
     """Return how many nats a token two answers of one role's engine may be apart."""
     dtype = _settings(config, role).dtype

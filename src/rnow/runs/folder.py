@@ -212,14 +212,15 @@ class RunDirectory:
     def read_evaluations(self) -> list[dict[str, Any]]:
         return _read_lines(self.evals_file)
 
-    def rewind(self, step: int) -> None:
-        """Forget metrics and evaluations of `step` and later, and journals of steps after it."""
+    def rewind(self, step: int, *, max_lag: int = 0) -> None:
+        """Forget metrics and evaluations of `step` and later, and journals that cannot be gone on
+        with: those of steps after it, but for `max_lag` of them, which its weights sampled."""
         for file in (self.metrics_file, self.evals_file):
             kept = [line for line in _read_lines(file) if line["step"] < step]
             if file.exists():
                 replace_file(file, "".join(json.dumps(line) + "\n" for line in kept))
         for path in journals(self.path / "trajectories"):
-            if int(path.stem) > step:
+            if int(path.stem) > step + max_lag:
                 path.unlink(missing_ok=True)
                 archived(path).unlink(missing_ok=True)
         forget_beside(self.path / "trajectories", since=step)

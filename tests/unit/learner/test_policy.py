@@ -475,6 +475,20 @@ def all_logprobs(policy: Policy, token_ids: Tensor) -> Tensor:
     return logprobs_of(policy, token_ids, list(range(1, token_ids.shape[1]))).detach()
 
 
+def test_an_adapter_goes_out_in_the_format_of_its_engine(tied: Path, tmp_path: Path) -> None:
+    policy = load_policy(tied, qlora_rank=4)
+    wake_lora(policy)
+    policy.save(tmp_path / "trained")
+    policy.save(tmp_path / "served", adapter_dtype="bfloat16")
+    trained, served = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("trained", "served")
+    )
+    assert trained.keys() == served.keys()
+    assert {one.dtype for one in trained.values()} == {torch.float32}
+    # What an engine would round them to, no more and no less.
+    assert all(torch.equal(served[name], one.bfloat16()) for name, one in trained.items())
+
+
 def test_a_saved_adapter_loads_in_peft_and_merges(tied: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

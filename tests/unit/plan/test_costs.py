@@ -262,3 +262,33 @@ def test_where_rollouts_go_on_beside_the_update_the_step_is_as_long_as_it_was() 
     costs = estimate_costs(WORK, measured(beside))
     assert costs.step_s is not None
     assert (costs.step_s.value, costs.bound_by) == (11.0, "trainer")
+
+
+RECORDED = sorted((Path(__file__).parents[2] / "fixtures" / "estimates").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_three_steps_of_a_recorded_run_tell_of_the_whole(file: Path) -> None:
+    """Metrics of real runs on a busy machine, whose lengths and times are not even."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    evaluations = [line["time/eval"] for line in lines if "eval/accuracy" in line]
+    work = replace(
+        WORK,
+        num_steps=len(lines),
+        num_rollouts=int(sum(line["rollout/trajectories"] for line in lines)),
+        num_evaluations=len(evaluations),
+        num_held_out=0,
+    )
+    costs = estimate_costs(work, Measured(counted=tuple(lines[:3]), timed=tuple(lines[1:3])))
+    assert costs.total_s is not None
+    sampled = sum(line["tokens/action"] for line in lines)
+    for said, was in (
+        (costs.tokens_out.value, sampled),
+        (costs.tokens_in.value, sum(line["tokens/total"] for line in lines) - sampled),
+        (costs.total_s.value, sum(line["time/step"] for line in lines)),
+    ):
+        assert was / 1.5 <= said <= was * 1.5
+
+
+def test_there_are_recorded_runs() -> None:
+    assert [file.stem for file in RECORDED] == ["demo"]

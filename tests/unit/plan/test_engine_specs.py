@@ -13,6 +13,7 @@ from rnow.engines.vllm.command import VllmServerSettings
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.engine_specs import (
     Serving,
+    adapter_dtype,
     adapter_rank,
     dtype_tolerance,
     sampling_spec,
@@ -59,6 +60,14 @@ def specs(serving: Serving, project: Path) -> tuple[EngineSpec, EngineSpec]:
         sampling_spec(serving, "student", student, lora_rank=32),
         scoring_spec(serving, teacher),
     )
+
+
+def test_adapters_go_out_in_what_our_own_server_rounds_them_to(project: Path) -> None:
+    assert adapter_dtype(make_serving(project, num_gpus=2)) == "bfloat16"
+    elsewhere = make_serving(project, "engine.url=http://127.0.0.1:1", num_gpus=2)
+    assert adapter_dtype(elsewhere) is None
+    here = ("engine.kind=local", "model.path=Qwen/Qwen3-1.7B", "teacher.path=Qwen/Qwen3-1.7B")
+    assert adapter_dtype(make_serving(project, *here, num_gpus=0)) is None
 
 
 def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) -> None:

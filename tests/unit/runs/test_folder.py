@@ -59,6 +59,16 @@ def test_rewinding_forgets_what_an_unfinished_step_left(tmp_path: Path) -> None:
     run.close()
 
 
+def test_rewinding_keeps_the_journal_that_the_weights_of_the_step_sampled(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    for step in range(5):
+        run.trajectories(step).write_text("{}\n")
+    run.rewind(2, max_lag=1)
+    names = sorted(path.name for path in (run.path / "trajectories").iterdir())
+    assert names == ["000000.jsonl", "000001.jsonl", "000002.jsonl", "000003.jsonl"]
+    run.close()
+
+
 def test_a_run_has_begun_with_its_first_rollout_or_checkpoint(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     run.write_config({"data": {"batch_size": 64}})
