@@ -81,6 +81,7 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_cli.py
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2
 	$(BIN)/python tests/bench/bench_update.py
+	$(BIN)/python tests/bench/bench_step.py
 	$(BIN)/python tests/bench/bench_local_engine.py
 	$(BIN)/python tests/bench/bench_controller.py
 	$(BIN)/python tests/bench/bench_overlap.py

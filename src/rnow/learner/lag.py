@@ -50,7 +50,7 @@ def lag_metrics(
 def _logprobs(policy: Policy, batch: Batch, *, max_tokens: int) -> tuple[FloatArray, FloatArray]:
     """Return the policy's and the sampler's log-probabilities of all sampled tokens, float64."""
     ours, theirs = [], []
-    for micro_batch in pack(batch, max_tokens=max_tokens):
+    for micro_batch in pack(batch, max_tokens=max_tokens, pads=policy.pads):
         on_device = micro_batch.to(policy.device)
         logprobs = policy.action_logprobs(
             on_device.token_ids,

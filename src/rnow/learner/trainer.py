@@ -79,7 +79,8 @@ class Trainer:
         `trainer/skipped` is 1 where numbers were not finite: then the weights are as before. Raises
         BadNumbersError at the third in a row that could not be taken.
         """
-        micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
+        max_tokens = self._settings.max_tokens_per_micro_batch
+        micro_batches = pack(batch, max_tokens=max_tokens, pads=self._policy.pads)
         logprobs: dict[int, FloatArray] = {}
         try:
             totals = accumulate_gradients(
@@ -95,7 +96,7 @@ class Trainer:
             raise OutOfMemoryError(
                 f"the update of step {batch.step} ran out of memory: {error}. Lower "
                 "trainer.max_tokens_per_micro_batch "
-                f"({self._settings.max_tokens_per_micro_batch}) or set "
+                f"({max_tokens}) or set "
                 "trainer.activation_checkpointing: true; the run goes on at this step, its "
                 "rollouts are kept"
             ) from error

@@ -196,6 +196,19 @@ def test_the_chunk_size_changes_neither_log_probabilities_nor_gradient(logit_map
             logit_map=logit_map,
         )
         results.append([logprobs, *torch.autograd.grad(logprobs.square().sum(), inputs)])
+        # A head that is not trained.
+        frozen = hidden.clone().requires_grad_()
+        found = token_logprobs(
+            frozen,
+            targets,
+            weight=weight,
+            bias=bias,
+            chunk_tokens=chunk_tokens,
+            logit_map=logit_map,
+        )
+        (grad,) = torch.autograd.grad(found.square().sum(), frozen)
+        assert torch.equal(found, logprobs)
+        assert (grad - results[0][1]).norm() <= 1e-12 * grad.norm()
     plain = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
     logits = (plain[0] @ plain[1].T + plain[2]) * logit_map.scale
     if logit_map.cap is not None:
