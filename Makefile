@@ -81,7 +81,6 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_cli.py
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2
 	$(BIN)/python tests/bench/bench_update.py
-	$(BIN)/python tests/bench/bench_step.py
 	$(BIN)/python tests/bench/bench_local_engine.py
 	$(BIN)/python tests/bench/bench_controller.py
 	$(BIN)/python tests/bench/bench_overlap.py
@@ -90,6 +89,7 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_vllm.py
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2
 	$(BIN)/python tests/bench/bench_browser.py
+	$(BIN)/python tests/bench/bench_step.py
 
 gpu: setup
 	$(BIN)/python tests/bench/gpu_smoke.py

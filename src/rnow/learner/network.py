@@ -27,6 +27,7 @@ class Network(nn.Module):
         super().__init__()
         self.causal_lm: Any = causal_lm
         self.dtype = dtype
+        self.is_cut = False  # over several processes: ranks/sharding.py
         self.logit_map = LogitMap()  # what this model does before its softmax: policy.py finds it
         self._chunk_tokens = chunk_tokens or default_chunk_tokens(self.head.weight.shape[0])
 
@@ -42,7 +43,9 @@ class Network(nn.Module):
     def autocast(self) -> AbstractContextManager[Any]:
         if self.dtype in (torch.float32, torch.float64):
             return nullcontext()
-        return torch.autocast(self.head.weight.device.type, dtype=self.dtype)
+        # Of weights that are cut over processes it would keep a narrow copy of the whole.
+        device = self.head.weight.device.type
+        return torch.autocast(device, dtype=self.dtype, cache_enabled=not self.is_cut)
 
     def hidden_states(self, token_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Return what the body makes of [rows, width] tokens: [rows, width, hidden]."""

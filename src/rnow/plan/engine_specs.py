@@ -17,6 +17,7 @@ from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
 from rnow.engines.vllm.untied import needs_untying
 from rnow.errors import ConfigError
 from rnow.plan.make import device_variables
+from rnow.plan.nodes import server_place
 from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
 from rnow.plan.workload import num_ranks
@@ -167,7 +168,7 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
             "max_num_seqs": server.load.max_num_seqs,
         }
         places = [
-            {"devices": device_variables(gpus, plan.gpus, environ=serving.environ)}
+            server_place(gpus, plan, serving.placement.nodes, environ=serving.environ)
             for gpus in planned.replica_gpus
         ]
     return tuple(

@@ -71,12 +71,21 @@ class RunDirectory:
 
     @classmethod
     def choose(cls, project: Path, name: str, *, fresh: bool) -> "RunDirectory":
-        """Return runs/<name>, or with `fresh` the first of runs/<name>, -2, -3, … that is new."""
+        """Return runs/<name>, or with `fresh` the first of runs/<name>, -2, -3, … that is new.
+
+        Raises CheckpointError where something that is no folder stands in its place.
+        """
         path = project / "runs" / name
         number = 2
-        while fresh and path.exists():
+        while fresh and os.path.lexists(path):
             path = project / "runs" / f"{name}-{number}"
             number += 1
+        for place in (path.parent, path):
+            if os.path.lexists(place) and not place.is_dir():
+                raise CheckpointError(
+                    f"{place} is no folder, and the run's files go there: move it away, or give "
+                    "the project another folder"
+                )
         return cls(path)
 
     def open(self) -> None:

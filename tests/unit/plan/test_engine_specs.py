@@ -16,6 +16,7 @@ from rnow.plan.engine_specs import (
     adapter_dtype,
     adapter_rank,
     dtype_tolerance,
+    rank_environments,
     sampling_spec,
     scoring_spec,
     trainer_environment,
@@ -227,3 +228,15 @@ def test_two_views_agree_as_far_as_the_coarser_of_them(
     dtypes: tuple[str, str], device: str, nats: float
 ) -> None:
     assert dtype_tolerance(*dtypes, device=device) == nats
+
+
+def test_each_rank_sees_its_own_gpu_alone(project: Path) -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "7,6,5,4,3"}
+    serving = make_serving(project, "trainer.num_ranks=2", num_gpus=5, environ=environ)
+    assert rank_environments(serving) == (
+        ORDER | {"CUDA_VISIBLE_DEVICES": "7"},
+        ORDER | {"CUDA_VISIBLE_DEVICES": "6"},
+    )
+    assert rank_environments(make_serving(project, num_gpus=5)) == ()
+    local = ("engine.kind=local", "trainer.num_ranks=2")
+    assert rank_environments(make_serving(project, *local, num_gpus=0)) == ({}, {})

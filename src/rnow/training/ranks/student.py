@@ -149,10 +149,14 @@ class RankedStudent:
         """Start new ranks and bring them to where the old ones were."""
         processes = await RankProcesses.start(self._settings)
         try:
+            num_done = 0
             if self._base is not None:
-                await processes.ask(_restore_message(self._base), what="restore")
+                answers = await processes.ask(_restore_message(self._base), what="restore")
+                # One more than was told of, where a rank ended with the new one in its place.
+                num_done = answers[0]["step"]
             for order in self._updates:
-                await processes.ask(order, what=f"update of step {order['step']} once more")
+                if order["step"] >= num_done:
+                    await processes.ask(order, what=f"update of step {order['step']} once more")
             if self._is_swapped:
                 await processes.ask(_SWAP, what="swap")
         except BaseException:
