@@ -82,19 +82,23 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_update.py
 	$(BIN)/python tests/bench/bench_local_engine.py
 	$(BIN)/python tests/bench/bench_controller.py
+	$(BIN)/python tests/bench/bench_overlap.py
 	$(BIN)/python tests/bench/bench_view.py
 	$(BIN)/python tests/bench/bench_report.py
 	$(BIN)/python tests/bench/bench_vllm.py
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2
 	$(BIN)/python tests/bench/bench_browser.py
+	$(BIN)/python tests/bench/bench_step.py
 
 gpu: setup
 	$(BIN)/python tests/bench/gpu_smoke.py
 
 soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7
+	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 --lag 0 1
 	$(BIN)/python tests/bench/bench_check_matrix.py
 	$(BIN)/python tests/bench/soak_kills.py
+	$(BIN)/python tests/bench/soak_kills.py --lag 1
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2 --kill
 
 clean:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from rnow.config.keys import section_keys, settings_by_key, type_in_words
-from rnow.config.old_keys import IGNORED_KEYS, KEYS_TO_COME, TRANSLATED_KEYS
+from rnow.config.old_keys import IGNORED_KEYS, TRANSLATED_KEYS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
@@ -53,10 +53,6 @@ compared at temperature 1.
 
 Limits of the hosted service (`data.batch_size` 32, `data.group_size` 64, `model.qlora_rank` 128)
 are warnings, and any model may be named.
-
-## Not built yet
-
-Using one of these is an error that says so: {to_come}.
 """
 
 
@@ -97,7 +93,6 @@ def make_page() -> str:
         FOOT.format(
             ignored=_list(IGNORED_KEYS),
             translated=_list(TRANSLATED_KEYS),
-            to_come=", ".join(f"`{key}`" for key in sorted(KEYS_TO_COME)),
         )
     )
     return "\n".join(parts)

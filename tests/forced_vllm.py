@@ -41,6 +41,9 @@ class ForcedVllm(FakeVllm):
     async def _generate(self, body: Json) -> Json:
         ids, is_scored = body["token_ids"], "prompt_logprobs" in body["sampling_params"]
         turn = ids[-1:] if is_scored else [*self._turn_of(ids)]
+        if not is_scored and not body["sampling_params"]["stop_token_ids"]:  # a probe
+            num = body["sampling_params"]["max_tokens"]
+            turn = (turn * num)[:num]
         before, whole = (ids[:-1], ids) if is_scored else (ids, ids + turn)
         start = 1 if is_scored else len(ids)
         names = [self.model, *self.adapters]
@@ -64,7 +67,9 @@ class ForcedVllm(FakeVllm):
                 {
                     "token_ids": turn,
                     "logprobs": {"content": of_turn},
-                    "finish_reason": "length" if is_scored else "stop",
+                    "finish_reason": "stop"
+                    if turn[-1] in body["sampling_params"].get("stop_token_ids", ())
+                    else "length",
                 }
             ],
         }

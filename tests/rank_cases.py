@@ -103,7 +103,7 @@ def gradient(policy: Policy, ranks: Ranks | None, *, max_tokens: int) -> dict[st
     given = batch()
     totals = accumulate_gradients(
         policy,
-        pack(given, max_tokens=max_tokens),
+        pack(given, max_tokens=max_tokens, pads=False),
         algorithm=AlgorithmSettings(kl_discount=0.7),
         num_actions=given.num_actions,
         ranks=ranks,

@@ -93,6 +93,7 @@ def metrics(run: Path, *, caches: bool = True) -> list[dict[str, float]]:
     """The lines of metrics.jsonl without what a clock changes, or without caches' counts too."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     volatile = ["time/", "tool/seconds", "teacher/wait_s", "tokens_per_s", "rollout/reused"]
+    volatile += ["rollout/overlapped_s"]
     if not caches:
         volatile += ["browser/fetched", "browser/shared", "browser/local_requests"]
     return [

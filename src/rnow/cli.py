@@ -47,6 +47,7 @@ _REMEDIES = {
     errno.EACCES: "give yourself the right to it, or use another folder",
     errno.EPERM: "give yourself the right to it, or use another folder",
     errno.ENOTDIR: "name a folder there, not a file",
+    errno.EEXIST: "a folder is to be made there: move away what is in its place",
     errno.EISDIR: "name a file there, not a folder",
     errno.ENAMETOOLONG: "take a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or lower rollout.concurrency",

@@ -1,6 +1,6 @@
 """What a turn costs the controller, in CPU time, with 512 rollouts under way.
 
-    python tests/bench/bench_controller.py [--rollouts 512] [--profile FILE]
+    python tests/bench/bench_controller.py [--rollouts 512] [--nodes 0] [--profile FILE]
 
 A rollout has three turns. Its prompt has about 300 tokens; a turn samples 30, which are a tool
 call, and the tool's answer is about 50 with the template's text around it. The server is the tests'
@@ -8,6 +8,9 @@ small HTTP server in another process, the tool runs in a worker process; what is
 CPU time of all threads of this process, from prompts to journal, in a second step after a first one
 that opened connections. Bound: 2 ms a turn. Exits 1 above it. What a plain loop costs is printed
 beside it: a core that others slow down is slow for both.
+
+With --nodes 64 --rollouts 8192 the servers are on as many machines of a cluster: real keepers of a
+real Ray, each of which passes requests on for many of the nodes to the one server.
 """
 
 import argparse
@@ -21,10 +24,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import ray
 from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 from rnow.chat.template import ChatTemplate
+from rnow.cluster.keeper import Keeper, Machine
+from rnow.cluster.node import KeptClient, Node, SharedFiles
 from rnow.engines.vllm.engine import VllmEngine
+from rnow.engines.vllm.http import VllmClient
 from rnow.records import Batch
 from rnow.runtime.garbage import rare_collections
 
@@ -32,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from vllm_fake import Json, logprob_of, serve_fake
 
 BOUND_MS = 2.0
+NUM_KEEPERS = 2
 PROMPT_TOKENS, SAMPLED_TOKENS = 300, 30
 STUDENT = resources.files("rnow") / "templates" / "clinic" / "models" / "student"
 
@@ -67,11 +75,41 @@ async def serve() -> None:
         await asyncio.Event().wait()
 
 
-async def measure(url: str, *, num_rollouts: int, profile: Path | None) -> tuple[float, Batch]:
+class PassingKeeper(Keeper):
+    """A keeper whose servers are all the one at `url`."""
+
+    def __init__(self, url: str, num_servers: int) -> None:
+        super().__init__()
+        self._clients = {str(number): VllmClient(url) for number in range(num_servers)}
+
+
+def clients_on_nodes(url: str, num_nodes: int) -> list[VllmClient]:
+    """Return a client for the server of each node; NUM_KEEPERS keepers stand for all nodes."""
+    ray.init(num_cpus=NUM_KEEPERS, include_dashboard=False, log_to_driver=False)
+    passing = ray.remote(PassingKeeper).options(max_concurrency=10_000)
+    keepers = [passing.remote(url, num_nodes) for _ in range(NUM_KEEPERS)]
+    machine = Machine(host="node", python="", rnow="", gpus=())
+    nodes = [
+        Node(
+            id=f"{number:08}",
+            machine=machine,
+            keeper=keepers[number % NUM_KEEPERS],
+            files=SharedFiles(),
+        )
+        for number in range(num_nodes)
+    ]
+    return [KeptClient(node, str(place), f"ray://{place}") for place, node in enumerate(nodes)]
+
+
+async def measure(
+    url: str, *, num_rollouts: int, num_nodes: int, profile: Path | None
+) -> tuple[float, Batch]:
     """Return CPU milliseconds a turn, and what was rolled out."""
     chat = ChatTemplate.load(str(STUDENT))
     group_size = 4
     engine = VllmEngine([url])
+    if num_nodes:
+        engine = VllmEngine((), clients=clients_on_nodes(url, num_nodes))
     with tempfile.TemporaryDirectory() as name:
         async with instant_tools(Path(name)) as tools:
             num_prompts = num_rollouts // group_size
@@ -103,6 +141,7 @@ def loop_seconds() -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--rollouts", type=int, default=512)
+    parser.add_argument("--nodes", type=int, default=0)
     parser.add_argument("--profile", type=Path)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -115,7 +154,12 @@ def main() -> int:
         try:
             url = server.stdout.readline().strip()
             ms, batch = asyncio.run(
-                measure(url, num_rollouts=arguments.rollouts, profile=arguments.profile)
+                measure(
+                    url,
+                    num_rollouts=arguments.rollouts,
+                    num_nodes=arguments.nodes,
+                    profile=arguments.profile,
+                )
             )
         finally:
             server.kill()

@@ -1,7 +1,12 @@
-"""Speed of `LocalEngine` on a model of the demo's size: tokens a second and milliseconds a step.
+"""Speed of `LocalEngine`: rollouts against transformers' own generate, then the demo's model alone.
 
-    python tests/bench/bench_local_engine.py [--rollouts 64] [--rows 32] [--threads N]
+    python tests/bench/bench_local_engine.py [--rollouts 64] [--rows 32] [--threads N] [--rounds 5]
 
+Against generate: a random model of SmolLM2-135M's shape, 8 prompts of 64 tokens, 48 sampled from
+each, in turn with generate of the same batch; the best of several rounds counts. Exit code 1 where
+rollouts take more than 1.5 × its time. generate keeps no log-probabilities and no bits.
+
+Alone: tokens a second and milliseconds a step on a model of the demo's size.
 A rollout has three turns: a prompt of 150 tokens shared by a group of four, then twice 50 tokens of
 tool text; each turn samples 33 tokens. Then every trajectory is scored by a second engine, as the
 teacher would.
@@ -15,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rnow.engines.base import SampleRequest, ScoreRequest
 from rnow.engines.local.batch import DecodingBatch, DecodingRow, read
@@ -25,6 +31,63 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from builders import qwen3
 
 NUM_TURNS, PROMPT_TOKENS, TOOL_TOKENS, SAMPLED_TOKENS = 3, 150, 50, 33
+
+
+BOUND = 1.5
+
+
+def make_smollm2(folder: Path) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49_152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+async def against_generate(*, rows: int, rounds: int) -> float:
+    """Return the time of rollouts ÷ that of generate."""
+    prompts = torch.randint(0, 49_152, (8, 64), generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as name:
+        make_smollm2(Path(name))
+        engine = LocalEngine(Path(name), rows=rows)
+        plain = LlamaForCausalLM.from_pretrained(name, dtype=torch.float32)
+    plain.generation_config.eos_token_id = None
+
+    async def rollouts(number: int) -> None:
+        requests = [
+            SampleRequest(
+                token_ids=tuple(ids),
+                session=f"{number}.{index}",
+                max_tokens=48,
+                stop_token_ids=(),
+                seed=index,
+                policy_version=0,
+            )
+            # Others in each round: a prompt that was read before would not be read again.
+            for index, ids in enumerate(((prompts + number) % 49_152).tolist())
+        ]
+        await asyncio.gather(*(engine.sample(request) for request in requests))
+        await asyncio.gather(*(engine.release(request.session) for request in requests))
+
+    times: list[tuple[float, float]] = []
+    for number in range(rounds):
+        begin = time.perf_counter()
+        await rollouts(number)
+        between = time.perf_counter()
+        plain.generate(prompts, max_new_tokens=48, do_sample=True, pad_token_id=0)
+        times.append((between - begin, time.perf_counter() - between))
+    await engine.aclose()
+    ours, theirs = (min(column) for column in zip(*times, strict=True))
+    ratio = ours / theirs
+    print(f"8 × 48 tokens: {ours:.2f} s; transformers' generate {theirs:.2f} s; ratio {ratio:.2f}")
+    return ratio
 
 
 def make_model(folder: str) -> None:
@@ -67,12 +130,14 @@ async def main() -> None:
     parser.add_argument("--rollouts", type=int, default=64)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    ratio = await against_generate(rows=options.rows, rounds=options.rounds)
     with tempfile.TemporaryDirectory() as folder:
         make_model(folder)
-        engine = LocalEngine(folder, rows=options.rows)
-        teacher = LocalEngine(folder)
+        engine = LocalEngine(Path(folder), rows=options.rows)
+        teacher = LocalEngine(Path(folder))
     print(f"{options.threads} threads, {options.rows} rows, {options.rollouts} rollouts")
     for attempt in range(3):
         begin = time.perf_counter()
@@ -92,6 +157,8 @@ async def main() -> None:
     print(f"scoring: {seconds:.2f} s, {seconds / options.rollouts * 1e3:.2f} ms a trajectory")
     time_steps(engine, options.rows)
     await asyncio.gather(engine.aclose(), teacher.aclose())
+    if ratio > BOUND:
+        sys.exit(f"rollouts take {ratio:.2f} × the time of generate; the bound is {BOUND}")
 
 
 @torch.inference_mode()
@@ -99,7 +166,7 @@ def time_steps(engine: LocalEngine, num_rows: int) -> None:
     """Time bare decoding steps of a full batch; the median shows what else the machine does."""
     for length in (150, 300, 600):
         key_values, _ = read(engine.model, list(range(length)), ())
-        batch = DecodingBatch(engine.model, num_rows)
+        batch = DecodingBatch(engine.model, (num_rows,))
         for index in range(num_rows):
             row = DecodingRow(
                 length=length, uniforms=uniform_stream(index), temperature=1.0, token_ids=[1]

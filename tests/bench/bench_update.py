@@ -110,7 +110,7 @@ def measure_time(tuning: str, *, rounds: int) -> dict[str, float | str]:
             on_bad_numbers=lambda batch, reason: print(reason, file=sys.stderr),
         )
         batch = random_batch()
-        micro_batches = pack(batch, max_tokens=MAX_TOKENS)
+        micro_batches = pack(batch, max_tokens=MAX_TOKENS, pads=False)
         bare(policy, micro_batches)
         trainer.update(batch)
         times = [

@@ -116,7 +116,7 @@ def gradient(claims: Claims, folder: Path, models: list[str]) -> None:
                 parameter.grad = None
             accumulate_gradients(
                 policy,
-                pack(batch, max_tokens=max_tokens),
+                pack(batch, max_tokens=max_tokens, pads=False),
                 algorithm=AlgorithmSettings(),
                 num_actions=batch.num_actions,
             )

@@ -9,6 +9,10 @@ timed. Memory is the most that torch held in both, as it counts it, and the whol
 torch gives nothing back meanwhile, and nobody else is on the card. Prints a line of JSON a load;
 gpu_smoke.py holds it to the plan.
 
+First the kernel for several sequences in a row, with a window and without, is held to the same
+attention in float64 on the CPU, output and gradients: exit code 1 where it is further off than
+bfloat16 explains.
+
 Speed is the share of the card's matrix rate (989 TFLOP/s for an H100 in bfloat16) that the maths of
 LoRA needs: twice 2 FLOPs for each weight and token, forward and back to the inputs, and causal
 attention. What checkpointing computes a second time is no work in this count.
@@ -26,6 +30,7 @@ import numpy as np
 import torch
 
 from rnow.config.settings import AlgorithmSettings, TrainerSettings
+from rnow.learner.attention import Sequences, attend
 from rnow.learner.trainer import Trainer
 from rnow.plan.figures import ModelFigures, read_figures
 from rnow.plan.memory import GIB, TrainerLoad, trainer_memory
@@ -36,6 +41,7 @@ from builders import load_policy, make_trajectory
 
 CONFIGS = Path(__file__).resolve().parent.parent / "fixtures" / "configs"
 NUM_TURNS = 4
+PACKED_BOUND = 0.02  # bfloat16 keeps 8 bits; another sequence's tokens would be 0.5 and more
 ACTION_SHARE = 0.1
 PEAK_FLOPS = 989e12  # of an H100's matrix units in bfloat16, without sparsity
 # A file system in memory where there is one: 16 GB of weights are read once.
@@ -139,6 +145,32 @@ def timed_update(trainer: Trainer, batch: Batch) -> float:
     return time.perf_counter() - started
 
 
+def packed_attention_error(window: int | None) -> float:
+    """Return how far the GPU's attention over packed sequences is from the CPU's: the worst of the
+    output and the three gradients, as a share of its norm."""
+    lengths = (100, 1, 300, 128)
+    borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [
+        torch.randn(1, heads, sum(lengths), 64, generator=generator).bfloat16()
+        for heads in (8, 2, 2)
+    ]
+    module = torch.nn.Module()
+    module.num_key_value_groups = 4
+    module.is_causal = True
+    found = []
+    for device, dtype in (("cuda", torch.bfloat16), ("cpu", torch.float64)):
+        tensors = [each.to(device, dtype, copy=True).requires_grad_() for each in drawn]
+        sequences = Sequences(starts=borders.to(device), lengths=lengths, window=window)
+        mixed, _ = attend(module, *tensors, sequences)
+        mixed.square().sum().backward()
+        found.append([mixed.detach(), *(tensor.grad for tensor in tensors)])
+    return max(
+        float((gpu.cpu().double() - cpu).norm() / cpu.norm())
+        for gpu, cpu in zip(*found, strict=True)
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -151,6 +183,12 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA device here", file=sys.stderr)
         return 2
+    errors = {window: packed_attention_error(window) for window in (None, 64)}
+    print(
+        json.dumps({"packed_attention_error": {str(key): value for key, value in errors.items()}})
+    )
+    if max(errors.values()) > PACKED_BOUND:
+        return 1
     config = json.loads((CONFIGS / f"{arguments.model}.json").read_text())
     figures = read_figures(arguments.model, config)
     trainer = load_trainer(config, rank=arguments.rank, dtype=arguments.dtype)

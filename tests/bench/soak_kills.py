@@ -1,6 +1,6 @@
 """Kill a run of 12 steps at 20 random times, resuming each time anew; every bit must be the same.
 
-    python tests/bench/soak_kills.py --seed 0 --kills 20
+    python tests/bench/soak_kills.py --seed 0 --kills 20 --lag 1
 
 The times are drawn from the seed over the length of an uninterrupted run, and printed.
 """
@@ -47,7 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--lag", type=int, choices=(0, 1), default=0, help="max_policy_lag")
     options = parser.parse_args()
+    settings = (*RUN, f"trainer.max_policy_lag={options.lag}")
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "clinic"
@@ -55,11 +57,11 @@ def main() -> None:
         held_out = (project / "val.jsonl").read_text().splitlines(keepends=True)
         (project / "val.jsonl").write_text("".join(held_out[:3]))
         started = time.monotonic()
-        rnow("run", project, "--name", "whole", *RUN)
+        rnow("run", project, "--name", "whole", *settings)
         length = time.monotonic() - started
         print(f"seed {options.seed}: uninterrupted {length:.1f} s")
         for number in range(options.kills):
-            words = ("run", project, "--name", f"killed-{number}", *RUN)
+            words = ("run", project, "--name", f"killed-{number}", *settings)
             seconds = draw.uniform(0.0, length)
             killed = kill_after(seconds, *words)
             rnow(*words)

@@ -16,6 +16,7 @@ from served_lab import Lab
 from rnow.cluster.connect import Cluster, find_nodes, opened_cluster
 from rnow.cluster.node import Node
 from rnow.engines.base import SampleRequest, ScoreRequest
+from rnow.errors import ClusterError
 
 pytestmark = pytest.mark.slow
 
@@ -146,6 +147,20 @@ async def test_nothing_is_left_on_any_machine_when_the_controller_is_killed(
     await process.wait()
     await lab.until(lambda: lab.pids() == [])
     await lab.until(lambda: not any(Path(folder).exists() for folder in folders))
+
+
+async def test_gpus_that_another_run_has_are_asked_for_in_vain_with_words(
+    machines: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # Ray would count those
+    taken = machines.add_node(**NODE, num_gpus=2).node_id
+    await find_nodes(machines.address)
+    async with opened_cluster(machines.address, want={taken: 2}):
+        with pytest.raises(ClusterError, match="Ray does not give the GPUs that are asked for"):
+            async with opened_cluster(machines.address, want={taken: 2}, limit_s=2):
+                pass
+    async with opened_cluster(machines.address, want={taken: 2}) as cluster:
+        assert [*cluster.nodes] == [taken]
 
 
 def engine_node(cluster: Cluster, place: int) -> Node:

@@ -1,9 +1,11 @@
 """A run that is killed by SIGKILL anywhere, and resumed, gives the bits of one that was not."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
-from short_runs import ForkedCli, assert_same_run
+from short_runs import ForkedCli, assert_same_run, metrics, trajectories
 
 from rnow.commands.init import init_project
 
@@ -40,6 +42,19 @@ CHAINS = {
     "model": ("model/weights", "model/written", "model/renamed", "state.json/written:2"),
 }
 
+# With two steps under way. The next one's rollouts have just begun; they go on as a checkpoint is
+# put in place; the weights before the last update are published once more, and the newest beside
+# them; all rollouts are scored before, and beside, an update.
+TWO_STEPS = (
+    "ahead/begun:2",
+    "latest/renamed:1",
+    "former/published:1",
+    "ahead/published:1",
+    "ahead/whole:1",
+    "ahead/whole:2",
+)
+ALL_CHAINS = [(0, chain) for chain in CHAINS] + [(1, chain) for chain in (*CHAINS, "two steps")]
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,32 +66,75 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(rnow: ForkedCli, project: Path) -> Path:
-    done = rnow("run", project, "--name", "uninterrupted", *SHORT)
-    assert done.status == 0, done.output
-    return project / "runs" / "uninterrupted"
+def uninterrupted(rnow: ForkedCli, project: Path) -> Callable[[int], Path]:
+    """A whole run by its lag."""
+
+    @cache
+    def run(lag: int) -> Path:
+        done = rnow("run", project, "--name", f"uninterrupted-{lag}", *short(lag))
+        assert done.status == 0, done.output
+        return project / "runs" / f"uninterrupted-{lag}"
+
+    return run
 
 
-@pytest.mark.parametrize("chain", CHAINS)
+def short(lag: int) -> tuple[str, ...]:
+    return (*SHORT, f"trainer.max_policy_lag={lag}")
+
+
+@pytest.mark.parametrize(("lag", "chain"), ALL_CHAINS)
 def test_killed_at_named_points_and_resumed_gives_the_same_bits(
-    rnow: ForkedCli, project: Path, uninterrupted: Path, chain: str
+    rnow: ForkedCli,
+    project: Path,
+    uninterrupted: Callable[[int], Path],
+    lag: int,
+    chain: str,
 ) -> None:
-    name = chain.replace(" ", "-")
-    for point in CHAINS[chain]:
-        killed = rnow("run", project, "--name", name, *SHORT, RNOW_KILL_AT=point)
+    name = f"{chain.replace(' ', '-')}-{lag}"
+    words = ("run", project, "--name", name, *short(lag))
+    for point in CHAINS.get(chain, TWO_STEPS):
+        killed = rnow(*words, RNOW_KILL_AT=point)
         assert killed.status == -9, f"{point} was never passed:\n{killed.output}"
-    resumed = rnow("run", project, "--name", name, *SHORT)
+    resumed = rnow(*words)
     assert resumed.status == 0, resumed.output
-    assert_same_run(uninterrupted, project / "runs" / name, num_steps=NUM_STEPS)
+    assert_same_run(uninterrupted(lag), project / "runs" / name, num_steps=NUM_STEPS)
 
 
+@pytest.mark.parametrize(("lag", "step", "point"), [(0, 0, 2), (1, 1, 6)])
 def test_a_kill_in_mid_line_costs_that_one_rollout(
-    rnow: ForkedCli, project: Path, uninterrupted: Path
+    rnow: ForkedCli,
+    project: Path,
+    uninterrupted: Callable[[int], Path],
+    lag: int,
+    step: int,
+    point: int,
 ) -> None:
-    words = ("run", project, "--name", "torn", *SHORT)
-    assert rnow(*words, RNOW_KILL_AT="journal/appended:2").status == -9
-    run = project / "runs" / "torn"
-    journal = run / "trajectories" / "000000.jsonl"
+    words = ("run", project, "--name", f"torn-{lag}", *short(lag))
+    assert rnow(*words, RNOW_KILL_AT=f"journal/appended:{point}").status == -9
+    run = project / "runs" / f"torn-{lag}"
+    journal = run / "trajectories" / f"{step:06d}.jsonl"
     journal.write_bytes(journal.read_bytes()[:-100])
     assert rnow(*words).status == 0
-    assert_same_run(uninterrupted, run, num_steps=NUM_STEPS)
+    assert_same_run(uninterrupted(lag), run, num_steps=NUM_STEPS)
+
+
+def test_each_step_is_sampled_from_the_version_that_its_lag_says(
+    uninterrupted: Callable[[int], Path],
+) -> None:
+    versions = {
+        lag: [
+            {
+                int(version)
+                for one in trajectories(uninterrupted(lag), step)
+                for version in one.trajectory.policy_version[one.trajectory.action_mask]
+            }
+            for step in range(NUM_STEPS)
+        ]
+        for lag in (0, 1)
+    }
+    assert versions == {0: [{0}, {1}, {2}], 1: [{0}, {0}, {1}]}
+    figures = metrics(uninterrupted(1))
+    # Engine and trainer agree on equal weights, however far the policy has gone since.
+    assert all(line["mismatch_kl"] < 1e-9 for line in figures)
+    assert ["staleness_kl" in line for line in figures] == [False, True, True]
+    assert all(line["staleness_kl"] > 1e-6 for line in figures[1:])

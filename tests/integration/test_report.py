@@ -265,7 +265,7 @@ def test_nothing_of_a_page_or_a_model_is_obeyed(project: Path, page: Page, tmp_p
     assert [a.get_attribute("href") for a in page.locator("#transcript a").all()] == [
         "#hostile%2F0.0.0"
     ]
-    assert page.locator("script").count() == 3
+    assert page.locator("script").count() == 4  # data, plotly as text and as a script, its own
     assert page.locator("a[href^='javascript']").count() == 0
 
 

@@ -265,6 +265,10 @@ def test_what_the_machine_refuses_is_one_message(project: Path) -> None:
             "No space left on device; "
             "free some space; a run goes on where it was with the same command",
         ),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "runs"),
+            "runs: File exists; a folder is to be made there: move away what is in its place",
+        ),
         (OSError("some other error"), None),
         (ValueError("a bug"), None),
     ],

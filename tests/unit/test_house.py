@@ -249,14 +249,31 @@ def test_of_twenty_functions_nineteen_are_short() -> None:
 
 def test_the_loop_reads_like_the_algorithm() -> None:
     tree = TREES[SOURCE / "training" / "loop.py"]
-    (loop,) = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
-    used = [node for node in ast.walk(loop) if isinstance(node, ast.Attribute)]
-    used.sort(key=lambda node: (node.end_lineno, node.end_col_offset))
-    parts = [text for node in used if (text := ast.unparse(node)).startswith("parts.")]
-    stages = re.compile(r"publish|evaluat|health|collect|update|sav")
-    in_order = dict.fromkeys(found[0] for part in parts if (found := stages.search(part)))
-    assert list(in_order) == ["publish", "evaluat", "health", "collect", "update", "sav"]
-    assert lines_of(loop) <= MAX_LOOP_LINES
+    stages = {
+        "parts.publisher.publish": "publish",
+        "parts.evaluate": "evaluate",
+        "parts.teacher.check_health": "health",
+        "parts.collector.collect": "collect",
+        "ahead.begin": "begin",
+        "ahead.batch": "collect",
+        "_learn": "learn",
+        "parts.trainer.update": "update",
+        "parts.save": "save",
+    }
+
+    def in_order(node: ast.AST) -> list[str]:
+        used = [one for one in ast.walk(node) if isinstance(one, ast.Attribute | ast.Name)]
+        used.sort(key=lambda one: (one.end_lineno, one.end_col_offset))
+        return [stages[text] for one in used if (text := ast.unparse(one)) in stages]
+
+    loops = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
+    assert [in_order(loop) for loop in loops] == [
+        ["publish", "evaluate", "health", "collect", "learn"],
+        ["publish", "collect", "evaluate", "health", "begin", "learn"],
+    ]
+    (learn,) = [node for node in functions(tree) if node.name == "_learn"]
+    assert in_order(learn) == ["update", "save"]
+    assert all(lines_of(loop) <= MAX_LOOP_LINES for loop in loops)
     assert not [node for node in ast.walk(tree) if prints(node)]
 
 

@@ -26,7 +26,7 @@ from rnow.chat.calls.form import behind, read_calls
 from rnow.chat.calls.probe import QUESTION, TOOLS, default_id, find_thinking, schemas_of
 from rnow.chat.ends import Ends, find_end_of_turn
 from rnow.chat.markup import Markup
-from rnow.chat.rendering_limit import rendered
+from rnow.chat.rendering_limit import memory_held, rendered
 from rnow.chat.tokenizer_files import eos_ids_of, load_tokenizer
 from rnow.chat.tool_texts import texts_of, with_texts
 from rnow.config.surroundings import TODAY
@@ -107,6 +107,7 @@ class ChatTemplate:
             self._opens_thinking_after_tools = is_open(self.bridge_text(["x"]))
 
     @classmethod
+    @memory_held()
     def load(
         cls,
         model_path: str | Path,

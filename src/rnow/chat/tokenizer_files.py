@@ -1,6 +1,7 @@
 """What a model's folder says of its tokenizer, and which ids end a text."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,21 @@ def load_tokenizer(model_path: str | Path) -> tuple[Any, frozenset[int]]:
         )
     eos_ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
     if generation_config is not None:
-        eos_ids |= eos_ids_in(Path(generation_config))
+        named = eos_ids_in(Path(generation_config))
+        _require_tokens(tokenizer.backend_tokenizer, named, file=generation_config)
+        eos_ids |= named
     return tokenizer, frozenset(eos_ids)
+
+
+def _require_tokens(tokenizer: Any, ids: Collection[int], *, file: str) -> None:
+    """Refuse an end that no text can hold: tokenizer and model would be of different origin."""
+    odd = [id for id in sorted(ids) if id < 0 or tokenizer.id_to_token(id) is None]
+    if odd:
+        raise ModelError(
+            f"{file}: eos_token_id has {', '.join(map(str, odd))}, and the tokenizer beside it has "
+            f"{tokenizer.get_vocab_size()} tokens and none of that id; take both from the same "
+            "model, or take the id out"
+        )
 
 
 def eos_ids_of(folder: Path) -> frozenset[int]:

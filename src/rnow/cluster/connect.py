@@ -26,7 +26,7 @@ from rnow.cluster.keeper import Keeper, Machine, describe_machine
 from rnow.cluster.node import KeptServer, Node, SharedFiles
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.server import Progress
-from rnow.errors import ClusterError, EngineError
+from rnow.errors import ClusterError, DeadlineError, EngineError
 from rnow.runtime.deadline import within
 
 _log = logging.getLogger(__name__)
@@ -114,11 +114,14 @@ def _check_alike(machines: Sequence[Machine]) -> None:
 
 class Cluster:
     """The machines of one run. Servers are started on the node that their settings name; one whose
-    machine is gone, on a spare."""
+    machine is gone, on another."""
 
-    def __init__(self, nodes: Sequence[Node], group: Any) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], group: Any, *, others: Sequence[FoundNode] = ()
+    ) -> None:
         self.nodes = {node.id: node for node in nodes}
         self._group = group
+        self._others = list(others)  # that are not used, while all goes well
 
     async def start(
         self,
@@ -127,20 +130,28 @@ class Cluster:
         again: KeptServer | None = None,
         on_progress: Progress | None = None,
     ) -> KeptServer:
-        """Start a server on its node; in the place of one whose node is gone, on a spare."""
+        """Start a server on its node; in the place of one whose node is gone, on another."""
         node = self.nodes[settings.node or ""] if again is None else again.node
         if node.why_gone is not None:
-            node = self._spare(node)
+            node = self._open_other(node) or self._shared(node)
         return await KeptServer.start(node, settings, on_progress=on_progress)
 
-    def _spare(self, gone: Node) -> Node:
-        """Return another machine with as many GPUs; one that serves already has to share."""
-        there = [
-            node
-            for node in self.nodes.values()
-            if node.why_gone is None and len(node.machine.gpus) >= len(gone.machine.gpus)
-        ]
-        if not there:
+    def _open_other(self, gone: Node) -> Node | None:
+        """Take another machine with as many GPUs, if the cluster has one."""
+        num_gpus = len(gone.machine.gpus)
+        for other in self._others:
+            if len(other.machine.gpus) >= num_gpus:
+                self._others.remove(other)
+                keeper = _keeper(_on(other.id), len(other.machine.gpus))
+                node = Node(id=other.id, machine=other.machine, keeper=keeper, files=gone.files)
+                self.nodes[node.id] = node
+                return node
+        return None
+
+    def _shared(self, gone: Node) -> Node:
+        """Return a machine that has servers already: one without GPUs takes any number."""
+        there = [node for node in self.nodes.values() if node.why_gone is None]
+        if gone.machine.gpus or not there:
             raise EngineError(f"{gone.why_gone}, and no other machine can take its place")
         return there[-1]
 
@@ -159,34 +170,48 @@ async def _close(node: Node) -> None:
 
 
 @asynccontextmanager
-async def opened_cluster(address: str, *, want: Mapping[str, int]) -> AsyncIterator[Cluster]:
+async def opened_cluster(
+    address: str, *, want: Mapping[str, int], limit_s: float = _PLACE_LIMIT_S
+) -> AsyncIterator[Cluster]:
     """Take `want[node id]` GPUs of each node, all or none, and have a keeper there."""
     found = {node.id: node for node in await find_nodes(address)}
     group = placement_group(
         [{"CPU": 0.001, **({"GPU": num} if num else {})} for num in want.values()],
         bundle_label_selector=[{"ray.io/node-id": id} for id in want],
     )
+    try:
+        async with within(limit_s, "cluster.place of all keepers"):
+            await group.ready()
+    except DeadlineError as error:
+        remove_placement_group(group)
+        asked = ", ".join(f"{num} on {found[id].machine.host}" for id, num in want.items())
+        raise ClusterError(
+            f"{error}: Ray does not give the GPUs that are asked for ({asked}). A run takes all "
+            "GPUs of a machine: look with `ray status` who has them"
+        ) from error
     files = SharedFiles()
-    async with within(_PLACE_LIMIT_S, "cluster.place of all keepers"):
-        await group.ready()
-        keepers = [_keeper(group, place, num) for place, num in enumerate(want.values())]
-        nodes = [
-            Node(id=id, machine=found[id].machine, keeper=keeper, files=files)
-            for id, keeper in zip(want, keepers, strict=True)
-        ]
-    cluster = Cluster(nodes, group)
+    nodes = [
+        Node(
+            id=id,
+            machine=found[id].machine,
+            keeper=_keeper(PlacementGroupSchedulingStrategy(group, place), num),
+            files=files,
+        )
+        for place, (id, num) in enumerate(want.items())
+    ]
+    cluster = Cluster(nodes, group, others=[found[id] for id in found if id not in want])
     try:
         yield cluster
     finally:
         await cluster.aclose()
 
 
-def _keeper(group: Any, place: int, num_gpus: int) -> Any:
+def _keeper(strategy: Any, num_gpus: int) -> Any:
     options = {
         "num_cpus": 0.001,
         "num_gpus": num_gpus,
         "max_concurrency": _MANY,
         "max_restarts": 0,
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, place),
+        "scheduling_strategy": strategy,
     }
     return ray.remote(Keeper).options(**options).remote()

@@ -4,17 +4,18 @@ import asyncio
 
 from rnow.config.settings import Config
 from rnow.errors import ClusterError
+from rnow.plan.devices import Gpu
 
 
 def cluster_address(config: Config) -> str | None:
     return None if config.resources is None else config.resources.cluster
 
 
-def find_machines(config: Config) -> tuple[str, ...]:
-    """Return Ray's ids of the cluster's machines, this one first; () without a cluster."""
+def find_machines(config: Config) -> dict[str, tuple[Gpu, ...]]:
+    """Return the GPUs of each machine of the cluster by Ray's id of it, this one first."""
     address = cluster_address(config)
     if address is None:
-        return ()
+        return {}
     try:
         from rnow.cluster.connect import find_nodes
     except ModuleNotFoundError as error:
@@ -22,4 +23,4 @@ def find_machines(config: Config) -> tuple[str, ...]:
             f"resources.cluster is {address}, but there is no Ray here ({error}): "
             "pip install 'rnow[ray]' on every machine, or leave resources.cluster out"
         ) from None
-    return tuple(node.id for node in asyncio.run(find_nodes(address)))
+    return {node.id: node.machine.gpus for node in asyncio.run(find_nodes(address))}

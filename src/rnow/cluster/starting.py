@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from rnow.cluster.machines import cluster_address
 from rnow.engines.vllm.starting import Starter, start_here
 from rnow.plan.engine_specs import Serving
+from rnow.plan.nodes import gpus_to_take
 
 
 @asynccontextmanager
@@ -20,6 +21,6 @@ async def server_starter(serving: Serving) -> AsyncIterator[Starter]:
         return
     from rnow.cluster.connect import opened_cluster
 
-    # A CPU's servers reserve nothing: how many a machine can have is for whoever asks for them.
-    async with opened_cluster(address, want=dict.fromkeys(serving.placement.nodes, 0)) as cluster:
+    want = gpus_to_take(serving.placement.plan, serving.placement.nodes)
+    async with opened_cluster(address, want=want) as cluster:
         yield cluster.start

@@ -1,5 +1,6 @@
 """What commands share: the words that name a project, its config, and where lines are shown."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from rnow.errors import UsageError
+from rnow.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from rnow.config.load import LoadedConfig
@@ -141,3 +142,23 @@ def open_project(
 def make_console(*, to_stderr: bool = False) -> Console:
     """Return a console that shows brackets as they are: they are in paths, tasks, lists."""
     return Console(stderr=to_stderr, markup=False, highlight=False)
+
+
+def run_name(loaded: "LoadedConfig", project: Path) -> str:
+    """Return the folder under runs/ when nobody names one: the project's name, or its folder's."""
+    from rnow.runs.folder import slug
+
+    return slug(loaded.project_name or project.resolve().name)
+
+
+def require_writable(loaded: "LoadedConfig", project: Path) -> None:
+    """Raise CheckpointError where a run without --name could not keep its files."""
+    from rnow.runs.folder import RunDirectory
+
+    path = RunDirectory.choose(project, run_name(loaded, project), fresh=False).path
+    folder = next(place for place in (path, path.parent, project) if place.is_dir())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CheckpointError(
+            f"{folder} cannot be written, and a run keeps its files there: give yourself the right "
+            "to it, or copy the project to another folder"
+        )

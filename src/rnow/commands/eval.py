@@ -21,10 +21,10 @@ from rnow.commands.arguments import (
     make_console,
     open_project,
     rollout_option,
+    run_name,
 )
 from rnow.commands.contact import decide_contact
 from rnow.commands.hosted import hosted_option, tell_ignored
-from rnow.commands.run import run_name
 from rnow.runtime.console import make_bar, sayer
 
 if TYPE_CHECKING:

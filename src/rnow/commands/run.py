@@ -13,6 +13,7 @@ from rnow.commands.arguments import (
     find_project,
     load_project,
     make_console,
+    run_name,
     with_flags,
 )
 from rnow.commands.contact import decide_contact
@@ -154,7 +155,7 @@ def train_project(
             f"To train another one: rnow run {project} --fresh"
         )
         return run
-    placement = place_roles(loaded, project, nodes=find_machines(loaded.config))
+    placement = place_roles(loaded, project, machines=find_machines(loaded.config))
     loaded = decide_contact(loaded, console)
     for line in placement.lines():
         say(line)
@@ -196,10 +197,3 @@ def _folder_name(name: str | None) -> str | None:
     if name is not None and (name in ("", ".", "..") or "/" in name):
         raise UsageError(f"--name {name!r}: give the name of a folder under runs/, without a slash")
     return name
-
-
-def run_name(loaded: "LoadedConfig", project: Path) -> str:
-    """Return the folder under runs/ when nobody names one: the project's name, or its folder's."""
-    from rnow.runs.folder import slug
-
-    return slug(loaded.project_name or project.resolve().name)

@@ -119,6 +119,8 @@ def stop_run(run: "RunDirectory", *, limit_s: float, say: Callable[[str], None])
 
 
 def _describe(run: "RunDirectory") -> list[str]:
+    from rnow.training.view import ahead_text
+
     holder = run.holder()
     if holder is None:
         return [_at_rest(run)]
@@ -129,6 +131,7 @@ def _describe(run: "RunDirectory") -> list[str]:
         return [f"{who}, starting"]
     silent_s = time.time() - status["time"]
     lines = [f"{who}: {_stage(status)}"]
+    lines += [f"  {text}" for text in [ahead_text(status)] if text]
     if silent_s > SILENT_AFTER_S:
         lines.append(
             f"  has said nothing for {silent_s:.0f} s; where it stands: {run.controller_log}"

@@ -73,6 +73,7 @@ def load_config(directory: Path, *, overrides: Sequence[str] = ()) -> LoadedConf
     _check_ranks(source)
     config = validate(source)
     if config is not None:
+        _check_policy_lag(source, config)
         report_cautions(source, config, directory)
     # As the file goes; what has no line (overrides, absent sections) comes last.
     problems = sorted(source.problems, key=lambda one: (one.line is None, one.line or 0))
@@ -201,6 +202,16 @@ def _check_local_sites(source: ConfigSource, directory: Path) -> None:
                 f"{key} is {show(folder)}, which is neither a folder in {directory} "
                 "nor a server of your own as 127.0.0.1:PORT",
             )
+
+
+def _check_policy_lag(source: ConfigSource, config: Config) -> None:
+    """Refuse rollouts beside an update whose weights would take the place of theirs."""
+    if config.trainer.max_policy_lag and config.model.tuning == "full":
+        source.report(
+            "trainer.max_policy_lag",
+            "trainer.max_policy_lag 1 needs model.tuning: lora: all weights are replaced in place, "
+            "so nothing can be sampled from the former ones meanwhile; set one of the two",
+        )
 
 
 def _check_ranks(source: ConfigSource) -> None:

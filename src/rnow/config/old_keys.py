@@ -36,8 +36,6 @@ TRANSLATED_KEYS = {
     "trainer.save_step: 0": "trainer.save_step: -1",
 }
 
-KEYS_TO_COME = frozenset({"trainer.max_policy_lag"})
-
 # The one value of each that leaves the sampling distribution alone.
 _SAMPLING_KEYS = {"temperature": (1,), "top_p": (1,), "top_k": (-1, 0)}
 
@@ -79,10 +77,6 @@ def translate_old_keys(source: ConfigSource) -> None:
     for key, reason in IGNORED_KEYS.items():
         if source.has(key):
             source.warn(key, f"{key} is ignored: {reason}")
-            source.pop(key)
-    for key in sorted(KEYS_TO_COME):
-        if source.has(key):
-            source.report(key, f"{key} is not built yet in this version; remove it")
             source.pop(key)
     _refuse_other_sampling(source)
     _translate_thinking_mode(source)

@@ -176,6 +176,8 @@ class TrainerSettings(Section):
     """Room for trajectories of old steps, compressed; beyond it the oldest go (GB)."""
     eval_step: int = Field(default=0, ge=0)
     """Evaluate on data.val_file every so many steps; 0: never."""
+    max_policy_lag: int = Field(default=0, ge=0, le=1)
+    """1: a step's rollouts go on while the step before it is learned from; LoRA alone."""
     max_dropped: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's rollouts that may fail before a stop."""
     report_to: list[TrackerName] = Field(default=[])
@@ -262,9 +264,18 @@ class ResourcesSettings(Section):
 
     cluster: str | None = Field(default=None, min_length=1)
     """Ray cluster whose machines have the servers: auto, or HOST:PORT; null: this machine."""
-    student: EngineResources = EngineResources(gpus=1)
-    teacher: EngineResources = EngineResources(gpus=1)
-    trainer: TrainerResources = TrainerResources(gpus=1)
+    student: EngineResources | None = None
+    teacher: EngineResources | None = None
+    trainer: TrainerResources | None = None
+
+    @property
+    def are_given(self) -> bool:
+        """Whether GPUs are given to roles: a role that is not named has one then."""
+        return any(role is not None for role in (self.student, self.teacher, self.trainer))
+
+    def gpus(self, role: Literal["student", "teacher", "trainer"]) -> int:
+        given: EngineResources | TrainerResources | None = getattr(self, role)
+        return 1 if given is None else given.gpus
 
 
 class Config(Section):
@@ -284,6 +295,6 @@ class Config(Section):
     tools: ToolsSettings = ToolsSettings()
     browser: BrowserSection = BrowserSection()
     resources: ResourcesSettings | None = None
-    """Absent: planned from the machine."""
+    """Absent, or without GPUs for a role: planned from the machine."""
 
     _fill_learning_rate = model_validator(mode="before")(fill_learning_rate)

@@ -7,8 +7,11 @@ a served engine speaks to another one over HTTP. Neither role knows which it got
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from rnow.errors import EngineError
 from rnow.records import FloatArray, IntArray, StopReason
@@ -45,11 +48,12 @@ class SampleRequest:
 class ScoreRequest:
     """Of which tokens the log-probabilities are asked; an `EngineError` if there are none.
 
-    ScoreRequest(token_ids=(1, 5, 9, 2), start=2)
+    ScoreRequest(token_ids=(1, 5, 9, 2, 4), start=2, positions=(2, 4))
     """
 
     token_ids: tuple[int, ...]
     start: int  # the first token whose log-probability is wanted, at least 1
+    positions: tuple[int, ...] | None = None  # wanted, from `start` on, ascending; None: all
     num_top: int = 0  # favourites at each position
     policy_version: int | None = None  # None: the weights at the engine's start (the teacher's)
 
@@ -59,6 +63,20 @@ class ScoreRequest:
             raise EngineError(
                 f"start is {self.start}; with {num_tokens} tokens it is 1 to {num_tokens - 1}"
             )
+        if self.positions is None:
+            return
+        borders = (self.start - 1, *self.positions, num_tokens)
+        if not self.positions or any(a >= b for a, b in pairwise(borders)):
+            raise EngineError(
+                f"{len(self.positions)} positions are asked; with {num_tokens} tokens they are "
+                f"at least one, ascending, from {self.start} to {num_tokens - 1}"
+            )
+
+    @property
+    def asked(self) -> IntArray:
+        """The places in `token_ids` of the tokens whose log-probabilities are wanted."""
+        every = range(self.start, len(self.token_ids))
+        return np.array(every if self.positions is None else self.positions, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +105,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Log-probabilities of given tokens: `logprobs[j]` is log p(token_ids[start + j] | before)."""
+    """Log-probabilities of given tokens: `logprobs[j]` is log p(token_ids[asked[j]] | before)."""
 
-    logprobs: FloatArray  # [len(token_ids) - start] nats, all finite
-    top_ids: IntArray  # [len(token_ids) - start, num_top] the model's favourites, best first
-    top_logprobs: FloatArray  # [len(token_ids) - start, num_top] nats
+    logprobs: FloatArray  # [asked] nats, all finite
+    top_ids: IntArray  # [asked, num_top] the model's favourites, best first
+    top_logprobs: FloatArray  # [asked, num_top] nats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +131,7 @@ class Engine(Protocol):
     async def sample(self, request: SampleRequest) -> Completion: ...
 
     async def score(self, request: ScoreRequest) -> Scores:
-        """Return log p(token_ids[i] | token_ids[:i]) for i >= start, at temperature 1."""
+        """Return log p(token_ids[i] | token_ids[:i]) for each i asked, at temperature 1."""
         ...
 
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:

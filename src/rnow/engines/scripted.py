@@ -60,10 +60,11 @@ class ScriptedEngine(Engine):
 
     async def score(self, request: ScoreRequest) -> Scores:
         self.scores.append(request)
-        logprobs = self._logprobs(request.token_ids, start=request.start)
+        everything = self._logprobs(request.token_ids, start=request.start)
+        logprobs = everything[request.asked - request.start]
         # The favourites: the token itself and its neighbours, each one nat below the one before.
         ranks = np.arange(request.num_top)
-        tokens = np.array(request.token_ids[request.start :], dtype=np.int32)
+        tokens = np.array(request.token_ids, dtype=np.int32)[request.asked]
         return Scores(
             logprobs=logprobs,
             top_ids=(tokens[:, None] + ranks).astype(np.int32),

@@ -6,8 +6,11 @@ token and throws the logits away; backward makes them again and turns them into 
     d logprob(target) / d logits = onehot(target) − softmax(logits)
 
 Only the last chunk's are kept, since backward begins with them: what fits in one chunk is computed
-once. Peak memory beyond inputs and gradients is one `chunk × vocab` in float32, whatever the number
-of tokens.
+once. Where the head itself is not trained (LoRA), nothing is computed twice: a token's gradient
+with regard to its hidden state is its slope, made in forward at once, times one number.
+
+Peak memory beyond inputs and gradients is one `chunk × vocab` in float32, whatever the number of
+tokens.
 
 Some families do one thing more before the softmax: Granite and Cohere scale their logits, Gemma
 bends them towards a cap. That is a `LogitMap`; its slope is one more `chunk × vocab` in backward.
@@ -120,10 +123,16 @@ class _TokenLogprobs(torch.autograd.Function):
         normalizers = hidden.new_empty(len(targets), dtype=dtype)
         logprobs = torch.empty_like(normalizers)
         narrow_weight = weight.to(hidden.dtype)
+        needs_hidden, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        is_frozen = needs_hidden and not needs_weight and not needs_bias
+        slopes = torch.empty_like(hidden) if is_frozen else None
+        slope: Tensor | float = 1.0
         probs: Tensor | None = None
         for chunk in _chunks(len(targets), chunk_tokens):
             del probs  # else the next chunk's logits exist beside it
             logits = logit_map.apply_(_logits(hidden[chunk], narrow_weight, bias, dtype))
+            if slopes is not None:
+                slope = logit_map.slope(logits)
             chosen = logits.gather(1, targets[chunk, None]).squeeze(1)
             highest = logits.amax(1)
             exponentials = logits.sub_(highest[:, None]).exp_()
@@ -132,6 +141,13 @@ class _TokenLogprobs(torch.autograd.Function):
             logprobs[chunk] = chosen - normalizers[chunk]
             probs = exponentials.div_(sums[:, None])
             del logits, exponentials
+            if slopes is not None:
+                grad_logits = _slope_of_logits(probs, targets[chunk], slope).to(hidden.dtype)
+                torch.mm(grad_logits, narrow_weight, out=slopes[chunk])
+                del grad_logits
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+            return logprobs
         ctx.save_for_backward(hidden, targets, weight, bias, normalizers)
         # The slope of a cap is made from the logits, so they are computed again there.
         ctx.last_probs = probs if logit_map.cap is None else None
@@ -141,6 +157,10 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_logprobs: Tensor) -> tuple[Tensor | None, ...]:
+        if len(ctx.saved_tensors) == 1:
+            (slopes,) = ctx.saved_tensors
+            grad = (slopes * grad_logprobs[:, None]).to(slopes.dtype)
+            return grad, None, None, None, None, None
         hidden, targets, weight, bias, normalizers = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[2] else None
@@ -154,11 +174,8 @@ class _TokenLogprobs(torch.autograd.Function):
                 slope = ctx.logit_map.slope(ctx.logit_map.apply_(logits))
                 probs = logits.sub_(normalizers[chunk, None]).exp_()
                 del logits
-            probs.neg_().scatter_add_(1, targets[chunk, None], probs.new_ones(len(probs), 1))
-            probs.mul_(grad_logprobs[chunk, None])
-            if isinstance(slope, Tensor) or slope != 1.0:
-                probs.mul_(slope)
-            grad_logits = probs.to(hidden.dtype)
+            probs = _slope_of_logits(probs, targets[chunk], slope)
+            grad_logits = probs.mul_(grad_logprobs[chunk, None]).to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad_logits, narrow_weight, out=grad_hidden[chunk])
             if grad_weight is not None:
@@ -169,6 +186,12 @@ class _TokenLogprobs(torch.autograd.Function):
             del grad_logits
             probs = None
         return grad_hidden, None, grad_weight, grad_bias, None, None
+
+
+def _slope_of_logits(probs: Tensor, targets: Tensor, slope: Tensor | float) -> Tensor:
+    """Write d logprob / d product over `probs`: [chunk, vocab]."""
+    probs.neg_().scatter_add_(1, targets[:, None], probs.new_ones(len(probs), 1))
+    return probs.mul_(slope) if isinstance(slope, Tensor) or slope != 1.0 else probs
 
 
 def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rnow.learner.attention import positions_of_row
 from rnow.learner.lm_head import LogitMap, default_chunk_tokens, token_logprobs
 
 
@@ -26,6 +27,7 @@ class Network(nn.Module):
         super().__init__()
         self.causal_lm: Any = causal_lm
         self.dtype = dtype
+        self.is_cut = False  # over several processes: ranks/sharding.py
         self.logit_map = LogitMap()  # what this model does before its softmax: policy.py finds it
         self._chunk_tokens = chunk_tokens or default_chunk_tokens(self.head.weight.shape[0])
 
@@ -41,7 +43,16 @@ class Network(nn.Module):
     def autocast(self) -> AbstractContextManager[Any]:
         if self.dtype in (torch.float32, torch.float64):
             return nullcontext()
-        return torch.autocast(self.head.weight.device.type, dtype=self.dtype)
+        # Of weights that are cut over processes it would keep a narrow copy of the whole.
+        device = self.head.weight.device.type
+        return torch.autocast(device, dtype=self.dtype, cache_enabled=not self.is_cut)
+
+    def hidden_states(self, token_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Return what the body makes of [rows, width] tokens: [rows, width, hidden]."""
+        with self.autocast(), positions_of_row(position_ids):
+            output = self.body(input_ids=token_ids, position_ids=position_ids, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
 
     def forward(self, token_ids: Tensor, position_ids: Tensor, action_index: Tensor) -> Tensor:
         """Return log p of the tokens at `action_index` given those before them: nats, [actions].
@@ -49,10 +60,9 @@ class Network(nn.Module):
         `token_ids` and `position_ids` are [rows, width]; `action_index` [actions] counts in
         token_ids.flatten(). The answer is in float32 at least.
         """
-        with self.autocast():
-            output = self.body(input_ids=token_ids, position_ids=position_ids, use_cache=False)
+        hidden = self.hidden_states(token_ids, position_ids).flatten(0, 1)
         # A token is predicted where the one before it was read.
-        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, action_index - 1)
+        hidden = hidden.index_select(0, action_index - 1)
         return token_logprobs(
             hidden.to(self.dtype),
             token_ids.flatten()[action_index],

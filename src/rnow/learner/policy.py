@@ -8,6 +8,7 @@ that are frozen under LoRA are kept in `dtype` itself.
 No dropout and no other draw: the same tokens give the same numbers.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ from rnow.errors import ModelError
 from rnow.learner.checkpoint import check_student
 from rnow.learner.lm_head import LogitMap, find_logit_map
 from rnow.learner.network import Network
+from rnow.learner.packable import why_not_packed
 from rnow.learner.weights import (
     add_lora,
     load_causal_lm,
@@ -30,6 +32,8 @@ from rnow.learner.weights import (
 
 if TYPE_CHECKING:
     from rnow.learner.ranks.group import Ranks
+
+logger = logging.getLogger(__name__)
 
 # From this size on, what checkpointing saves in memory is worth a second forward on a CPU too.
 _LARGE_MODEL_PARAMETERS = 200_000_000
@@ -54,6 +58,7 @@ class Policy:
         self.tuning = settings.tuning
         self._activation_checkpointing = activation_checkpointing
         self.dtype = dtype  # of the matrix products
+        self.pads = False  # its micro-batches have a row for each trajectory: packable.py says why
         self.network = Network(self._causal_lm, dtype=dtype, chunk_tokens=chunk_tokens)
 
     @classmethod
@@ -97,6 +102,10 @@ class Policy:
         )
         policy._set_modes(on)
         policy.network.logit_map = policy._find_logit_map()
+        reason = why_not_packed(policy.network)
+        policy.pads = reason is not None
+        if reason is not None:
+            logger.info("%s: trajectories are padded, not packed: %s", settings.path, reason)
         if ranks is not None and ranks.is_sharded:
             from rnow.learner.ranks.sharding import shard
 
@@ -136,14 +145,19 @@ class Policy:
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])
 
-    def save(self, directory: Path, *, is_writer: bool = True) -> None:
-        """Write what an engine loads: an adapter, or a whole model with weights in `dtype`.
+    def save(
+        self, directory: Path, *, adapter_dtype: str | None = None, is_writer: bool = True
+    ) -> None:
+        """Write what an engine loads: a whole model with weights in `dtype`, or an adapter, in
+        `adapter_dtype`; None: as it is trained.
 
         Of several ranks all call it, and one writes.
         """
         if self.tuning == "lora":
             if is_writer:
-                save_adapter(self._model, directory)
+                on = torch.device("cpu")
+                rounded = None if adapter_dtype is None else _resolve_dtype(adapter_dtype, on)
+                save_adapter(self._model, directory, dtype=rounded)
         else:
             state = rounded_state(self._causal_lm, self.dtype, keep=is_writer)
             if is_writer:

@@ -1,8 +1,9 @@
 """What a run trains, as one thing: network, optimizer, and what is written of them.
 
     update(batch)   probe_logprobs(ids)   save(folder)   save_checkpoint(folder)   restore(folder)
+    swap()
 
-The same five whether it is in the run's own process or spread over ranks (training/ranks.py).
+The same six whether it is in the run's own process or spread over ranks (training/ranks.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -76,9 +77,14 @@ class Student:
         """As `Trainer.probe_logprobs`."""
         return self.trainer.probe_logprobs(token_ids, start=start)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, adapter_dtype: str | None = None) -> None:
         """As `Policy.save`; of several ranks the first one writes."""
-        self.policy.save(folder, is_writer=self._ranks is None or self._ranks.rank == 0)
+        is_writer = self._ranks is None or self._ranks.rank == 0
+        self.policy.save(folder, adapter_dtype=adapter_dtype, is_writer=is_writer)
+
+    def swap(self) -> None:
+        """As `Trainer.swap`."""
+        self.trainer.swap()
 
     def save_checkpoint(self, folder: Path, *, step: int, scalars: Mapping[str, Any]) -> None:
         """Write all that an update depends on, after `step` of them, and `scalars` beside it."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from rnow.config.settings import AlgorithmSettings, TrainerSettings
 from rnow.errors import BadNumbersError, OutOfMemoryError
 from rnow.learner.checkpoint import check_student
+from rnow.learner.lag import lag_metrics, lags
 from rnow.learner.objective import LossTotals, compute_objective
 from rnow.learner.packing import MicroBatch, pack
 from rnow.learner.policy import Policy
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from rnow.learner.ranks.group import Ranks
 
 MAX_BAD_UPDATES = 3
+_FORMER = "former/"  # in a checkpoint: a weight as it was before the last update
 
 OnLogprobs = Callable[[Batch, Mapping[int, FloatArray]], None]
 
 
 class Trainer:
-    """Moves a policy's weights. Its own state is AdamW's moments and a count."""
+    """Moves a policy's weights. Its own state is AdamW's moments, a count, and where rollouts lag
+    behind (trainer.max_policy_lag) the weights before the last update, on the CPU."""
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Trainer:
         self._on_logprobs = on_logprobs
         self._parameters = policy.trained_parameters()
         self._num_bad_updates = 0  # in a row
+        self._former = self._copy() if settings.max_policy_lag else {}
         self._optimizer = torch.optim.AdamW(
             self._parameters.values(),
             lr=settings.learning_rate,
@@ -75,7 +79,8 @@ class Trainer:
         `trainer/skipped` is 1 where numbers were not finite: then the weights are as before. Raises
         BadNumbersError at the third in a row that could not be taken.
         """
-        micro_batches = pack(batch, max_tokens=self._settings.max_tokens_per_micro_batch)
+        max_tokens = self._settings.max_tokens_per_micro_batch
+        micro_batches = pack(batch, max_tokens=max_tokens, pads=self._policy.pads)
         logprobs: dict[int, FloatArray] = {}
         try:
             totals = accumulate_gradients(
@@ -86,11 +91,12 @@ class Trainer:
                 logprobs=logprobs,
                 ranks=self._ranks,
             )
+            apart = self._lag_metrics(batch)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"the update of step {batch.step} ran out of memory: {error}. Lower "
                 "trainer.max_tokens_per_micro_batch "
-                f"({self._settings.max_tokens_per_micro_batch}) or set "
+                f"({max_tokens}) or set "
                 "trainer.activation_checkpointing: true; the run goes on at this step, its "
                 "rollouts are kept"
             ) from error
@@ -98,12 +104,13 @@ class Trainer:
         learning_rate = self._settings.learning_rate * learning_rate_factor(
             batch.step, settings=self._settings, num_steps=self._num_steps
         )
-        metrics = _totals_to_metrics(totals, num_actions=batch.num_actions)
+        metrics = {**_totals_to_metrics(totals, num_actions=batch.num_actions), **apart}
         metrics["trainer/grad_norm"] = grad_norm
         metrics["trainer/learning_rate"] = learning_rate
         metrics["trainer/num_micro_batches"] = float(len(micro_batches))
         metrics["tokens/total"] = float(sum(item.trajectory.num_tokens for item in batch.scored))
         bad = {name: value for name, value in metrics.items() if not isfinite(value)}
+        former = self._copy() if self._former else {}
         if bad:
             self._skip(batch, bad)
         else:
@@ -116,6 +123,7 @@ class Trainer:
                 self._ranks.check_alike(self._parameters, when=f"after step {batch.step}")
                 logprobs = self._ranks.join_all(logprobs)
             self._on_logprobs(batch, logprobs)
+        self._former = former
         self._optimizer.zero_grad()  # now, so that the rollouts have the memory
         metrics["trainer/skipped"] = float(bool(bad))
         return {name: value for name, value in metrics.items() if name not in bad}
@@ -136,6 +144,14 @@ class Trainer:
         answer: FloatArray = logprobs.float().cpu().numpy()
         return answer
 
+    def swap(self) -> None:
+        """Exchange the weights with those before the last update; twice, and all is as it was."""
+        now = self._copy()
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(self._former[name])
+        self._former = now
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Return what an update depends on beside the weights: live tensors, plain numbers."""
         tensors = {
@@ -143,17 +159,30 @@ class Trainer:
             for name, parameter in self._parameters.items()
             for key, value in self._optimizer.state.get(parameter, {}).items()
         }
+        tensors |= {f"{_FORMER}{name}": value for name, value in self._former.items()}
         return tensors, {"num_bad_updates": self._num_bad_updates}
 
     def load_state(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, int]) -> None:
         """Put back what `state` gave, bit for bit, or raise CheckpointError."""
         self._optimizer.state.clear()
-        if tensors:  # before the first update there are none
+        former = {
+            name.removeprefix(_FORMER): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_FORMER)
+        }
+        if self._former:
+            known = {name: tuple(tensor.shape) for name, tensor in self._former.items()}
+            check_student(former, known, what="'s weights before its last update")
+            self._former = {name: tensor.to("cpu", copy=True) for name, tensor in former.items()}
+        if len(tensors) > len(former):  # before the first update there are no moments
             shapes: dict[str, tuple[int, ...]] = {}
             for name, parameter in self._parameters.items():
                 shapes[f"step/{name}"] = ()
                 shapes[f"exp_avg/{name}"] = shapes[f"exp_avg_sq/{name}"] = tuple(parameter.shape)
-            check_student(tensors, shapes, what="'s optimizer state")
+            moments = {
+                name: tensor for name, tensor in tensors.items() if not name.startswith(_FORMER)
+            }
+            check_student(moments, shapes, what="'s optimizer state")
             for name, parameter in self._parameters.items():
                 self._optimizer.state[parameter] = {
                     # AdamW keeps its count on the CPU.
@@ -162,6 +191,18 @@ class Trainer:
                     "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device, copy=True),
                 }
         self._num_bad_updates = scalars["num_bad_updates"]
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {
+            name: parameter.detach().to("cpu", copy=True)
+            for name, parameter in self._parameters.items()
+        }
+
+    def _lag_metrics(self, batch: Batch) -> dict[str, float]:
+        if not (self._former and lags(batch)):
+            return {}
+        max_tokens = self._settings.max_tokens_per_micro_batch
+        return lag_metrics(self._policy, batch, swap=self.swap, max_tokens=max_tokens)
 
     def _clip(self) -> float:
         """Scale the gradients down to the greatest norm allowed; return the norm they had."""

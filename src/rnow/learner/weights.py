@@ -86,10 +86,15 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
     return model
 
 
-def save_adapter(model: Any, directory: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors of a model that `add_lora` made."""
+def save_adapter(model: Any, directory: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write adapter_config.json and adapter_model.safetensors of a model that `add_lora` made.
+
+    `dtype`: what the weights are rounded to; None: not at all.
+    """
+    weights = {name: one for name, one in model.named_parameters() if ".lora_" in name}
+    rounded = {name: one.detach().to(dtype or one.dtype) for name, one in weights.items()}
     # The default would ask the hub whether the vocabulary was resized.
-    model.save_pretrained(str(directory), save_embedding_layers=False)
+    model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=rounded)
     (directory / "README.md").unlink()  # peft's form of a model card, not filled in
     give_umask_modes(directory)
 

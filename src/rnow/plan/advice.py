@@ -8,7 +8,7 @@ from typing import Any
 from rnow.plan.devices import Gpu
 from rnow.plan.layout import find_plan
 from rnow.plan.records import Plan
-from rnow.plan.workload import Workload, weights_are_cut
+from rnow.plan.workload import Workload, gives_gpus, weights_are_cut
 
 _WINDOW_STEP = 1024
 _MIN_WINDOW_SHARE = 4  # a window below a quarter of what was asked for is another project
@@ -73,7 +73,7 @@ def _shorter(workload: Workload, gpus: Sequence[Gpu]) -> Settings:
 
 def _more_ranks(workload: Workload, gpus: Sequence[Gpu]) -> Settings:
     """Return the fewest ranks over which the student fits in parts; nothing where none do."""
-    if workload.alone is not None or workload.config.resources is not None:
+    if workload.alone is not None or gives_gpus(workload.config):
         return {}
     for count in (*range(2, 9), 12, 16, 32, 64):
         change: dict[str, Any] = {"trainer.num_ranks": count}
@@ -111,7 +111,7 @@ def _text(change: Settings) -> str:
 def _other_gpus(workload: Workload, gpus: Sequence[Gpu]) -> list[str]:
     """Return how many GPUs like the last one, and how much more memory on each, would do."""
     changes = []
-    if workload.config.resources is None:
+    if not gives_gpus(workload.config):
         for count in range(len(gpus) + 1, _MAX_GPUS + 1):
             if _fits(workload, [*gpus, *[gpus[-1]] * (count - len(gpus))]):
                 changes.append(f"{count} GPUs instead of {len(gpus)}")

@@ -17,6 +17,7 @@ from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
 from rnow.engines.vllm.untied import needs_untying
 from rnow.errors import ConfigError
 from rnow.plan.make import device_variables
+from rnow.plan.nodes import server_place
 from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
 from rnow.plan.workload import num_ranks
@@ -167,7 +168,7 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
             "max_num_seqs": server.load.max_num_seqs,
         }
         places = [
-            {"devices": device_variables(gpus, plan.gpus, environ=serving.environ)}
+            server_place(gpus, plan, serving.placement.nodes, environ=serving.environ)
             for gpus in planned.replica_gpus
         ]
     return tuple(
@@ -212,6 +213,13 @@ def adapter_rank(adapter: Path) -> int:
     """Return the rank of the adapter in a folder."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     return int(config["r"])
+
+
+def adapter_dtype(serving: Serving) -> Literal["bfloat16"] | None:
+    """Return the format to which the student's engine rounds an adapter that it loads; None: none
+    that is known."""
+    is_ours = serving.placement.engines["student"] == "vllm"
+    return "bfloat16" if is_ours and _dtype(serving, "student") == "bfloat16" else None
 
 
 def role_tolerance(config: Config, placement: Placement, role: EngineRole) -> float:

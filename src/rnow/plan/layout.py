@@ -28,7 +28,7 @@ from rnow.plan.parts import (
     unknown_plan,
 )
 from rnow.plan.records import Plan, Role, RolePlan
-from rnow.plan.workload import Workload
+from rnow.plan.workload import Workload, gives_gpus
 
 Groups = tuple[tuple[Role, ...], ...]
 
@@ -108,7 +108,7 @@ def _groupings(workload: Workload) -> list[Groups]:
         if groups not in here and local <= set(groups[0]):
             here.append(groups)
     # GPUs that were asked for by role are not shared.
-    return here if workload.config.resources is None else here[:1]
+    return here if not gives_gpus(workload.config) else here[:1]
 
 
 def _orders(gpus: Sequence[Gpu]) -> list[tuple[int, ...]]:
@@ -133,7 +133,7 @@ def _place(
         placed += roles
         free = tuple(index for index in free if index not in roles[0].gpus)
     wider = None
-    if workload.config.resources is None:
+    if not gives_gpus(workload.config):
         wider = deal_spare(workload, placed, gpus, num_free=len(free))
     if wider is not None:
         # Placed anew, so that the GPUs of a role stand in a row.

@@ -24,7 +24,7 @@ from rnow.plan.devices import Devices, Gpu
 from rnow.plan.layout import Shortage, find_plan
 from rnow.plan.memory import GIB
 from rnow.plan.records import Plan, Role, seconds_text
-from rnow.plan.workload import Workload
+from rnow.plan.workload import Workload, gives_gpus
 
 _WORTHWHILE = 0.9  # of a step's time: from there on more ranks are advised
 
@@ -53,7 +53,7 @@ def make_plan(workload: Workload, devices: Devices) -> Plan:
 def _rank_advice(workload: Workload, found: Plan) -> tuple[str, ...]:
     """Say what more ranks would bring where the trainer works longest; () where that is little."""
     num_gpus = len(found.gpus)
-    settled = workload.config.resources is not None or workload.num_ranks > 1
+    settled = gives_gpus(workload.config) or workload.num_ranks > 1
     if settled or workload.unknown or workload.alone is not None:
         return ()
     other = find_plan(replace(workload, max_ranks=num_gpus), found.gpus)
@@ -97,6 +97,7 @@ def _check_resources(workload: Workload, *, num_gpus: int) -> None:
     asked = {role: count for role, count in given.items() if count is not None}
     if not asked:
         _check_replicas(workload, num_gpus=num_gpus)
+        _check_ranks(workload, num_gpus=num_gpus)
     if sum(asked.values()) > num_gpus:
         counts = ", ".join(f"{role} {count}" for role, count in asked.items())
         raise ConfigError(
@@ -116,19 +117,28 @@ def _check_replicas(workload: Workload, *, num_gpus: int) -> None:
     """Refuse servers for which there are not GPUs enough, even if each needs no more than one."""
     roles: tuple[Role, ...] = ("student", "teacher")
     several = {role: count for role in roles if (count := workload.replicas(role) or 1) > 1}
-    num_trainers = workload.num_ranks if workload.alone is None else 0
-    if num_trainers > num_gpus:
-        raise ConfigError(
-            f"trainer.num_ranks is {num_trainers}, and this machine has {_count_of(num_gpus)}; a "
-            "rank needs a GPU of its own"
-        )
+    num_trainers = 1 if workload.alone is None else 0
     if sum(several.values()) + num_trainers > num_gpus:
         asked = ", ".join(f"{role} {count}" for role, count in several.items())
-        ranks = " and the trainer" if num_trainers == 1 else f", trainer {num_trainers}"
-        trainer = ranks if num_trainers else ""
+        trainer = " and the trainer" if num_trainers else ""
         raise ConfigError(
             f"the servers that are asked for ({asked}){trainer} need a GPU each, and this "
             f"machine has {num_gpus}; ask for fewer replicas"
+        )
+
+
+def _check_ranks(workload: Workload, *, num_gpus: int) -> None:
+    """Refuse ranks for which there are not GPUs enough: a rank shares its own with no server."""
+    if workload.num_ranks == 1 or workload.alone is not None:
+        return
+    roles: tuple[Role, ...] = ("student", "teacher")
+    counts = [workload.replicas(role) or 1 for role in roles if workload.engine(role) == "vllm"]
+    num_served = sum(counts) if max(counts, default=1) > 1 else min(1, len(counts))
+    if workload.num_ranks + num_served > num_gpus:
+        beside = f", and servers need {num_served} more" if num_served else ""
+        raise ConfigError(
+            f"trainer.num_ranks is {workload.num_ranks}, a GPU each{beside}; this machine has "
+            f"{num_gpus}: lower it"
         )
 
 
@@ -158,8 +168,4 @@ def _shortage_message(workload: Workload, gpus: Sequence[Gpu], shortage: Shortag
 
 
 def _count(gpus: Sequence[Gpu]) -> str:
-    return _count_of(len(gpus))
-
-
-def _count_of(num_gpus: int) -> str:
-    return "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"
+    return "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"

@@ -180,8 +180,10 @@ def _transient_bytes(figures: ModelFigures, load: TrainerLoad, *, num_trained: i
     # Autocast keeps a narrow copy of every float32 weight until the forward ends; the backward
     # makes one of the layer that it computes again, and narrow gradients of it.
     narrow = 0 if load.dtype_bytes == 4 else figures.num_linear_parameters * load.dtype_bytes
-    forward = kept + layer * _FORWARD_SHARE + narrow
-    backward = kept + layer + 2 * narrow / figures.num_layers
+    of_layer = narrow / figures.num_layers
+    # Of weights that are cut it keeps none (learner/network.py).
+    forward = kept + layer * _FORWARD_SHARE + (narrow if load.num_parts == 1 else of_layer)
+    backward = kept + layer + 2 * of_layer
     # The head's gradient beside its last one, its narrow copy, and one chunk's product.
     head = kept + figures.vocab_size * figures.hidden_size * 8 + _LM_HEAD_CHUNK
     return int(max(forward, backward, head, num_trained * 4))

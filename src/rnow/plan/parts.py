@@ -11,7 +11,7 @@ from math import ceil
 from rnow.plan.devices import Gpu
 from rnow.plan.memory import RoleMemory, ServerLoad, local_memory, server_memory, trainer_memory
 from rnow.plan.records import Role, RolePlan, ServerPlan
-from rnow.plan.workload import Workload
+from rnow.plan.workload import Workload, gives_gpus
 
 _UNKNOWN = "it has no row in the table, and whether it fits shows when it is loaded"
 MAX_FRACTION = 0.95  # of a GPU for one server: it refuses to start where others have the rest
@@ -126,7 +126,7 @@ def plan_notes(
         # What holds of the student's weights holds of them in the trainer too.
         notes += [] if item.role == "student" and workload.alone is None else told
     used = {gpu for item in roles for gpu in item.gpus}
-    if len(used) < len(gpus) and workload.config.resources is None:
+    if len(used) < len(gpus) and not gives_gpus(workload.config):
         left = len(gpus) - len(used)
         notes.append(
             f"{left} of {len(gpus)} GPUs {'is' if left == 1 else 'are'} not used: no server that "

@@ -16,10 +16,11 @@ from typing import Literal
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.config.settings import Config
 from rnow.errors import ConfigError, ModelError
-from rnow.plan.devices import Devices, check_models, find_devices, usable_gpus
+from rnow.plan.devices import Devices, Gpu, check_models, find_devices, usable_gpus
 from rnow.plan.make import make_plan
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.network import Use, check_network
+from rnow.plan.nodes import check_trainer_is_here, cluster_devices
 from rnow.plan.records import EngineKind, Plan
 from rnow.plan.weight_files import Weights, check_quantization
 from rnow.plan.workload import Workload, load_workload
@@ -64,11 +65,12 @@ def place_roles(
     *,
     devices: Devices | None = None,
     may_download: bool = True,
-    nodes: tuple[str, ...] = (),
+    machines: Mapping[str, tuple[Gpu, ...]] | None = None,
 ) -> Placement:
     """Return where the roles run; raise ModelError or ConfigError with all that is missing.
 
-    `devices` None: those that torch can use here. A plan needs both models' config.json, which is
+    `devices` None: those that torch can use here, and those of the other `machines` of a cluster,
+    which has this one first. A plan needs both models' config.json, which is
     fetched if it may be; else there is no plan.
     """
     config = loaded.config
@@ -78,11 +80,13 @@ def place_roles(
         "teacher": find_model("teacher.path", teacher.path, project=project),
     }
     found = devices or usable_gpus(find_devices())
+    if machines:
+        found = cluster_devices(found, machines)
     # The trainer needs the student here, whatever samples from it.
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
     told = check_models({models[role]: _asked(config, role) for role in here}, devices=found)
     placement = _without_plan(config, project, models, devices=found)
-    placement = replace(placement, nodes=nodes)
+    placement = replace(placement, nodes=tuple(machines or ()))
     is_lora = config.model.tuning == "lora"
     placement = _look_at_models(
         config,
@@ -308,4 +312,6 @@ def _plan(
     workload = load_workload(config, models=placement.models, engines=placement.engines)
     if not is_served and workload.unknown:
         return None
-    return make_plan(change(workload), devices)
+    plan = make_plan(change(workload), devices)
+    check_trainer_is_here(plan)
+    return plan

@@ -66,8 +66,8 @@ class Weights(NamedTuple):
 def check_weights(folder: Path) -> Weights:
     """Open every header in `folder`; ModelError names the file that cannot be loaded, and why.
 
-    A notice is of another precision than config.json says. Of a pickle no more is looked at than
-    that it is whole.
+    A notice is of another precision than config.json says, or of weights that were not looked at:
+    of a pickle no more is than that it is whole.
     """
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
@@ -99,7 +99,13 @@ def check_weights(folder: Path) -> Weights:
     weights = {name: one for part in held.values() for name, one in part.items()}
     _check_sizes(folder, weights)
     told = _check_precision(folder, Counter(one.precision for one in weights.values()))
-    check_numbers(folder, held)
+    unseen = check_numbers(folder, held)
+    if pickles := [file.name for file in files if file not in held]:
+        unseen = (
+            f"{folder}: {_listed(pickles)} {'is' if len(pickles) == 1 else 'are'} whole, and what "
+            "weights a pickle holds is seen when it is loaded, not before"
+        )
+    told = told if unseen is None else (*told, unseen)
     return Weights(told, {name: one.shape for name, one in weights.items()})
 
 

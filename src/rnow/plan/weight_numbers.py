@@ -32,10 +32,11 @@ class Held(NamedTuple):
 
 def check_numbers(
     folder: Path, files: Mapping[Path, Mapping[str, Held]], *, max_bytes: int = MAX_BYTES
-) -> None:
+) -> str | None:
     """Raise ModelError for weights that are no numbers, in as much of the files as is read.
 
-    `files`: what each file of the model in `folder` holds.
+    `files`: what each file of the model in `folder` holds. Returns what was not looked at, None
+    where all was.
     """
     held = {
         name: (file, one)
@@ -44,8 +45,8 @@ def check_numbers(
         if one.precision in _EXPONENTS and "mask" not in name  # of attention, with its -inf
     }
     num_bytes = sum(one.end - one.start for _, one in held.values())
-    share = max_bytes // max(1, len(held)) if num_bytes > max_bytes else num_bytes
-    share -= share % 8
+    is_large = num_bytes > max_bytes
+    share = max_bytes // len(held) // 8 * 8 if is_large else num_bytes
     bad = [name for name, (file, one) in held.items() if _is_bad(file, one, share)]
     if bad:
         raise ModelError(
@@ -53,6 +54,12 @@ def check_numbers(
             f"{bad[0]}; a network with them gives no probabilities: take weights of before that, "
             "or fetch the model again"
         )
+    if not is_large:
+        return None
+    return (
+        f"{folder}: the first {share / 2**10:,.0f} kB of each of {len(held)} weights were looked "
+        f"at for NaN and infinity, of {num_bytes / 2**30:.1f} GB; the rest is seen when it is used"
+    )
 
 
 def _is_bad(file: Path, held: Held, max_bytes: int) -> bool:

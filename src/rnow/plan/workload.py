@@ -25,7 +25,12 @@ _BIG_GPU = 70 * GIB  # from here on the larger of them
 def num_ranks(config: Config) -> int:
     """Return how many processes make an update together."""
     resources = config.resources
-    return config.trainer.num_ranks or (1 if resources is None else resources.trainer.gpus)
+    return config.trainer.num_ranks or (1 if resources is None else resources.gpus("trainer"))
+
+
+def gives_gpus(config: Config) -> bool:
+    """Return whether the settings say how many GPUs the roles have."""
+    return config.resources is not None and config.resources.are_given
 
 
 def weights_are_cut(config: Config) -> bool:
@@ -86,11 +91,9 @@ class Workload:
     def num_gpus(self, role: Role) -> int | None:
         """Return how many GPUs the settings give `role`; None: planned."""
         resources = self.config.resources
-        if resources is None:
+        if resources is None or not resources.are_given:
             return None
-        if role == "trainer":
-            return self.num_ranks
-        return resources.teacher.gpus if role == "teacher" else resources.student.gpus
+        return self.num_ranks if role == "trainer" else resources.gpus(role)
 
     @property
     def num_ranks(self) -> int:

@@ -142,7 +142,10 @@ def _bars(title: str, unit: str, rows: Sequence[tuple[str, Mapping[str, float]]]
 
 
 def _figure(title: str, unit: str, traces: list[Line], *, across: str) -> dict[str, Any]:
-    layout = {"xaxis": {"title": {"text": across}}, "yaxis": {"title": {"text": unit}}}
+    # Where all are 0, a share below 0 is not to be thought of.
+    rangemode = "tozero" if unit.startswith("share") else "normal"
+    upwards = {"title": {"text": unit}, "rangemode": rangemode}
+    layout = {"xaxis": {"title": {"text": across}}, "yaxis": upwards}
     return {"title": title, "data": traces, "layout": layout}
 
 

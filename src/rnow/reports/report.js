@@ -42,9 +42,20 @@ data.charts.forEach((chart, number) => {
   figure.append(table);
   at("charts").append(figure);
 });
-// A chart is drawn when it comes into view: all of them at once would hold up the page.
+// plotly takes a second to be read, so that it is read once the page stands; and a chart is drawn
+// when it comes into view: all of them at once would hold up the page.
+const nonce = document.currentScript.nonce;
+function load_plotly() {
+  if (window.Plotly) return;
+  const script = make("script", at("plotly").textContent);
+  script.nonce = nonce;
+  document.head.append(script);
+}
 const drawn = new Set();
-const draw_all = () => data.charts.forEach((_, number) => { drawn.add(number); draw(number); });
+function draw_all() {
+  load_plotly();
+  data.charts.forEach((_, number) => { drawn.add(number); draw(number); });
+}
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const number = Number(entry.target.id.slice("chart-".length));
@@ -53,7 +64,10 @@ const watcher = new IntersectionObserver((entries) => {
     draw(number);
   }
 });
-for (const box of document.querySelectorAll(".chart")) watcher.observe(box);
+requestAnimationFrame(() => setTimeout(() => {
+  load_plotly();
+  for (const box of document.querySelectorAll(".chart")) watcher.observe(box);
+}));
 addEventListener("beforeprint", draw_all);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
 

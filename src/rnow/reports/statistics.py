@@ -2,10 +2,15 @@
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
-from rnow.records import ToolCallRecord, ToolOutcome
+import numpy as np
+from numpy.typing import NDArray
+
+from rnow.records import FloatArray, ToolCallRecord, ToolOutcome
 from rnow.reports.kinds import KINDS
 from rnow.reports.rollouts import Rollout
 
@@ -43,12 +48,12 @@ class Statistics:
             self.calls.setdefault(key, Counter())[call.outcome.value] += 1
             self.seconds[key] += call.duration_s
             self.num_cut += call.truncated
-        gaps = [] if rollout.gaps is None else rollout.gaps.tolist()
-        turns = trajectory.turn_index[trajectory.action_mask].tolist()
-        for position, (gap, turn, kind) in enumerate(zip(gaps, turns, kinds, strict=True)):
-            self._add("turn", str(turn), gap)
-            self._add("kind", KINDS[kind], gap)
-            self._add("position", _span_of(position), gap)
+        if rollout.gaps is None:
+            return
+        spans = np.log2(np.maximum(np.arange(len(rollout.gaps)), 0.5)).astype(int) + 1
+        self._add("turn", trajectory.turn_index[trajectory.action_mask], rollout.gaps, str)
+        self._add("kind", np.asarray(kinds), rollout.gaps, KINDS.__getitem__)
+        self._add("position", spans, rollout.gaps, _span_name)
 
     def means(self, by: str) -> dict[str, float]:
         """Return the mean gap by "turn", "kind" or "position", as "4–7": sampled tokens, from 0."""
@@ -69,15 +74,19 @@ class Statistics:
             for key, outcomes in rows
         ]
 
-    def _add(self, by: str, key: str, gap: float) -> None:
-        total, count = self.gaps[by].get(key, (0.0, 0))
-        self.gaps[by][key] = (total + gap, count + 1)
+    def _add(
+        self, by: str, keys: NDArray[Any], gaps: FloatArray, name: Callable[[int], str]
+    ) -> None:
+        for key in np.unique(keys).tolist():
+            of = gaps[keys == key]
+            total, count = self.gaps[by].get(name(key), (0.0, 0))
+            self.gaps[by][name(key)] = (total + float(of.sum(dtype=float)), count + len(of))
 
 
-def _span_of(position: int) -> str:
-    """Return the span of doubling length that a position is in: 0, 1, 2–3, 4–7, …"""
-    first = 1 << position.bit_length() >> 1
-    return f"{first}–{2 * first - 1}" if first > 1 else str(position)
+def _span_name(number: int) -> str:
+    """Name spans of doubling length, from the first one on: 0, 1, 2–3, 4–7, …"""
+    first = 1 << number >> 1
+    return f"{first}–{2 * first - 1}" if first > 1 else str(first)
 
 
 def _first_number(key: str) -> int:

@@ -13,6 +13,7 @@ from rnow.browser.local_sites import LocalSites
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.bridge_check import check_template
 from rnow.chat.prompts import PromptFile, asked, read_prompt_file
+from rnow.chat.rendering_limit import memory_held
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.config.load import LoadedConfig, find_tools_file
@@ -62,6 +63,7 @@ class Environment:
         )
         return replace(file, prompts=tuple(map(asked, file.prompts))) if kind == "sft" else file
 
+    @memory_held()
     def check(self, files: Mapping[str, Sequence[Prompt]]) -> tuple[str, ...]:
         """Check that turns can be appended token by token, and that all prompts can be read.
 

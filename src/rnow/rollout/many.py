@@ -28,6 +28,7 @@ from rnow.rollout.attempt import Attempt
 from rnow.runtime.side_by_side import side_by_side
 
 NUM_TRIES = 2
+MAX_WAITING = 64  # beside those that roll
 
 Result = TypeVar("Result")
 Roll = Callable[[Attempt], Awaitable[Trajectory]]
@@ -70,15 +71,18 @@ async def roll_many(
     *,
     lose: Callable[[Attempt, RnowError], None],
     concurrency: int,
+    max_waiting: int = MAX_WAITING,
     num_tries: int = NUM_TRIES,
 ) -> list[Result]:
     """Return what `then` made of each trajectory, in the order of the attempts, without the lost.
 
-    At most `concurrency` roll at a time. `lose` is told of an attempt that failed `num_tries`
+    At most `concurrency` roll at a time, and `max_waiting` more are open: a slow `then` holds
+    rollouts back, and never fills the memory. `lose` is told of an attempt that failed `num_tries`
     times, and of one that `then` could not score or grade; what it raises ends all. Errors that are
     about more than one rollout (a tools.py that changed, a full disk) go up as they are.
     """
     slots = asyncio.Semaphore(concurrency)
+    room = asyncio.Semaphore(concurrency + max_waiting)
     results: dict[int, Result] = {}
 
     async def one(position: int, attempt: Attempt) -> None:
@@ -92,7 +96,11 @@ async def roll_many(
         except (TeacherError, GradingError) as error:
             lose(attempt, error)
 
-    await side_by_side(*(one(position, attempt) for position, attempt in enumerate(attempts)))
+    async def admitted(position: int, attempt: Attempt) -> None:
+        async with room:
+            await one(position, attempt)
+
+    await side_by_side(*(admitted(position, attempt) for position, attempt in enumerate(attempts)))
     return [results[position] for position in sorted(results)]
 
 

@@ -71,12 +71,21 @@ class RunDirectory:
 
     @classmethod
     def choose(cls, project: Path, name: str, *, fresh: bool) -> "RunDirectory":
-        """Return runs/<name>, or with `fresh` the first of runs/<name>, -2, -3, … that is new."""
+        """Return runs/<name>, or with `fresh` the first of runs/<name>, -2, -3, … that is new.
+
+        Raises CheckpointError where something that is no folder stands in its place.
+        """
         path = project / "runs" / name
         number = 2
-        while fresh and path.exists():
+        while fresh and os.path.lexists(path):
             path = project / "runs" / f"{name}-{number}"
             number += 1
+        for place in (path.parent, path):
+            if os.path.lexists(place) and not place.is_dir():
+                raise CheckpointError(
+                    f"{place} is no folder, and the run's files go there: move it away, or give "
+                    "the project another folder"
+                )
         return cls(path)
 
     def open(self) -> None:
@@ -212,14 +221,15 @@ class RunDirectory:
     def read_evaluations(self) -> list[dict[str, Any]]:
         return _read_lines(self.evals_file)
 
-    def rewind(self, step: int) -> None:
-        """Forget metrics and evaluations of `step` and later, and journals of steps after it."""
+    def rewind(self, step: int, *, max_lag: int = 0) -> None:
+        """Forget metrics and evaluations of `step` and later, and journals that cannot be gone on
+        with: those of steps after it, but for `max_lag` of them, which its weights sampled."""
         for file in (self.metrics_file, self.evals_file):
             kept = [line for line in _read_lines(file) if line["step"] < step]
             if file.exists():
                 replace_file(file, "".join(json.dumps(line) + "\n" for line in kept))
         for path in journals(self.path / "trajectories"):
-            if int(path.stem) > step:
+            if int(path.stem) > step + max_lag:
                 path.unlink(missing_ok=True)
                 archived(path).unlink(missing_ok=True)
         forget_beside(self.path / "trajectories", since=step)

@@ -14,7 +14,7 @@ from functools import partial
 from rnow.errors import RolloutError, TeacherError
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rollout.attempt import Attempt
-from rnow.rollout.many import Losses, Roll, roll_many
+from rnow.rollout.many import MAX_WAITING, Losses, Roll, roll_many
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal, read_graded
 from rnow.training.looked_into import Verdict, no_verdict
@@ -37,6 +37,7 @@ class Collected:
     num_copied: int  # rollouts that write out what only their entry's metadata holds
     rollout_s: float  # until the last rollout ended
     teacher_wait_s: float  # from then until the last score came
+    overlapped_s: float = 0.0  # of both, what went by beside the update before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,14 @@ class Collector:
     run: RunDirectory
     concurrency: int  # rollouts at a time
     max_dropped: float  # share of a step
+    max_waiting: int = MAX_WAITING  # trajectories, for the teacher, before no more are begun
+    max_lag: int = 0  # updates between a step's weights and those that sample it
     verdict: Verdict = no_verdict
     copies: Callable[[Prompt, Trajectory], bool] = lambda prompt, trajectory: False
+
+    def sampled_from(self, step: int) -> int:
+        """Return the policy version that samples a step: all of it, in every attempt at it."""
+        return max(0, step - self.max_lag)
 
     async def collect(
         self,
@@ -65,17 +72,17 @@ class Collector:
         as it is.
         """
         started = time.perf_counter()
+        path, version = self.run.trajectories(step), self.sampled_from(step)
         prompt_of = {prompt.index: prompt for prompt in prompts}
-        path = self.run.trajectories(step)
         wanted = {
-            id: Attempt(prompt=prompt, id=id, policy_version=step)
+            id: Attempt(prompt=prompt, id=id, policy_version=version)
             for prompt in prompts
             for id in (RolloutId(step, prompt.index, rollout) for rollout in range(group_size))
         }
         refuse = partial(self._too_many_lost, step)
         losses = Losses(num_wanted=len(wanted), max_share=self.max_dropped, refuse=refuse)
         # Prompts may have moved in their file since the step was interrupted.
-        journaled = read_graded(path, policy_version=step)
+        journaled = read_graded(path, policy_version=version)
         reused = [pair for pair in journaled if wanted.pop(pair[0].trajectory.id, None) is not None]
         for _ in reused:
             on_scored()
@@ -133,7 +140,12 @@ class Collector:
             return scored, right
 
         scored = await roll_many(
-            attempts, roll, score, lose=losses.add, concurrency=self.concurrency
+            attempts,
+            roll,
+            score,
+            lose=losses.add,
+            concurrency=self.concurrency,
+            max_waiting=self.max_waiting,
         )
         return scored, rolled_at
 

@@ -32,6 +32,8 @@ def merge_metrics(*groups: Mapping[str, float]) -> dict[str, float]:
 def step_metrics(collected: Collected) -> dict[str, float]:
     """Return every count and mean that the rollouts and the teacher of one step give."""
     trajectories = [item.trajectory for item in collected.batch.scored]
+    waited_s = collected.rollout_s + collected.teacher_wait_s - collected.overlapped_s
+    teacher_s = min(collected.teacher_wait_s, waited_s)
     graded = [right for right in collected.verdicts if right is not None]
     around = {
         "rollout/reused": collected.num_reused,
@@ -43,8 +45,9 @@ def step_metrics(collected: Collected) -> dict[str, float]:
         "teacher/dropped": collected.num_dropped_scores,
         "teacher/scored": len(trajectories),
         "teacher/wait_s": collected.teacher_wait_s,
-        "time/rollout": collected.rollout_s,
-        "time/teacher": collected.teacher_wait_s,
+        "rollout/overlapped_s": collected.overlapped_s,
+        "time/rollout": waited_s - teacher_s,
+        "time/teacher": teacher_s,
     }
     return merge_metrics(rollout_metrics(trajectories), around)
 

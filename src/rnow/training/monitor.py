@@ -59,6 +59,7 @@ class Monitor:
         self._stage = ("starting", self._step_started)
         self._done = 0
         self._total: int | None = None
+        self._ahead: dict[str, int] | None = None  # the step whose rollouts go on meanwhile
         self._seconds_per_step: list[float] = []
         self._trainer_rate = 0.0
         self._step = len(self._history)
@@ -117,6 +118,20 @@ class Monitor:
             if is_timed:
                 self._times[f"time/{name}"] = time.perf_counter() - started
 
+    def begin_ahead(self, step: int, *, total: int) -> Callable[[], None]:
+        """Show that rollouts of `step` go on beside all else; return what counts one of them."""
+        self.tally.begin()
+        ahead = self._ahead = {"step": step, "done": 0, "total": total}
+
+        def advance() -> None:
+            self._progressed_at = time.perf_counter()
+            ahead["done"] += 1
+
+        return advance
+
+    def end_ahead(self) -> None:
+        self._ahead = None
+
     def expect(self, total: int) -> None:
         """Say how much the stage turns out to be: an evaluation is not due at every step."""
         self._done, self._total = 0, total
@@ -146,6 +161,7 @@ class Monitor:
             "stage_s": now - started,
             "done": self._done,
             "total": self._total,
+            "ahead": self._ahead,
             "progress_s": now - self._progressed_at,
             "eta_s": left_s,
             "rollouts": self.tally.snapshot(),
@@ -165,7 +181,7 @@ class Monitor:
         line = merge_metrics({"step": self._step}, self._times, *metrics, {"time/step": seconds})
         rate = line["tokens/action"] / max(seconds, 1e-9)
         line = merge_metrics(line, {"tokens_per_s": rate})
-        self._trainer_rate = self.tally.num_tokens / max(line.get("time/update", 0.0), 1e-9)
+        self._trainer_rate = line.get("tokens/total", 0.0) / max(line.get("time/update", 0.0), 1e-9)
         self._run.append_metrics(line)
         self._history.append(line)
         if self.reports is not None:

@@ -18,6 +18,7 @@ from rnow.engines.vllm.deaths import Deaths
 from rnow.learner.student import Student
 from rnow.plan.engine_specs import (
     Serving,
+    adapter_dtype,
     dtype_tolerance,
     rank_environments,
     role_tolerance,
@@ -51,8 +52,12 @@ class Trainee(TrainedState, Protocol):
         """Return log p(token_ids[i] | token_ids[:i]) for i >= start >= 1, nats."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write what an engine loads."""
+    def save(self, folder: Path, *, adapter_dtype: str | None = None) -> None:
+        """Write what an engine loads; an adapter in that format."""
+        ...
+
+    def swap(self) -> None:
+        """Exchange the weights with those before the last update (trainer.max_policy_lag)."""
         ...
 
 
@@ -219,9 +224,10 @@ def make_publisher(
     allowed = config.engine.probe_tolerance
     return Publisher(
         engine,
-        save=learner.trainer.save,
+        save=partial(learner.trainer.save, adapter_dtype=adapter_dtype(serving)),
         probe=lambda ids, start: learner.trainer.probe_logprobs(ids, start=start),
         run=run,
         probe_ids=probe_ids,
         agreement=Agreement(run.probe_file, tolerance=allowed or exact, allowed=allowed),
+        max_lag=config.trainer.max_policy_lag,
     )

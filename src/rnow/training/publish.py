@@ -26,7 +26,7 @@ _SAMPLED_TOKENS = 32  # by each
 
 
 class Publisher:
-    """Publishes one version after another; the engine keeps the newest only."""
+    """Publishes one version after another; the engine keeps the newest, and `max_lag` before it."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Publisher:
         run: RunDirectory,
         probe_ids: Sequence[int],
         agreement: Agreement,
+        max_lag: int = 0,
     ) -> None:
         """`save` writes the trainer's weights in Hugging Face layout; `probe(ids, start)` gives the
         trainer's log p(ids[i] | before) for i >= start, nats."""
@@ -46,14 +47,17 @@ class Publisher:
         self._run = run
         self._probe_ids = list(probe_ids)
         self.agreement = agreement
-        self._published: int | None = None
+        self._max_lag = max_lag
+        self._held: dict[int, dict[str, float]] = {}  # version -> its figures, the newest last
 
     async def publish(self, policy_version: int) -> dict[str, float]:
-        """Make the trainer's weights `policy_version` of the engine.
+        """Make the trainer's weights `policy_version` of the engine, if it has not got it.
 
         Returns the mean differences on the probes, nats a token; raises PublicationError where one
         is above its limit.
         """
+        if policy_version in self._held:
+            return self._held[policy_version]
         folder = self._run.policy(policy_version)
         await asyncio.to_thread(self._save, folder)
         point("publish/saved")
@@ -68,9 +72,10 @@ class Publisher:
         )
         if policy_version == 0:
             self.agreement.keep_noise(figures)
-        if self._published is not None and self._published != policy_version:
-            await self._engine.unload_policy(self._published)
-        self._published = policy_version
+        self._held[policy_version] = figures
+        for version in [one for one in self._held if one < policy_version - self._max_lag]:
+            await self._engine.unload_policy(version)
+            del self._held[version]
         self._run.forget_policies(before=policy_version - 1)
         return figures
 

@@ -66,6 +66,9 @@ METRICS = (
     _metric("mismatch_kl", "nats/token", "how far engine and trainer are apart on the same weights",
             (None, 0.01), f"{_DTYPES}; beyond it in steps 0 and 1 the run stops, later above 0.015 "
             "an alarm says so"),
+    _metric("staleness_kl", "nats/token", "how far the trainer is from the weights, one update "
+            "older, that sampled the step: trainer.max_policy_lag 1, one rollout in 16",
+            (None, 0.05), "lower trainer.learning_rate, or set trainer.max_policy_lag: 0"),
     _metric("mean_ratio", "ratio", "mean of trainer to sampler probability of a sampled token",
             (0.9, 1.1), _DTYPES),
     _metric("trainer/loss", "nats/token", "what the update minimized; its size says little"),
@@ -89,6 +92,8 @@ METRICS = (
     _metric("tokens_per_s", "tokens/s", "sampled tokens over the step's whole time"),
     _metric("rollout/trajectories", "count", "rollouts that were scored"),
     _metric("rollout/reused", "count", "taken from the journal of an interrupted attempt"),
+    _metric("rollout/overlapped_s", "s", "of rollouts and scoring, what went by beside the update "
+            "before them: trainer.max_policy_lag"),
     _metric("rollout/dropped", "count", "lost, each after two tries", _NONE,
             "controller.log names the reasons"),
     _metric("rollout/turns", "turns", "mean number of generations of a rollout"),
@@ -158,8 +163,8 @@ METRICS = (
     _metric("eval/ungraded", "count", "held-out answers whose grader gave no verdict", _NONE,
             "controller.log names the reasons"),
     _metric("time/step", "s", "the whole step"),
-    _metric("time/rollout", "s", "until the last rollout ended"),
-    _metric("time/teacher", "s", "from there until the last score, as teacher/wait_s"),
+    _metric("time/rollout", "s", "until the last rollout ended, less rollout/overlapped_s"),
+    _metric("time/teacher", "s", "from there until the last score, as far as it was waited for"),
     _metric("time/*", "s", "another stage of the step: publish, eval, health, update"),
 )  # fmt: skip
 

@@ -200,11 +200,10 @@ async def _train(
             loading = Learner.open(stack, serving, models.student, run, num_steps, monitor.say)
             learner = await stop.cut(loading)
             first_step = await asyncio.to_thread(learner.saver.restore)
-        run.rewind(first_step)
+        run.rewind(first_step, max_lag=config.trainer.max_policy_lag)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
         monitor.reports = stack.enter_context(_reports(session, first_step, say=monitor.say))
-        first_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)
-        probe_ids = first_ids[:MAX_PROBE_TOKENS]
+        probe_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)[:MAX_PROBE_TOKENS]
         with monitor.stage("preflight"):
             teacher = await stop.cut(check_teacher(scorer, serving, probe_ids=probe_ids))
         parts = Parts(
@@ -218,6 +217,8 @@ async def _train(
                 run=run,
                 concurrency=config.rollout.concurrency,
                 max_dropped=config.trainer.max_dropped,
+                max_waiting=2 * teacher_of(config).concurrency,
+                max_lag=config.trainer.max_policy_lag,
                 verdict=verdict_of(held_out, environment),
                 copies=copier(environment.chat),
             ),

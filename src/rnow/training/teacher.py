@@ -10,6 +10,7 @@ Deadlines, and what is tried again, are the engine's: it knows what may pass.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,21 +33,18 @@ class Teacher:
         self.engine = engine
         self.tolerance = tolerance
         self._slots = asyncio.Semaphore(concurrency)
-        self._health_ids: list[int] = []
-        self._health_logprobs: FloatArray | None = None
+        self._health: tuple[ScoreRequest, FloatArray] | None = None
 
     async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
         """Return the trajectory with the teacher's log-probability of every action token.
 
         Raises TeacherError if it cannot be scored: the caller drops it and counts it.
         """
-        first_action = int(np.argmax(trajectory.action_mask))
         async with self._slots:
-            logprobs = await self._score(trajectory.token_ids.tolist(), first_action, trajectory.id)
+            logprobs = await self._score(_request(trajectory), trajectory.id)
         point("teacher/scored")
         teacher_logprobs = np.full(trajectory.num_tokens, np.nan, dtype=np.float32)
-        teacher_logprobs[first_action:] = logprobs
-        teacher_logprobs[~trajectory.action_mask] = np.nan
+        teacher_logprobs[trajectory.action_mask] = logprobs
         return ScoredTrajectory(trajectory=trajectory, teacher_logprobs=teacher_logprobs)
 
     async def favourites(self, trajectory: Trajectory, num: int) -> tuple[IntArray, FloatArray]:
@@ -54,17 +52,12 @@ class Teacher:
 
         Raises TeacherError where the engine does not tell them.
         """
-        first = int(np.argmax(trajectory.action_mask))
-        request = ScoreRequest(
-            token_ids=tuple(trajectory.token_ids.tolist()), start=first, num_top=num
-        )
         async with self._slots:
             try:
-                scores = await self.engine.score(request)
+                scores = await self.engine.score(_request(trajectory, num_top=num))
             except (EngineError, DeadlineError) as error:
                 raise TeacherError(f"no favourites of {trajectory.id}: {error}") from error
-        mask = trajectory.action_mask[first:]
-        return scores.top_ids[mask], scores.top_logprobs[mask]
+        return scores.top_ids, scores.top_logprobs
 
     async def preflight(self, token_ids: Sequence[int], *, max_context_window: int) -> None:
         """Refuse a teacher that cannot be trained on; remember what it says of `token_ids`.
@@ -73,8 +66,9 @@ class Teacher:
         that prompt again and again, up to `max_context_window` tokens.
         """
         ids = list(token_ids)
+        whole = ScoreRequest(token_ids=tuple(ids), start=1)
         answers = await asyncio.gather(
-            *(self._score(ids, 1, "preflight") for _ in range(NUM_REPEATS))
+            *(self._score(whole, "preflight") for _ in range(NUM_REPEATS))
         )
         spread = max(float(np.abs(answer - answers[0]).mean()) for answer in answers)
         if spread > self.tolerance:
@@ -94,21 +88,23 @@ class Teacher:
         try:
             # From the end of the prompt on, as a trajectory is: the memory is to be the same.
             start = min(len(ids), len(longest) - 1)
-            await self._score(longest, start, "preflight, longest")
+            request = ScoreRequest(token_ids=tuple(longest), start=start)
+            await self._score(request, "preflight, longest")
         except TeacherError as error:
             raise TeacherError(
                 f"the teacher cannot score {max_context_window} tokens, the longest trajectory "
                 f"that rollout.max_context_window allows; lower it. It said: {error}"
             ) from error
-        self._health_ids, self._health_logprobs = ids, answers[0]
+        self._health = (whole, answers[0])
         # An engine that starts a server again compares it with this.
-        await self.engine.probe(ScoreRequest(token_ids=tuple(ids), start=1, policy_version=0))
+        await self.engine.probe(replace(whole, policy_version=0))
 
     async def check_health(self) -> None:
         """Score the preflight's sequence again; raise TeacherError if the answer has changed."""
-        assert self._health_logprobs is not None, "preflight comes first"
-        logprobs = await self._score(self._health_ids, 1, "health check")
-        drift = float(np.abs(logprobs - self._health_logprobs).mean())
+        assert self._health, "preflight comes first"
+        request, before = self._health
+        logprobs = await self._score(request, "health check")
+        drift = float(np.abs(logprobs - before).mean())
         if drift > self.tolerance:
             raise TeacherError(
                 f"the teacher has changed since the run began: it now answers {drift:.3g} nats a "
@@ -116,15 +112,22 @@ class Teacher:
                 "with other weights?"
             )
 
-    async def _score(self, token_ids: list[int], start: int, what: object) -> FloatArray:
+    async def _score(self, request: ScoreRequest, what: object) -> FloatArray:
         try:
-            scores = await self.engine.score(ScoreRequest(token_ids=tuple(token_ids), start=start))
+            scores = await self.engine.score(request)
         except (EngineError, DeadlineError) as error:
             raise TeacherError(f"the teacher could not score {what}: {error}") from error
-        expected = len(token_ids) - start
+        expected = len(request.asked)
         if len(scores.logprobs) != expected or not np.isfinite(scores.logprobs).all():
             raise TeacherError(
                 f"the teacher gave {len(scores.logprobs)} log-probabilities for {what}, "
                 f"{int(np.isfinite(scores.logprobs).sum())} of them finite, not {expected}"
             )
         return scores.logprobs
+
+
+def _request(trajectory: Trajectory, *, num_top: int = 0) -> ScoreRequest:
+    """Ask for the action tokens alone: most of a trajectory is text that tools wrote."""
+    actions = tuple(np.flatnonzero(trajectory.action_mask).tolist())
+    token_ids = tuple(trajectory.token_ids.tolist())
+    return ScoreRequest(token_ids=token_ids, start=actions[0], positions=actions, num_top=num_top)

@@ -33,6 +33,7 @@ def view(
     """Return the whole view; what a run does not have, as GPUs, takes no line."""
     rows = [
         ("", _head(status)),
+        ("", ahead_text(status)),
         *_rollouts(status.get("rollouts", {})),
         *_trend("reverse_kl", history, "reverse_kl", shown="{:.4f}"),
         *_trend("accuracy", evaluations, "accuracy", shown="{:.3f}"),
@@ -59,6 +60,14 @@ def step_line(line: Line, *, num_steps: int, eta_s: float) -> str:
         f" teacher +{line['time/teacher']:.1f}, update {line['time/update']:.1f})"
         f"  ETA {duration(eta_s)}"
     )
+
+
+def ahead_text(status: Line) -> str:
+    """Say which step rolls out beside the one that is worked at; "" where none does."""
+    ahead = status.get("ahead")
+    if not ahead:
+        return ""
+    return f"meanwhile rollouts of step {ahead['step'] + 1}: {ahead['done']} of {ahead['total']}"
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -6,6 +6,7 @@ from builders import real_template, template_folder, tokenizer_folder
 
 from rnow.chat.template import ChatTemplate
 from rnow.chat.tokenizer_files import eos_ids_of
+from rnow.errors import ModelError
 
 TOLD = "rollouts stop at each, and the trained model's generation_config.json names all"
 
@@ -56,6 +57,23 @@ def test_where_the_teacher_ends_a_text_the_student_stops(tmp_path: Path) -> None
     assert shown(chat) == ["<|im_end|>", "<|vision_pad|>"]
     assert chat.ends.notices(chat.name, chat.decode) == (
         f"the teacher's files call <|vision_pad|> an end, the student's do not: {TOLD}",
+    )
+
+
+@pytest.mark.parametrize("id", [-1, 2**31])
+def test_an_end_that_is_no_token_is_refused(tmp_path: Path, id: int) -> None:
+    folder = tokenizer_folder(tmp_path, "qwen3")
+    file = folder / "generation_config.json"
+    (end, *_) = eos_ids_of(folder)
+    file.write_text(json.dumps({"eos_token_id": [end, id]}))
+    num_tokens = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]) + len(
+        added_tokens(folder)
+    )
+    with pytest.raises(ModelError) as caught:
+        ChatTemplate.load(folder)
+    assert str(caught.value) == (
+        f"{file}: eos_token_id has {id}, and the tokenizer beside it has {num_tokens} tokens and "
+        "none of that id; take both from the same model, or take the id out"
     )
 
 

@@ -1,12 +1,14 @@
 """Templates that do not end, or write without end."""
 
+import resource
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from builders import tokenizer_folder
 
-from rnow.chat.rendering_limit import rendered
+from rnow.chat.rendering_limit import memory_held, rendered
 from rnow.chat.template import ChatTemplate
 from rnow.errors import TemplateError
 
@@ -81,3 +83,67 @@ def test_a_template_reaches_nothing_outside_of_its_sandbox(
     folder = tokenizer_folder(tmp_path / "model", "qwen3", template=text)
     with pytest.raises(TemplateError, match=f"cannot render these messages: {error}: "):
         ChatTemplate.load(folder)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to it")
+TWENTY_GB = "20 * 1000 ** 3"
+
+
+@linux
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{{{{ 'x' * ({TWENTY_GB}) }}}}",
+        f"{{{{ 'x' | center({TWENTY_GB}) }}}}",
+        "{{ '%20000000000d' % 1 }}",
+        "{{ '{:20000000000d}'.format(1) }}",
+        f"{{{{ 'x\ny' | indent({TWENTY_GB}) }}}}",
+        f"{{{{ [0] * ({TWENTY_GB}) }}}}",
+    ],
+)
+def test_a_template_that_asks_for_all_memory_is_refused(tmp_path: Path, text: str) -> None:
+    folder = tokenizer_folder(tmp_path / "model", "qwen3", template=text)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(TemplateError) as caught:
+        ChatTemplate.load(folder)
+    assert str(caught.value) == (
+        f"the chat template of {folder} was stopped: it asks for more memory than a template is "
+        "given (2 GB)"
+    )
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+
+
+@linux
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ ('x' * 10 ** 8) ~ ('x' * 10 ** 8) }}",
+        "{% set ns = namespace(x='x') %}{% for _ in range(40) %}{% set ns.x = ns.x + ns.x %}"
+        "{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for _ in range(40) %}{% set ns.x = ns.x + ns.x %}"
+        "{% endfor %}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}"
+        "{% set ns.x = ns.x + [range(99999) | list] %}{% endfor %}",
+    ],
+)
+def test_a_template_that_gathers_memory_piece_by_piece_is_refused(
+    tmp_path: Path, text: str
+) -> None:
+    tokenizer = template_of(text, tmp_path)
+    refused = pytest.raises(TemplateError, match=r" it asks for more memory .* \(0\.0625 GB\)$")
+    with refused, memory_held(2**26):
+        rendered(lambda: tokenizer.apply_chat_template(ASKED, tokenize=False), name="m")
+
+
+@linux
+def test_a_limit_on_memory_that_is_there_already_stays(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    lower = 2**45  # more than this process has, less than no limit
+    resource.setrlimit(resource.RLIMIT_AS, (lower, before[1]))
+    try:
+        with memory_held():
+            within = rendered(lambda: str(resource.getrlimit(resource.RLIMIT_AS)[0]), name="m")
+        outside = rendered(lambda: str(resource.getrlimit(resource.RLIMIT_AS)[0]), name="m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert int(within) < int(outside) == lower

@@ -1,17 +1,19 @@
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 from builders import HOLLOW_CONFIG, real_template, tokenizer_folder, write_hollow_model
 from rich.console import Console
 
+from rnow.commands.arguments import require_writable
 from rnow.commands.check.models import window_problem
 from rnow.commands.check.point import Outcome
 from rnow.commands.check.project import CheckReport, as_json, check_project
 from rnow.commands.run import train_project
 from rnow.config.load import load_config
-from rnow.errors import TemplateError
+from rnow.errors import CheckpointError, TemplateError
 
 CONFIG = """\
 data: {batch_size: 1, group_size: 64}
@@ -527,3 +529,19 @@ def test_a_prompt_that_fills_the_window_is_a_problem(project: Path) -> None:
     assert outcomes(report)["window"] == "problem"
     (problem,) = report.points[6].problems
     assert (problem.line, problem.key) == (5, "rollout.max_context_window")
+
+
+def test_a_project_that_can_keep_no_run_is_found(project: Path) -> None:
+    (project / "runs").write_text("")
+    assert problems(check_project(project)) == [
+        f"{project}/config.yml: {project}/runs is no folder, and the run's files go there: move it "
+        "away, or give the project another folder"
+    ]
+    (project / "runs").unlink()
+    loaded = load_config(project)
+    require_writable(loaded, project)
+    if os.geteuid():  # root may write anywhere
+        project.chmod(0o500)
+        with pytest.raises(CheckpointError, match=r"^.* cannot be written, and a run keeps its "):
+            require_writable(loaded, project)
+        project.chmod(0o700)

@@ -7,14 +7,12 @@ from textwrap import dedent
 import pytest
 
 from rnow.config.cautions import few_rollouts, long_generations
-from rnow.config.keys import settings_by_key
 from rnow.config.load import (
     LoadedConfig,
     find_tools_file,
     load_config,
     require_distill,
 )
-from rnow.config.old_keys import KEYS_TO_COME
 from rnow.errors import ConfigError, Problem
 
 MINIMAL = """\
@@ -560,16 +558,13 @@ def test_long_values_are_cut_in_messages() -> None:
     )
 
 
-@pytest.mark.parametrize("key", sorted(KEYS_TO_COME))
-def test_settings_to_come_say_so(key: str) -> None:
-    text, number = with_setting(f"{key}: 1")
-    assert error_of(text) == (
-        f"config.yml:{number}: {key} is not built yet in this version; remove it"
+def test_rollouts_beside_an_update_need_an_adapter() -> None:
+    lagging = MINIMAL.replace("epochs: 3", "epochs: 3, max_policy_lag: 1")
+    assert load(lagging).config.trainer.max_policy_lag == 1
+    assert error_of(lagging.replace("path: student", "path: student, tuning: full")) == (
+        "config.yml:4: trainer.max_policy_lag 1 needs model.tuning: lora: all weights are replaced "
+        "in place, so nothing can be sampled from the former ones meanwhile; set one of the two"
     )
-
-
-def test_settings_to_come_are_not_settings_yet() -> None:
-    assert not KEYS_TO_COME & settings_by_key().keys()
 
 
 # --- rules between dataset_type and sections

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.local.attention import ATTENTION_NAME
+from rnow.engines.local.batch import DecodingBatch, DecodingRow, invariant_sizes, read
 from rnow.engines.local.engine import LocalEngine
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
 from rnow.errors import DeadlineError, EngineError, ModelError
@@ -122,6 +124,65 @@ async def test_windows_and_caps_leave_a_trajectory_its_bits(tmp_path: Path) -> N
     among_20 = await asyncio.gather(*(roll_out(engine, index) for index in range(20)))
     assert [bits(turns) for turns in among_20[:5]] == alone
     await engine.aclose()
+
+
+def decode(
+    model: torch.nn.Module, texts: Sequence[tuple[Any, torch.Tensor]], sizes: Sequence[int]
+) -> list[bytes]:
+    """Decode three tokens after each of `texts` side by side; what each sampled, in bits."""
+    batch, rows = DecodingBatch(model, sizes), []
+    for index, (key_values, logits) in enumerate(texts):
+        length = key_values[0][0].shape[2]
+        row = DecodingRow(length=length, uniforms=uniform_stream(index), temperature=1.0)
+        row.draw(logits)
+        batch.add(row, key_values)
+        rows.append(row)
+    for _ in range(3):
+        batch.step()
+    return [np.array([*row.token_ids, *row.logprobs]).tobytes() for row in rows]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["qwen3", "gemma2"])
+def test_how_many_rows_a_step_runs_changes_no_bit(family: str) -> None:
+    model = tiny_model() if family == "qwen3" else families.tiny_model(family, sliding_window=100)
+    model.set_attn_implementation(ATTENTION_NAME)
+    sizes = invariant_sizes(model, 32)
+    assert sizes == (16, 24, 32)
+    texts = [read(model, some_ids(3 + 7 * index % 150, index), ()) for index in range(32)]
+    expected = decode(model, texts, (32,))
+    for num in range(1, 33):
+        assert decode(model, texts[:num], sizes) == expected[:num]
+
+
+async def test_a_step_runs_no_more_rows_than_it_has_to(engine: LocalEngine) -> None:
+    widths: list[tuple[int, ...]] = []
+    engine.model.register_forward_hook(
+        lambda module, args, kwargs, output: widths.append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    for num in (1, 16, 17, 25, 33):
+        widths.clear()
+        await asyncio.gather(
+            *(generate(engine, [5, 6], session=str(k), max_tokens=3) for k in range(num))
+        )
+        rows = {1: [16], 16: [16], 17: [24], 25: [32], 33: [32, 16]}[num]
+        assert [width for width in widths if width[1] == 1] == [(n, 1) for n in rows for _ in "ab"]
+
+
+async def test_what_was_read_decodes_while_others_wait_to_be_read(engine: LocalEngine) -> None:
+    widths: list[int] = []
+    engine.model.register_forward_hook(
+        lambda module, args, kwargs, output: widths.append(kwargs["input_ids"].shape[1]),
+        with_kwargs=True,
+    )
+    answers = [
+        generate(engine, some_ids(300, index), session=str(index), max_tokens=3)
+        for index in range(6)
+    ]
+    await asyncio.gather(*answers)
+    # Two texts of 300 tokens, then a step. The first two end in the second, the last two alone.
+    assert widths == [300, 300, 1, 300, 300, 1, 300, 300, 1, 1]
 
 
 async def test_arrival_and_cancelled_neighbours_change_no_bit(engine: LocalEngine) -> None:
@@ -242,6 +303,44 @@ async def test_long_texts_are_scored_in_pieces(engine: LocalEngine, folder: Path
     for start in (4000, 4200):  # before and behind the border of the first piece, at 4,096
         scores = await score(engine, ids, start=start)
         np.testing.assert_allclose(scores.logprobs, expected[start - 1 :], atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [300, 4090])
+async def test_a_token_has_the_same_bits_scored_among_few_as_among_all(
+    engine: LocalEngine, start: int
+) -> None:
+    """The border of pieces is at 4,096; few rows go through another matrix kernel than many."""
+    ids = some_ids(4130)
+    whole = await score(engine, ids, start=start, num_top=2)
+    for num_asked in (1, 15, 16, 40):
+        chosen = np.random.default_rng(num_asked).choice(len(ids) - start, num_asked, replace=False)
+        rows = np.sort(chosen)
+        places = tuple((start + rows).tolist())
+        request = ScoreRequest(token_ids=tuple(ids), start=start, positions=places, num_top=2)
+        some = await engine.score(request)
+        assert some.logprobs.tobytes() == whole.logprobs[rows].tobytes()
+        assert some.top_ids.tobytes() == whole.top_ids[rows].tobytes()
+        assert some.top_logprobs.tobytes() == whole.top_logprobs[rows].tobytes()
+
+
+async def test_positions_alone_reach_the_head(engine: LocalEngine) -> None:
+    rows: list[int] = []
+    engine.model.lm_head.register_forward_hook(
+        lambda module, inputs, output: rows.append(output.shape[1])
+    )
+    places = tuple(range(20, 400, 10))
+    await engine.score(ScoreRequest(token_ids=tuple(some_ids(500)), start=20, positions=places))
+    assert rows == [len(places)]
+
+
+@pytest.mark.parametrize("positions", [(), (0,), (2, 2), (3, 2), (1, 4)])
+def test_positions_that_cannot_be_scored_are_refused(positions: tuple[int, ...]) -> None:
+    with pytest.raises(EngineError) as caught:
+        ScoreRequest(token_ids=(5, 6, 7, 8), start=1, positions=positions)
+    assert str(caught.value) == (
+        f"{len(positions)} positions are asked; with 4 tokens they are at least one, ascending, "
+        "from 1 to 3"
+    )
 
 
 async def test_favourites_come_best_first(engine: LocalEngine, folder: Path) -> None:

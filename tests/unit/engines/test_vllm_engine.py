@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import io
 import re
 import socket
@@ -302,6 +303,23 @@ def asks_compactly(fake: FakeVllm) -> list[bool]:
     return [bool(set(body["sampling_params"]) & COMPACT) for body in fake.bodies(ROUTE)]
 
 
+@pytest.mark.parametrize("is_compact", [False, True])
+async def test_of_what_a_server_scores_the_positions_asked_are_returned(
+    fake: FakeVllm, engine: VllmEngine, is_compact: bool
+) -> None:
+    ids = (7, 1, 4, 2, 9)
+    fake.change = score_stand_in  # at a position that nobody asks for
+    if is_compact:
+        fake.compact = lambda asked: encode([[logprob_of(2, 4)], [-np.inf], [logprob_of(4, 9)]])
+    request = ScoreRequest(token_ids=ids, start=2, positions=(2, 4))
+    scores = await engine.score(request)
+    assert scores.logprobs.tolist() == pytest.approx([logprob_of(2, 4), logprob_of(4, 9)])
+    assert scores.top_ids.shape == scores.top_logprobs.shape == (2, 0)
+    if not is_compact:
+        best = await engine.score(dataclasses.replace(request, num_top=2))
+        assert best.top_ids.tolist() == [[50, 51], [50, 51]]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -330,7 +348,8 @@ def another_id(answer: Json) -> None:
 
 
 def score_stand_in(answer: Json) -> None:
-    answer["prompt_logprobs"][3]["2"]["logprob"] = -9999.0
+    if answer["prompt_logprobs"]:
+        answer["prompt_logprobs"][3]["2"]["logprob"] = -9999.0
 
 
 def null_position(answer: Json) -> None:

@@ -9,7 +9,7 @@ from rnow.learner.ranks.dealing import cost, deal
 
 
 def packed(max_tokens: int) -> Any:
-    return pack(rank_cases.batch(), max_tokens=max_tokens)
+    return pack(rank_cases.batch(), max_tokens=max_tokens, pads=False)
 
 
 def test_micro_batches_are_dealt_dearest_first_and_ties_by_index() -> None:
@@ -24,8 +24,10 @@ def test_the_cost_counts_attention_within_each_sequence_however_it_is_laid_out()
     lengths = [len(item.trajectory.token_ids) for item in rank_cases.batch().scored]
     apart = sum(cost(one) for one in packed(1))
     assert apart == sum(48_000 * length + length**2 for length in lengths)
-    (together,) = packed(100_000)  # padded to the longest, which is computed too
-    assert cost(together) == 7 * (48_000 * 52 + 52**2)
+    (together,) = packed(100_000)
+    assert cost(together) == apart
+    (padded,) = pack(rank_cases.batch(), max_tokens=100_000, pads=True)  # padding is computed too
+    assert cost(padded) == 7 * (48_000 * 52 + 52**2)
 
 
 def test_the_batch_of_the_cases_leaves_ranks_with_less_work_and_with_none() -> None:
@@ -33,4 +35,4 @@ def test_the_batch_of_the_cases_leaves_ranks_with_less_work_and_with_none() -> N
         cut: [len(hand) for hand in deal([cost(one) for one in packed(cut)], 3)]
         for cut in rank_cases.CUTS
     }
-    assert hands == {1: [2, 2, 3], 60: [1, 2, 2], 100_000: [1, 0, 0]}
+    assert hands == {1: [2, 2, 3], 60: [1, 1, 2], 100_000: [1, 0, 0]}

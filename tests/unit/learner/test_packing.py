@@ -9,7 +9,7 @@ from builders import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnow.learner.packing import MicroBatch, pack, plan_micro_batches
+from rnow.learner.packing import EVEN_TOKENS, MicroBatch, pack, plan_packed, plan_padded
 from rnow.records import Batch, RolloutId, ScoredTrajectory
 
 
@@ -35,10 +35,20 @@ def batch_of(masks: Sequence[Sequence[bool]]) -> Batch:
     return Batch(step=0, scored=tuple(scored(i, mask) for i, mask in enumerate(masks)))
 
 
+def test_two_trajectories_stand_one_after_the_other_in_a_row() -> None:
+    first = scored(0, [False, True, True, False, True], turns=[-1, 0, 0, 0, 1])
+    second = scored(1, [False, False, True], turns=[-1, -1, 0])
+    (micro_batch,) = pack(Batch(step=0, scored=(first, second)), max_tokens=8, pads=False)
+    assert micro_batch.token_ids.tolist() == [[1000, 1001, 1002, 1003, 1004, 2000, 2001, 2002]]
+    assert micro_batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
+    assert micro_batch.action_index.tolist() == [1, 2, 4, 7]
+    assert micro_batch.actions.trajectory_index.tolist() == [0, 0, 0, 1]
+
+
 def test_two_trajectories_share_a_micro_batch_padded_on_the_right() -> None:
     first = scored(0, [False, True, True, False, True], turns=[-1, 0, 0, 0, 1])
     second = scored(1, [False, False, True], turns=[-1, -1, 0])
-    (micro_batch,) = pack(Batch(step=0, scored=(first, second)), max_tokens=10)
+    (micro_batch,) = pack(Batch(step=0, scored=(first, second)), max_tokens=10, pads=True)
     assert micro_batch.token_ids.tolist() == [
         [1000, 1001, 1002, 1003, 1004],
         [2000, 2001, 2002, 0, 0],
@@ -64,30 +74,57 @@ def test_two_trajectories_share_a_micro_batch_padded_on_the_right() -> None:
 
 def test_one_token_less_room_makes_two_micro_batches() -> None:
     masks = [[False] * 4 + [True], [False, True]]
-    assert len(pack(batch_of(masks), max_tokens=9)) == 2
+    for pads, enough in ((False, 7), (True, 10)):
+        sizes = (enough, enough - 1)
+        cuts = [len(pack(batch_of(masks), max_tokens=size, pads=pads)) for size in sizes]
+        assert cuts == [1, 2]
 
 
 def test_what_follows_the_last_action_token_is_left_out() -> None:
-    (micro_batch,) = pack(batch_of([[False, True, False, False]]), max_tokens=100)
+    (micro_batch,) = pack(batch_of([[False, True, False, False]]), max_tokens=100, pads=False)
     assert micro_batch.token_ids.tolist() == [[1000, 1001]]
 
 
 def test_a_trajectory_without_an_action_token_takes_no_room() -> None:
-    micro_batches = pack(batch_of([[False, False], [False, True]]), max_tokens=100)
+    micro_batches = pack(batch_of([[False, False], [False, True]]), max_tokens=100, pads=False)
     assert [micro_batch.token_ids.tolist() for micro_batch in micro_batches] == [[[2000, 2001]]]
 
 
 def test_an_action_that_nothing_predicts_is_refused() -> None:
     with pytest.raises(ValueError, match="first token") as caught:
-        pack(batch_of([[True, False]]), max_tokens=100)
+        pack(batch_of([[True, False]]), max_tokens=100, pads=False)
     assert (
         str(caught.value) == "trajectory 0.0.0: its first token is an action; nothing predicts it"
     )
 
 
 @given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 100))
+def test_a_plan_of_packed_rows_holds_every_sequence_once_and_evens_out_costs(
+    lengths: list[int], bound: int
+) -> None:
+    plan = plan_packed(lengths, max_tokens=bound)
+    placed = [index for row in plan for index in row]
+    assert sorted(placed) == [index for index, length in enumerate(lengths) if length]
+    widths = [sum(lengths[index] for index in row) for row in plan]
+    assert widths == sorted(widths, reverse=True)
+    for row, width in zip(plan, widths, strict=True):
+        assert len(row) == 1 or width <= bound
+    if bound >= sum(lengths):
+        assert len(plan) == (1 if placed else 0)
+    # Where room does not decide, no row is dearer than the cheapest by more than its last sequence.
+    costs = [sum(cost(lengths[index]) for index in row) for row in plan]
+    for row, total in zip(plan, costs, strict=True):
+        if len(row) > 1 and all(width + lengths[row[-1]] <= bound for width in widths):
+            assert total - cost(lengths[row[-1]]) <= min(costs)
+
+
+def cost(length: int) -> int:
+    return length * (EVEN_TOKENS + length)
+
+
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 100))
 def test_a_plan_holds_every_sequence_once_within_its_bound(lengths: list[int], bound: int) -> None:
-    plan = plan_micro_batches(lengths, max_tokens=bound)
+    plan = plan_padded(lengths, max_tokens=bound)
     placed = [index for rows in plan for index in rows]
     assert sorted(placed) == [index for index, length in enumerate(lengths) if length]
     for rows in plan:
@@ -102,14 +139,13 @@ MASKS = st.lists(
 )
 
 
-@given(MASKS, st.integers(1, 60))
+@given(MASKS, st.integers(1, 60), st.booleans())
 def test_every_action_token_is_scored_once_with_its_own_numbers(
-    masks: list[list[bool]], max_tokens: int
+    masks: list[list[bool]], max_tokens: int, pads: bool
 ) -> None:
     batch = batch_of(masks)
-    seen = [
-        row for micro_batch in pack(batch, max_tokens=max_tokens) for row in actions(micro_batch)
-    ]
+    micro_batches = pack(batch, max_tokens=max_tokens, pads=pads)
+    seen = [row for micro_batch in micro_batches for row in actions(micro_batch)]
     expected = [
         (index, 1000 * (index + 1) + i, -index - i / 1024, -index - i / 512)
         for index, mask in enumerate(masks)

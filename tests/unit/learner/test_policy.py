@@ -196,6 +196,19 @@ def test_the_chunk_size_changes_neither_log_probabilities_nor_gradient(logit_map
             logit_map=logit_map,
         )
         results.append([logprobs, *torch.autograd.grad(logprobs.square().sum(), inputs)])
+        # A head that is not trained.
+        frozen = hidden.clone().requires_grad_()
+        found = token_logprobs(
+            frozen,
+            targets,
+            weight=weight,
+            bias=bias,
+            chunk_tokens=chunk_tokens,
+            logit_map=logit_map,
+        )
+        (grad,) = torch.autograd.grad(found.square().sum(), frozen)
+        assert torch.equal(found, logprobs)
+        assert (grad - results[0][1]).norm() <= 1e-12 * grad.norm()
     plain = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
     logits = (plain[0] @ plain[1].T + plain[2]) * logit_map.scale
     if logit_map.cap is not None:
@@ -473,6 +486,20 @@ def reloaded_logprobs(model: Any, token_ids: Tensor) -> Tensor:
 
 def all_logprobs(policy: Policy, token_ids: Tensor) -> Tensor:
     return logprobs_of(policy, token_ids, list(range(1, token_ids.shape[1]))).detach()
+
+
+def test_an_adapter_goes_out_in_the_format_of_its_engine(tied: Path, tmp_path: Path) -> None:
+    policy = load_policy(tied, qlora_rank=4)
+    wake_lora(policy)
+    policy.save(tmp_path / "trained")
+    policy.save(tmp_path / "served", adapter_dtype="bfloat16")
+    trained, served = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("trained", "served")
+    )
+    assert trained.keys() == served.keys()
+    assert {one.dtype for one in trained.values()} == {torch.float32}
+    # What an engine would round them to, no more and no less.
+    assert all(torch.equal(served[name], one.bfloat16()) for name, one in trained.items())
 
 
 def test_a_saved_adapter_loads_in_peft_and_merges(tied: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """One step: one gradient however a batch is cut, the right direction, nothing on bad numbers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from builders import load_policy, make_trajectory, model_settings, qwen3
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -148,21 +150,21 @@ def batch_for(student: Policy, teacher: Policy, *, step: int = 0) -> Batch:
     )
 
 
-def reversed_ids(batch: Batch) -> Batch:
-    """The same trajectories in the opposite order."""
-    backwards = [
+def numbered(items: Iterable[ScoredTrajectory]) -> Batch:
+    """A batch of these in their order, which is that of ids."""
+    scored = [
         replace(item, trajectory=replace(item.trajectory, id=RolloutId(0, 0, rollout)))
-        for rollout, item in enumerate(reversed(batch.scored))
+        for rollout, item in enumerate(items)
     ]
-    return Batch(step=batch.step, scored=tuple(backwards))
+    return Batch(step=0, scored=tuple(scored))
 
 
-def gradient_of(policy: Policy, batch: Batch, *, max_tokens: int) -> Tensor:
+def gradient_of(policy: Policy, batch: Batch, *, max_tokens: int, pads: bool = False) -> Tensor:
     for parameter in policy.trained_parameters().values():
         parameter.grad = None
     accumulate_gradients(
         policy,
-        pack(batch, max_tokens=max_tokens),
+        pack(batch, max_tokens=max_tokens, pads=pads),
         algorithm=AlgorithmSettings(kl_discount=0.7),
         num_actions=batch.num_actions,
     )
@@ -190,16 +192,45 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
 ) -> None:
     policy = load(student, tuning=tuning, dtype=dtype)
     batch = batch_for(policy, load(teacher))
-    assert [len(pack(batch, max_tokens=size)) for size in (1, 60)] == [7, 2]
+    assert [len(pack(batch, max_tokens=size, pads=False)) for size in (1, 60)] == [7, 2]
     reference = gradient_of(policy, batch, max_tokens=100_000)
     assert reference.norm() > 0.01
-    for cut, max_tokens in ((batch, 1), (batch, 60), (reversed_ids(batch), 60)):
-        gradient = gradient_of(policy, cut, max_tokens=max_tokens)
-        assert (gradient - reference).norm() <= bound * reference.norm()
+    for cut, max_tokens in ((batch, 1), (batch, 60), (numbered(reversed(batch.scored)), 60)):
+        for pads in (False, True):
+            gradient = gradient_of(policy, cut, max_tokens=max_tokens, pads=pads)
+            assert (gradient - reference).norm() <= bound * reference.norm()
     for chunk_tokens in (1, 5):
         chunked = load(student, tuning=tuning, dtype=dtype, chunk_tokens=chunk_tokens)
         gradient = gradient_of(chunked, batch, max_tokens=60)
         assert (gradient - reference).norm() <= bound * reference.norm()
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_no_cut_order_chunk_or_checkpoint_changes_the_gradient(
+    student: Path, teacher: Path, data: st.DataObject
+) -> None:
+    """Any part of a batch in any order, against each trajectory alone without any of these."""
+    plain = load(student, tuning="full", dtype="float64", activation_checkpointing=False)
+    whole = batch_for(plain, load(teacher))
+    chosen = data.draw(st.lists(st.sampled_from(whole.scored), min_size=1, max_size=12))
+    reference = gradient_of(plain, numbered(chosen), max_tokens=1)
+    policy = load(
+        student,
+        tuning="full",
+        dtype="float64",
+        activation_checkpointing=data.draw(st.booleans()),
+        chunk_tokens=data.draw(st.integers(1, 50)),
+    )
+    gradient = gradient_of(
+        policy,
+        numbered(data.draw(st.permutations(chosen))),
+        max_tokens=data.draw(st.integers(1, 300)),
+        pads=data.draw(st.booleans()),
+    )
+    assert (gradient - reference).norm() <= 1e-12 * reference.norm()
 
 
 def test_the_gradient_is_that_of_every_trajectory_run_alone_through_a_plain_model(
@@ -259,7 +290,7 @@ def test_log_probabilities_before_an_update_are_told_however_the_batch_is_cut(
 
 def test_a_teacher_that_is_the_student_gives_no_advantage(student: Path) -> None:
     policy = load(student)
-    (micro_batch,) = pack(batch_for(policy, policy), max_tokens=100_000)
+    (micro_batch,) = pack(batch_for(policy, policy), max_tokens=100_000, pads=False)
     objective = compute_objective(
         policy.action_logprobs(
             micro_batch.token_ids,

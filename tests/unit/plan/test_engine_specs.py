@@ -13,8 +13,10 @@ from rnow.engines.vllm.command import VllmServerSettings
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.engine_specs import (
     Serving,
+    adapter_dtype,
     adapter_rank,
     dtype_tolerance,
+    rank_environments,
     sampling_spec,
     scoring_spec,
     trainer_environment,
@@ -59,6 +61,14 @@ def specs(serving: Serving, project: Path) -> tuple[EngineSpec, EngineSpec]:
         sampling_spec(serving, "student", student, lora_rank=32),
         scoring_spec(serving, teacher),
     )
+
+
+def test_adapters_go_out_in_what_our_own_server_rounds_them_to(project: Path) -> None:
+    assert adapter_dtype(make_serving(project, num_gpus=2)) == "bfloat16"
+    elsewhere = make_serving(project, "engine.url=http://127.0.0.1:1", num_gpus=2)
+    assert adapter_dtype(elsewhere) is None
+    here = ("engine.kind=local", "model.path=Qwen/Qwen3-1.7B", "teacher.path=Qwen/Qwen3-1.7B")
+    assert adapter_dtype(make_serving(project, *here, num_gpus=0)) is None
 
 
 def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) -> None:
@@ -218,3 +228,15 @@ def test_two_views_agree_as_far_as_the_coarser_of_them(
     dtypes: tuple[str, str], device: str, nats: float
 ) -> None:
     assert dtype_tolerance(*dtypes, device=device) == nats
+
+
+def test_each_rank_sees_its_own_gpu_alone(project: Path) -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "7,6,5,4,3"}
+    serving = make_serving(project, "trainer.num_ranks=2", num_gpus=5, environ=environ)
+    assert rank_environments(serving) == (
+        ORDER | {"CUDA_VISIBLE_DEVICES": "7"},
+        ORDER | {"CUDA_VISIBLE_DEVICES": "6"},
+    )
+    assert rank_environments(make_serving(project, num_gpus=5)) == ()
+    local = ("engine.kind=local", "trainer.num_ranks=2")
+    assert rank_environments(make_serving(project, *local, num_gpus=0)) == ({}, {})

@@ -242,7 +242,7 @@ def test_full_fine_tuning_of_8b_is_too_much_for_one_gpu_however_many_there_are()
         "GPU 0 can give 77.4 GiB, and needed are 162.9 (trainer 162.9)\n"
         "Any one of these makes it fit:\n"
         "  model.tuning: lora\n"
-        "  trainer.num_ranks: 6\n"
+        "  trainer.num_ranks: 4\n"
         "  GPUs with 88 GB more"
     )
 
@@ -502,3 +502,57 @@ def test_a_single_model_that_does_not_fit_is_named_alone() -> None:
         "the servers that are asked for (teacher 3) need a GPU each, and this machine has 2; "
         "ask for fewer replicas"
     )
+
+
+# A trainer of several GPUs
+
+
+def test_each_rank_of_the_trainer_has_a_gpu_and_the_servers_share_the_rest() -> None:
+    made = plan(workload("Qwen3-8B", "Qwen3-32B", "trainer.num_ranks=3"), *[H100] * 8)
+    assert gpus_of(made) == {
+        "trainer": ((0,), (1,), (2,)),
+        "student": ((3,), (4,), (5,)),
+        "teacher": ((6,), (7,)),
+    }
+    assert made.lines()[1] == (
+        "trainer    0 | 1 | 2     15.3   0.3        1.0         16.6         ·          ·       "
+        "2.7   35.8"
+    )
+    resources = "resources={trainer: {gpus: 2}, student: {gpus: 4}, teacher: {gpus: 2}}"
+    assert gpus_of(plan(workload("Qwen3-8B", "Qwen3-32B", resources), *[H100] * 8)) == {
+        "trainer": ((0,), (1,)),
+        "student": ((2,), (3,), (4,), (5,)),
+        "teacher": ((6,), (7,)),
+    }
+
+
+def test_full_fine_tuning_that_does_not_fit_on_one_gpu_is_cut_over_four() -> None:
+    full = ("Qwen3-8B", "Qwen3-32B", "model.tuning=full")
+    assert "needed are" in refusal(workload(*full), *[H100] * 8)
+    made = plan(workload(*full, "trainer.num_ranks=4"), *[H100] * 8)
+    trainer, one = made.role("trainer"), figures("Qwen3-8B")
+    assert trainer is not None
+    assert trainer.memory is not None
+    assert trainer.memory.weights == one.num_parameters
+    assert trainer.memory.optimizer == 2 * one.num_parameters
+    whole = workload(*full, "trainer.num_ranks=4", "trainer.shard_weights=false")
+    assert "  trainer.shard_weights: true" in refusal(whole, *[H100] * 8).split("\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["trainer.num_ranks=8"],
+            "trainer.num_ranks is 8, a GPU each, and servers need 1 more; this machine has 8: "
+            "lower it",
+        ),
+        (
+            ["trainer.num_ranks=3", "engine.replicas=5"],
+            "trainer.num_ranks is 3, a GPU each, and servers need 6 more; this machine has 8: "
+            "lower it",
+        ),
+    ],
+)
+def test_more_ranks_than_gpus_are_refused(settings: list[str], message: str) -> None:
+    assert refusal(workload("Qwen3-8B", "Qwen3-32B", *settings), *[H100] * 8) == message

@@ -1,4 +1,5 @@
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +179,14 @@ def test_a_quantized_teacher_needs_its_package(tmp_path: Path) -> None:
         f"{folder} has weights quantized by hqq, and the package hqq that reads them is not "
         "installed here: pip install hqq, or take the model that is not quantized"
     )
+
+
+def test_of_pickles_it_is_said_that_nobody_looked_into_them(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for number, more in ((1, "{file} is"), (2, "{file}, pytorch_model-2.bin are")):
+        with zipfile.ZipFile(tmp_path / f"pytorch_model-{number}.bin", "w") as file:
+            file.writestr("data.pkl", b"")
+        assert check_weights(tmp_path).notices == (
+            f"{tmp_path}: {more.format(file='pytorch_model-1.bin')} whole, and what weights a "
+            "pickle holds is seen when it is loaded, not before",
+        )

@@ -40,6 +40,25 @@ def test_fresh_never_takes_a_folder_that_is_there(tmp_path: Path) -> None:
     assert RunDirectory.choose(tmp_path, "clinic", fresh=False).path.name == "clinic"
 
 
+@pytest.mark.parametrize("place", ["runs", "runs/clinic"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_is_no_folder_is_never_taken_for_one(
+    tmp_path: Path, place: str, is_link: bool
+) -> None:
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    file.symlink_to("nowhere") if is_link else file.write_text("")
+    with pytest.raises(CheckpointError) as caught:
+        RunDirectory.choose(tmp_path, "clinic", fresh=False)
+    assert str(caught.value) == (
+        f"{file} is no folder, and the run's files go there: move it away, or give the project "
+        "another folder"
+    )
+    if place == "runs/clinic":
+        chosen = RunDirectory.choose(tmp_path, "clinic", fresh=True)
+        assert chosen.path == tmp_path / "runs" / "clinic-2"
+
+
 def test_rewinding_forgets_what_an_unfinished_step_left(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     for step in range(4):
@@ -56,6 +75,16 @@ def test_rewinding_forgets_what_an_unfinished_step_left(tmp_path: Path) -> None:
     # The journal of step 2 itself stays: its trajectories are taken up again.
     names = sorted(path.name for path in (run.path / "trajectories").iterdir())
     assert names == ["000000.jsonl", "000001.jsonl", "000002.jsonl"]
+    run.close()
+
+
+def test_rewinding_keeps_the_journal_that_the_weights_of_the_step_sampled(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    for step in range(5):
+        run.trajectories(step).write_text("{}\n")
+    run.rewind(2, max_lag=1)
+    names = sorted(path.name for path in (run.path / "trajectories").iterdir())
+    assert names == ["000000.jsonl", "000001.jsonl", "000002.jsonl", "000003.jsonl"]
     run.close()
 
 

@@ -11,7 +11,7 @@ from rnow.errors import EngineError, RolloutError, TeacherError, ToolDefinitionE
 from rnow.records import Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.runs.folder import RunDirectory
-from rnow.runs.journal import read_journal
+from rnow.runs.journal import Journal, read_journal
 from rnow.training.collect import Collected, Collector
 from rnow.training.looked_into import Verdict, no_verdict
 from rnow.training.metrics import step_metrics
@@ -86,6 +86,69 @@ async def test_a_trajectory_is_scored_while_others_still_roll_out(tmp_path: Path
 
     collected = await collect(Streaming(), tmp_path)
     assert len(collected.batch.scored) == 4
+
+
+async def test_a_slow_teacher_holds_rollouts_back_and_not_their_trajectories(
+    tmp_path: Path,
+) -> None:
+    begun = scored = most_unscored = 0
+    nothing_moves = asyncio.Event()
+
+    class SlowTeacher(World):
+        async def roll(self, attempt: Attempt) -> Trajectory:
+            nonlocal begun, most_unscored
+            begun += 1
+            most_unscored = max(most_unscored, begun - scored)
+            return make_scored(attempt.id, policy_version=attempt.policy_version).trajectory
+
+        async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
+            nonlocal scored
+            if scored == 0:
+                # Not before all that may begin without it has begun.
+                while begun < 5:
+                    await asyncio.sleep(0)
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                nothing_moves.set()
+            await nothing_moves.wait()
+            await asyncio.sleep(0)
+            scored += 1
+            return await super().score(trajectory)
+
+    world = SlowTeacher()
+    collector = Collector(
+        world.roll,
+        world.score,
+        run=RunDirectory(tmp_path),
+        concurrency=3,
+        max_dropped=0.0,
+        max_waiting=2,
+    )
+    collected = await collector.collect(3, PROMPTS, group_size=20, on_scored=lambda: None)
+    assert len(collected.batch.scored) == begun == scored == 40
+    assert most_unscored == 5
+
+
+async def test_a_step_that_lags_is_sampled_from_the_version_before(tmp_path: Path) -> None:
+    world = World()
+    collector = Collector(
+        world.roll,
+        world.score,
+        run=RunDirectory(tmp_path),
+        concurrency=3,
+        max_dropped=0.0,
+        max_lag=1,
+    )
+    assert [collector.sampled_from(step) for step in range(4)] == [0, 0, 1, 2]
+    path = tmp_path / "trajectories" / "000003.jsonl"
+    journal = Journal(path)
+    for version, rollout in ((3, 0), (2, 1)):  # only the second is of the version that counts
+        journal.append(make_scored(RolloutId(3, 2, rollout), policy_version=version))
+    journal.close()
+    collected = await collector.collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
+    assert collected.num_reused == 1
+    assert RolloutId(3, 2, 1) not in world.rolled
+    assert len(world.rolled) == 3
 
 
 async def test_what_the_journal_holds_is_not_rolled_out_again(tmp_path: Path) -> None:

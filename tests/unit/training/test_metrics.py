@@ -5,8 +5,9 @@ from builders import make_trajectory as trajectory_of
 from scored import make_scored
 
 from rnow.errors import ToolDefinitionError
-from rnow.records import RolloutId, Trajectory
-from rnow.training.metrics import merge_metrics, repetition, rollout_metrics
+from rnow.records import Batch, RolloutId, Trajectory
+from rnow.training.collect import Collected
+from rnow.training.metrics import merge_metrics, repetition, rollout_metrics, step_metrics
 
 
 def make_trajectory(**counts: int) -> Trajectory:
@@ -53,6 +54,23 @@ def test_repetition_is_of_four_tokens_within_one_turn() -> None:
     )
     assert repetition(two_turns) == 0.0
     assert repetition(trajectory_of([9, 1], [0, 1])) == 0.0
+
+
+def test_what_went_by_beside_an_update_is_no_time_of_the_step() -> None:
+    collected = Collected(
+        batch=Batch(step=3, scored=(make_scored(RolloutId(3, 0, 0), policy_version=2),)),
+        num_reused=0,
+        num_dropped_rollouts=0,
+        num_dropped_scores=0,
+        verdicts=(None,),
+        num_copied=0,
+        rollout_s=10.0,
+        teacher_wait_s=2.0,
+    )
+    for overlapped_s, rollout_s, teacher_s in ((0.0, 10.0, 2.0), (7.0, 3.0, 2.0), (11.0, 0.0, 1.0)):
+        found = step_metrics(replace(collected, overlapped_s=overlapped_s))
+        assert (found["time/rollout"], found["time/teacher"]) == (rollout_s, teacher_s)
+        assert (found["rollout/overlapped_s"], found["teacher/wait_s"]) == (overlapped_s, 2.0)
 
 
 def test_numbers_of_several_parts_make_one_line() -> None:

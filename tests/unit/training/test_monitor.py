@@ -95,3 +95,19 @@ def test_a_step_that_is_taken_up_again_counts_once_for_alarms(tmp_path: Path) ->
     run.close()
     # Six lines would be enough for the alarm on length; with step 4 counted once there are five.
     assert "ALARM" not in output.getvalue()
+
+
+def test_rollouts_of_the_next_step_are_counted_beside_the_stage(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    monitor = Monitor(Console(quiet=True), run=run, num_steps=3)
+    monitor.begin_step(1)
+    advance = monitor.begin_ahead(2, total=4)
+    with monitor.stage("update"):
+        advance()
+        advance()
+        shown = monitor.snapshot()
+    assert (shown["step"], shown["stage"], shown["total"]) == (1, "update", None)
+    assert shown["ahead"] == {"step": 2, "done": 2, "total": 4}
+    monitor.end_ahead()
+    assert monitor.snapshot()["ahead"] is None
+    run.close()

@@ -77,11 +77,11 @@ async def test_action_tokens_alone_get_the_teachers_log_probability() -> None:
     np.testing.assert_allclose(scored.teacher_logprobs, expected)
 
 
-async def test_a_trajectory_is_scored_in_one_request_from_its_first_action_on() -> None:
+async def test_a_trajectory_is_scored_in_one_request_that_asks_for_its_action_tokens() -> None:
     engine = ScriptedEngine([], logprob=logprob)
     await make_teacher(engine).score(TRAJECTORY)
-    assert [(request.token_ids, request.start) for request in engine.scores] == [
-        ((7, 8, 9, 2, 5, 6, 2), 2)
+    assert engine.scores == [
+        ScoreRequest(token_ids=(7, 8, 9, 2, 5, 6, 2), start=2, positions=(2, 3, 5, 6))
     ]
 
 
@@ -113,12 +113,12 @@ async def test_a_failure_of_the_engine_is_told_in_its_words_and_not_tried_again(
     ("answer", "message"),
     [
         (
-            np.array([-1.0, -1.0, -1.0, -1.0]),
-            "the teacher gave 4 log-probabilities for 0.5.1, 4 of them finite, not 5",
+            np.array([-1.0, -1.0, -1.0]),
+            "the teacher gave 3 log-probabilities for 0.5.1, 3 of them finite, not 4",
         ),
         (
-            np.array([-1.0, np.nan, -1.0, -np.inf, -1.0]),
-            "the teacher gave 5 log-probabilities for 0.5.1, 3 of them finite, not 5",
+            np.array([-1.0, np.nan, -1.0, -np.inf]),
+            "the teacher gave 4 log-probabilities for 0.5.1, 2 of them finite, not 4",
         ),
     ],
 )

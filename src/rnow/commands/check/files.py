@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rnow.chat.prompts import read_prompt_file
+from rnow.commands.arguments import require_writable
 from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.cautions import few_rollouts, long_generations
 from rnow.config.load import (
@@ -18,7 +19,14 @@ from rnow.config.load import (
     require_distill,
 )
 from rnow.config.source import ConfigSource, read_source
-from rnow.errors import ConfigError, DataError, DeadlineError, Problem, ToolDefinitionError
+from rnow.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DeadlineError,
+    Problem,
+    ToolDefinitionError,
+)
 from rnow.evaluation.grading import name_problems, require_gradable
 from rnow.records import Prompt
 from rnow.rollout.environment import mcp_settings
@@ -39,6 +47,7 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
         return point("config", "", _problems_of(error, directory)), None
     config, problems, notices = loaded.config, list(loaded.warnings), list[str]()
     checks: dict[str, Callable[[], object]] = {
+        "project_name": lambda: require_writable(loaded, directory),
         "dataset_type": lambda: require_distill(loaded),
         "browser.contact": lambda: require_contact(loaded),
         "browser.executable": lambda: notices.extend(chromium_notices(config, directory)),
@@ -47,8 +56,9 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
     for key, check in checks.items():
         try:
             check()
-        except ConfigError as error:
-            problems += error.problems or [loaded.problem(key, str(error))]
+        except (ConfigError, CheckpointError) as error:
+            own = error.problems if isinstance(error, ConfigError) else ()
+            problems += own or [loaded.problem(key, str(error))]
     problems += [loaded.problem("browser.executable", text, "warning") for text in notices]
     return point("config", "\n".join((str(loaded.file), *loaded.overrides)), problems), loaded
 

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from rnow.chat.bridge_check import check_template
+from rnow.chat.rendering_limit import memory_held
 from rnow.chat.template import ChatTemplate
 from rnow.chat.vocabulary import Vocabulary, check_prompts, check_words, read_vocabulary
 from rnow.cluster.machines import find_machines
@@ -77,8 +78,8 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> tuple[Point, Placeme
         kind = loaded.config.dataset_type
         return not_checked("devices", f"dataset_type {kind} is not trained in this version"), None
     try:
-        nodes = find_machines(loaded.config)
-        placement = place_roles(loaded, directory, may_download=False, nodes=nodes)
+        machines = find_machines(loaded.config)
+        placement = place_roles(loaded, directory, may_download=False, machines=machines)
     except ClusterError as error:
         problem = loaded.problem("resources.cluster", str(error))
         return point("devices", "", [problem]), None
@@ -154,6 +155,7 @@ def _shared_vocabulary(loaded: LoadedConfig, student: Path, directory: Path) -> 
     return None
 
 
+@memory_held()
 def _check_chat(
     loaded: LoadedConfig,
     directory: Path,

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from rnow.chat.conversation import conversation, turn_text
 from rnow.chat.template import ChatTemplate
+from rnow.commands.arguments import run_name
 from rnow.commands.contact import decide_contact
-from rnow.commands.run import run_name
 from rnow.commands.test.entries import choose_entries
 from rnow.commands.test.sample import Sample, make_folder, write_sample
 from rnow.commands.test.tool_statistics import tool_statistics

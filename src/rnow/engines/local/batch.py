@@ -4,8 +4,8 @@ Nothing here knows of asyncio, sessions or versions. What keeps the bits of a se
 of its neighbours (`LocalEngine`'s hard promise) is decided here and in attention.py:
 
 - A text is read alone, in pieces cut at fixed places counted from its own beginning.
-- Decoding always runs the same number of rows; rows without a sequence read token 0. A matrix
-  kernel is chosen by its shape, and the shape never changes.
+- Decoding runs one of a few numbers of rows, of which `invariant_sizes` has found that they give
+  the same bits; rows without a sequence read token 0. A matrix kernel is chosen by its shape.
 - Each row's attention goes over blocks of keys of a fixed size.
 """
 
@@ -23,8 +23,11 @@ from transformers import DynamicCache, PreTrainedModel
 from rnow.engines.base import ScoreRequest, Scores
 from rnow.engines.local.cache import KeyValues, RowCache
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
+from rnow.records import IntArray
 from rnow.runtime.experts import has_experts
 
+MIN_ROWS = 16  # below, matrix kernels change with the place and the number of rows
+_ROWS_STEP = 8
 _MAX_LOGITS = 2**26  # of one forward: 256 MB in fp32
 _PROMPT_CACHE_BYTES = 2**28
 
@@ -46,17 +49,21 @@ def read(
 
 def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
     """Return what `Engine.score` promises; only asked positions reach the LM head."""
-    token_ids, cache = request.token_ids, DynamicCache()
+    token_ids, asked, cache = request.token_ids, request.asked, DynamicCache()
     logprobs, top_ids, top_logprobs = [], [], []
     for piece in _pieces(model, len(token_ids) - 1):
         # The logits at position i speak of token i + 1.
-        first = max(request.start - 1, piece.start)
-        keep = torch.arange(first, max(first, piece.stop)) - piece.start
-        logits = _forward_piece(model, token_ids[piece], cache, keep=keep)[0]
-        if len(keep) == 0:
+        wanted = asked[(asked > piece.start) & (asked <= piece.stop)] - 1
+        keep = _kept(wanted, max(request.start - 1, piece.start), piece.stop)
+        logits = _forward_piece(
+            model, token_ids[piece], cache, keep=torch.from_numpy(keep - piece.start)
+        )[0]
+        if len(wanted) == 0:
             continue
+        if len(keep) > len(wanted):
+            logits = logits[torch.from_numpy(np.isin(keep, wanted)).to(logits.device)]
         table = torch.log_softmax(logits.float(), dim=-1)
-        following = torch.tensor(token_ids[first + 1 : piece.stop + 1], device=table.device)
+        following = torch.tensor([token_ids[place + 1] for place in wanted], device=table.device)
         logprobs.append(table.gather(-1, following[:, None])[:, 0])
         best = table.topk(request.num_top, dim=-1)
         top_ids.append(best.indices)
@@ -66,6 +73,17 @@ def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
         top_ids=torch.cat(top_ids).cpu().numpy().astype(np.int32),
         top_logprobs=torch.cat(top_logprobs).cpu().numpy(),
     )
+
+
+def _kept(wanted: IntArray, first: int, stop: int) -> IntArray:
+    """Return the positions for the LM head: `wanted`, and up to MIN_ROWS of their neighbours.
+
+    So few rows go through another matrix kernel, and a token would have other bits when asked with
+    few others than when asked with many.
+    """
+    if len(wanted) == 0 or len(wanted) >= MIN_ROWS:
+        return wanted
+    return np.union1d(wanted, np.arange(max(first, stop - MIN_ROWS), stop, dtype=np.int32))
 
 
 def _pieces(model: PreTrainedModel, num_tokens: int) -> Iterator[slice]:
@@ -109,6 +127,9 @@ class PromptCache:
         self._num_bytes = 0
         self._entries: OrderedDict[tuple[int, ...], tuple[KeyValues, Tensor]] = OrderedDict()
 
+    def __contains__(self, token_ids: Sequence[int]) -> bool:
+        return tuple(token_ids) in self._entries
+
     def read(self, model: PreTrainedModel, token_ids: Sequence[int]) -> tuple[KeyValues, Tensor]:
         key = tuple(token_ids)
         if key in self._entries:
@@ -147,45 +168,48 @@ class DecodingRow:
 
 
 class DecodingBatch:
-    """A fixed number of rows that decode together; sequences come and go between steps."""
+    """Sequences that decode together, in the first rows of as few as may be; they come and go
+    between steps."""
 
-    def __init__(self, model: PreTrainedModel, num_rows: int) -> None:
+    def __init__(self, model: PreTrainedModel, sizes: Sequence[int]) -> None:
+        """`sizes`: the numbers of rows that a step may run, ascending; the last is the most."""
         self._model = model
         self._device = next(model.parameters()).device
-        self._rows: list[DecodingRow | None] = [None] * num_rows
-        self._num_running = 0
-        self._cache = RowCache(num_rows)
+        self._sizes = sizes
+        self._rows: list[DecodingRow] = []
+        self._cache = RowCache(sizes[-1])
 
     def clear(self) -> None:
         """Forget all sequences, whatever state they are in."""
-        self._rows = [None] * len(self._rows)
-        self._num_running = 0
+        self._rows = []
         self._cache.clear()
 
     @property
     def is_full(self) -> bool:
-        return self._num_running == len(self._rows)
+        return len(self._rows) == self._sizes[-1]
 
     def add(self, row: DecodingRow, key_values: KeyValues) -> None:
-        index = self._rows.index(None)
-        self._cache.put(index, key_values)
-        self._rows[index] = row
-        self._num_running += 1
+        self._cache.put(len(self._rows), key_values)
+        self._rows.append(row)
 
     def remove(self, row: DecodingRow) -> KeyValues:
         """Take a sequence out; return the keys and values of its `length` tokens."""
         index = self._rows.index(row)
         key_values = self._cache.take(index, row.length)
-        self._rows[index] = None
-        self._num_running -= 1
-        if not self._num_running:
+        last = self._rows.pop()
+        if last is not row:
+            self._cache.put(index, self._cache.take(len(self._rows), last.length))
+            self._rows[index] = last
+        if not self._rows:
             self._cache.clear()
         return key_values
 
     def forward(self) -> Tensor:
-        """Read every row's last sampled token; return what may follow, logits [rows, vocab]."""
-        token_ids = [row.token_ids[-1] if row else 0 for row in self._rows]
-        position_ids, mask = self._cache.place([row.length if row else 0 for row in self._rows])
+        """Read every sequence's last token; return what may follow, logits [sequences, vocab]."""
+        size = next(size for size in self._sizes if size >= len(self._rows))
+        idle = [0] * (size - len(self._rows))
+        token_ids = [row.token_ids[-1] for row in self._rows] + idle
+        position_ids, mask = self._cache.place([row.length for row in self._rows] + idle)
         output = self._model(
             input_ids=torch.tensor(token_ids, device=self._device)[:, None],
             position_ids=position_ids,
@@ -194,39 +218,50 @@ class DecodingBatch:
             **_holding(self._model, self._cache),
         )
         for row in self._rows:
-            if row:
-                row.length += 1
-        logits: Tensor = output.logits[:, 0]
+            row.length += 1
+        logits: Tensor = output.logits[: len(self._rows), 0]
         return logits
 
     def step(self) -> None:
-        """Give every row its next token."""
+        """Give every sequence its next token."""
         logits = self.forward()
         tokens, logprobs = draw_tokens(
             logits,
-            uniforms=[row.uniforms.random() if row else 0.0 for row in self._rows],
-            temperatures=[row.temperature if row else 1.0 for row in self._rows],
+            uniforms=[row.uniforms.random() for row in self._rows],
+            temperatures=[row.temperature for row in self._rows],
         )
         for row, token, logprob in zip(self._rows, tokens, logprobs, strict=True):
-            if row:
-                row.token_ids.append(token)
-                row.logprobs.append(logprob)
+            row.token_ids.append(token)
+            row.logprobs.append(logprob)
 
 
-def is_batch_invariant(model: PreTrainedModel, num_rows: int) -> bool:
-    """Whether a sequence has the same bits in every row and beside any neighbours.
+def invariant_sizes(model: PreTrainedModel, num_rows: int) -> tuple[int, ...]:
+    """Return the numbers of rows, `num_rows` the last, that all give a sequence the same bits in
+    every row; none if `num_rows` itself does not.
 
-    Two cases are known where it has not. Torch may cut an elementwise operation among threads at a
+    Two cases are known where it does not. Torch may cut an elementwise operation among threads at a
     place that is no multiple of the vector length, and computes what lies at the cut by other code
     (seen with 3 threads); that is tried here. A mixture of experts runs each expert on as many rows
     as chose it, so that the shape follows the neighbours.
     """
     if has_experts(model.config.get_text_config()):
-        return False
-    batch = DecodingBatch(model, num_rows)
+        return ()
+    expected = _trial(model, num_rows)
+    if not bool((expected == expected[0]).all()):
+        return ()
+    fewer = [
+        size
+        for size in range(MIN_ROWS, num_rows, _ROWS_STEP)
+        if bool((_trial(model, size) == expected[0]).all())
+    ]
+    return (*fewer, num_rows)
+
+
+def _trial(model: PreTrainedModel, num_rows: int) -> Tensor:
+    """Decode one step of so many equal sequences; logits [rows, vocab]."""
+    batch = DecodingBatch(model, (num_rows,))
     key_values, _ = read(model, [0, 1, 2], ())
     for _ in range(num_rows):
         row = DecodingRow(length=3, uniforms=uniform_stream(0), temperature=1.0, token_ids=[1])
         batch.add(row, key_values)
-    logits = batch.forward()
-    return bool((logits == logits[0]).all())
+    return batch.forward()

@@ -31,7 +31,7 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers ships no types
         super().__init__(layers=[])
         self._num_rows = num_rows
         self._layers: list[tuple[Tensor, Tensor]] = []  # each [rows, kv heads, capacity, head]
-        self._all_rows = torch.arange(num_rows)
+        self._step_rows = torch.arange(num_rows)  # those that the step at hand runs
         self._positions = torch.zeros(num_rows, dtype=torch.long)
         self._num_keys = KEY_BLOCK
 
@@ -51,7 +51,7 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers ships no types
         )
 
     def place(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Say where the next step's tokens stand, one position a row.
+        """Say where the next step's tokens stand, one position for each of the first rows.
 
         Returns the positions [rows, 1] and the additive mask [rows, 1, 1, keys] over whole blocks.
         """
@@ -59,7 +59,7 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers ships no types
         self._num_keys = -(-longest // KEY_BLOCK) * KEY_BLOCK
         self._reserve(longest, like=self._layers)
         device = self._layers[0][0].device
-        self._all_rows = self._all_rows.to(device)
+        self._step_rows = torch.arange(len(positions), device=device)
         self._positions = torch.tensor(positions, device=device)
         hidden = torch.arange(self._num_keys, device=device) > self._positions[:, None]
         mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
@@ -69,9 +69,10 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers ships no types
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         keys, values = self._layers[layer_idx]
-        keys[self._all_rows, :, self._positions] = key_states[:, :, 0]
-        values[self._all_rows, :, self._positions] = value_states[:, :, 0]
-        return keys[:, :, : self._num_keys], values[:, :, : self._num_keys]
+        keys[self._step_rows, :, self._positions] = key_states[:, :, 0]
+        values[self._step_rows, :, self._positions] = value_states[:, :, 0]
+        num_rows, num_keys = len(self._step_rows), self._num_keys
+        return keys[:num_rows, :, :num_keys], values[:num_rows, :, :num_keys]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return int(self._positions.max())

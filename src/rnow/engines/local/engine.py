@@ -30,13 +30,12 @@ import torch
 from transformers import PreTrainedModel
 
 from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
-from rnow.engines.local.batch import DecodingBatch, is_batch_invariant, score
+from rnow.engines.local.batch import MIN_ROWS, DecodingBatch, invariant_sizes, score
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
 from rnow.engines.local.weights import load_model, load_policy_model
 from rnow.engines.local.worker import Generation, LoadedPolicy, Worker
 from rnow.errors import DeadlineError, EngineError, ModelError
 
-_MIN_ROWS = 16  # below, matrix kernels change with the place of a row
 _CLOSE_TIMEOUT_S = 60.0
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -65,19 +64,20 @@ class LocalEngine:
     ) -> None:
         """Load a model folder; its weights are samplable as policy version 0.
 
-        `rows`: how many sequences decode at once; others wait. It is part of what fixes the bits.
+        `rows`: how many sequences decode at once at most; others wait.
         `window`: tokens of the longest text, by which some models choose their positions. Blocks;
         the number of threads is the caller's at this moment.
         """
-        if rows < _MIN_ROWS:
-            raise EngineError(f"rows is {rows}: batch invariance needs at least {_MIN_ROWS}")
+        if rows < MIN_ROWS:
+            raise EngineError(f"rows is {rows}: batch invariance needs at least {MIN_ROWS}")
         model = load_model(model_path, dtype=_DTYPES[dtype], device=device, window=window)
         self.model = model
-        self._rows = rows
         self._request_timeout_s = request_timeout_s
-        self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, rows)))
         num_threads = torch.get_num_threads()
-        if not FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result():
+        sizes = FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result()
+        self._sizes = sizes or (rows,)
+        self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, self._sizes)))
+        if not sizes:
             logger.warning(
                 "%s: with %d threads the bits of a sequence change with its neighbours, so a "
                 "resumed run may differ from an uninterrupted one. OMP_NUM_THREADS=1 helps, "
@@ -113,7 +113,7 @@ class LocalEngine:
             policy = worker.start if version is None else worker.policy(version)
             scores = score(policy.model, request)
             if not np.isfinite(scores.logprobs).all():
-                where = request.start + int(np.argmin(np.isfinite(scores.logprobs)))
+                where = request.asked[np.argmin(np.isfinite(scores.logprobs))]
                 raise EngineError(f"the log-probability of token {where} is not finite")
             return scores
 
@@ -137,7 +137,7 @@ class LocalEngine:
                 model = load_policy_model(path, self.model)
             except ModelError as error:
                 raise EngineError(str(error)) from error
-            batch = DecodingBatch(model, self._rows)
+            batch = DecodingBatch(model, self._sizes)
             self._worker.policies[policy_version] = LoadedPolicy(policy_version, model, batch)
 
         await self._call(work, f"engine.load_policy of version {policy_version}")
@@ -188,7 +188,7 @@ class LocalEngine:
 
 
 @torch.inference_mode()
-def _settle_thread(model: PreTrainedModel, rows: int, num_threads: int) -> bool:
-    """Give the forward thread the caller's number of threads; say whether bits hold."""
+def _settle_thread(model: PreTrainedModel, rows: int, num_threads: int) -> tuple[int, ...]:
+    """Give the forward thread the caller's number of threads; say with how many rows bits hold."""
     torch.set_num_threads(num_threads)
-    return is_batch_invariant(model, rows)
+    return invariant_sizes(model, rows)

@@ -16,7 +16,7 @@ import numpy as np
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
 from rnow.errors import EngineError
-from rnow.records import FloatArray, StopReason
+from rnow.records import FloatArray, IntArray, StopReason
 
 ROUTE = "/inference/v1/generate"
 ABORT_ROUTE = "/inference/v1/abort_requests"
@@ -108,15 +108,15 @@ def read_completion(
     return Completion(
         prompt_ids=prompt_ids,
         token_ids=np.array(token_ids, dtype=np.int32),
-        logprobs=_checked(logprobs, "sampled token", first=0),
+        logprobs=_checked(logprobs, "sampled token", range(len(logprobs))),
         stop_reason=stop_reason,
         policy_version=request.policy_version,
     )
 
 
 def read_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores:
-    """Return the log-probabilities that `score_body` asked for, from `start` on."""
-    token_ids, start, num_top = request.token_ids, request.start, request.num_top
+    """Return those of the log-probabilities that `score_body` asked for that are wanted."""
+    token_ids, num_top = request.token_ids, request.num_top
     with _reading("scores", answer, model):
         entries = answer["prompt_logprobs"]
         if len(entries) != len(token_ids):
@@ -125,10 +125,10 @@ def read_scores(answer: Json, request: ScoreRequest, *, model: str) -> Scores:
             )
         rows = [
             _row(entry, position, token_ids[position], num_top)
-            for position, entry in enumerate(entries[start:], start)
+            for position, entry in ((place, entries[place]) for place in request.asked)
         ]
     return Scores(
-        logprobs=_checked([row[0] for row in rows], "token", first=start),
+        logprobs=_checked([row[0] for row in rows], "token", request.asked),
         top_ids=np.array([row[1] for row in rows], dtype=np.int32).reshape(len(rows), num_top),
         top_logprobs=np.array([row[2] for row in rows], dtype=np.float32).reshape(
             len(rows), num_top
@@ -148,10 +148,11 @@ def read_compact_scores(answer: Json, request: ScoreRequest, *, model: str) -> S
             raise EngineError(
                 f"the server gave {values.shape} log-probabilities, not ({num_scored}, 1)"
             )
+    asked = request.asked
     return Scores(
-        logprobs=_checked(values[:, 0], "token", first=request.start),
-        top_ids=np.empty((num_scored, 0), dtype=np.int32),
-        top_logprobs=np.empty((num_scored, 0), dtype=np.float32),
+        logprobs=_checked(values[asked - request.start, 0], "token", asked),
+        top_ids=np.empty((len(asked), 0), dtype=np.int32),
+        top_logprobs=np.empty((len(asked), 0), dtype=np.float32),
     )
 
 
@@ -186,13 +187,15 @@ def _stop_reason(finish: str, token_ids: Sequence[int], asked: SampleRequest) ->
     )
 
 
-def _checked(values: Sequence[float] | FloatArray, what: str, *, first: int) -> FloatArray:
+def _checked(
+    values: Sequence[float] | FloatArray, what: str, places: Sequence[int] | IntArray
+) -> FloatArray:
     array = np.asarray(values, dtype=np.float32)
     fine = np.isfinite(array) & (array > _NOT_A_LOGPROB)
     if not fine.all():
         index = int(np.argmin(fine))
         raise EngineError(
-            f"the log-probability of {what} {first + index} is not finite "
+            f"the log-probability of {what} {places[index]} is not finite "
             f"(the server gave {array[index]:g})"
         )
     return array

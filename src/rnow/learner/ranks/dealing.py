@@ -6,10 +6,7 @@ depends on the batch alone, never on who was quicker.
 
 from collections.abc import Sequence
 
-from rnow.learner.packing import MicroBatch
-
-# So many tokens in one sequence, and attention takes as long as the matrix products.
-_EVEN_TOKENS = 48_000
+from rnow.learner.packing import EVEN_TOKENS, MicroBatch
 
 
 def cost(micro_batch: MicroBatch) -> int:
@@ -18,7 +15,7 @@ def cost(micro_batch: MicroBatch) -> int:
     n² is the sum of 2 · position + 1, so it does not matter how sequences lie in the micro-batch.
     """
     positions = micro_batch.position_ids
-    return positions.numel() * (_EVEN_TOKENS + 1) + 2 * int(positions.sum())
+    return positions.numel() * (EVEN_TOKENS + 1) + 2 * int(positions.sum())
 
 
 def deal(costs: Sequence[int], num_ranks: int) -> tuple[tuple[int, ...], ...]:

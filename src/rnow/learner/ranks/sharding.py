@@ -27,6 +27,7 @@ def shard(network: Network, ranks: Ranks, *, whole: set[nn.Parameter]) -> None:
     for layer in _layers(network):
         fully_shard(layer, **options)
     fully_shard(network, **options)
+    network.is_cut = True
     for module in network.modules():
         if isinstance(module, FSDPModule):
             # The loss is divided by the whole batch's N already: a sum, not a mean.

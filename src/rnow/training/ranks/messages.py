@@ -7,7 +7,8 @@
     {"type": "restore", "folder"}                      ─▶  puts a checkpoint back
     {"type": "update", "step", "ids", "again"}         ─▶  makes it, from the step's journal
     {"type": "probe", "token_ids", "start"}            ─▶  log-probabilities of one sequence
-    {"type": "save", "folder"}                         ─▶  the first one: what an engine loads
+    {"type": "save", "folder", "adapter_dtype"}        ─▶  the first one: what an engine loads
+    {"type": "swap"}                                   ─▶  the weights before the last update
     {"type": "checkpoint", "folder", "step", "scalars"} ─▶ what a run goes on from
                                    ◀─ {"type": "progress", "phase": "micro-batch 2 of 5"}
                                    ◀─ {"type": "done", …}

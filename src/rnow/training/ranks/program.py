@@ -107,8 +107,12 @@ class _Rank:
         return {"logprobs": logprobs.tolist()}
 
     def _save(self, message: Message) -> dict[str, Any]:
-        self._student.save(Path(message["folder"]))
+        self._student.save(Path(message["folder"]), adapter_dtype=message["adapter_dtype"])
         kill_points.point("saved")
+        return {}
+
+    def _swap(self, message: Message) -> dict[str, Any]:
+        self._student.swap()
         return {}
 
     def _checkpoint(self, message: Message) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from rnow.records import Batch, FloatArray
 from rnow.training.ranks.processes import RankEnded, RankProcesses, RankSettings
 
 MAX_ENDS = 3
+_SWAP = {"type": "swap"}
 
 _T = TypeVar("_T")
 
@@ -47,6 +48,7 @@ class RankedStudent:
         self._num_ends = 0  # since an update was last finished
         self._base: Path | None = None  # the checkpoint that new processes begin with
         self._updates: list[dict[str, Any]] = []  # made since then
+        self._is_swapped = False
 
     @classmethod
     async def open(cls, settings: RankSettings, *, say: Callable[[str], None]) -> "RankedStudent":
@@ -84,10 +86,19 @@ class RankedStudent:
         first = self._wait_for(self._ask(message, what="probe"))[0]
         return np.asarray(first["logprobs"], dtype=np.float32)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, adapter_dtype: str | None = None) -> None:
         """As `Policy.save`."""
-        message = {"type": "save", "folder": str(folder.absolute())}
+        message = {"type": "save", "folder": str(folder.absolute()), "adapter_dtype": adapter_dtype}
         self._wait_for(self._ask(message, what="save"))
+
+    def swap(self) -> None:
+        """As `Trainer.swap`; ranks that are started anew meanwhile swap too."""
+
+        async def swap() -> None:
+            await self._ask(_SWAP, what="swap")
+            self._is_swapped = not self._is_swapped
+
+        self._wait_for(swap())
 
     def save_checkpoint(self, folder: Path, *, step: int, scalars: Mapping[str, Any]) -> None:
         """As `Student.save_checkpoint`."""
@@ -138,10 +149,16 @@ class RankedStudent:
         """Start new ranks and bring them to where the old ones were."""
         processes = await RankProcesses.start(self._settings)
         try:
+            num_done = 0
             if self._base is not None:
-                await processes.ask(_restore_message(self._base), what="restore")
+                answers = await processes.ask(_restore_message(self._base), what="restore")
+                # One more than was told of, where a rank ended with the new one in its place.
+                num_done = answers[0]["step"]
             for order in self._updates:
-                await processes.ask(order, what=f"update of step {order['step']} once more")
+                if order["step"] >= num_done:
+                    await processes.ask(order, what=f"update of step {order['step']} once more")
+            if self._is_swapped:
+                await processes.ask(_SWAP, what="swap")
         except BaseException:
             await processes.end()
             raise

@@ -1,0 +1,60 @@
+"""GPUs of several machines in one plan: each GPU knows its machine, 0 is this one.
+
+A run takes whole machines, so a GPU has the same number in a plan and on its machine.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rnow.errors import ConfigError
+from rnow.plan.devices import Devices, Gpu
+from rnow.plan.make import device_variables
+from rnow.plan.records import Plan
+
+
+def cluster_devices(here: Devices, machines: Mapping[str, tuple[Gpu, ...]]) -> Devices:
+    """Return this machine's GPUs and those of the others, in the machines' order."""
+    others = list(machines.values())[1:]
+    if not here.gpus and any(others):
+        raise ConfigError(
+            f"the trainer is on the machine of rnow run, which has no GPU ({here.reason}), and "
+            "other machines of resources.cluster have: start the run on one of them"
+        )
+    gpus = [*here.gpus]
+    for node, there in enumerate(others, 1):
+        gpus += [replace(gpu, node=node) for gpu in there]
+    return replace(here, gpus=tuple(gpus))
+
+
+def check_trainer_is_here(plan: Plan) -> None:
+    """Refuse a trainer on another machine: its ranks are children of this process."""
+    trainer = plan.role("trainer")
+    if trainer is not None and any(plan.gpus[gpu].node for gpu in trainer.gpus):
+        num_here = sum(gpu.node == 0 for gpu in plan.gpus)
+        raise ConfigError(
+            f"the trainer would have {len(trainer.gpus)} GPUs, and the machine of rnow run has "
+            f"{num_here}; the trainer stays there: lower trainer.num_ranks"
+        )
+
+
+def server_place(
+    gpus: Sequence[int], plan: Plan, nodes: Sequence[str], *, environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the settings that put a server on these GPUs of the plan, all of one machine."""
+    number = plan.gpus[gpus[0]].node
+    there = [index for index, gpu in enumerate(plan.gpus) if gpu.node == number]
+    devices = device_variables(
+        [there.index(gpu) for gpu in gpus],
+        [plan.gpus[index] for index in there],
+        environ=environ if number == 0 else {},
+    )
+    return {"devices": devices, "node": nodes[number] if nodes else None}
+
+
+def gpus_to_take(plan: Plan | None, nodes: Sequence[str]) -> dict[str, int]:
+    """Return how many GPUs are taken of each machine that is used: all that it has."""
+    if plan is None:
+        return dict.fromkeys(nodes, 0)
+    used = {plan.gpus[index].node for role in plan.roles for index in role.gpus}
+    return {nodes[number]: sum(gpu.node == number for gpu in plan.gpus) for number in sorted(used)}

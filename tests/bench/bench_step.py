@@ -1,0 +1,219 @@
+"""What scoring and updating an agentic batch costs, beside bare PyTorch and TRL's loss.
+
+    python tests/bench/bench_step.py [--rounds 3] [--trajectories 8]
+
+A student and a teacher of 70 M parameters with a vocabulary of 151,936; trajectories of lognormal
+lengths, 10 to 17 % of their tokens sampled in three turns. In turn, several times in one process,
+the best of each counts:
+
+    rnow    the embedded engine scores each trajectory, then `Trainer.update` with LoRA
+    bare    one sequence at a time by hand: body, LM head on action positions, log-softmax; the
+            simplest loss, its backward, clip, AdamW
+    TRL     GKDTrainer's own loss (beta 1, reverse KL) on logits of all tokens from both networks,
+            one sequence at a time, its backward, clip, AdamW. It compares whole distributions,
+            rnow the sampled tokens: what differs is the objective, not its work alone
+
+Bounds: rnow ≤ 0.85 × bare, ≤ 0.15 × TRL; memory, each in a process of its own, ≤ 0.35 × TRL's;
+the update alone at 8,192 tokens a sequence ≤ 1.02 × bare. Exit code 1 where one is broken.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_update import peak_bytes
+from torch.nn.functional import cross_entropy
+
+from rnow.config.settings import AlgorithmSettings, TrainerSettings
+from rnow.engines.base import ScoreRequest
+from rnow.engines.local.batch import score
+from rnow.engines.local.weights import load_model
+from rnow.learner.trainer import Trainer
+from rnow.records import Batch, RolloutId, ScoredTrajectory
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from builders import load_policy, make_trajectory, qwen3
+
+VOCAB = 151_936
+BOUNDS = {"rnow/bare": 0.85, "rnow/trl": 0.15, "memory/trl": 0.35, "update at 8k/bare": 1.02}
+
+
+def write_model(folder: Path) -> None:
+    network = qwen3(
+        vocab_size=VOCAB,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=8,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=16_384,
+        initializer_range=0.02,
+        tie_word_embeddings=True,
+    )
+    network.save_pretrained(folder)
+
+
+def batch_of(lengths: list[int]) -> Batch:
+    rng = np.random.default_rng(0)
+    scored = []
+    for rollout, length in enumerate(lengths):
+        mask = np.zeros(length, dtype=np.bool_)
+        sampled = int(length * rng.uniform(0.10, 0.17) / 3)
+        for end in (length // 3, 2 * length // 3, length):
+            mask[end - sampled : end] = True
+        logprobs = np.where(mask, rng.uniform(-13, -11, length), np.nan).astype(np.float32)
+        trajectory = make_trajectory(
+            rng.integers(0, VOCAB, length),
+            mask,
+            id=RolloutId(0, 0, rollout),
+            sampler_logprobs=logprobs,
+        )
+        scored.append(ScoredTrajectory(trajectory=trajectory, teacher_logprobs=logprobs - 1))
+    return Batch(step=0, scored=tuple(scored))
+
+
+def agentic_batch(count: int) -> Batch:
+    drawn = np.random.default_rng(1).lognormal(np.log(400), 0.7, count)
+    return batch_of([int(length) for length in drawn.clip(64, 3000)])
+
+
+class Lab:
+    """Both networks, and the three ways through one batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.teacher = load_model(folder, dtype=torch.float32, device="cpu", window=None)
+        self.policy = load_policy(folder)
+        self.trainer = Trainer(
+            self.policy,
+            settings=TrainerSettings(num_epochs=1),
+            algorithm=AlgorithmSettings(),
+            num_steps=100,
+            on_bad_numbers=lambda batch, reason: sys.exit(reason),
+        )
+        self.parameters = list(self.policy.trained_parameters().values())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5)
+
+    def rnow(self, batch: Batch) -> None:
+        with torch.inference_mode():
+            for item in batch.scored:
+                actions = tuple(np.flatnonzero(item.trajectory.action_mask).tolist())
+                ids = tuple(item.trajectory.token_ids.tolist())
+                score(
+                    self.teacher, ScoreRequest(token_ids=ids, start=actions[0], positions=actions)
+                )
+        self.trainer.update(batch)
+
+    def bare(self, batch: Batch, *, scores: bool = True) -> None:
+        for item in batch.scored:
+            ids = torch.from_numpy(item.trajectory.token_ids).long()[None]
+            actions = torch.from_numpy(np.flatnonzero(item.trajectory.action_mask))
+            if scores:
+                with torch.inference_mode():
+                    self._losses(self.teacher.base_model, self.teacher.lm_head, ids, actions)
+            network = self.policy.network
+            self._losses(network.body, network.head, ids, actions).sum().backward()
+        self._step()
+
+    def trl(self, batch: Batch) -> None:
+        from trl.experimental.gkd import GKDTrainer
+
+        for item in batch.scored:
+            ids = torch.from_numpy(item.trajectory.token_ids).long()[None]
+            mask = torch.from_numpy(item.trajectory.action_mask)[None]
+            logits = self.policy.network.causal_lm(input_ids=ids, use_cache=False).logits
+            with torch.no_grad():
+                wanted = self.teacher(input_ids=ids, use_cache=False).logits
+            GKDTrainer.generalized_jsd_loss(
+                logits[:, :-1], wanted[:, :-1], ids.masked_fill(~mask, -100)[:, 1:], beta=1.0
+            ).backward()
+        self._step()
+
+    def _losses(
+        self, body: torch.nn.Module, head: torch.nn.Module, ids: torch.Tensor, actions: torch.Tensor
+    ) -> torch.Tensor:
+        hidden = body(input_ids=ids, use_cache=False).last_hidden_state[0, actions - 1]
+        return cross_entropy(head(hidden), ids[0, actions], reduction="none")
+
+    def _step(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def best_of(rounds: int, *ways: Callable[[], None]) -> list[float]:
+    """Return the least time of each, taken in turn."""
+    times: list[list[float]] = [[] for _ in ways]
+    for number in range(rounds + 1):
+        for way, seconds in zip(ways, times, strict=True):
+            begin = time.perf_counter()
+            way()
+            if number:  # the first finds nothing warm
+                seconds.append(time.perf_counter() - begin)
+    return [min(seconds) for seconds in times]
+
+
+def extra_memory(folder: Path, way: str, count: int) -> float:
+    """Return the bytes that a step holds beyond the networks, in a process of its own."""
+    command = [sys.executable, __file__, "--memory-of", way, "--trajectories", str(count)]
+    done = subprocess.run([*command, "--folder", folder], check=True, stdout=subprocess.PIPE)
+    return float(done.stdout.split()[-1])
+
+
+def measure(folder: Path, *, rounds: int, count: int) -> dict[str, float]:
+    memory = {way: extra_memory(folder, way, count) for way in ("rnow", "trl")}
+    lab, batch, long = Lab(folder), agentic_batch(count), batch_of([8192])
+    ours, bare, trl = best_of(
+        rounds, lambda: lab.rnow(batch), lambda: lab.bare(batch), lambda: lab.trl(batch)
+    )
+    update, bare_update = best_of(
+        rounds, lambda: lab.trainer.update(long) and None, lambda: lab.bare(long, scores=False)
+    )
+    seconds = {
+        "rnow_s": ours,
+        "bare_s": bare,
+        "trl_s": trl,
+        "8k_s": update,
+        "bare_8k_s": bare_update,
+    }
+    sizes = {f"{way}_extra_gb": found / 1e9 for way, found in memory.items()}
+    print(json.dumps({name: round(value, 3) for name, value in (seconds | sizes).items()}))
+    return {
+        "rnow/bare": ours / bare,
+        "rnow/trl": ours / trl,
+        "memory/trl": memory["rnow"] / memory["trl"],
+        "update at 8k/bare": update / bare_update,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trajectories", type=int, default=8)
+    parser.add_argument("--memory-of", choices=["rnow", "trl"])
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    if given.memory_of:
+        lab, batch = Lab(given.folder), agentic_batch(given.trajectories)
+        before = peak_bytes()
+        getattr(lab, given.memory_of)(batch)
+        print(peak_bytes() - before)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder))
+        ratios = measure(Path(folder), rounds=given.rounds, count=given.trajectories)
+    broken = [name for name, ratio in ratios.items() if ratio > BOUNDS[name]]
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f} (bound {BOUNDS[name]}){' BROKEN' if name in broken else ''}")
+    sys.exit(bool(broken))
+
+
+if __name__ == "__main__":
+    main()

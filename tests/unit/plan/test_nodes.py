@@ -1,0 +1,72 @@
+"""GPUs of several machines: which are planned together, and how a server is shown its own."""
+
+from dataclasses import replace
+
+import pytest
+
+from rnow.errors import ConfigError
+from rnow.plan.devices import Devices, Gpu
+from rnow.plan.memory import RoleMemory
+from rnow.plan.nodes import check_trainer_is_here, cluster_devices, gpus_to_take, server_place
+from rnow.plan.records import Plan, RolePlan, StepTimes
+
+H100 = Gpu(kind="cuda", name="NVIDIA H100", memory_mib=81559)
+HERE = Devices(gpus=(H100, H100), reason="")
+MACHINES = {"a": (H100, H100), "b": (H100,), "c": (H100, H100)}
+
+
+def plan(trainer: tuple[int, ...], teacher: tuple[int, ...]) -> Plan:
+    none = RoleMemory(weights=0, overhead=0)
+    roles = (
+        RolePlan(role="trainer", gpus=trainer, memory=none, server=None),
+        RolePlan(role="teacher", gpus=teacher, memory=none, server=None),
+    )
+    gpus = cluster_devices(HERE, MACHINES).gpus
+    return Plan(
+        roles=roles,
+        gpus=gpus,
+        max_context_window=1,
+        num_rollouts=1,
+        gangs={},
+        times=StepTimes(seconds={}),
+    )
+
+
+def test_gpus_know_their_machine() -> None:
+    found = cluster_devices(HERE, MACHINES)
+    assert [gpu.node for gpu in found.gpus] == [0, 0, 1, 2, 2]
+    assert found.gpus[2] == replace(H100, node=1)
+
+
+def test_a_trainer_without_a_gpu_of_its_machine_is_refused() -> None:
+    none_here = Devices(gpus=(), reason="no nvidia-smi")
+    with pytest.raises(ConfigError, match=r"no GPU \(no nvidia-smi\).*start the run on one"):
+        cluster_devices(none_here, MACHINES)
+    assert cluster_devices(none_here, {"a": (), "b": ()}).gpus == ()
+
+
+def test_ranks_stay_on_the_machine_of_the_run() -> None:
+    check_trainer_is_here(plan((0, 1), (2,)))
+    with pytest.raises(ConfigError, match=r"3 GPUs, and the machine of rnow run has 2.*num_ranks"):
+        check_trainer_is_here(plan((0, 1, 2), (3,)))
+
+
+def test_a_server_sees_its_gpus_by_the_numbers_of_its_machine() -> None:
+    made = plan((0,), (3, 4))
+    environ = {"CUDA_VISIBLE_DEVICES": "5,7"}
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    nodes = [*MACHINES]
+    assert server_place((3, 4), made, nodes, environ=environ) == {
+        "devices": {**order, "CUDA_VISIBLE_DEVICES": "0,1"},
+        "node": "c",
+    }
+    assert server_place((1,), made, nodes, environ=environ) == {
+        "devices": {**order, "CUDA_VISIBLE_DEVICES": "7"},
+        "node": "a",
+    }
+    assert server_place((1,), made, (), environ=environ)["node"] is None
+
+
+def test_of_a_machine_that_is_used_all_gpus_are_taken() -> None:
+    assert gpus_to_take(plan((0,), (4,)), [*MACHINES]) == {"a": 2, "c": 2}
+    assert gpus_to_take(None, ["a", "b"]) == {"a": 0, "b": 0}
