@@ -12,9 +12,9 @@ from typing import Any, cast
 import numpy as np
 from rich.console import Console
 from scored import make_scored
+from scripted_engine import ScriptedEngine
 
 from rnow.engines.base import ScoreRequest, Scores
-from rnow.engines.scripted import ScriptedEngine
 from rnow.engines.vllm.deaths import Deaths
 from rnow.records import Batch, Prompt, ScoredTrajectory, Trajectory
 from rnow.rollout.attempt import Attempt

@@ -16,12 +16,12 @@ import pytest_asyncio
 from builders import tokenizer_folder
 from mcp_server import TOOLS, Served, over_stdio, served_over_http
 from processes import is_alive, wait_until
+from scripted_engine import ScriptedEngine
 
 from rnow.browser.settings import BrowserSettings
 from rnow.commands.check.project import check_project
 from rnow.config.load import load_config
 from rnow.config.mcp_servers import McpServer
-from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome, Trajectory
 from rnow.rollout.attempt import Attempt

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 from builders import tokenizer_folder
+from scripted_engine import ScriptedEngine
 
 from rnow.browser.settings import BrowserSettings
 from rnow.chat.template import ChatTemplate
 from rnow.config.settings import RolloutSettings
 from rnow.engines.base import SampleRequest
-from rnow.engines.scripted import ScriptedEngine
 from rnow.records import EndReason, Prompt, RolloutId, ToolOutcome
 from rnow.rollout.attempt import Attempt, run_rollout
 from rnow.tools.pool import ToolPool

@@ -88,7 +88,12 @@ def _adapter(annotation: Any) -> "tuple[TypeAdapter[Any], dict[str, Any]]":
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
         return adapter, adapter.json_schema()
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
-        raise TypeError(str(error).partition("\n")[0].partition(". ")[0]) from error
+        if getattr(error, "code", "") == "typed-dict-version":
+            raise TypeError(
+                "before Python 3.12 the TypedDict of typing does not say which of its keys must be "
+                "there; write from typing_extensions import TypedDict"
+            ) from error
+        raise TypeError(str(error).partition("\n")[0].partition(". ")[0].rstrip(".")) from error
 
 
 def _inlined(node: Any, definitions: Mapping[str, Any], inside: frozenset[str]) -> Any:

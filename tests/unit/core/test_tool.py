@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -265,6 +266,10 @@ class Point:
 class Filter(TypedDict):
     title: str
     day: NotRequired[date]
+
+
+class TypingsOwn(typing.TypedDict):
+    title: str
 
 
 class Node(BaseModel):
@@ -686,3 +691,20 @@ def test_what_the_schema_of_a_server_says_is_checked(
     with pytest.raises(ArgumentError) as raised:
         check_arguments("t", schema, given)
     assert str(raised.value) == message
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic reads typing's own from 3.12 on")
+def test_the_typed_dict_of_typing_is_refused_with_the_one_to_take() -> None:
+    def search(filters: list[TypingsOwn]) -> str:
+        """Search."""
+        return ""
+
+    with pytest.raises(TypeError) as caught:
+        tool(search)
+    assert str(caught.value) == (
+        "Tool registration failed: Parameter 'filters' of tool 'search' has a type that cannot be "
+        "made of what a model writes: before Python 3.12 the TypedDict of typing does not say "
+        "which of its keys must be there; write from typing_extensions import TypedDict. Use str, "
+        "int, float, bool, list, dict, Literal, an Enum, a date, a tuple, a dataclass or a "
+        "pydantic model."
+    )

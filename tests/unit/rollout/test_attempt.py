@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import tokenizer_folder
+from scripted_engine import ScriptedEngine
 
 from rnow.chat.template import ChatTemplate
 from rnow.chat.transcript import transcript
 from rnow.config.settings import RolloutSettings
 from rnow.engines.base import Completion, SampleRequest
-from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import EngineError, RolloutError
 from rnow.records import (
     EndReason,

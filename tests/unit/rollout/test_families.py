@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from builders import real_template, real_templates, template_folder
+from scripted_engine import ScriptedEngine
 from scripted_tools import ScriptedTools
 from written_turns import answer_turn, call_turn
 
@@ -14,7 +15,6 @@ from rnow.chat.template import ChatTemplate
 from rnow.commands.check.models import check_chat
 from rnow.commands.check.point import Outcome
 from rnow.config.load import load_config
-from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import TemplateError
 from rnow.records import EndReason, Prompt, RolloutId, ToolOutcome, Trajectory
 from rnow.rollout.attempt import Attempt, run_rollout

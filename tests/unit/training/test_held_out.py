@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from builders import make_trajectory, tokenizer_folder
 from rich.console import Console
+from scripted_engine import ScriptedEngine
 
 from rnow.browser.local_sites import LocalSites
 from rnow.chat.template import ChatTemplate
@@ -13,7 +14,6 @@ from rnow.chat.vocabulary import Vocabulary
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
 from rnow.engines.base import SampleRequest
-from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import DataError
 from rnow.records import Prompt
 from rnow.rollout.environment import Environment

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from builders import make_trajectory, tokenizer_folder
 from scored import make_scored
+from scripted_engine import ScriptedEngine
 
 from rnow.chat.template import ChatTemplate
 from rnow.engines.base import ScoreRequest, Scores
-from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import EngineError
 from rnow.records import Batch, Prompt, RolloutId, ScoredTrajectory
 from rnow.runs.beside import read_beside

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripted_engine import ScriptedEngine
 from vllm_fake import logprob_of, serve_fake
 
 from rnow.engines.base import Completion, Engine, Sampled, SampleRequest, ScoreRequest, Scores
-from rnow.engines.scripted import ScriptedEngine
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.wire import ROUTE
 from rnow.errors import PublicationError

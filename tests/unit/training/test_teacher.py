@@ -4,9 +4,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from builders import make_trajectory
+from scripted_engine import ScriptedEngine
 
 from rnow.engines.base import ScoreRequest, Scores
-from rnow.engines.scripted import ScriptedEngine
 from rnow.errors import DeadlineError, EngineError, TeacherError
 from rnow.records import RolloutId
 from rnow.training.teacher import Teacher
