@@ -75,6 +75,7 @@ check: setup
 	$(BIN)/python scripts/make_configuration_doc.py --check
 	$(BIN)/python scripts/make_gpu_doc.py --check
 	$(BIN)/python scripts/make_metrics_doc.py --check
+	$(BIN)/python scripts/make_messages_doc.py --check
 
 bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_cli.py
@@ -99,6 +100,7 @@ soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_check_matrix.py
 	$(BIN)/python tests/bench/soak_kills.py
 	$(BIN)/python tests/bench/soak_kills.py --lag 1
+	$(BIN)/python tests/bench/bench_estimates.py
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2 --kill
 
 clean:

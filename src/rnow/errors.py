@@ -25,9 +25,10 @@
     └── Interrupted                   not an error: asked to stop by Ctrl-C (130), SIGTERM (143),
                                       or trainer.max_time_s (0)
 
-To add one: subclass, draw it here, give it the exit code that a shell script should see. A message
-says what is wrong, the value, where, and what to do; the command line prints it, no traceback.
-Errors of the user's files carry their `problems` one by one, for `rnow check --json`.
+To add one: subclass, draw it here, give it the exit code that a shell script should see, what it is
+`about`, and the `remedy` that docs/messages.md shows where a message names none. A message says
+what is wrong, the value, where, and what to do; the command line prints it, no traceback. Errors of
+the user's files carry their `problems` one by one, for `rnow check --json`.
 """
 
 from collections.abc import Sequence
@@ -39,10 +40,14 @@ class RnowError(Exception):
     """Base of everything that rnow raises on purpose; `exit_code` is what the process ends with."""
 
     exit_code: int = 1
+    about: str = ""
+    remedy: str = ""
 
 
 class UsageError(RnowError):
     exit_code = 2
+    about = "the command line"
+    remedy = "see rnow COMMAND --help"
 
 
 Severity = Literal["error", "warning"]
@@ -70,6 +75,9 @@ class Problem:
 class ConfigError(RnowError, ValueError):
     """Made from a sentence, or from problems: then the message has one line for each."""
 
+    about = "config.yml"
+    remedy = "correct the named line; all keys: docs/configuration.md"
+
     def __init__(self, message: str = "", *, problems: Sequence[Problem] = ()) -> None:
         self.problems = tuple(problems)
         super().__init__(message or "\n".join(str(problem) for problem in self.problems))
@@ -78,85 +86,115 @@ class ConfigError(RnowError, ValueError):
 class DataError(RnowError, ValueError):
     """Made as a ConfigError is."""
 
+    about = "train.jsonl, val.jsonl"
+    remedy = "correct the named line; what a line may hold: docs/data.md"
+
     def __init__(self, message: str = "", *, problems: Sequence[Problem] = ()) -> None:
         self.problems = tuple(problems)
         super().__init__(message or "\n".join(str(problem) for problem in self.problems))
 
 
 class StoreError(RnowError):
-    pass
+    about = "the store of pages"
+    remedy = "give it room and a folder of its own, or build it again with rnow corpus build"
 
 
 class ToolDefinitionError(RnowError, TypeError):
-    pass
+    about = "tools.py, rewards.py"
+    remedy = "correct the named line; docs/tools.md shows what a tool is"
 
 
 class TemplateError(RnowError):
-    pass
+    about = "the chat template"
+    remedy = "give the model another chat_template.jinja, or take another model: docs/models.md"
 
 
 class ModelError(RnowError):
-    pass
+    about = "a model's folder"
+    remedy = "download it again whole, or name another in model.path or teacher.path"
 
 
 class EngineError(RnowError):
-    pass
+    about = "what samples and scores"
+    remedy = "read logs/ in the run's folder, then start the same command again: it goes on"
 
 
 class ServerError(RnowError):
     """Not an EngineError: no single rollout is to blame, and none is to be tried again."""
 
+    about = "a server that rnow started"
+    remedy = "read its log in logs/, mend what it says, start again: the run goes on"
+
 
 class ClusterError(RnowError):
-    pass
+    about = "several machines"
+    remedy = "make the named machines alike and reachable: docs/cluster.md"
 
 
 class TeacherError(RnowError):
-    pass
+    about = "the teacher"
+    remedy = "compare its tokenizer and template with the student's, or take another"
 
 
 class RolloutError(RnowError):
-    pass
+    about = "too many lost rollouts"
+    remedy = "controller.log names each; mend the commonest, then start again: the run goes on"
 
 
 class GradingError(RnowError):
-    pass
+    about = "a grader of rewards.py"
+    remedy = "mend the named grader, and try it with rnow test"
 
 
 class CheckpointError(RnowError):
-    pass
+    about = "a run's folder"
+    remedy = "put back what was changed, or begin anew with --fresh"
 
 
 class RankError(RnowError):
-    pass
+    about = "processes of the trainer"
+    remedy = "read logs/ in the run's folder, then start again: the run goes on"
 
 
 class OutOfMemoryError(RnowError):
-    pass
+    about = "memory of an update"
+    remedy = "lower trainer.max_tokens_per_micro_batch or rollout.max_context_window"
 
 
 class SpaceError(RnowError):
-    pass
+    about = "a full disk"
+    remedy = "make room, then start again: the run goes on"
 
 
 class PublicationError(RnowError):
+    about = "weights that did not arrive"
+    remedy = "compare model.dtype and engine.dtype"
     exit_code = 4
 
 
 class BadNumbersError(RnowError):
+    about = "loss or gradient that is no number"
+    remedy = "lower trainer.learning_rate, or set model.dtype: float32"
     exit_code = 4
 
 
 class RanksDifferError(RnowError):
+    about = "processes with different weights"
+    remedy = "start again: the run goes on from its last checkpoint"
     exit_code = 4
 
 
 class DeadlineError(RnowError):
+    about = "something that took too long"
+    remedy = "look at what is named; a limit of the settings can be raised"
     exit_code = 3
 
 
 class Interrupted(RnowError):
     """The run was asked to stop and has; what was done by then is saved."""
+
+    about = "no error: the run was asked to stop"
+    remedy = "the same command goes on"
 
     def __init__(self, reason: str, exit_code: int) -> None:
         super().__init__(reason)

@@ -96,7 +96,7 @@ MODELS = ROOT / "src" / "rnow" / "templates" / "clinic" / "models"
 
 def quick_start_of(command: str) -> list[str]:
     """Return the lines of README's block that begins with `command`."""
-    (block,) = re.findall(rf"```bash\n({command}\n.*?)```", README, re.DOTALL)
+    (block,) = re.findall(rf"```bash setup\n({command}\n.*?)```", README, re.DOTALL)
     return str(block).splitlines()
 
 

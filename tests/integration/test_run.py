@@ -25,6 +25,8 @@ from rnow.commands.init import init_project
 from rnow.commands.run import train_project
 from rnow.config.load import load_config
 from rnow.records import ToolOutcome
+from rnow.runs.folder import RunDirectory
+from rnow.runs.measured import measured_steps
 from rnow.training.registry import unregistered
 
 SHORT = ("data.batch_size=4", "data.group_size=2", "trainer.max_steps=3")
@@ -41,6 +43,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first_run(project: Path) -> Path:
     rnow("run", project, "--name", "first", *SHORT)
     return project / "runs" / "first"
+
+
+def test_a_run_has_the_steps_and_rollouts_that_its_plan_said(first_run: Path) -> None:
+    plan, lines = RunDirectory(first_run).read_plan(), RunDirectory(first_run).read_metrics()
+    assert plan["steps"]["value"] == len(lines)
+    assert plan["rollouts"]["value"] == sum(line["rollout/trajectories"] for line in lines)
+    assert plan["place"] == "local, cpu"
+    # Its own steps are what the next plan is made from.
+    config = load_config(first_run.parents[1], overrides=SHORT).config
+    measured = measured_steps(first_run.parents[1], config, place="local, cpu")
+    assert set(map(str, lines)) <= set(map(str, measured.counted))
 
 
 def test_the_engine_receives_the_ids_of_the_ledger_and_agrees_with_the_trainer(

@@ -4,13 +4,12 @@
     prompts and settings ───────────┼─▶ estimate_costs ─▶ Costs: lines() for the terminal, as_json()
     sizes of both models, GPUs ─────┘
 
-What was measured wins: the median of its times, the mean of its tokens, scaled by the rollouts of a
-step. Else the time is made from the models' sizes and a table of devices, and from numbers that are
-plain assumptions and are called so. What nothing is known of has no number.
+What was measured wins, scaled by the rollouts of a step (measured.py). Else the time is made from
+the models' sizes and a table of devices, and from numbers that are plain assumptions and are called
+so. What nothing is known of has no number.
 """
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import ceil
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from rnow.plan.dealing import step_times
 from rnow.plan.device_table import device_or_other
 from rnow.plan.figures import ModelFigures
+from rnow.plan.measured import Bound, Measured
 from rnow.plan.pace import TOKENS_A_RESULT, TOKENS_A_TURN, Gang, StepTokens, assumed_tokens
 from rnow.plan.records import Role
 from rnow.runtime.console import duration
@@ -30,8 +30,6 @@ TOKENS_PER_S = {"vllm": 60.0, "local": 30.0, "url": 60.0}  # that one rollout sa
 SECONDS_A_CALL = 1.0
 _JOURNAL_BYTES = (2, 20)  # a token that was read, one that was sampled; compressed
 _FLOPS = {"lora": 6, "full": 8}  # a parameter and token: forward twice, and backward
-
-Bound = Literal["student", "teacher", "trainer", "tools"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +66,11 @@ class Work:
     def rollouts_a_step(self) -> float:
         return self.num_rollouts / max(1, self.num_steps)
 
+    @property
+    def place(self) -> str:
+        """What the run's seconds are of: "vllm, 3 x NVIDIA H100 80GB HBM3", "local, cpu"."""
+        return f"{self.engine}, {f'{self.num_gpus} x {self.gpu}' if self.gpu else 'cpu'}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -92,6 +95,7 @@ class Costs:
     total_s: Estimate | None  # without the start of the engines
     gpu_hours: Estimate | None
     bound_by: Bound | None  # what a step waits for most
+    place: str  # what its seconds are of
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -134,17 +138,21 @@ class Costs:
         return f", bound by the {self.bound_by}" if self.bound_by else ""
 
 
-def estimate_costs(work: Work, measured: Sequence[Mapping[str, float]]) -> Costs:
-    """Return what `work` will take; `measured` are finished steps of the same kind, newest last."""
+def estimate_costs(work: Work, measured: Measured) -> Costs:
+    """Return what `work` will take, by what was measured where there is something."""
     sampled, read, tokens_basis = _tokens(work, measured)
     num_evaluated = work.num_evaluations * work.num_held_out
     num_all = work.num_rollouts + num_evaluated
     parts, time_basis = _parts(work, measured, sampled=sampled, read=read)
-    step_s = None if parts is None else Estimate(value=sum(parts.values()), basis=time_basis)
-    total_s = None
-    if parts is not None and step_s is not None:
-        eval_s = _evaluation_s(work, measured, rolling_s=parts["student"] + parts["tools"])
-        whole = work.num_steps * step_s.value + work.num_evaluations * eval_s
+    step_s = total_s = None
+    if parts is not None:
+        timed = measured.step_s(work.rollouts_a_step) if measured.timed else sum(parts.values())
+        step_s = Estimate(value=timed, basis=time_basis)
+        rolling_s = parts["student"] + parts["tools"]
+        eval_s = measured.evaluation_s() or (
+            rolling_s * work.num_held_out / max(1.0, work.rollouts_a_step)
+        )
+        whole = work.num_steps * timed + work.num_evaluations * eval_s
         total_s = Estimate(value=whole, basis=time_basis)
     journal = work.num_rollouts * (_JOURNAL_BYTES[0] * read + _JOURNAL_BYTES[1] * sampled)
     hours = total_s and Estimate(
@@ -166,16 +174,14 @@ def estimate_costs(work: Work, measured: Sequence[Mapping[str, float]]) -> Costs
         total_s=total_s,
         gpu_hours=hours if work.num_gpus else None,
         bound_by=None if parts is None else max(parts.items(), key=lambda part: part[1])[0],
+        place=work.place,
     )
 
 
-def _tokens(work: Work, measured: Sequence[Mapping[str, float]]) -> tuple[float, float, str]:
+def _tokens(work: Work, measured: Measured) -> tuple[float, float, str]:
     """Return the tokens of one rollout, sampled and read, and where they are from."""
-    if measured:
-        rollouts = sum(line["rollout/trajectories"] for line in measured)
-        sampled = sum(line["tokens/action"] for line in measured) / rollouts
-        whole = sum(line["tokens/total"] for line in measured) / rollouts
-        return sampled, whole - sampled, _measured_basis(measured)
+    if measured.counted:
+        return *measured.tokens_a_rollout(), measured.basis(measured.counted)
     sampled, read = assumed_tokens(
         max_turns=work.max_turns,
         max_tokens=work.max_tokens,
@@ -193,11 +199,12 @@ def _tokens(work: Work, measured: Sequence[Mapping[str, float]]) -> tuple[float,
 
 
 def _parts(
-    work: Work, measured: Sequence[Mapping[str, float]], *, sampled: float, read: float
+    work: Work, measured: Measured, *, sampled: float, read: float
 ) -> tuple[dict[Bound, float] | None, str]:
     """Return the seconds of a step by what is waited for; None: the models' sizes are not known."""
-    if measured:
-        return _measured_parts(work, measured), _measured_basis(measured)
+    if measured.timed:
+        parts = measured.parts(work.rollouts_a_step, concurrency=work.concurrency)
+        return parts, measured.basis(measured.timed)
     if {"student", "trainer"} <= set(work.gangs):
         return _planned_parts(work, sampled=sampled, read=read)
     if work.student is None or work.teacher is None:
@@ -214,7 +221,7 @@ def _parts(
     rolled = waves * sampled / rate
     tools = waves * (work.max_turns - 1) * SECONDS_A_CALL
     # The teacher scores while others roll: what it takes longer than they do is waited for.
-    parts: dict[Bound, float] = {
+    parts = {
         "student": rolled,
         "tools": tools,
         "teacher": max(0.0, scored - rolled - tools),
@@ -242,40 +249,6 @@ def _planned_parts(work: Work, *, sampled: float, read: float) -> tuple[dict[Bou
     return parts, f"estimated as in the plan of devices, {SECONDS_A_CALL:g} s a tool call; {device}"
 
 
-def _measured_parts(work: Work, measured: Sequence[Mapping[str, float]]) -> dict[Bound, float]:
-    """Return the median step, scaled to the rollouts of this run's; what is not rollouts, teacher
-    or update (publishing, saving) is the trainer's."""
-
-    def scaled(name: str) -> float:
-        per_rollout = [line[name] / max(1, line["rollout/trajectories"]) for line in measured]
-        return statistics.median(per_rollout) * work.rollouts_a_step
-
-    whole = [line["time/step"] - line.get("time/eval", 0.0) for line in measured]
-    per_rollout = [
-        seconds / max(1, line["rollout/trajectories"])
-        for seconds, line in zip(whole, measured, strict=True)
-    ]
-    step_s = statistics.median(per_rollout) * work.rollouts_a_step
-    rolled, waited = scaled("time/rollout"), scaled("time/teacher")
-    # Rollouts wait for their tools side by side.
-    tools = min(rolled, scaled("tool/seconds") / min(work.concurrency, work.rollouts_a_step))
-    return {
-        "student": rolled - tools,
-        "tools": tools,
-        "teacher": waited,
-        "trainer": max(0.0, step_s - rolled - waited),
-    }
-
-
-def _evaluation_s(
-    work: Work, measured: Sequence[Mapping[str, float]], *, rolling_s: float
-) -> float:
-    seen = [line["time/eval"] for line in measured if "eval/accuracy" in line]
-    if seen:
-        return statistics.median(seen)
-    return rolling_s * work.num_held_out / max(1.0, work.rollouts_a_step)
-
-
 def _disk(work: Work) -> Estimate | None:
     """Return the bytes of kept checkpoints, of two published versions, and of the model."""
     if work.student is None:
@@ -295,11 +268,6 @@ def _device(gpu: str | None) -> tuple[float, str]:
         return CPU_TFLOPS, f"assumed {CPU_TFLOPS:g} TFLOP/s of a CPU"
     device, phrase = device_or_other(gpu)
     return device.tflops, f"{USED_SHARE:.0%} of {phrase}"
-
-
-def _measured_basis(measured: Sequence[Mapping[str, float]]) -> str:
-    many = "s" if len(measured) > 1 else ""
-    return f"from {len(measured)} measured step{many} of this project"
 
 
 def _count(value: float) -> str:

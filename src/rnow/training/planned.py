@@ -62,7 +62,7 @@ def plan_costs(
         gangs={} if plan is None else plan.gangs,
         sharing=frozenset() if plan is None else plan.times.sharing,
     )
-    return estimate_costs(work, measured_steps(project, config))
+    return estimate_costs(work, measured_steps(project, config, place=work.place))
 
 
 def _prompt_tokens(

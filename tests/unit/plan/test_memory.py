@@ -152,6 +152,15 @@ def test_activations_are_what_a_forward_and_backward_allocate(
         assert counted <= expected <= 1.12 * counted
 
 
+@pytest.mark.slow
+def test_activations_of_a_mixture_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = config("Qwen3-30B-A3B", num_hidden_layers=3)
+    load = trainer_load("lora", max_tokens=8192)
+    counted = count_allocations(published, load, monkeypatch)
+    expected = trainer_memory(read_figures("Qwen3-30B-A3B", published), load).activations
+    assert counted <= expected <= 1.15 * counted
+
+
 def count_allocations(
     published: dict[str, Any], load: TrainerLoad, monkeypatch: pytest.MonkeyPatch
 ) -> int:

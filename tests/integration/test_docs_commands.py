@@ -1,0 +1,56 @@
+"""Every command of README and docs that needs no GPU, network or person, as it stands there."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from docs_blocks import PAGES, Block, blocks, is_run, words_of
+from short_runs import shared_cli
+
+# A page's blocks are run one after the other in a folder of its own.
+RUN = {
+    page: [block for block in blocks(page) if is_run(block) or len(block.info) == 2]
+    for page in PAGES
+    if any(map(is_run, blocks(page)))
+}
+
+
+def shorten(project: Path) -> None:
+    """Make the clinic's run one of a few rollouts: what it says and leaves behind is the same."""
+    file = project / "config.yml"
+    text = file.read_text()
+    for written, now in (
+        ("batch_size: 16", "batch_size: 2"),
+        ("group_size: 4", "group_size: 2"),
+        ("max_steps: 20", "max_steps: 1"),
+    ):
+        assert text.count(written) == 1
+        text = text.replace(written, now)
+    file.write_text(text)
+    held_out = project / "val.jsonl"
+    held_out.write_text("".join(held_out.read_text().splitlines(keepends=True)[:2]))
+
+
+def follow(block: Block) -> None:
+    """Write the file that a block is, or type its commands; each must succeed."""
+    if not is_run(block):
+        name = block.info[1]
+        if "/" in name:
+            Path(name).write_text(block.text)
+        return
+    for command in block.commands:
+        done = shared_cli()(*words_of(command))
+        assert done.status == 0, f"{block.place}: {command}\n{done.output}"
+        if " init " in command:
+            shorten(Path(shlex.split(command)[2]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_a_page_can_be_followed_word_for_word(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in RUN[page]:
+        follow(block)
+    assert list(tmp_path.glob("*/runs/*/model"))
