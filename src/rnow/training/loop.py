@@ -14,11 +14,11 @@ step is finished when its checkpoint is in place; whatever stops the run before 
 taken up again from its journal, and so is the one whose rollouts had begun.
 """
 
-import asyncio
 from collections.abc import Mapping
 
 from rnow.runtime.kill_points import point
 from rnow.runtime.signals import StopRequest
+from rnow.runtime.trainer_thread import in_trainer_thread
 from rnow.training.ahead import Ahead
 from rnow.training.collect import Collected
 from rnow.training.metrics import step_metrics
@@ -92,9 +92,9 @@ async def _publish_sampler(parts: Parts) -> None:
     if version == parts.first_step:
         await parts.publisher.publish(version)
         return
-    await asyncio.to_thread(parts.trainer.swap)
+    await in_trainer_thread(parts.trainer.swap)
     await parts.publisher.publish(version)
-    await asyncio.to_thread(parts.trainer.swap)
+    await in_trainer_thread(parts.trainer.swap)
     point("former/published")
 
 
@@ -104,8 +104,8 @@ async def _learn(
     """Update on a batch, write its line, save."""
     with monitor.stage("update"):
         # In a thread, so that a signal is heard; awaited to its end, so that it is saved.
-        updated = await asyncio.to_thread(parts.trainer.update, collected.batch)
+        updated = await in_trainer_thread(parts.trainer.update, collected.batch)
     monitor.finish_step(step_metrics(collected), parts.gauges(), updated, measured)
     parts.publisher.agreement.check_step(collected.batch.step, updated)
-    await asyncio.to_thread(parts.save, collected.batch.step + 1)
+    await in_trainer_thread(parts.save, collected.batch.step + 1)
     parts.deaths.forget()

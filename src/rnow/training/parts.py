@@ -1,6 +1,5 @@
 """What a run is made of, and how each part is made: session.py says when, loop.py what they do."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from rnow.runs.bad import keep_bad_batch
 from rnow.runs.folder import RunDirectory
 from rnow.runs.saving import Saver, TrainedState
 from rnow.runtime.side_by_side import side_by_side
+from rnow.runtime.trainer_thread import in_trainer_thread
 from rnow.training.agreement import Agreement
 from rnow.training.collect import Collector
 from rnow.training.looked_into import keep_logprobs
@@ -99,7 +99,7 @@ class Learner:
             trainer = ranked
         else:
             load = partial(_load_here, config, run=run, num_steps=num_steps, say=say)
-            trainer = await asyncio.to_thread(load, student=student, device=device)
+            trainer = await in_trainer_thread(load, student=student, device=device)
         saver = Saver(
             run,
             state=trainer,

@@ -7,7 +7,6 @@ that have left adapters out. Sampling from stale or half-loaded weights is other
 loss stays smooth and learns nothing. Deadlines are the engine's.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rnow.errors import PublicationError
 from rnow.records import FloatArray
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.kill_points import point
+from rnow.runtime.trainer_thread import in_trainer_thread
 from rnow.training.agreement import PROBES, Agreement
 
 _NUM_SAMPLES = 8  # at once
@@ -59,7 +59,7 @@ class Publisher:
         if policy_version in self._held:
             return self._held[policy_version]
         folder = self._run.policy(policy_version)
-        await asyncio.to_thread(self._save, folder)
+        await in_trainer_thread(self._save, folder)
         point("publish/saved")
         await self._engine.load_policy(folder, policy_version)
         point("publish/loaded")
@@ -82,7 +82,7 @@ class Publisher:
     async def _probe(self, policy_version: int) -> float:
         """Return how far the engine is apart on a fixed sequence."""
         ids = self._probe_ids
-        expected = await asyncio.to_thread(self._probe_trainer, ids, 1)
+        expected = await in_trainer_thread(self._probe_trainer, ids, 1)
         request = ScoreRequest(token_ids=tuple(ids), start=1, policy_version=policy_version)
         answers = await self._engine.probe(request)
         # The furthest of all copies of the weights; NaN if one of them is.
@@ -112,7 +112,7 @@ class Publisher:
             for seed in range(_NUM_SAMPLES)
         ]
         copies = await self._engine.probe_sampling(requests)
-        differences = await asyncio.to_thread(self._differences, copies)
+        differences = await in_trainer_thread(self._differences, copies)
         for copy, (alone, together) in zip(copies, differences, strict=True):
             if not np.max([alone, together]) <= self.agreement.limit(PROBES[1]):
                 raise PublicationError(

@@ -5,7 +5,6 @@
 What a user can have got wrong is looked at first; models are loaded last.
 """
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -34,6 +33,7 @@ from rnow.runtime.garbage import rare_collections
 from rnow.runtime.heartbeat import beating
 from rnow.runtime.logs import log_to
 from rnow.runtime.signals import StopRequest
+from rnow.runtime.trainer_thread import in_trainer_thread
 from rnow.tools.env import fixed_variables
 from rnow.training.collect import Collector
 from rnow.training.gpu_use import watching_gpus
@@ -199,7 +199,7 @@ async def _train(
         with monitor.stage("loading the trainer"):
             loading = Learner.open(stack, serving, models.student, run, num_steps, monitor.say)
             learner = await stop.cut(loading)
-            first_step = await asyncio.to_thread(learner.saver.restore)
+            first_step = await in_trainer_thread(learner.saver.restore)
         run.rewind(first_step, max_lag=config.trainer.max_policy_lag)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
         monitor.reports = stack.enter_context(_reports(session, first_step, say=monitor.say))
@@ -235,9 +235,9 @@ async def _train(
         try:
             await train(parts, monitor=monitor, stop=stop)
         except Interrupted:
-            await asyncio.to_thread(learner.saver.save_pending)
+            await in_trainer_thread(learner.saver.save_pending)
             raise
-        await asyncio.to_thread(_finish, session, learner, num_steps, environment.chat.ends.ids)
+        await in_trainer_thread(_finish, session, learner, num_steps, environment.chat.ends.ids)
 
 
 def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -> Reports:
