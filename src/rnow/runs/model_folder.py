@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rnow.config.settings import Config
+from rnow.errors import CheckpointError
 from rnow.learner.checkpoint import load_checkpoint
 from rnow.learner.policy import Policy
 from rnow.learner.weights import export_merged
@@ -95,6 +96,13 @@ def write_checkpoint_model(
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy what makes text of ids; raise CheckpointError where it was taken away meanwhile."""
+    if not (source / "tokenizer.json").is_file():
+        raise CheckpointError(
+            f"{source} has no tokenizer.json any more, without which the trained model cannot be "
+            "used, so it is not written. Nothing is lost: put the folder back and give the same "
+            "command again"
+        )
     for name in TOKENIZER_FILES:
         # A full model brings its own generation_config.json.
         if (source / name).exists() and not (target / name).exists():
