@@ -60,6 +60,7 @@ def costs(step_s: float | None, *, basis: str = "a table") -> Costs:
         total_s=None,
         gpu_hours=None,
         bound_by=None,
+        place="",
     )
 
 
