@@ -42,6 +42,7 @@ class Placement:
     device: Literal["cuda", "cpu"]  # of the trainer, and of models in this process
     plan: Plan | None  # None: no GPU
     notices: tuple[str, ...]  # one line each, for the user
+    unseen: tuple[str, ...] = ()  # what of the models' weights was not looked at, for rnow check
     nodes: tuple[str, ...] = ()  # of a cluster, this machine first; (): this machine alone
 
     def lines(self) -> tuple[str, ...]:
@@ -206,7 +207,9 @@ def _look_at_models(
         except ModelError as error:
             raise ModelError(f"{model.path} cannot be used\n  {model.key}: {error}") from error
         notices += [line for line in own if line not in notices]
-    return replace(placement, notices=tuple(notices))
+    unseen = (told[model].unseen for model in placement.models.values() if model in told)
+    lines = dict.fromkeys(line for line in unseen if line is not None)
+    return replace(placement, notices=tuple(notices), unseen=tuple(lines))
 
 
 def _look_at(model: ModelFiles, use: Use, weights: Weights, *, fetch: bool) -> list[str]:

@@ -60,14 +60,15 @@ class Weights(NamedTuple):
     """What was seen of a model's weights without loading them."""
 
     notices: tuple[str, ...] = ()  # one line each, for the user
+    unseen: str | None = None  # a line of what was not looked at
     shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # {}: the files do not say it
 
 
 def check_weights(folder: Path) -> Weights:
     """Open every header in `folder`; ModelError names the file that cannot be loaded, and why.
 
-    A notice is of another precision than config.json says, or of weights that were not looked at:
-    of a pickle no more is than that it is whole.
+    A notice is of another precision than config.json says. Of a pickle no more is looked at than
+    that it is whole.
     """
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
@@ -105,8 +106,7 @@ def check_weights(folder: Path) -> Weights:
             f"{folder}: {_listed(pickles)} {'is' if len(pickles) == 1 else 'are'} whole, and what "
             "weights a pickle holds is seen when it is loaded, not before"
         )
-    told = told if unseen is None else (*told, unseen)
-    return Weights(told, {name: one.shape for name, one in weights.items()})
+    return Weights(told, unseen, {name: one.shape for name, one in weights.items()})
 
 
 def check_quantization(folder: Path, *, is_trained: bool, is_served: bool) -> bool:

@@ -84,6 +84,10 @@ def test_with_a_gpu_and_vllm_auto_is_vllm_and_the_plan_is_shown(project: Path) -
     assert made.plan is not None
     assert made.notices == (REACH_8B,)
     assert made.lines() == (REACH_8B, *made.plan.lines())
+    assert [line.partition(":")[0] for line in made.unseen] == [
+        f"{project}/student",
+        f"{project}/teacher",
+    ]
     assert made.lines()[-2].startswith("teacher: 1 vLLM server with gpu_memory_utilization ")
 
 

@@ -88,7 +88,7 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> tuple[Point, Placeme
         keys = ("model.path", "teacher.path")
         key = next((key for key in keys if f"  {key}: " in str(error)), "engine.kind")
         return point("devices", "", [loaded.problem(key, str(error))]), None
-    return point("devices", "\n".join(placement.lines())), placement
+    return point("devices", "\n".join([*placement.lines(), *placement.unseen])), placement
 
 
 def check_plan(
