@@ -20,6 +20,7 @@ from rnow.errors import TemplateError
 _MAX_SECONDS = (
     20.0  # a template takes milliseconds, for the longest conversation a tenth of a second
 )
+_STEPS_TO_RAISE = 1_000_000  # it is raised at one of the first, if at all
 _MAX_CHARS = 50_000_000
 _MAX_BYTES = 2 * 2**30  # beyond what the process has; a template takes a few megabytes
 _OWN_PAGES = Path("/proc/self/statm")
@@ -95,14 +96,29 @@ def _within(seconds: float, work: Callable[[], str]) -> str:
     timer = threading.Timer(seconds, stop)
     timer.daemon = True
     timer.start()
+    is_raised = False
     try:
         return work()
+    except _TooLong:
+        is_raised = True
+        raise
     finally:
         with lock:
             state["ended"] = True
-            if state["stopped"]:  # where it has not been raised yet it must not be raised later
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)
         timer.cancel()
+        if state["stopped"] and not is_raised:
+            _raise_and_forget()
+
+
+def _raise_and_forget() -> None:
+    """Let what was sent to this thread be raised here, where it has not been yet.
+
+    Taking it back would leave Python 3.11 looking for it at every step for ever: a trace, which a
+    debugger sets, then never comes beyond the first line of a function.
+    """
+    with suppress(_TooLong):
+        for _ in range(_STEPS_TO_RAISE):
+            pass
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Templates that do not end, or write without end."""
 
 import resource
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -147,3 +148,54 @@ def test_a_limit_on_memory_that_is_there_already_stays(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert int(within) < int(outside) == lower
+
+
+AFTERWARDS = """
+import sys, time
+from rnow.chat.rendering_limit import rendered
+from rnow.errors import TemplateError
+
+def for_ever():
+    while True:
+        pass
+
+def deaf():  # what was sent to it is raised later, or never
+    end = time.monotonic() + 0.3
+    try:
+        while time.monotonic() < end:
+            pass
+    except BaseException:
+        time.sleep(0.1)
+    return "text"
+
+def late():
+    time.sleep(0.3)  # in C: it comes when that is done
+    return "text"
+
+for work in (for_ever, deaf, late, for_ever):
+    try:
+        rendered(work, name="m", max_seconds=0.1)
+    except TemplateError as error:
+        assert "was stopped" in str(error)
+
+def traced():
+    return sum(number for number in range(3))
+
+lines = 0
+def count(frame, event, _):
+    global lines
+    lines += 1
+    return count if lines < 1000 else None
+
+sys.settrace(count)
+traced()
+sys.settrace(None)
+print(lines < 100)
+"""
+
+
+def test_after_a_template_was_stopped_a_trace_comes_to_an_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
