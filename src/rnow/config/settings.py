@@ -268,15 +268,6 @@ class ResourcesSettings(Section):
     teacher: EngineResources | None = None
     trainer: TrainerResources | None = None
 
-    @property
-    def are_given(self) -> bool:
-        """Whether GPUs are given to roles: a role that is not named has one then."""
-        return any(role is not None for role in (self.student, self.teacher, self.trainer))
-
-    def gpus(self, role: Literal["student", "teacher", "trainer"]) -> int:
-        given: EngineResources | TrainerResources | None = getattr(self, role)
-        return 1 if given is None else given.gpus
-
 
 class Config(Section):
     """config.yml with every default written out."""

@@ -24,13 +24,25 @@ _BIG_GPU = 70 * GIB  # from here on the larger of them
 
 def num_ranks(config: Config) -> int:
     """Return how many processes make an update together."""
-    resources = config.resources
-    return config.trainer.num_ranks or (1 if resources is None else resources.gpus("trainer"))
+    return config.trainer.num_ranks or _given_gpus(config, "trainer") or 1
 
 
 def gives_gpus(config: Config) -> bool:
-    """Return whether the settings say how many GPUs the roles have."""
-    return config.resources is not None and config.resources.are_given
+    """Return whether the settings say how many GPUs the roles have: one, of a role not named."""
+    roles: tuple[Role, ...] = ("student", "teacher", "trainer")
+    return any(_given_gpus(config, role) is not None for role in roles)
+
+
+def _given_gpus(config: Config, role: Role) -> int | None:
+    resources = config.resources
+    if resources is None:
+        return None
+    of_role = {
+        "student": resources.student,
+        "teacher": resources.teacher,
+        "trainer": resources.trainer,
+    }[role]
+    return None if of_role is None else of_role.gpus
 
 
 def weights_are_cut(config: Config) -> bool:
@@ -90,10 +102,9 @@ class Workload:
 
     def num_gpus(self, role: Role) -> int | None:
         """Return how many GPUs the settings give `role`; None: planned."""
-        resources = self.config.resources
-        if resources is None or not resources.are_given:
+        if not gives_gpus(self.config):
             return None
-        return self.num_ranks if role == "trainer" else resources.gpus(role)
+        return self.num_ranks if role == "trainer" else _given_gpus(self.config, role) or 1
 
     @property
     def num_ranks(self) -> int:

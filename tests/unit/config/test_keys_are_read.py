@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from rnow.cluster.machines import find_machines
 from rnow.commands.init import init_project
 from rnow.commands.run import train_project
 from rnow.commands.test.trial import Wishes, try_project
@@ -102,7 +103,7 @@ def make_project(folder: Path) -> Path:
 def serve(project: Path, *overrides: str) -> None:
     """Plan vLLM servers and write their specs."""
     config = loaded(project, "engine.kind=vllm", "engine.python=python", *overrides)
-    placement = place_roles(config, project, devices=GPUS)
+    placement = place_roles(config, project, devices=GPUS, machines=find_machines(config.config))
     serving = Serving(
         config=config.config, placement=placement, logs=project / "logs", untied=project / "untied"
     )
