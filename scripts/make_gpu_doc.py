@@ -8,7 +8,6 @@ written by hand. Plans are those of the reference project's config.yml with the 
 the published figures of the models (tests/fixtures/configs).
 """
 
-import argparse
 import json
 import re
 import sys
@@ -85,22 +84,6 @@ EXAMPLES = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    old = PAGE.read_text(encoding="utf-8")
-    new = with_tables(old)
-    if not parser.parse_args().check:
-        PAGE.write_text(new, encoding="utf-8")
-        return 0
-    if new == old:
-        return 0
-    print(f"{PAGE} is out of date: run python scripts/make_gpu_doc.py", file=sys.stderr)
-    return 1
-
-
 def with_tables(page: str) -> str:
     """Return `page` with every table made anew."""
 
@@ -136,4 +119,13 @@ def figures(path: str) -> ModelFigures:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from generated_page import write_or_check
+
+    sys.exit(
+        write_or_check(
+            PAGE,
+            lambda: with_tables(PAGE.read_text(encoding="utf-8")),
+            script=__file__,
+            about=__doc__,
+        )
+    )

@@ -9,7 +9,6 @@ cause and its remedy are the two sides of its semicolon; of an error without one
 class's own, in src/rnow/errors.py.
 """
 
-import argparse
 import ast
 import re
 import sys
@@ -102,21 +101,6 @@ class Message:
             is_ours = isinstance(kind, type) and issubclass(kind, RnowError)
             return self.text, f"*{kind.remedy}*" if is_ours else ""
         return cause, remedy
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    page = make_page()
-    if not parser.parse_args().check:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{PAGE} is out of date: run python scripts/make_messages_doc.py", file=sys.stderr)
-    return 1
 
 
 def make_page() -> str:
@@ -214,4 +198,6 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from generated_page import write_or_check
+
+    sys.exit(write_or_check(PAGE, make_page, script=__file__, about=__doc__))

@@ -4,7 +4,6 @@ python scripts/make_metrics_doc.py            # writes the page
 python scripts/make_metrics_doc.py --check    # exit 1 if the page is out of date
 """
 
-import argparse
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -23,21 +22,6 @@ HEAD = """\
 counts ([tools.md](tools.md)) stands beside them under the name that it counts with.
 
 """
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    page = make_page()
-    if not parser.parse_args().check:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{PAGE} is out of date: run python scripts/make_metrics_doc.py", file=sys.stderr)
-    return 1
 
 
 def make_page() -> str:
@@ -62,4 +46,6 @@ def _row(row: Metric) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from generated_page import write_or_check
+
+    sys.exit(write_or_check(PAGE, make_page, script=__file__, about=__doc__))

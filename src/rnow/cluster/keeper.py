@@ -29,8 +29,6 @@ from rnow.errors import EngineError
 from rnow.plan.devices import Gpu, find_devices
 
 _PLACES = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # memory first: read once, then dropped
-_LOOK_DEADLINE_S = 60.0
-_VERSION = "from importlib.metadata import version; print(version('vllm'))"
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -49,7 +47,6 @@ class Machine:
 class Started:
     """A server that serves."""
 
-    pid: int
     log_file: Path  # on its machine
 
 
@@ -79,21 +76,6 @@ class Keeper:
         """Return the number of this process, and the folder that it keeps files in."""
         return os.getpid(), self._folder
 
-    async def vllm_version(self, python: str | None) -> str:
-        """Return the version of vLLM that `engine.python` has here; raise where it has none."""
-        command = [python or sys.executable, "-I", "-c", _VERSION]
-        try:
-            done = await asyncio.to_thread(
-                subprocess.run, command, capture_output=True, text=True, timeout=_LOOK_DEADLINE_S
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise EngineError(f"engine.python is {command[0]}, which cannot be run: {error}") from (
-                None
-            )
-        if done.returncode:
-            raise EngineError(f"{command[0]} has no vLLM: {done.stderr.strip()[-300:]}")
-        return done.stdout.strip()
-
     async def start(self, name: str, settings: VllmServerSettings) -> Started:
         """Start a server and return when it has answered; raises as VllmServer.start does."""
         if not settings.model.is_dir():
@@ -109,7 +91,7 @@ class Keeper:
         )
         self._servers[name] = server
         self._clients[name] = server.client(server.why_ended, pauses_s=())
-        return Started(pid=server.pid, log_file=log_file)
+        return Started(log_file=log_file)
 
     async def exchange(
         self, name: str, method: str, route: str, body: bytes | None

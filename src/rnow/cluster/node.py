@@ -55,6 +55,16 @@ def _put(file: Path) -> Any:
     return ray.put(content)
 
 
+async def _awaited(ref: Awaitable[Value]) -> Value:
+    """Return what a keeper answers; where nobody waits for it any more, it need not go on."""
+    try:
+        return await ref
+    except asyncio.CancelledError:
+        with suppress(RayError, ValueError):
+            ray.cancel(ref)
+        raise
+
+
 @dataclass(slots=True, eq=False)
 class Node:
     """One machine. `keeper` is the handle of its Keeper."""
@@ -74,11 +84,7 @@ class Node:
         """Return what the keeper answers; raise its error, or EngineError where it is gone."""
         try:
             async with within(limit_s, f"{what} on {self.name}"):
-                return await ref
-        except asyncio.CancelledError:
-            with suppress(RayError, ValueError):
-                ray.cancel(ref)
-            raise
+                return await _awaited(ref)
         except RayTaskError as error:
             if isinstance(error.cause, RnowError):
                 raise error.cause from None
@@ -119,11 +125,7 @@ class KeptClient(VllmClient):
     async def exchange(self, method: str, route: str, body: bytes | None) -> tuple[int, bytes]:
         ref = self._node.keeper.exchange.remote(self._server, method, route, body)
         try:
-            answer = await ref
-        except asyncio.CancelledError:
-            with suppress(RayError, ValueError):
-                ray.cancel(ref)
-            raise
+            answer = await _awaited(ref)
         except RayActorError as error:
             raise ConnectionError(self._node.gone(error)) from error
         except RayTaskError as error:
@@ -145,7 +147,7 @@ class KeptServer:
     def __init__(
         self, node: Node, name: str, settings: VllmServerSettings, started: Started
     ) -> None:
-        self.node, self.settings, self.pid = node, settings, started.pid
+        self.node, self.settings = node, settings
         self._their_log = str(started.log_file)
         self.url = f"ray://{name}"
         self._name = name
