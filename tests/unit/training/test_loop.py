@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -102,19 +103,25 @@ async def test_a_run_that_has_all_its_steps_only_evaluates(tmp_path: Path) -> No
     assert lab.log == ["load 4", "evaluate 4"]
 
 
-async def test_rollouts_that_fail_beside_an_update_let_it_end_and_be_saved(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    failed = threading.Event()
+def failing_at_step_1(failed: threading.Event) -> Callable[[Attempt], Awaitable[None]]:
+    """Fail each rollout of step 1; `failed` is set when all of them have."""
 
     async def on_roll(attempt: Attempt) -> None:
         if attempt.id.step == 1:
             when_rollouts_end(1, failed)
             raise EngineError("the server is gone")
 
+    return on_roll
+
+
+async def test_rollouts_that_fail_beside_an_update_let_it_end_and_be_saved(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    failed = threading.Event()
+
     def on_update(batch: Batch) -> None:
         assert failed.wait(LIMIT_S)
 
-    lab.on_roll, lab.on_update = on_roll, on_update
+    lab.on_roll, lab.on_update = failing_at_step_1(failed), on_update
     with pytest.raises(RolloutError, match=r"step 1 lost 1 of 2 trajectories(.|\n)*server is gone"):
         await lab.train()
     assert lab.log == ["load 0", "evaluate 0", "update 0", "save 1"]
@@ -147,16 +154,11 @@ async def test_of_two_that_fail_the_second_is_told_too(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     failed = threading.Event()
 
-    async def on_roll(attempt: Attempt) -> None:
-        if attempt.id.step == 1:
-            when_rollouts_end(1, failed)
-            raise EngineError("the server is gone")
-
     def on_update(batch: Batch) -> None:
         assert failed.wait(LIMIT_S)
         raise BadNumbersError("the loss is nan")
 
-    lab.on_roll, lab.on_update = on_roll, on_update
+    lab.on_roll, lab.on_update = failing_at_step_1(failed), on_update
     with pytest.raises(BadNumbersError, match="the loss is nan"):
         await lab.train()
     assert lab.said.getvalue() == (
