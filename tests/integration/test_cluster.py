@@ -153,14 +153,18 @@ async def test_gpus_that_another_run_has_are_asked_for_in_vain_with_words(
     machines: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # Ray would count those
-    taken = machines.add_node(**NODE, num_gpus=2).node_id
-    await find_nodes(machines.address)
-    async with opened_cluster(machines.address, want={taken: 2}):
-        with pytest.raises(ClusterError, match="Ray does not give the GPUs that are asked for"):
-            async with opened_cluster(machines.address, want={taken: 2}, limit_s=2):
-                pass
-    async with opened_cluster(machines.address, want={taken: 2}) as cluster:
-        assert [*cluster.nodes] == [taken]
+    added = machines.add_node(**NODE, num_gpus=2)
+    taken = added.node_id
+    try:
+        await find_nodes(machines.address)
+        async with opened_cluster(machines.address, want={taken: 2}):
+            with pytest.raises(ClusterError, match="Ray does not give the GPUs that are asked for"):
+                async with opened_cluster(machines.address, want={taken: 2}, limit_s=2):
+                    pass
+        async with opened_cluster(machines.address, want={taken: 2}) as cluster:
+            assert [*cluster.nodes] == [taken]
+    finally:
+        machines.remove_node(added)
 
 
 def engine_node(cluster: Cluster, place: int) -> Node:
