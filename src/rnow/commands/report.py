@@ -27,8 +27,8 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Folders of runs, runs/NAME, or NAME alone; several stand side by side. Without "
-            "one: all runs of the project in the current folder.",
+            help="Folders of runs, runs/NAME, or NAME alone; several stand side by side. A "
+            "project's folder, or none for the current one: all of its runs.",
         ),
     ] = None,
     output: Annotated[
@@ -161,8 +161,13 @@ def _stamp(runs: "list[RunDirectory]") -> tuple[int, ...]:
 def _find_runs(folders: list[Path]) -> "list[RunDirectory]":
     from rnow.runs.folder import RunDirectory
 
-    found = [find_run(folder) for folder in folders]
-    found = found or sorted(file.parent for file in Path("runs").glob("*/state.json"))
+    found = [run for folder in folders for run in _runs_of(find_run(folder)) or [find_run(folder)]]
+    found = found if folders else _runs_of(Path())
     if not found:
         raise UsageError("there are no runs in runs; name one: rnow report my-project/runs/NAME")
     return [RunDirectory(folder) for folder in found]
+
+
+def _runs_of(project: Path) -> list[Path]:
+    """Return the folders of a project's runs; none where it is no project."""
+    return sorted(file.parent for file in (project / "runs").glob("*/state.json"))

@@ -61,6 +61,23 @@ def test_where_no_browser_opens_the_page_is_named_and_what_to_do(
     ]
 
 
+def test_a_project_is_given_for_all_of_its_runs_and_is_no_run_itself(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yml").write_text("dataset_type: distill\n")
+    assert rnow("report", tmp_path).stdout.startswith(f"{run}/report.html: ")
+    assert not (tmp_path / "report.html").exists()
+    said = f"{run}: not running; 0 of 2 steps are saved. To go on: rnow run {tmp_path} --name "
+    for folder in (tmp_path, run):
+        assert rnow("status", folder).stdout == f"{said}'one two'\n"
+    (run / "state.json").rename(tmp_path / "away")
+    failed = rnow("report", tmp_path, check=False)
+    assert (failed.returncode, failed.stderr) == (
+        2,
+        f"Error: {tmp_path} is not a run's folder; to see them: rnow status\n",
+    )
+
+
 def test_served_it_is_opened_while_it_is_served_until_ctrl_c(run: Path, tmp_path: Path) -> None:
     # This one reads the page before it returns, as browsers in the foreground do.
     script = tmp_path / "browser"
