@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fcntl import ioctl
@@ -18,6 +19,7 @@ import pyte
 import pytest
 from rich.console import Console
 
+from rnow.runs.folder import RunDirectory
 from rnow.runtime.console import sayer
 from rnow.training.monitor import make_live
 from rnow.training.view import eta_s, sparkline, step_line, view
@@ -292,6 +294,26 @@ def test_a_line_names_publishing_and_evaluation_where_they_take_long() -> None:
     assert "12.0 s (rollout 2.2, teacher +0.5, update 2.3, publish 6.0)  ETA" in said
     said = step_line({**line, "time/publish": 1.0, "time/eval": 7.0}, num_steps=4, eta_s=3)
     assert "12.0 s (rollout 2.2, teacher +0.5, update 2.3, eval 7.0)  ETA" in said
+
+
+def test_a_run_is_watched_in_another_terminal_until_q_and_goes_on(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "runs" / "one")
+    run.open()
+    status = {**make_status(), "time": time.time() + 3600, "progress_s": 1.0}
+    run.status_file.write_text(json.dumps({**status, "waits": [], "num_waits": 0}))
+    pid, master = pty.fork()
+    if pid == 0:
+        ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        words = [sys.executable, "-m", "rnow", "status", str(tmp_path), "--watch", "one"]
+        os.execve(sys.executable, words, {**os.environ, "TERM": "xterm"})
+    read_until(master, "q: look away; the run goes on")
+    os.write(master, b"q")
+    read_until(master, "one: running, pid ")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert termios.tcgetattr(master)[3] & termios.ECHO
+    os.close(master)
+    assert run.holder() is not None
+    run.close()
 
 
 def test_a_run_is_watched_from_elsewhere_as_lines_without_a_terminal(tmp_path: Path) -> None:
