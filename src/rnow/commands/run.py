@@ -147,14 +147,12 @@ def train_project(
     require_distill(loaded)
     name = _folder_name(name) or run_name(loaded, project)
     run = RunDirectory.choose(project, name, fresh=fresh)
+    again = f"rnow run {quote(str(project))} --name {quote(run.path.name)}"
     if run.state().get("finished"):
         from rnow.runs.resume import check_finished
 
         check_finished(run.path, run.read_config(), loaded.config.model_dump(mode="json"))
-        say(
-            f"{run.path} is finished; its model is in {run.model}. "
-            f"To train another one: rnow run {quote(str(project))} --name {quote(name)} --fresh"
-        )
+        say(f"{run.path} is finished; its model is in {run.model}. For another: {again} --fresh")
         return run
     placement = place_roles(loaded, project, machines=find_machines(loaded.config))
     loaded = decide_contact(loaded, console)
@@ -186,8 +184,7 @@ def train_project(
         state = run.state()
         raise Interrupted(
             f"{stop}: {state.get('step', 0)} of {state.get('num_steps', '?')} steps are done and "
-            f"saved in {run.path}. To go on: rnow run {quote(str(project))} "
-            f"--name {quote(run.path.name)}"
+            f"saved in {run.path}. To go on: {again}"
             + (", with the same overrides" if loaded.overrides else ""),
             stop.exit_code,
         ) from stop
