@@ -85,7 +85,7 @@ class PassingKeeper(Keeper):
 
 def clients_on_nodes(url: str, num_nodes: int) -> list[VllmClient]:
     """Return a client for the server of each node; NUM_KEEPERS keepers stand for all nodes."""
-    ray.init(num_cpus=NUM_KEEPERS, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=NUM_KEEPERS, include_dashboard=False, log_to_driver=False)
     passing = ray.remote(PassingKeeper).options(max_concurrency=10_000)
     keepers = [passing.remote(url, num_nodes) for _ in range(NUM_KEEPERS)]
     machine = Machine(host="node", python="", rnow="", gpus=())
