@@ -86,12 +86,14 @@ class Rolling:
             rollout_timeout=600.0,
         )
         self._num_steps = 0
+        self.journal = folder  # of the last step
 
     async def step(self, prompts: Sequence[Prompt], *, group_size: int) -> Batch:
         """Roll out all prompts of a step at the same time."""
         run = RunDirectory(self._folder / f"run-{self._num_steps}")
         self._num_steps += 1
         run.open()
+        self.journal = run.trajectories(0)
         num_rollouts = len(prompts) * group_size
         collector = Collector(self._roll, _score, run=run, concurrency=num_rollouts, max_dropped=0)
         try:
