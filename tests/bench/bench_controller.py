@@ -25,12 +25,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import ray
-from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 from rnow.chat.template import ChatTemplate
 from rnow.cluster.keeper import Keeper, Machine
@@ -41,6 +39,7 @@ from rnow.records import Batch
 from rnow.runtime.garbage import rare_collections
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from rolling import NUM_TURNS, STUDENT, Rolling, calling_ids, instant_tools, make_prompts
 from vllm_fake import Json, logprob_of, serve_fake
 
 BOUND_MS = 2.0
@@ -48,22 +47,11 @@ LOOP_PAUSE_S = 5.0  # a tenth of what makes a heartbeat write its stacks down, w
 NUM_WARMING = 512  # rollouts of the first step at most
 NUM_KEEPERS = 2
 PROMPT_TOKENS, SAMPLED_TOKENS = 300, 30
-STUDENT = resources.files("rnow") / "templates" / "clinic" / "models" / "student"
-
-
-def calling_ids(chat: ChatTemplate) -> list[int]:
-    """Return a turn of SAMPLED_TOKENS that calls the tool, its end of turn included."""
-    for num_digits in range(1, SAMPLED_TOKENS):
-        call = f'{{"name": "{TOOL_NAME}", "arguments": {{"key": "{"7" * num_digits}"}}}}'
-        ids = [*chat.encode(f"<tool_call>\n{call}\n</tool_call>"), chat.end_of_turn_id]
-        if len(ids) == SAMPLED_TOKENS:
-            return ids
-    raise AssertionError(f"no call has {SAMPLED_TOKENS} tokens")
 
 
 async def serve() -> None:
     """Answer every generation with a tool call, until this process is ended."""
-    sampled = calling_ids(ChatTemplate.load(str(STUDENT)))
+    sampled = calling_ids(ChatTemplate.load(str(STUDENT)), SAMPLED_TOKENS)
 
     def call_a_tool(answer: Json) -> None:
         (choice,) = answer["choices"]
