@@ -37,6 +37,7 @@ from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.http import VllmClient
 from rnow.records import Batch
 from rnow.runtime.garbage import rare_collections
+from rnow.runtime.main_task import run_main
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from rolling import NUM_TURNS, STUDENT, Rolling, calling_ids, instant_tools, make_prompts
@@ -189,7 +190,7 @@ def main() -> int:
         assert server.stdout is not None
         try:
             url = server.stdout.readline().strip()
-            measured = asyncio.run(
+            measured = run_main(
                 measure(
                     url,
                     num_rollouts=arguments.rollouts,
