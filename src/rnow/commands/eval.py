@@ -26,6 +26,7 @@ from rnow.commands.arguments import (
 from rnow.commands.contact import decide_contact
 from rnow.commands.hosted import hosted_option, tell_ignored
 from rnow.runtime.console import make_bar, sayer
+from rnow.runtime.main_task import run_main
 
 if TYPE_CHECKING:
     from rnow.config.load import LoadedConfig
@@ -157,7 +158,6 @@ def evaluate_project(
 
     `model`: as rnow.evaluation.subject.choose_model takes it.
     """
-    import asyncio
 
     from rnow.chat.prompts import read_prompt_file
     from rnow.config.load import require_messages
@@ -176,7 +176,7 @@ def evaluate_project(
     with prepared as (subject, logs):
         with make_bar(console) as progress:
             bar = progress.add_task(f"evaluating {choice.name}", total=None)
-            evaluation = asyncio.run(
+            evaluation = run_main(
                 evaluate_model(
                     loaded,
                     project,
