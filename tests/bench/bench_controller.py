@@ -28,10 +28,11 @@ import ray
 from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 from rnow.chat.template import ChatTemplate
-from rnow.cluster.keeper import Keeper, Machine
+from rnow.cluster.keeper import Keeper
 from rnow.cluster.node import KeptClient, Node, SharedFiles
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.http import VllmClient
+from rnow.plan.nodes import Machine
 from rnow.records import Batch
 from rnow.runtime.garbage import rare_collections
 
@@ -88,11 +89,9 @@ def clients_on_nodes(url: str, num_nodes: int) -> list[VllmClient]:
     ray.init(num_cpus=NUM_KEEPERS, include_dashboard=False, log_to_driver=False)
     passing = ray.remote(PassingKeeper).options(max_concurrency=10_000)
     keepers = [passing.remote(url, num_nodes) for _ in range(NUM_KEEPERS)]
-    machine = Machine(host="node", python="", rnow="", gpus=())
     nodes = [
         Node(
-            id=f"{number:08}",
-            machine=machine,
+            machine=Machine(id=f"{number:08}", host="node", gpus=(), own={}, served={}),
             keeper=keepers[number % NUM_KEEPERS],
             files=SharedFiles(),
         )

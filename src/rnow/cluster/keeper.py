@@ -12,11 +12,9 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,6 @@ from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient
 from rnow.engines.vllm.server import VllmServer
 from rnow.errors import EngineError
-from rnow.plan.devices import Gpu, find_devices
 
 _PLACES = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # memory first: read once, then dropped
 
@@ -34,30 +31,10 @@ Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What is on one node."""
-
-    host: str
-    python: str  # 3.11.9
-    rnow: str
-    gpus: tuple[Gpu, ...]  # all of them, whatever Ray gave this process
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """A server that serves."""
 
     log_file: Path  # on its machine
-
-
-def describe_machine() -> Machine:
-    """Look at the node that this runs on; milliseconds, without torch."""
-    return Machine(
-        host=socket.gethostname(),
-        python=sys.version.split()[0],
-        rnow=metadata.version("rnow"),
-        gpus=find_devices({}).gpus,
-    )
 
 
 class Keeper:

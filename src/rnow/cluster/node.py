@@ -12,11 +12,12 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from rnow.cluster.keeper import Machine, Started
+from rnow.cluster.keeper import Started
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient, WhyEnded
 from rnow.engines.vllm.server import Progress
 from rnow.errors import EngineError, RnowError
+from rnow.plan.nodes import Machine
 from rnow.runtime.deadline import within
 
 _LOOK_S = 2.0  # between two looks at a server's log
@@ -69,7 +70,6 @@ async def _awaited(ref: Awaitable[Value]) -> Value:
 class Node:
     """One machine. `keeper` is the handle of its Keeper."""
 
-    id: str  # Ray's
     machine: Machine
     keeper: Any
     files: SharedFiles
@@ -78,7 +78,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        return f"{self.machine.host} ({self.id[:8]})"
+        return self.machine.name
 
     async def ask(self, ref: Awaitable[Value], what: str, *, limit_s: float) -> Value:
         """Return what the keeper answers; raise its error, or EngineError where it is gone."""

@@ -6,7 +6,6 @@ Nothing of Ray is imported where resources.cluster is not set.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rnow.cluster.machines import cluster_address
 from rnow.engines.vllm.starting import Starter, start_here
 from rnow.plan.engine_specs import Serving
 from rnow.plan.nodes import gpus_to_take
@@ -15,12 +14,12 @@ from rnow.plan.nodes import gpus_to_take
 @asynccontextmanager
 async def server_starter(serving: Serving) -> AsyncIterator[Starter]:
     """Give what starts servers where the placement has put them."""
-    address = cluster_address(serving.config)
-    if address is None or not serving.placement.nodes:
+    machines = serving.placement.machines
+    if not machines:
         yield start_here
         return
     from rnow.cluster.connect import opened_cluster
 
-    want = gpus_to_take(serving.placement.plan, serving.placement.nodes)
-    async with opened_cluster(address, want=want) as cluster:
+    want = gpus_to_take(serving.placement.plan, machines)
+    async with opened_cluster(machines, want=want) as cluster:
         yield cluster.start

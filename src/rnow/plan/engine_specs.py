@@ -17,7 +17,7 @@ from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
 from rnow.engines.vllm.untied import needs_untying
 from rnow.errors import ConfigError
 from rnow.plan.make import device_variables
-from rnow.plan.nodes import server_place
+from rnow.plan.nodes import deal_places, server_place
 from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
 from rnow.plan.workload import num_ranks
@@ -158,7 +158,8 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
     settings, plan = _settings(serving.config, role), serving.placement.plan
     if isinstance(settings, TeacherSettings):
         of_use["quantization"] = settings.quantization
-    places: list[dict[str, Any]] = _nodes(serving, role)
+    before = (serving.config.engine.replicas or 1) if role == "teacher" else 0
+    places = deal_places(serving.placement.machines, settings.replicas or 1, before=before)
     planned = None if plan is None else plan.role(role)
     if plan is not None and planned is not None and (server := planned.server) is not None:
         of_use |= {
@@ -168,7 +169,7 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
             "max_num_seqs": server.load.max_num_seqs,
         }
         places = [
-            server_place(gpus, plan, serving.placement.nodes, environ=serving.environ)
+            server_place(gpus, plan, serving.placement.machines, environ=serving.environ)
             for gpus in planned.replica_gpus
         ]
     return tuple(
@@ -185,17 +186,6 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
         )
         for number, place in enumerate(places)
     )
-
-
-def _nodes(serving: Serving, role: EngineRole) -> list[dict[str, Any]]:
-    """Deal a role's servers without GPUs to machines: in turn, the one with the trainer last."""
-    nodes, config = serving.placement.nodes, serving.config
-    number = {"student": config.engine.replicas or 1, "teacher": teacher_of(config).replicas or 1}
-    if not nodes:
-        return [{}] * number[role]
-    before = number["student"] if role == "teacher" else 0
-    others = [*nodes[1:], nodes[0]]
-    return [{"node": others[(before + place) % len(others)]} for place in range(number[role])]
 
 
 def _dtype(serving: Serving, role: EngineRole) -> Literal["float32", "bfloat16"]:
