@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,10 @@ def clients_on_nodes(url: str, num_nodes: int) -> list[VllmClient]:
     ray.init(num_cpus=NUM_KEEPERS, include_dashboard=False, log_to_driver=False)
     passing = ray.remote(PassingKeeper).options(max_concurrency=10_000)
     keepers = [passing.remote(url, num_nodes) for _ in range(NUM_KEEPERS)]
+    machine = Machine(id="", host="node", address="", cores=1, gpus=(), own={}, served={})
     nodes = [
         Node(
-            machine=Machine(id=f"{number:08}", host="node", gpus=(), own={}, served={}),
+            machine=replace(machine, id=f"{number:08}"),
             keeper=keepers[number % NUM_KEEPERS],
             files=SharedFiles(),
         )

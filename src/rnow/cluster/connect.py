@@ -71,20 +71,24 @@ async def find_nodes(address: str, *, python: str | None) -> tuple[Machine, ...]
     async with within(_CONNECT_LIMIT_S, f"cluster.connect to {address}"):
         connect(address)
         here = ray.get_runtime_context().get_node_id()
-        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        alive = {
+            node["NodeID"]: node["NodeManagerAddress"]
+            for node in ray.nodes()  # type: ignore[no-untyped-call]
+            if node["Alive"]
+        }
         ids = sorted(alive, key=lambda id: (id != here, id))
-        looked = await asyncio.gather(*(_look(id, python) for id in ids))
+        looked = await asyncio.gather(*(_look(id, alive[id], python) for id in ids))
     found = tuple(machine for machine in looked if machine is not None)
     check_alike(found, python=python)
     return found
 
 
-async def _look(id: str, python: str | None) -> Machine | None:
+async def _look(id: str, address: str, python: str | None) -> Machine | None:
     """Look at one node; None where it is gone, although Ray still lists it for a while."""
     for pause_s in (*_PAUSES_S, None):  # one that has just joined is not known everywhere
         look = ray.remote(describe_machine).options(num_cpus=0, scheduling_strategy=_on(id))
         try:
-            machine: Machine = await look.remote(id, python)
+            machine: Machine = await look.remote(id, address, python)
         except RayTaskError:
             raise
         except RayError as error:
@@ -111,6 +115,7 @@ class Cluster:
         self.nodes = {node.machine.id: node for node in nodes}
         self._group = group
         self._others = list(others)  # that are not used, while all goes well
+        self._instead: dict[str, Node] = {}  # of a machine that is gone
 
     async def start(
         self,
@@ -120,10 +125,18 @@ class Cluster:
         on_progress: Progress | None = None,
     ) -> KeptServer:
         """Start a server on its node; in the place of one whose node is gone, on another."""
-        node = self.nodes[settings.node or ""] if again is None else again.node
-        if node.why_gone is not None:
-            node = self._open_other(node) or self._shared(node)
+        node = self.node_for(settings.node or "" if again is None else again.node.machine.id)
         return await KeptServer.start(node, settings, on_progress=on_progress)
+
+    def node_for(self, id: str) -> Node:
+        """Return the machine of that id, or the one that has taken its place."""
+        node = self.nodes[id]
+        while node.why_gone is not None:
+            if node.machine.id not in self._instead:
+                other = self._open_other(node) or self._shared(node)
+                self._instead[node.machine.id] = other
+            node = self._instead[node.machine.id]
+        return node
 
     def _open_other(self, gone: Node) -> Node | None:
         """Take another machine with as many GPUs, if the cluster has one."""

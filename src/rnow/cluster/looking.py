@@ -5,6 +5,7 @@ imported here.
 """
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -29,13 +30,18 @@ print(json.dumps(found))
 """
 
 
-def describe_machine(id: str, python: str | None) -> Machine:
-    """Look at the node that this runs on; a second, without torch. `python`: engine.python."""
+def describe_machine(id: str, address: str, python: str | None) -> Machine:
+    """Look at the node that this runs on; a second, without torch.
+
+    `id`, `address`: what Ray calls it. `python`: engine.python.
+    """
     own = versions_of(sys.executable, _OWN)
     assert not isinstance(own, str), own
     return Machine(
         id=id,
         host=socket.gethostname(),
+        address=address,
+        cores=os.cpu_count() or 1,
         gpus=find_devices({}).gpus,
         own=own,
         served=versions_of(python or sys.executable, _SERVED),

@@ -118,22 +118,50 @@ def trainer_environment(
     return variables
 
 
-def rank_environments(serving: Serving) -> tuple[dict[str, str], ...]:
-    """Return the variables of each process of the trainer; () where it is this process alone."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankSpec:
+    """One process of a trainer that has several."""
+
+    environment: Mapping[str, str]  # beside that of where it is
+    node: str | None = None  # machine of a cluster; None: this one
+
+
+def rank_specs(serving: Serving) -> tuple[RankSpec, ...]:
+    """Return each process of the trainer; () where it is this process alone.
+
+    All are on this machine, or all have a node: who speaks to another machine is spoken to there.
+    """
     config, placement = serving.config, serving.placement
     num, plan = num_ranks(config), placement.plan
     if num == 1:
         return ()
     if placement.device == "cpu":
-        return ({},) * num
+        before = sum(
+            _settings(config, role).replicas or 1
+            for role, kind in placement.engines.items()
+            if kind == "vllm"
+        )
+        dealt = deal_places(placement.machines, num, before=before)
+        return tuple(RankSpec(environment={}, **place) for place in dealt)
     planned = None if plan is None else plan.role("trainer")
     if plan is None or planned is None:
         raise ConfigError(
             f"trainer.num_ranks is {num}, and without the figures of both models no GPU can be "
             "given to a rank; leave it out"
         )
+    if not any(plan.gpus[gpu].node for gpu in planned.gpus):
+        return tuple(
+            RankSpec(environment=device_variables([gpu], plan.gpus, environ=serving.environ))
+            for gpu in planned.gpus
+        )
+    growing = GROWING_MEMORY if plan.gpus[planned.gpus[0]].kind == "cuda" else {}
+    places = (
+        server_place([gpu], plan, placement.machines, environ=serving.environ)
+        for gpu in planned.gpus
+    )
     return tuple(
-        device_variables([gpu], plan.gpus, environ=serving.environ) for gpu in planned.gpus
+        RankSpec(environment={**growing, **place["devices"]}, node=place["node"])
+        for place in places
     )
 
 

@@ -19,6 +19,8 @@ class Machine:
 
     id: str  # Ray's, of the node
     host: str
+    address: str  # of the interface that Ray uses there, 10.0.0.5
+    cores: int
     gpus: tuple[Gpu, ...]  # all of them, whatever Ray gave to whoever looked
     own: Mapping[str, str]  # packages of rnow's environment there, and their versions
     served: Mapping[str, str] | str  # those of engine.python, or why it cannot be asked
@@ -43,13 +45,12 @@ def cluster_devices(here: Devices, machines: Sequence[Machine]) -> Devices:
 
 
 def check_trainer_is_here(plan: Plan) -> None:
-    """Refuse a trainer on another machine: its ranks are children of this process."""
+    """Refuse a trainer of one GPU on another machine: it is in the process of the run itself."""
     trainer = plan.role("trainer")
-    if trainer is not None and any(plan.gpus[gpu].node for gpu in trainer.gpus):
-        num_here = sum(gpu.node == 0 for gpu in plan.gpus)
+    if trainer is not None and len(trainer.gpus) == 1 and plan.gpus[trainer.gpus[0]].node:
         raise ConfigError(
-            f"the trainer would have {len(trainer.gpus)} GPUs, and the machine of rnow run has "
-            f"{num_here}; the trainer stays there: lower trainer.num_ranks"
+            f"the trainer would be on GPU {trainer.gpus[0]}, which is in another machine than the "
+            "process of rnow run: start the run there, or set trainer.num_ranks to 2 or more"
         )
 
 

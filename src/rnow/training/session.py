@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rnow.chat.compare import template_difference
+from rnow.cluster.starting import opened_cluster_of
 from rnow.config.cautions import few_rollouts
 from rnow.config.load import LoadedConfig, teacher_of
 from rnow.config.settings import Config
@@ -192,12 +193,22 @@ async def _train(
     models, num_steps, deaths = session.models, len(steps), Deaths()
     async with AsyncExitStack() as stack:
         with monitor.stage("starting the engines"):
+            taking = stack.enter_async_context(opened_cluster_of(serving))
+            cluster = await stop.cut(taking)
             opening = open_engines(
-                stack, serving, models.student, models.teacher, deaths=deaths, monitor=monitor
+                stack,
+                serving,
+                models.student,
+                models.teacher,
+                deaths=deaths,
+                monitor=monitor,
+                cluster=cluster,
             )
             student, scorer = await stop.cut(opening)
         with monitor.stage("loading the trainer"):
-            loading = Learner.open(stack, serving, models.student, run, num_steps, monitor.say)
+            loading = Learner.open(
+                stack, serving, models.student, run, num_steps, monitor.say, cluster
+            )
             learner = await stop.cut(loading)
             first_step = await in_trainer_thread(learner.saver.restore)
         run.rewind(first_step, max_lag=config.trainer.max_policy_lag)

@@ -18,7 +18,15 @@ SERVED = {"vllm": "0.33.1"}
 def machine(
     host: str, *, own: Mapping[str, str] = OWN, served: Mapping[str, str] | str = SERVED
 ) -> Machine:
-    return Machine(id=f"{host}-0123456789", host=host, gpus=(), own=own, served=served)
+    return Machine(
+        id=f"{host}-0123456789",
+        host=host,
+        address="10.0.0.5",
+        cores=2,
+        gpus=(),
+        own=own,
+        served=served,
+    )
 
 
 def test_an_interpreter_says_what_it_has_and_nothing_of_what_it_lacks() -> None:
@@ -41,7 +49,7 @@ def test_what_is_no_interpreter_is_told_with_its_last_words(tmp_path: Path) -> N
 
 
 def test_this_machine_is_like_itself() -> None:
-    here = describe_machine("0123456789abcdef", None)
+    here = describe_machine("0123456789abcdef", "10.0.0.5", None)
     assert here.own["rnow"] == metadata.version("rnow")
     assert isinstance(here.served, dict)
     check_alike((here, here), python=None)

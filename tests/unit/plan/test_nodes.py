@@ -22,7 +22,7 @@ HERE = Devices(gpus=(H100, H100), reason="")
 
 
 def machine(id: str, *gpus: Gpu) -> Machine:
-    return Machine(id=id, host=f"host-{id}", gpus=gpus, own={}, served={})
+    return Machine(id=id, host=f"host-{id}", address="", cores=1, gpus=gpus, own={}, served={})
 
 
 MACHINES = (machine("a", H100, H100), machine("b", H100), machine("c", H100, H100))
@@ -58,10 +58,11 @@ def test_a_trainer_without_a_gpu_of_its_machine_is_refused() -> None:
     assert cluster_devices(none_here, (machine("a"), machine("b"))).gpus == ()
 
 
-def test_ranks_stay_on_the_machine_of_the_run() -> None:
-    check_trainer_is_here(plan((0, 1), (2,)))
-    with pytest.raises(ConfigError, match=r"3 GPUs, and the machine of rnow run has 2.*num_ranks"):
-        check_trainer_is_here(plan((0, 1, 2), (3,)))
+def test_a_trainer_of_one_gpu_is_on_the_machine_of_the_run() -> None:
+    check_trainer_is_here(plan((1,), (2,)))
+    check_trainer_is_here(plan((0, 1, 2), (3,)))
+    with pytest.raises(ConfigError, match=r"on GPU 2, which is in another machine.*num_ranks"):
+        check_trainer_is_here(plan((2,), (3,)))
 
 
 def test_a_server_sees_its_gpus_by_the_numbers_of_its_machine() -> None:
