@@ -13,9 +13,11 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster as RayCluster
 from served_lab import Lab
+from short_runs import ForkedCli
 
 from rnow.cluster.connect import Cluster, find_nodes, opened_cluster
 from rnow.cluster.node import Node
+from rnow.commands.init import init_project
 from rnow.engines.base import SampleRequest, ScoreRequest
 from rnow.errors import ClusterError
 
@@ -224,3 +226,23 @@ def request(session: str, *, version: int = 0) -> SampleRequest:
         seed=7,
         policy_version=version,
     )
+
+
+def test_an_evaluation_has_its_server_on_another_machine(
+    machines: RayCluster, rnow: ForkedCli, tmp_path: Path
+) -> None:
+    project, lab = tmp_path / "clinic", Lab(tmp_path / "servers")
+    init_project(project, template="clinic")
+    adapter = project / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    done = rnow(
+        *("eval", project, "--model", "adapter", "--max-samples", "1", "engine.kind=vllm"),
+        *(f"engine.python={lab.python}", f"resources.cluster={machines.address}"),
+        "rollout.max_turns=1",
+    )
+    assert "a vLLM server on the CPU of one of the cluster's 3 machines" in done.output
+    assert done.status == 0, done.output
+    (copy,) = (lab.folder / "adapters").read_text().splitlines()
+    assert not copy.startswith(str(project))
+    assert lab.pids() == []

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -179,15 +179,21 @@ class KeptServer:
         what = f"engine.start of the {settings.role}'s vLLM server"
         since = time.monotonic()
         showing = asyncio.create_task(_show(node, name, since, on_progress))
+        there = settings
+        if settings.is_made_here:
+            there = replace(settings, model=Path(await node.deliver(settings.model)))
         try:
             started: Started = await node.ask(
-                node.keeper.start.remote(name, settings),
+                node.keeper.start.remote(name, there),
                 what,
                 limit_s=settings.start_timeout_s + _SLACK_S,
             )
         finally:
             showing.cancel()
             await asyncio.wait({showing})
+            if settings.is_made_here:  # it has been read
+                with suppress(RnowError):
+                    await node.forget(settings.model)
         return cls(node, name, settings, started)
 
     def client(self, why_ended: WhyEnded) -> VllmClient:

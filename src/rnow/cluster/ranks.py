@@ -209,11 +209,12 @@ class RanksOnNodes:
         first = self._ranks[0]
         if first.why_gone is not None:
             return
-        there = first.made / "run"
-        for name, file in await _fetched(first.node, there, self._run / ".brought"):
+        there, temporary = first.made / "run", self._run / ".brought"
+        for name, file in await _fetched(first.node, there, temporary):
             place = self._run / name
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)
+        shutil.rmtree(temporary, ignore_errors=True)
         await first.node.clear(there)
 
     async def _bring_folder(self, name: str, folder: Path) -> None:

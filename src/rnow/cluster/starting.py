@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def opened_cluster_of(serving: Serving) -> AsyncIterator["Cluster | None"]:
+async def opened_cluster_of(serving: Serving | None) -> AsyncIterator["Cluster | None"]:
     """Take the machines that the placement uses; None where it is this one alone."""
-    machines = serving.placement.machines
-    if not machines:
+    machines = () if serving is None else serving.placement.machines
+    if serving is None or not machines:
         yield None
         return
     from rnow.cluster.connect import opened_cluster

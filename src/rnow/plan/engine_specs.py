@@ -48,12 +48,14 @@ def sampling_spec(
     *,
     lora_rank: int | None,
     takes_models: bool = False,
+    is_made_here: bool = False,
     num_rollouts: int | None = None,
 ) -> EngineSpec:
     """Return the engine that samples from `model`, in the place of `role`.
 
     `lora_rank`: of the adapters that it will be given; `takes_models`: whole models will follow;
-    `num_rollouts`: that run at the same time, None: nobody knows.
+    `is_made_here`: other machines of a cluster do not have `model`; `num_rollouts`: that run at the
+    same time, None: nobody knows.
     """
     if serving.placement.engines[role] != "vllm":
         return _spec(serving, role, model)
@@ -64,6 +66,7 @@ def sampling_spec(
         model=model if untied is None else untied / _UNTIED_START,
         max_model_len=serving.config.rollout.max_context_window,
         max_lora_rank=lora_rank,
+        is_made_here=is_made_here or untied is not None,
     )
     if num_rollouts is not None:
         num = _requests_at_once(num_rollouts, num_servers=len(servers))

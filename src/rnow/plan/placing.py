@@ -112,6 +112,7 @@ def place_sampler(
     model: ModelFiles,
     lora_rank: int | None,
     devices: Devices | None = None,
+    machines: Sequence[Machine] = (),
 ) -> Placement:
     """Return where `model` is sampled from in the place of `role`: nothing else is to fit.
 
@@ -119,6 +120,8 @@ def place_sampler(
     """
     config = loaded.config
     found = devices or usable_gpus(find_devices())
+    if machines:
+        found = cluster_devices(found, machines)
     told: Mapping[ModelFiles, Weights] = {}
     if not engine_urls(config, role):
         told = check_models({model: _asked(config, role)}, devices=found)
@@ -129,6 +132,8 @@ def place_sampler(
         _check_adapter_dtype(config, placement)
     if placement.engines[role] == "url":
         return placement
+    if placement.engines[role] == "vllm":
+        placement = replace(placement, machines=tuple(machines))
 
     def alone(workload: Workload) -> Workload:
         return workload.sampling(role, lora_rank=lora_rank)
