@@ -40,8 +40,8 @@ def alarms(history: Sequence[Line]) -> dict[str, str]:
         )
     if last.get("tool/offered") and not any(line["tool/calls"] for line in history[-2 * WINDOW :]):
         found["calls"] = (
-            f"no tool was called in {2 * WINDOW} steps, though {last['tool/offered']:.0f} are "
-            "offered: the student does not write calls as its chat template does, or does not "
+            f"no tool was called in {2 * WINDOW} steps (offered: {last['tool/offered']:.0f}): "
+            "the student does not write calls as its chat template does, or does not "
             "want to; look at the transcripts"
         )
     calls = max(1.0, last["tool/calls"])

@@ -9,7 +9,7 @@
 
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -56,10 +56,20 @@ def step_line(line: Line, *, num_steps: int, eta_s: float) -> str:
         f"  mismatch_kl {line['mismatch_kl']:.1e}"
         f"  action tokens {line['tokens/action']:.0f}"
         f"  turns {line['rollout/turns']:.2f}"
-        f"  {line['time/step']:.1f} s (rollout {line['time/rollout']:.1f},"
-        f" teacher +{line['time/teacher']:.1f}, update {line['time/update']:.1f})"
+        f"  {line['time/step']:.1f} s ({', '.join(_stages(line))})"
         f"  ETA {duration(eta_s)}"
     )
+
+
+def _stages(line: Line) -> Iterator[str]:
+    """Give the seconds of the step's three stages, and of the others where they are a tenth of it:
+    weights of a full fine-tuning take longer to write than its updates."""
+    yield f"rollout {line['time/rollout']:.1f}"
+    yield f"teacher +{line['time/teacher']:.1f}"
+    yield f"update {line['time/update']:.1f}"
+    for stage in ("publish", "eval"):
+        if (seconds := line.get(f"time/{stage}", 0.0)) > line["time/step"] / 10:
+            yield f"{stage} {seconds:.1f}"
 
 
 def ahead_text(status: Line) -> str:

@@ -38,7 +38,7 @@ def test_malformed_tool_calls_are_an_alarm() -> None:
 def test_tools_that_nobody_calls_are_an_alarm() -> None:
     silent = [{**line, "tool/calls": 0, "tool/model_error": 0} for line in history(6)]
     assert alarms([{**line, "tool/offered": 2} for line in silent]) == {
-        "calls": "no tool was called in 6 steps, though 2 are offered: the student does not write "
+        "calls": "no tool was called in 6 steps (offered: 2): the student does not write "
         "calls as its chat template does, or does not want to; look at the transcripts"
     }
     assert alarms([{**line, "tool/offered": 0} for line in silent]) == {}

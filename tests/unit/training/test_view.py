@@ -20,7 +20,7 @@ from rich.console import Console
 
 from rnow.runtime.console import sayer
 from rnow.training.monitor import make_live
-from rnow.training.view import eta_s, sparkline, view
+from rnow.training.view import eta_s, sparkline, step_line, view
 
 HEIGHT = 60
 HOSTILE = (
@@ -283,6 +283,15 @@ def test_a_signal_after_q_ends_it_at_once_and_gives_the_terminal_back(tmp_path: 
 
 def write_lines(folder: Path, *lines: dict[str, Any]) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_line_names_publishing_and_evaluation_where_they_take_long() -> None:
+    line = {**LINES[0], "mismatch_kl": 0.0, "rollout/turns": 2.0, "time/step": 12.0}
+    line |= {"time/rollout": 2.2, "time/teacher": 0.5, "time/update": 2.3, "time/publish": 6.0}
+    said = step_line({**line, "time/eval": 0.0}, num_steps=4, eta_s=3)
+    assert "12.0 s (rollout 2.2, teacher +0.5, update 2.3, publish 6.0)  ETA" in said
+    said = step_line({**line, "time/publish": 1.0, "time/eval": 7.0}, num_steps=4, eta_s=3)
+    assert "12.0 s (rollout 2.2, teacher +0.5, update 2.3, eval 7.0)  ETA" in said
 
 
 def test_a_run_is_watched_from_elsewhere_as_lines_without_a_terminal(tmp_path: Path) -> None:
