@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rnow.cluster.starting import starter_of
+from rnow.cluster.starting import opened_cluster_of, starter_of
 from rnow.config.load import teacher_of
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
@@ -183,9 +183,10 @@ async def open_engines(
     *,
     deaths: Deaths,
     monitor: Monitor,
-    cluster: "Cluster | None",
-) -> tuple[Engine, Engine]:
-    """Open the engines of the models in two folders; `stack` closes them."""
+) -> tuple[Engine, Engine, "Cluster | None"]:
+    """Open the engines of the models in two folders, and the machines that they are on, if those
+    are several; `stack` closes them.
+    """
     model = serving.config.model
     full = model.tuning == "full"
     rank = None if full else model.qlora_rank
@@ -198,6 +199,8 @@ async def open_engines(
         scoring_spec(serving, teacher),
     )
 
+    cluster = await stack.enter_async_context(opened_cluster_of(serving))
+
     async def open_one(spec: EngineSpec) -> Engine:
         on_progress = partial(monitor.waiting, spec.role)
         engine = await open_engine(
@@ -209,9 +212,9 @@ async def open_engines(
     plan = serving.placement.plan
     if not all(spec.servers for spec in specs) or (plan is not None and plan.is_shared):
         # Two models that are read at once take twice the memory, and vLLM measures what is free.
-        return await open_one(specs[0]), await open_one(specs[1])
+        return await open_one(specs[0]), await open_one(specs[1]), cluster
     sampler, scorer = await side_by_side(*map(open_one, specs))
-    return sampler, scorer
+    return sampler, scorer, cluster
 
 
 async def check_teacher(engine: Engine, serving: Serving, *, probe_ids: Sequence[int]) -> Teacher:
