@@ -155,7 +155,7 @@ def train_project(
             f"To train another one: rnow run {project} --fresh"
         )
         return run
-    placement = place_roles(loaded, project, machines=find_machines(loaded.config))
+    placement = place_roles(loaded, project, machines=find_machines(loaded.config, project))
     loaded = decide_contact(loaded, console)
     for line in placement.lines():
         say(line)
