@@ -65,7 +65,9 @@ def plan_costs(
         num_teacher_gpus=0 if teacher is None else len(teacher.gpus),
         student=find_figures(config.model.path, project),
         # Time is made from both models' sizes: of a run without a place there is none.
-        teacher=placement and find_figures(placement.models["teacher"].path, project),
+        teacher=(
+            None if placement is None else find_figures(placement.models["teacher"].path, project)
+        ),
         gangs={} if plan is None else plan.gangs,
         sharing=frozenset() if plan is None else plan.times.sharing,
     )
