@@ -147,14 +147,16 @@ def train_project(
     require_distill(loaded)
     name = _folder_name(name) or run_name(loaded, project)
     run = RunDirectory.choose(project, name, fresh=fresh)
-    again = f"rnow run {quote(str(project))} --name {quote(run.path.name)}"
     if run.state().get("finished"):
         from rnow.runs.resume import check_finished
 
         check_finished(run.path, run.read_config(), loaded.config.model_dump(mode="json"))
-        say(f"{run.path} is finished; its model is in {run.model}. For another: {again} --fresh")
+        say(
+            f"{run.path} is finished; its model is in {run.model}. "
+            f"To train another one: {_command(project, name)} --fresh"
+        )
         return run
-    placement = place_roles(loaded, project, machines=find_machines(loaded.config))
+    placement = place_roles(loaded, project, machines=find_machines(loaded.config, project))
     loaded = decide_contact(loaded, console)
     for line in placement.lines():
         say(line)
@@ -184,12 +186,16 @@ def train_project(
         state = run.state()
         raise Interrupted(
             f"{stop}: {state.get('step', 0)} of {state.get('num_steps', '?')} steps are done and "
-            f"saved in {run.path}. To go on: {again}"
+            f"saved in {run.path}. To go on: {_command(project, run.path.name)}"
             + (", with the same overrides" if loaded.overrides else ""),
             stop.exit_code,
         ) from stop
     say(f"done: the model is in {run.model}")
     return run
+
+
+def _command(project: Path, name: str) -> str:
+    return f"rnow run {quote(str(project))} --name {quote(name)}"
 
 
 def _folder_name(name: str | None) -> str | None:

@@ -43,8 +43,6 @@ def plan_costs(
     plan = None if placement is None else placement.plan
     teacher = None if plan is None else plan.role("teacher")
     gpus = () if plan is None else plan.gpus
-    # Time is made from both models' sizes: of a run without a place there is none.
-    scorer = None if placement is None else find_figures(placement.models["teacher"].path, project)
     work = Work(
         num_steps=num_steps,
         num_rollouts=sum(map(len, steps)) * config.data.group_size,
@@ -66,7 +64,10 @@ def plan_costs(
         num_gpus=0 if plan is None else len({gpu for one in plan.roles for gpu in one.gpus}),
         num_teacher_gpus=0 if teacher is None else len(teacher.gpus),
         student=find_figures(config.model.path, project),
-        teacher=scorer,
+        # Time is made from both models' sizes: of a run without a place there is none.
+        teacher=(
+            None if placement is None else find_figures(placement.models["teacher"].path, project)
+        ),
         gangs={} if plan is None else plan.gangs,
         sharing=frozenset() if plan is None else plan.times.sharing,
     )

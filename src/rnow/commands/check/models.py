@@ -79,7 +79,7 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> tuple[Point, Placeme
         kind = loaded.config.dataset_type
         return not_checked("devices", f"dataset_type {kind} is not trained in this version"), None
     try:
-        machines = find_machines(loaded.config)
+        machines = find_machines(loaded.config, directory)
         placement = place_roles(loaded, directory, may_download=False, machines=machines)
     except ClusterError as error:
         problem = loaded.problem("resources.cluster", str(error))
