@@ -16,7 +16,6 @@ from rnow.commands.init import init_project
 from rnow.commands.run import train_project
 from rnow.errors import UsageError
 from rnow.runtime.console import sayer
-from rnow.runtime.main_task import run_main
 
 if TYPE_CHECKING:
     from rnow.config.load import LoadedConfig
@@ -126,10 +125,10 @@ def _measure(
     loaded: "LoadedConfig", directory: Path, model: str, *, adapter: Path | None = None
 ) -> "Evaluation":
     """Evaluate in this process, on the CPU, whatever the run's engine is: one measure for all."""
-
     from rnow.engines.spec import EngineSpec
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import Subject
+    from rnow.runtime.main_task import run_main
 
     spec = EngineSpec(
         role="student",

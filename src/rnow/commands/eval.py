@@ -26,7 +26,6 @@ from rnow.commands.arguments import (
 from rnow.commands.contact import decide_contact
 from rnow.commands.hosted import hosted_option, tell_ignored
 from rnow.runtime.console import make_bar, sayer
-from rnow.runtime.main_task import run_main
 
 if TYPE_CHECKING:
     from rnow.config.load import LoadedConfig
@@ -158,11 +157,11 @@ def evaluate_project(
 
     `model`: as rnow.evaluation.subject.choose_model takes it.
     """
-
     from rnow.chat.prompts import read_prompt_file
     from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, in_its_run, prepared_subject
+    from rnow.runtime.main_task import run_main
 
     require_messages(loaded)
     # Before a model is fetched for nothing.
