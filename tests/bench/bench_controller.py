@@ -24,17 +24,18 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from rnow.chat.template import ChatTemplate
-from rnow.cluster.keeper import Keeper, Machine
+from rnow.cluster.keeper import Keeper
 from rnow.cluster.node import KeptClient, Node, SharedFiles
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.http import VllmClient
+from rnow.plan.nodes import Machine
 from rnow.records import Batch
 from rnow.runtime.garbage import rare_collections
 from rnow.runtime.main_task import run_main
@@ -84,11 +85,10 @@ def clients_on_nodes(url: str, num_nodes: int) -> list[VllmClient]:
     ray.init(address="local", num_cpus=NUM_KEEPERS, include_dashboard=False, log_to_driver=False)
     passing = ray.remote(PassingKeeper).options(max_concurrency=10_000)
     keepers = [passing.remote(url, num_nodes) for _ in range(NUM_KEEPERS)]
-    machine = Machine(host="node", python="", rnow="", gpus=())
+    machine = Machine(id="", host="node", address="", cores=1, gpus=(), own={}, served={})
     nodes = [
         Node(
-            id=f"{number:08}",
-            machine=machine,
+            machine=replace(machine, id=f"{number:08}"),
             keeper=keepers[number % NUM_KEEPERS],
             files=SharedFiles(),
         )
