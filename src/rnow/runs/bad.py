@@ -28,11 +28,15 @@ def keep_bad_batch(
     journal.close()
     if save_weights is not None:
         save_weights(weights_of(path))
-        for folder in sorted(run.bad.glob("*.weights"))[:-KEPT_WEIGHTS]:
-            shutil.rmtree(folder)
+        forget_old_weights(run)
     command = f"rnow replay {path}"
     Path(f"{path}.reason").write_text(f"{reason}\n{command}\n", encoding="utf-8")
     return f"{reason}; no weight moved. To make just this update again: {command}"
+
+
+def forget_old_weights(run: RunDirectory) -> None:
+    for folder in sorted(run.bad.glob("*.weights"))[:-KEPT_WEIGHTS]:
+        shutil.rmtree(folder)
 
 
 def weights_of(batch_file: Path) -> Path:

@@ -20,6 +20,7 @@ import numpy as np
 
 from rnow.errors import RankError, RnowError
 from rnow.records import Batch, FloatArray
+from rnow.runs.bad import forget_old_weights
 from rnow.training.ranks.processes import RankEnded, RankProcesses, RankSettings
 
 MAX_ENDS = 3
@@ -80,6 +81,7 @@ class RankedStudent:
             self._num_ends = 0
             for line in first["said"]:
                 self._say(line)
+                forget_old_weights(self._settings.run)  # a rank elsewhere sees the newest alone
             metrics: dict[str, float] = first["metrics"]
             return metrics
 
