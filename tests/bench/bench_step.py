@@ -7,8 +7,8 @@ lengths, 10 to 17 % of their tokens sampled in three turns. In turn, several tim
 the best of each counts:
 
     rnow    the embedded engine scores each trajectory, then `Trainer.update` with LoRA
-    bare    one sequence at a time by hand, as transformers and peft compute it: body, LM head on action positions, log-softmax; the
-            simplest loss, its backward, clip, AdamW
+    bare    one sequence at a time by hand, by what transformers and peft have: body, LM head on
+            action positions, log-softmax; the simplest loss, its backward, clip, AdamW
     TRL     GKDTrainer's own loss (beta 1, reverse KL) on logits of all tokens from both networks,
             one sequence at a time, its backward, clip, AdamW. It compares whole distributions,
             rnow the sampled tokens: what differs is the objective, not its work alone
