@@ -26,6 +26,7 @@ from typing import Any
 
 import ray
 from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
+from rows import row
 
 from rnow.chat.template import ChatTemplate
 from rnow.cluster.keeper import Keeper, Machine
@@ -167,9 +168,9 @@ def main() -> int:
     starts = [turn.start for turn in first.turns]
     between = [later - turn.end for later, turn in zip(starts[1:], first.turns, strict=False)]
     print(f"prompt {starts[0]}, sampled {first.num_actions // NUM_TURNS} a turn, tools {between}")
-    print(f"a loop of 10 million additions: {loop_seconds():.2f} s of CPU time")
-    print(f"{arguments.rollouts} rollouts: {ms:.2f} ms of CPU time a turn (bound {BOUND_MS:g} ms)")
-    return int(ms > BOUND_MS)
+    beside = f"a loop of 10 million additions {loop_seconds():.2f} s"
+    name = f"a turn, {arguments.rollouts} rollouts"
+    return int(not row(name, ms, "ms of CPU", most=BOUND_MS, beside=beside))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rows import hand_on
+
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.errors import ConfigError
@@ -58,6 +60,10 @@ class Claims:
         self.figures[name] = value
         self.num_broken += not holds
         print(f"{'ok    ' if holds else 'BROKEN'} {name}: {text}", flush=True)
+        first = text.splitlines()[0]
+        hand_on(
+            name=name, value=None, unit="", bound="", ok=holds, beside=first, note="", figures=value
+        )
 
 
 def devices(claims: Claims, folder: Path, models: list[str]) -> None:
@@ -203,9 +209,13 @@ def resume(claims: Claims, folder: Path, models: list[str]) -> None:
 
 
 def update(claims: Claims, folder: Path, models: list[str]) -> None:
-    """Each model in a process of its own, so that its memory is its own; the last also wide."""
-    wide = [models[-1], "--dtype", "float32", "--loads", "1x16384"]
-    for arguments in (*([model] for model in models), wide):
+    """Each model in a process of its own, so that its memory is its own; Qwen3-1.7B also wide."""
+    wide = (
+        [["Qwen3-1.7B", "--dtype", "float32", "--loads", "1x16384"]]
+        if "Qwen3-1.7B" in models
+        else []
+    )
+    for arguments in (*([model] for model in models), *wide):
         words = [sys.executable, str(BENCH / "gpu_update.py"), *arguments]
         environ = {**os.environ, **GROWING_MEMORY}  # as `rnow run` has it
         done = subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True, env=environ)
