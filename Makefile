@@ -78,12 +78,13 @@ check: setup
 	$(BIN)/python scripts/make_gpu_doc.py --check
 	$(BIN)/python scripts/make_metrics_doc.py --check
 	$(BIN)/python scripts/make_messages_doc.py --check
+	$(BIN)/python scripts/make_performance_doc.py --check
 
 bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/run_all.py $(ARGS)
 
 gpu: setup
-	$(BIN)/python tests/bench/gpu_smoke.py
+	$(BIN)/python tests/bench/gpu_all.py --resume $(ARGS)
 
 soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7

@@ -10,7 +10,9 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
+import gpu_all
 import parts
+import run_all
 from parts import BENCH, Part, Run
 from rows import row, rows_in
 
@@ -176,3 +178,12 @@ def test_a_figure_that_is_no_number_holds_nothing() -> None:
 def test_a_line_that_was_cut_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "rows").write_text('{"name": "a"}\n{"na')
     assert rows_in(tmp_path / "rows") == [{"name": "a"}]
+
+
+def test_every_part_is_a_script_and_parts_of_a_gpu_are_short() -> None:
+    for made in (run_all.PARTS, gpu_all.PARTS):
+        names = [part.name for part in made]
+        assert len(set(names)) == len(names)
+        assert [part.name for part in made if not (BENCH / part.command[0]).is_file()] == []
+    assert all(part.timeout_s < 480 for part in gpu_all.PARTS)
+    assert gpu_all.BUDGET_S == 25 * 60
