@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from parts import ROOT, Part, Run
+from parts import ROOT, Part, Run, end_on_sigterm
 
 from rnow.plan.devices import find_devices, usable_gpus
 
@@ -114,6 +114,7 @@ def main() -> int:
         budget_s=BUDGET_S,
         python=str(python),
     )
+    end_on_sigterm()
     return int(not run.all())
 
 

@@ -155,6 +155,11 @@ def run_child(
                 os.killpg(child.pid, signal.SIGKILL)
 
 
+def end_on_sigterm() -> None:
+    """Have a SIGTERM end this process as Ctrl-C does, and the part that runs with it."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def why_failed(code: int | None, rows: Sequence[Mapping[str, Any]], *, timeout_s: float) -> str:
     """Say why a part's rows are not all that it had to say; "": they are."""
     if code is None:

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from parts import ROOT, Part, Run
+from parts import ROOT, Part, Run, end_on_sigterm
 
 VLLM = str(ROOT / ".venv-vllm" / "bin" / "python")
 
@@ -53,6 +53,7 @@ def main() -> int:
     given = parser.parse_args()
     chosen = [part for part in PARTS if part.name in given.only]
     run = Run(parts=chosen, file=given.file, resume=given.resume, python=VLLM)
+    end_on_sigterm()
     return int(not run.all())
 
 

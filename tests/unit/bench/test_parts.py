@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -86,13 +88,31 @@ def test_a_part_that_fails_is_a_broken_row_and_the_next_is_run(tmp_path: Path) -
     assert "no such thing" in (tmp_path / "found" / "crashes.log").read_text()
 
 
-def test_a_part_ends_at_its_deadline_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_part_ends_at_its_deadline(tmp_path: Path) -> None:
+    name = script(tmp_path, "hangs.py", HANGS)
+    hangs = Part(name="hangs", command=(name, str(tmp_path / "pid")), timeout_s=0.5)
+    assert not run(tmp_path, hangs, Part(name="next", command=(script(tmp_path, "n.py", HOLDS),)))
+    each = found(tmp_path)
+    assert (each["hangs"]["state"], each["hangs"]["why"]) == ("failed", "took longer than 0.5 s")
+    assert each["next"]["state"] == "held"
+
+
+def test_a_runner_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     name = script(tmp_path, "hangs.py", HANGS)
-    hangs = Part(name="hangs", command=(name, str(pid)), timeout_s=5)
-    assert not run(tmp_path, hangs)
-    each = found(tmp_path)["hangs"]
-    assert (each["state"], each["why"]) == ("failed", "took longer than 5 s")
+    code = (
+        f"import sys; sys.path.insert(0, {str(BENCH)!r})\nfrom pathlib import Path\n"
+        "from parts import Part, Run, end_on_sigterm\nend_on_sigterm()\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"part = Part(name='hangs', command=({name!r}, {str(pid)!r}))\n"
+        "Run(parts=[part], file=folder / 'found.json', folder=folder).all()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as runner:
+        while not (pid.exists() and pid.read_text()):
+            assert runner.poll() is None
+            time.sleep(0.05)
+        runner.terminate()
+    assert runner.returncode == 128 + signal.SIGTERM
     assert wait_for_end(int(pid.read_text()))
 
 
