@@ -40,7 +40,6 @@ from rnow.records import Batch, RolloutId, ScoredTrajectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from builders import load_policy, make_trajectory, qwen3
-from rows import row
 
 VOCAB = 151_936
 NOTE = "TRL compares whole distributions, rnow the tokens that were sampled: another objective."
@@ -196,6 +195,8 @@ def measure(folder: Path, *, rounds: int, count: int) -> dict[str, tuple[float, 
 
 
 def main() -> None:
+    from rows import row
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trajectories", type=int, default=8)
