@@ -4,8 +4,10 @@
 # make test-full   the rest: the slow tests, vLLM for real, a kill at random, the demo here and on vLLM
 # make ci      check, test and test-full, two parts at a time: what every change must pass
 # make test-vllm   what of test-full runs on a real vLLM server
-# make bench   measurements with bounds on times; for a machine with nothing else to do
-# make gpu     rnow on an NVIDIA GPU of 80 GB, by hand: plan, gradient, demo, updates at real size
+# make bench   measurements with bounds on times, as one table and bench.json; for a machine with
+#              nothing else to do; ARGS="--resume" keeps what held, ARGS="--only step view" takes some
+# make gpu     what an NVIDIA GPU of 80 GB alone can show, by hand: 25 minutes at most, then gpu.json
+#              has what was found; the next call goes on with what is left
 # make soak    what takes longer than a CI run: the demo on eight seeds, check against run, kills; by hand
 
 BIN := .venv/bin
@@ -76,24 +78,13 @@ check: setup
 	$(BIN)/python scripts/make_gpu_doc.py --check
 	$(BIN)/python scripts/make_metrics_doc.py --check
 	$(BIN)/python scripts/make_messages_doc.py --check
+	$(BIN)/python scripts/make_performance_doc.py --check
 
 bench: setup .venv-vllm/.ready
-	$(BIN)/python tests/bench/bench_cli.py
-	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2
-	$(BIN)/python tests/bench/bench_update.py
-	$(BIN)/python tests/bench/bench_local_engine.py
-	$(BIN)/python tests/bench/bench_controller.py
-	$(BIN)/python tests/bench/bench_controller.py --nodes 64
-	$(BIN)/python tests/bench/bench_overlap.py
-	$(BIN)/python tests/bench/bench_view.py
-	$(BIN)/python tests/bench/bench_report.py
-	$(BIN)/python tests/bench/bench_vllm.py
-	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2
-	$(BIN)/python tests/bench/bench_browser.py
-	$(BIN)/python tests/bench/bench_step.py
+	$(BIN)/python tests/bench/run_all.py $(ARGS)
 
 gpu: setup
-	$(BIN)/python tests/bench/gpu_smoke.py
+	$(BIN)/python tests/bench/gpu_all.py --resume $(ARGS)
 
 soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_demo.py --seeds 0 1 2 3 4 5 6 7

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rows import row
+
 ROOT = Path(__file__).parents[2]
 BOUNDS = {("--help",): 0.4, ("run", str(ROOT)): 3.0}
 
@@ -31,12 +33,11 @@ def _cpu_seconds() -> float:
 
 
 def main() -> int:
-    too_slow = False
-    for words, bound in BOUNDS.items():
-        seconds = best_seconds(words, bound=bound)
-        too_slow |= seconds > bound
-        print(f"rnow {words[0]:8s} {seconds:.2f} s (bound {bound:g} s)")
-    return int(too_slow)
+    held = [
+        row(f"rnow {words[0]}", best_seconds(words, bound=bound), "s of CPU", most=bound)
+        for words, bound in BOUNDS.items()
+    ]
+    return int(not all(held))
 
 
 if __name__ == "__main__":

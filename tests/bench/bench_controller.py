@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from rows import row
 
 from rnow.chat.template import ChatTemplate
 from rnow.cluster.keeper import Keeper
@@ -209,18 +210,16 @@ def show(measured: Measured, num_rollouts: int) -> int:
     starts = [turn.start for turn in first.turns]
     between = [later - turn.end for later, turn in zip(starts[1:], first.turns, strict=False)]
     print(f"prompt {starts[0]}, sampled {first.num_actions // NUM_TURNS} a turn, tools {between}")
-    print(f"a loop of 10 million additions: {loop_seconds():.2f} s of CPU time")
     rate = num_rollouts * NUM_TURNS / measured.wall_s
     num_lines = measured.journal.count(b"\n")
     print(
-        f"{measured.wall_s:.1f} s, {rate:.0f} turns a second; at most {measured.gib:.2f} GiB; the "
-        f"loop stood still for {measured.pause_s:.2f} s at most (bound {LOOP_PAUSE_S:g} s); "
+        f"{measured.wall_s:.1f} s, {rate:.0f} turns a second; at most {measured.gib:.2f} GiB; "
         f"{num_lines} rollouts in a journal of {len(measured.journal) / 1e6:.1f} MB"
     )
-    print(
-        f"{num_rollouts} rollouts: {measured.ms:.2f} ms of CPU time a turn (bound {BOUND_MS:g} ms)"
-    )
-    holds = measured.ms <= BOUND_MS and measured.pause_s <= LOOP_PAUSE_S
+    beside = f"a loop of 10 million additions {loop_seconds():.2f} s of CPU time"
+    name = f"a turn, {num_rollouts} rollouts"
+    holds = row(name, measured.ms, "ms of CPU", most=BOUND_MS, beside=beside)
+    holds &= row(f"{name}: a pause of the loop", measured.pause_s, "s", most=LOOP_PAUSE_S)
     return int(not holds or num_lines != num_rollouts)
 
 

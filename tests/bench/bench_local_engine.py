@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from rows import row
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rnow.engines.base import SampleRequest, ScoreRequest
@@ -51,8 +52,8 @@ def make_smollm2(folder: Path) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-async def against_generate(*, rows: int, rounds: int) -> float:
-    """Return the time of rollouts ÷ that of generate."""
+async def against_generate(*, rows: int, rounds: int) -> bool:
+    """Compare the time of rollouts with that of generate; say whether the bound holds."""
     prompts = torch.randint(0, 49_152, (8, 64), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as name:
         make_smollm2(Path(name))
@@ -85,9 +86,14 @@ async def against_generate(*, rows: int, rounds: int) -> float:
         times.append((between - begin, time.perf_counter() - between))
     await engine.aclose()
     ours, theirs = (min(column) for column in zip(*times, strict=True))
-    ratio = ours / theirs
-    print(f"8 × 48 tokens: {ours:.2f} s; transformers' generate {theirs:.2f} s; ratio {ratio:.2f}")
-    return ratio
+    return row(
+        "rollouts / generate",
+        ours / theirs,
+        "",
+        most=BOUND,
+        beside=f"8 × 48 tokens in {ours:.2f} s, transformers' generate {theirs:.2f} s",
+        note="generate keeps no log-probabilities, and its bits depend on the batch.",
+    )
 
 
 def make_model(folder: str) -> None:
@@ -125,7 +131,7 @@ async def roll_out(engine: LocalEngine, index: int) -> list[int]:
     return ids
 
 
-async def main() -> None:
+async def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rollouts", type=int, default=64)
     parser.add_argument("--rows", type=int, default=32)
@@ -133,7 +139,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    ratio = await against_generate(rows=options.rows, rounds=options.rounds)
+    holds = await against_generate(rows=options.rows, rounds=options.rounds)
     with tempfile.TemporaryDirectory() as folder:
         make_model(folder)
         engine = LocalEngine(Path(folder), rows=options.rows)
@@ -157,8 +163,7 @@ async def main() -> None:
     print(f"scoring: {seconds:.2f} s, {seconds / options.rollouts * 1e3:.2f} ms a trajectory")
     time_steps(engine, options.rows)
     await asyncio.gather(engine.aclose(), teacher.aclose())
-    if ratio > BOUND:
-        sys.exit(f"rollouts take {ratio:.2f} × the time of generate; the bound is {BOUND}")
+    return int(not holds)
 
 
 @torch.inference_mode()
@@ -182,4 +187,4 @@ def time_steps(engine: LocalEngine, num_rows: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(asyncio.run(main()))

@@ -8,11 +8,13 @@ processor's time for one drawing, by the time between two.
 
 import os
 import pty
+import sys
 import threading
 import time
 from contextlib import suppress
 
 from rich.console import Console
+from rows import row
 
 from rnow.training.monitor import EVERY_S, make_live
 from rnow.training.view import view
@@ -54,7 +56,7 @@ def drain(file: int) -> None:
             pass
 
 
-def main() -> None:
+def main() -> int:
     master, slave = pty.openpty()
     threading.Thread(target=drain, args=(master,), daemon=True).start()
     console = Console(file=os.fdopen(slave, "w"), width=200, height=50, markup=False)
@@ -64,10 +66,9 @@ def main() -> None:
         for _ in range(NUM_DRAWN):
             live.refresh()
         one_s = (time.process_time() - started) / NUM_DRAWN
-    share = one_s / EVERY_S
-    print(f"the view is drawn in {1000 * one_s:.2f} ms every {EVERY_S:g} s: {share:.2%} of a step")
-    assert share <= MAX_SHARE
+    beside = f"drawn in {1000 * one_s:.2f} ms every {EVERY_S:g} s"
+    return int(not row("the view", one_s / EVERY_S, "of a step", most=MAX_SHARE, beside=beside))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,6 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rows import hand_on
+
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.errors import ConfigError
@@ -58,6 +60,10 @@ class Claims:
         self.figures[name] = value
         self.num_broken += not holds
         print(f"{'ok    ' if holds else 'BROKEN'} {name}: {text}", flush=True)
+        first = text.splitlines()[0]
+        hand_on(
+            name=name, value=None, unit="", bound="", ok=holds, beside=first, note="", figures=value
+        )
 
 
 def devices(claims: Claims, folder: Path, models: list[str]) -> None:
@@ -89,7 +95,7 @@ def devices(claims: Claims, folder: Path, models: list[str]) -> None:
     claims.say("devices/plan", list(lines), "\n       ".join((" ".join(overrides), *lines)))
 
 
-def gradient(claims: Claims, folder: Path, models: list[str]) -> None:
+def gradient(claims: Claims, folder: Path, models: list[str], *, device: str = "cuda") -> None:
     """Compare the gradient of one batch in rows side by side with that of a row at a time."""
     import torch
     from bench_update import random_batch, write_model  # which brings builders' folder
@@ -103,7 +109,7 @@ def gradient(claims: Claims, folder: Path, models: list[str]) -> None:
     write_model(folder / "model")
     batch = random_batch()
     for dtype, bound in MAX_GRADIENT_ERROR.items():
-        policy = load_policy(folder / "model", dtype=dtype, device="cuda")
+        policy = load_policy(folder / "model", dtype=dtype, device=device)
         trained = policy.trained_parameters()
         torch.manual_seed(0)
         for name, parameter in trained.items():
@@ -203,9 +209,13 @@ def resume(claims: Claims, folder: Path, models: list[str]) -> None:
 
 
 def update(claims: Claims, folder: Path, models: list[str]) -> None:
-    """Each model in a process of its own, so that its memory is its own; the last also wide."""
-    wide = [models[-1], "--dtype", "float32", "--loads", "1x16384"]
-    for arguments in (*([model] for model in models), wide):
+    """Each model in a process of its own, so that its memory is its own; Qwen3-1.7B also wide."""
+    wide = (
+        [["Qwen3-1.7B", "--dtype", "float32", "--loads", "1x16384"]]
+        if "Qwen3-1.7B" in models
+        else []
+    )
+    for arguments in (*([model] for model in models), *wide):
         words = [sys.executable, str(BENCH / "gpu_update.py"), *arguments]
         environ = {**os.environ, **GROWING_MEMORY}  # as `rnow run` has it
         done = subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True, env=environ)
@@ -256,7 +266,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--models", nargs="+", default=["Qwen3-8B", "Qwen3-4B", "Qwen3-1.7B"])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cpu", action="store_true", help="gradient alone, to try the script")
     arguments = parser.parse_args()
+    if arguments.cpu:
+        claims = Claims()
+        with tempfile.TemporaryDirectory() as folder:
+            gradient(claims, Path(folder), [], device="cpu")
+        return int(claims.num_broken > 0)
     found = usable_gpus(find_devices())
     if not any(gpu.kind == "cuda" for gpu in found.gpus):
         print(f"no CUDA device here: {found.reason}", file=sys.stderr)

@@ -145,9 +145,9 @@ def timed_update(trainer: Trainer, batch: Batch) -> float:
     return time.perf_counter() - started
 
 
-def packed_attention_error(window: int | None) -> float:
-    """Return how far the GPU's attention over packed sequences is from the CPU's: the worst of the
-    output and the three gradients, as a share of its norm."""
+def packed_attention_error(window: int | None, *, device: str = "cuda") -> float:
+    """Return how far attention over packed sequences is from the CPU's in float64: the worst of
+    the output and the three gradients, as a share of its norm."""
     lengths = (100, 1, 300, 128)
     borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
     generator = torch.Generator().manual_seed(0)
@@ -159,9 +159,9 @@ def packed_attention_error(window: int | None) -> float:
     module.num_key_value_groups = 4
     module.is_causal = True
     found = []
-    for device, dtype in (("cuda", torch.bfloat16), ("cpu", torch.float64)):
-        tensors = [each.to(device, dtype, copy=True).requires_grad_() for each in drawn]
-        sequences = Sequences(starts=borders.to(device), lengths=lengths, window=window)
+    for place, dtype in ((device, torch.bfloat16), ("cpu", torch.float64)):
+        tensors = [each.to(place, dtype, copy=True).requires_grad_() for each in drawn]
+        sequences = Sequences(starts=borders.to(place), lengths=lengths, window=window)
         mixed, _ = attend(module, *tensors, sequences)
         mixed.square().sum().backward()
         found.append([mixed.detach(), *(tensor.grad for tensor in tensors)])
