@@ -83,6 +83,7 @@ bench: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_update.py
 	$(BIN)/python tests/bench/bench_local_engine.py
 	$(BIN)/python tests/bench/bench_controller.py
+	$(BIN)/python tests/bench/bench_controller.py --nodes 64
 	$(BIN)/python tests/bench/bench_overlap.py
 	$(BIN)/python tests/bench/bench_view.py
 	$(BIN)/python tests/bench/bench_report.py
@@ -100,6 +101,8 @@ soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_check_matrix.py
 	$(BIN)/python tests/bench/soak_kills.py
 	$(BIN)/python tests/bench/soak_kills.py --lag 1
+	$(BIN)/python tests/bench/bench_ranks.py demo
+	$(BIN)/python tests/bench/bench_controller.py --nodes 64 --rollouts 8192
 	$(BIN)/python tests/bench/bench_cluster.py --python .venv-vllm/bin/python
 	$(BIN)/python tests/bench/bench_estimates.py
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2 --kill

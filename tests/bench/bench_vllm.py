@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 from rnow.chat.template import ChatTemplate
 from rnow.engines.vllm.command import VllmServerSettings, served_name
@@ -36,6 +35,7 @@ from rnow.tools.base import ToolCall
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from builders import qwen3
+from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 BOUND = 0.95
 PROMPT_TOKENS, SAMPLED_TOKENS, GROUP_SIZE = 200, 24, 4

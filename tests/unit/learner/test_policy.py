@@ -106,25 +106,6 @@ def test_a_fresh_adapter_changes_no_bit_of_the_log_probabilities(tied: Path) -> 
     assert torch.equal(lora, logprobs_of(load_policy(tied, tuning="full"), token_ids, [3, 8]))
 
 
-def test_what_goes_into_an_adapter_is_not_widened_and_no_bit_shows_it(tied: Path) -> None:
-    from peft.tuners.lora import LoraLayer
-
-    results = []
-    for widened in (False, True):
-        policy = load_policy(tied, qlora_rank=4, dtype="bfloat16")
-        wake_lora(policy)
-        adapted = [each for each in policy.network.body.modules() if isinstance(each, LoraLayer)]
-        assert [each.cast_input_dtype_enabled for each in adapted] == [False] * 14
-        for each in adapted:
-            each.cast_input_dtype_enabled = widened
-        logprobs = logprobs_of(policy, some_ids(2, 9), [3, 8, 14])
-        logprobs.sum().backward()
-        results.append((logprobs, gradients(policy)))
-    (narrow, narrow_gradients), (wide, wide_gradients) = results
-    assert torch.equal(narrow, wide)
-    assert all(torch.equal(narrow_gradients[name], wide_gradients[name]) for name in wide_gradients)
-
-
 def test_full_fine_tuning_trains_a_tied_head_once_with_both_its_gradients(tied: Path) -> None:
     policy = load_policy(tied, tuning="full")
     assert "lm_head.weight" not in policy.trained_parameters()
