@@ -176,7 +176,9 @@ class Training:
         said = self.said()
         assert code != 0, f"the run ended before all was killed:\n{said}"
         assert "Traceback" not in said, said
-        self.ends.append(f"exit code {code}: {said.splitlines()[-1]}")
+        # Ray, where it ends the process itself, writes its state behind what it says.
+        words = [line for line in said.splitlines() if "[state-dump]" not in line and line.strip()]
+        self.ends.append(f"exit code {code}: {words[-1]}")
         print(self.ends[-1], flush=True)
         self.close()
         self._open()

@@ -27,13 +27,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Lab:
     """A student in this process, and a teacher's server that does as the files of `faults` say."""
 
-    def __init__(self, rnow: ForkedCli, project: Path, *, name: str, faults: Path) -> None:
+    def __init__(
+        self, rnow: ForkedCli, project: Path, *, name: str, faults: Path, lag: int
+    ) -> None:
         self._rnow = rnow
         self.faults = faults
         self.run = project / "runs" / name
         self._words = (
             *("run", project, "--name", name, "data.batch_size=2", "data.group_size=2"),
-            *(f"trainer.max_steps={NUM_STEPS}", "trainer.eval_step=0"),
+            *(
+                f"trainer.max_steps={NUM_STEPS}",
+                "trainer.eval_step=0",
+                f"trainer.max_policy_lag={lag}",
+            ),
             *("engine.kind=local", "teacher.engine=vllm", f"engine.python={fake_python(faults)}"),
             "engine.start_timeout_s=60",
         )
@@ -66,13 +72,18 @@ class Lab:
 
 
 @pytest.mark.parametrize(
-    ("faults", "timeout_s", "said"),
+    ("faults", "timeout_s", "said", "lag"),
     [
         # The student in this process has as long: too little on a very busy machine would be shown.
-        ({"slow": "7"}, 5, "has waited 5 s"),
-        ({"dies": "", "broken": ""}, 60, "RuntimeError: this GPU has no memory left"),
-        ({"stale": ""}, 60, "the teacher has changed since the run began: it now answers 1 nats"),
-        ({"nan": ""}, 60, "the teacher could not score "),
+        ({"slow": "7"}, 5, "has waited 5 s", 1),
+        ({"dies": "", "broken": ""}, 60, "RuntimeError: this GPU has no memory left", 1),
+        (
+            {"stale": ""},
+            60,
+            "the teacher has changed since the run began: it now answers 1 nats",
+            0,
+        ),
+        ({"nan": ""}, 60, "the teacher could not score ", 0),
     ],
     ids=["slow", "dead", "wrong", "nan"],
 )
@@ -83,8 +94,9 @@ def test_a_teacher_that_goes_wrong_ends_the_run_in_words_and_mended_it_goes_on(
     faults: dict[str, str],
     timeout_s: int,
     said: str,
+    lag: int,
 ) -> None:
-    lab = Lab(rnow, project, name="-".join(faults), faults=tmp_path)
+    lab = Lab(rnow, project, name="-".join(faults), faults=tmp_path, lag=lag)
     ended = lab.run_until_it_goes_wrong(faults, timeout_s=timeout_s)
     assert ended.status == 1, ended.output
     assert said in ended.output

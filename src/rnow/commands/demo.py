@@ -125,7 +125,6 @@ def _measure(
     loaded: "LoadedConfig", directory: Path, model: str, *, adapter: Path | None = None
 ) -> "Evaluation":
     """Evaluate in this process, on the CPU, whatever the run's engine is: one measure for all."""
-
     from rnow.engines.spec import EngineSpec
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import Subject

@@ -157,7 +157,6 @@ def evaluate_project(
 
     `model`: as rnow.evaluation.subject.choose_model takes it.
     """
-
     from rnow.chat.prompts import read_prompt_file
     from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
