@@ -92,6 +92,8 @@ soak: setup .venv-vllm/.ready
 	$(BIN)/python tests/bench/bench_check_matrix.py
 	$(BIN)/python tests/bench/soak_kills.py
 	$(BIN)/python tests/bench/soak_kills.py --lag 1
+	$(BIN)/python tests/bench/bench_ranks.py demo
+	$(BIN)/python tests/bench/bench_controller.py --nodes 64 --rollouts 8192
 	$(BIN)/python tests/bench/bench_cluster.py --python .venv-vllm/bin/python
 	$(BIN)/python tests/bench/bench_estimates.py
 	$(BIN)/python tests/bench/bench_demo_vllm.py --seeds 0 1 2 --kill

@@ -26,8 +26,9 @@ async def main(address: str, folder: Path) -> None:
         address = cluster.address
         for _ in range(2):
             cluster.add_node(**node)
-    ids = [node.id for node in await find_nodes(address)][1:3]  # not what others added to it
-    async with opened_cluster(address, want=dict.fromkeys(ids, 0)) as opened:
+    found = await find_nodes(address, python=None)
+    ids = [machine.id for machine in found][1:3]  # not what others added to it
+    async with opened_cluster(found, want=dict.fromkeys(ids, 0)) as opened:
         await Lab(folder).start(2, starter=opened.start, nodes=ids)
         nodes = opened.nodes.values()
         places = [await node.keeper.whereabouts.remote() for node in nodes]

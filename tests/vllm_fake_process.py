@@ -103,7 +103,8 @@ async def serve(folder: Path, *, socket: str, model: str, max_model_len: int) ->
 def main() -> None:
     folder, arguments = Path(sys.argv[1]), sys.argv[2:]
     if "-c" in arguments:
-        return  # it is asked whether it has vLLM
+        print('{"vllm": "0.33.1"}')  # it is asked whether it has vLLM, and which
+        return
     for fault in ("broken", "fails-once"):
         if (folder / fault).exists():
             if fault == "fails-once":

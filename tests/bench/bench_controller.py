@@ -6,8 +6,9 @@ A rollout has three turns. Its prompt has about 300 tokens; a turn samples 30, w
 call, and the tool's answer is about 50 with the template's text around it. The server is the tests'
 small HTTP server in another process, the tool runs in a worker process; what is counted is the
 CPU time of all threads of this process, from prompts to journal, in a second step after a first one
-that opened connections. Bound: 2 ms a turn. Exits 1 above it. What a plain loop costs is printed
-beside it: a core that others slow down is slow for both.
+that opened connections. Bound: 2 ms a turn, and LOOP_PAUSE_S for which the event loop does nothing
+else. Exits 1 above them, or where the journal does not hold every rollout. What a plain loop costs
+is printed beside it: a core that others slow down is slow for both.
 
 With --nodes 64 --rollouts 8192 the servers are on as many machines of a cluster: real keepers of a
 real Ray, each of which passes requests on for many of the nodes to the one server.
@@ -16,48 +17,44 @@ real Ray, each of which passes requests on for many of the nodes to the one serv
 import argparse
 import asyncio
 import cProfile
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import resources
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 from rows import row
 
 from rnow.chat.template import ChatTemplate
-from rnow.cluster.keeper import Keeper, Machine
+from rnow.cluster.keeper import Keeper
 from rnow.cluster.node import KeptClient, Node, SharedFiles
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.http import VllmClient
+from rnow.plan.nodes import Machine
 from rnow.records import Batch
 from rnow.runtime.garbage import rare_collections
+from rnow.runtime.main_task import run_main
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from rolling import NUM_TURNS, STUDENT, Rolling, calling_ids, instant_tools, make_prompts
 from vllm_fake import Json, logprob_of, serve_fake
 
 BOUND_MS = 2.0
+LOOP_PAUSE_S = 5.0  # a tenth of what makes a heartbeat write its stacks down, with room for a core
+NUM_WARMING = 512  # rollouts of the first step at most
 NUM_KEEPERS = 2
 PROMPT_TOKENS, SAMPLED_TOKENS = 300, 30
-STUDENT = resources.files("rnow") / "templates" / "clinic" / "models" / "student"
-
-
-def calling_ids(chat: ChatTemplate) -> list[int]:
-    """Return a turn of SAMPLED_TOKENS that calls the tool, its end of turn included."""
-    for num_digits in range(1, SAMPLED_TOKENS):
-        call = f'{{"name": "{TOOL_NAME}", "arguments": {{"key": "{"7" * num_digits}"}}}}'
-        ids = [*chat.encode(f"<tool_call>\n{call}\n</tool_call>"), chat.end_of_turn_id]
-        if len(ids) == SAMPLED_TOKENS:
-            return ids
-    raise AssertionError(f"no call has {SAMPLED_TOKENS} tokens")
 
 
 async def serve() -> None:
     """Answer every generation with a tool call, until this process is ended."""
-    sampled = calling_ids(ChatTemplate.load(str(STUDENT)))
+    sampled = calling_ids(ChatTemplate.load(str(STUDENT)), SAMPLED_TOKENS)
 
     def call_a_tool(answer: Json) -> None:
         (choice,) = answer["choices"]
@@ -86,14 +83,13 @@ class PassingKeeper(Keeper):
 
 def clients_on_nodes(url: str, num_nodes: int) -> list[VllmClient]:
     """Return a client for the server of each node; NUM_KEEPERS keepers stand for all nodes."""
-    ray.init(num_cpus=NUM_KEEPERS, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=NUM_KEEPERS, include_dashboard=False, log_to_driver=False)
     passing = ray.remote(PassingKeeper).options(max_concurrency=10_000)
     keepers = [passing.remote(url, num_nodes) for _ in range(NUM_KEEPERS)]
-    machine = Machine(host="node", python="", rnow="", gpus=())
+    machine = Machine(id="", host="node", address="", cores=1, gpus=(), own={}, served={})
     nodes = [
         Node(
-            id=f"{number:08}",
-            machine=machine,
+            machine=replace(machine, id=f"{number:08}"),
             keeper=keepers[number % NUM_KEEPERS],
             files=SharedFiles(),
         )
@@ -102,10 +98,43 @@ def clients_on_nodes(url: str, num_nodes: int) -> list[VllmClient]:
     return [KeptClient(node, str(place), f"ray://{place}") for place, node in enumerate(nodes)]
 
 
-async def measure(
-    url: str, *, num_rollouts: int, num_nodes: int, profile: Path | None
-) -> tuple[float, Batch]:
-    """Return CPU milliseconds a turn, and what was rolled out."""
+@dataclass
+class Pause:
+    """The longest time for which an event loop did not come to what was due."""
+
+    longest_s: float = 0.0
+
+
+@asynccontextmanager
+async def longest_pause() -> AsyncIterator[Pause]:
+    pause = Pause()
+
+    async def tick() -> None:
+        while True:
+            due = time.perf_counter() + 0.01
+            await asyncio.sleep(0.01)
+            pause.longest_s = max(pause.longest_s, time.perf_counter() - due)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield pause
+    finally:
+        ticking.cancel()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a step took, and what it made."""
+
+    ms: float  # CPU time a turn
+    wall_s: float
+    pause_s: float
+    gib: float  # of this process at most
+    batch: Batch
+    journal: bytes
+
+
+async def measure(url: str, *, num_rollouts: int, num_nodes: int, profile: Path | None) -> Measured:
     chat = ChatTemplate.load(str(STUDENT))
     group_size = 4
     engine = VllmEngine([url])
@@ -116,20 +145,28 @@ async def measure(
             num_prompts = num_rollouts // group_size
             prompts = make_prompts(chat, tools, num_prompts, num_tokens=PROMPT_TOKENS)
             rolling = Rolling(engine, chat, tools, Path(name), max_tokens=SAMPLED_TOKENS)
-            await rolling.step(prompts, group_size=group_size)
+            await rolling.step(prompts[: NUM_WARMING // group_size], group_size=group_size)
             profiler = cProfile.Profile() if profile else None
             started, wall = time.process_time(), time.perf_counter()
             if profiler is not None:
                 profiler.enable()
-            with rare_collections():  # as in a run
-                batch = await rolling.step(prompts, group_size=group_size)
+            async with longest_pause() as pause:
+                with rare_collections():  # as in a run
+                    batch = await rolling.step(prompts, group_size=group_size)
             if profiler is not None and profile is not None:
                 profiler.disable()
                 profiler.dump_stats(profile)
-            seconds = time.process_time() - started
-            print(f"{time.perf_counter() - wall:.2f} s of wall time", file=sys.stderr)
+            seconds, wall_s = time.process_time() - started, time.perf_counter() - wall
+            journal = rolling.journal.read_bytes()
     await engine.aclose()
-    return seconds * 1e3 / (num_rollouts * NUM_TURNS), batch
+    return Measured(
+        ms=seconds * 1e3 / (num_rollouts * NUM_TURNS),
+        wall_s=wall_s,
+        pause_s=pause.longest_s,
+        gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        batch=batch,
+        journal=journal,
+    )
 
 
 def loop_seconds() -> float:
@@ -154,7 +191,7 @@ def main() -> int:
         assert server.stdout is not None
         try:
             url = server.stdout.readline().strip()
-            ms, batch = asyncio.run(
+            measured = run_main(
                 measure(
                     url,
                     num_rollouts=arguments.rollouts,
@@ -164,13 +201,30 @@ def main() -> int:
             )
         finally:
             server.kill()
-    first = batch.scored[0].trajectory
+    return show(measured, arguments.rollouts)
+
+
+def show(measured: Measured, num_rollouts: int) -> int:
+    """Print what was measured; return 1 where a bound is broken."""
+    first = measured.batch.scored[0].trajectory
     starts = [turn.start for turn in first.turns]
     between = [later - turn.end for later, turn in zip(starts[1:], first.turns, strict=False)]
     print(f"prompt {starts[0]}, sampled {first.num_actions // NUM_TURNS} a turn, tools {between}")
+    rate = num_rollouts * NUM_TURNS / measured.wall_s
+    num_lines = measured.journal.count(b"\n")
+    print(
+        f"{measured.wall_s:.1f} s, {rate:.0f} turns a second; at most {measured.gib:.2f} GiB; the "
+        f"loop stood still for {measured.pause_s:.2f} s at most (bound {LOOP_PAUSE_S:g} s); "
+        f"{num_lines} rollouts in a journal of {len(measured.journal) / 1e6:.1f} MB"
+    )
+    name = f"{num_rollouts} rollouts"
     beside = f"a loop of 10 million additions {loop_seconds():.2f} s"
-    name = f"a turn, {arguments.rollouts} rollouts"
-    return int(not row(name, ms, "ms of CPU", most=BOUND_MS, beside=beside))
+    held = [
+        row(f"a turn, {name}", measured.ms, "ms of CPU", most=BOUND_MS, beside=beside),
+        row(f"the loop stood still, {name}", measured.pause_s, "s", most=LOOP_PAUSE_S),
+        row(f"in the journal, {name}", num_lines, "", least=num_rollouts, most=num_rollouts),
+    ]
+    return int(not all(held))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from rnow.config.settings import Config
 from rnow.records import Batch, EndReason, RolloutId, ScoredTrajectory, StopReason, Trajectory, Turn
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal
+from rnow.training.ranks.places import RankHere, RanksHere
 from rnow.training.ranks.processes import RankProcesses, RankSettings
 
 NUM_TOKENS = 48  # of each trajectory
@@ -110,15 +111,17 @@ async def measure(folder: Path, model: Path, num_ranks: int) -> tuple[list[float
         num_steps=2,
         is_sharded=True,
         environments=({},) * num_ranks,
+        place=RanksHere(num=num_ranks, run=run.path, logs=run.logs),
     )
     processes = await RankProcesses.start(settings)
     try:
-        pids = [channel.process.pid for channel in processes._channels]
+        pids = [rank.pid for rank in processes.ranks if isinstance(rank, RankHere)]
         loaded = [gib_of(pid, "VmRSS") for pid in pids]
         for pid in pids:
             Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is counted from here on
         ids = [[0, 0, rollout] for rollout in range(NUM_TRAJECTORIES)]
         order = {"type": "update", "step": 0, "ids": ids, "again": True}
+        order["journal"] = str(run.trajectories(0))
         for _ in range(2):  # AdamW's moments come with the first
             await processes.ask(order, what="update")
         return loaded, [gib_of(pid, "VmHWM") for pid in pids]

@@ -7,8 +7,8 @@ lengths, 10 to 17 % of their tokens sampled in three turns. In turn, several tim
 the best of each counts:
 
     rnow    the embedded engine scores each trajectory, then `Trainer.update` with LoRA
-    bare    one sequence at a time by hand: body, LM head on action positions, log-softmax; the
-            simplest loss, its backward, clip, AdamW
+    bare    one sequence at a time by hand, by what transformers and peft have: body, LM head on
+            action positions, log-softmax; the simplest loss, its backward, clip, AdamW
     TRL     GKDTrainer's own loss (beta 1, reverse KL) on logits of all tokens from both networks,
             one sequence at a time, its backward, clip, AdamW. It compares whole distributions,
             rnow the sampled tokens: what differs is the objective, not its work alone
@@ -25,11 +25,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from bench_update import peak_bytes
+from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
 
 from rnow.config.settings import AlgorithmSettings, TrainerSettings
 from rnow.engines.base import ScoreRequest
@@ -39,7 +42,7 @@ from rnow.learner.trainer import Trainer
 from rnow.records import Batch, RolloutId, ScoredTrajectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from builders import load_policy, make_trajectory, qwen3
+from builders import load_policy, make_trajectory, model_settings, qwen3
 
 VOCAB = 151_936
 NOTE = "TRL compares whole distributions, rnow the tokens that were sampled: another objective."
@@ -86,6 +89,19 @@ def agentic_batch(count: int) -> Batch:
     return batch_of([int(length) for length in drawn.clip(64, 3000)])
 
 
+def plain_network(folder: Path) -> Any:
+    """A student as transformers and peft make it, with the adapter's sizes of rnow's."""
+    settings = model_settings()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = LoraConfig(
+        r=settings.qlora_rank,
+        lora_alpha=settings.qlora_alpha or 2 * settings.qlora_rank,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config).get_base_model().eval()
+
+
 class Lab:
     """Both networks, and the three ways through one batch."""
 
@@ -99,7 +115,8 @@ class Lab:
             num_steps=100,
             on_bad_numbers=lambda batch, reason: sys.exit(reason),
         )
-        self.parameters = list(self.policy.trained_parameters().values())
+        self.plain = plain_network(folder)
+        self.parameters = [one for one in self.plain.parameters() if one.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5)
 
     def rnow(self, batch: Batch) -> None:
@@ -119,8 +136,8 @@ class Lab:
             if scores:
                 with torch.inference_mode():
                     self._losses(self.teacher.base_model, self.teacher.lm_head, ids, actions)
-            network = self.policy.network
-            self._losses(network.body, network.head, ids, actions).sum().backward()
+            body, head = self.plain.base_model, self.plain.lm_head
+            self._losses(body, head, ids, actions).sum().backward()
         self._step()
 
     def trl(self, batch: Batch) -> None:
@@ -129,7 +146,7 @@ class Lab:
         for item in batch.scored:
             ids = torch.from_numpy(item.trajectory.token_ids).long()[None]
             mask = torch.from_numpy(item.trajectory.action_mask)[None]
-            logits = self.policy.network.causal_lm(input_ids=ids, use_cache=False).logits
+            logits = self.plain(input_ids=ids, use_cache=False).logits
             with torch.no_grad():
                 wanted = self.teacher(input_ids=ids, use_cache=False).logits
             GKDTrainer.generalized_jsd_loss(

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 from rows import row
 
 from rnow.chat.template import ChatTemplate
@@ -37,6 +36,7 @@ from rnow.tools.base import ToolCall
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from builders import qwen3
+from rolling import NUM_TURNS, TOOL_NAME, Rolling, instant_tools, make_prompts
 
 BOUND = 0.95
 PROMPT_TOKENS, SAMPLED_TOKENS, GROUP_SIZE = 200, 24, 4

@@ -28,6 +28,7 @@ PARTS = (
     Part(name="growth", command=("bench_growth.py",)),
     Part(name="local", command=("bench_local_engine.py",), timeout_s=1200),
     Part(name="controller", command=("bench_controller.py",), timeout_s=1200),
+    Part(name="controller-64", command=("bench_controller.py", "--nodes", "64"), timeout_s=1800),
     Part(name="overlap", command=("bench_overlap.py",), timeout_s=1200),
     Part(name="report", command=("bench_report.py",), timeout_s=1200),
     Part(name="browser", command=("bench_browser.py",)),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster as RayCluster
 from served_lab import Lab
+from short_runs import ForkedCli
 
 from rnow.cluster.connect import Cluster, find_nodes, opened_cluster
 from rnow.cluster.node import Node
+from rnow.commands.init import init_project
 from rnow.engines.base import SampleRequest, ScoreRequest
 from rnow.errors import ClusterError
 
@@ -24,9 +27,25 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 IDS = (9, 5)
 
 
+def write_python(folder: Path, version: str) -> Path:
+    """Write into `folder` an interpreter of that name which has this vLLM."""
+    folder.mkdir()
+    program = folder / "serving-python"
+    program.write_text(f'#!/bin/sh\necho \'{{"python": "3.12.1", "vllm": "{version}"}}\'\n')
+    program.chmod(0o755)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def machines() -> Iterator[RayCluster]:
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     """A head and two more nodes; a test that ends one adds another."""
+    folder = write_python(tmp_path_factory.mktemp("machines") / "bin", "0.33.1")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        yield from started_machines()
+
+
+def started_machines() -> Iterator[RayCluster]:
     cluster = RayCluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     cluster.add_node(**NODE)
     cluster.add_node(**NODE)
@@ -37,8 +56,8 @@ def machines() -> Iterator[RayCluster]:
 
 @pytest.fixture
 async def cluster(machines: RayCluster) -> AsyncIterator[Cluster]:
-    found = await find_nodes(machines.address)
-    async with opened_cluster(machines.address, want={node.id: 0 for node in found}) as opened:
+    found = await find_nodes(machines.address, python=None)
+    async with opened_cluster(found, want={machine.id: 0 for machine in found}) as opened:
         yield opened
 
 
@@ -119,7 +138,7 @@ async def test_a_keeper_that_is_killed_takes_its_servers_with_it(
     lab: Lab, cluster: Cluster
 ) -> None:
     second = [*cluster.nodes.values()][1]
-    engine = await lab.start(1, starter=cluster.start, nodes=[second.id])
+    engine = await lab.start(1, starter=cluster.start, nodes=[second.machine.id])
     keeper, folder = await second.keeper.whereabouts.remote()
     (former,) = lab.pids()
     os.kill(keeper, signal.SIGKILL)
@@ -156,15 +175,42 @@ async def test_gpus_that_another_run_has_are_asked_for_in_vain_with_words(
     added = machines.add_node(**NODE, num_gpus=2)
     taken = added.node_id
     try:
-        await find_nodes(machines.address)
-        async with opened_cluster(machines.address, want={taken: 2}):
+        found = await find_nodes(machines.address, python=None)
+        async with opened_cluster(found, want={taken: 2}):
             with pytest.raises(ClusterError, match="Ray does not give the GPUs that are asked for"):
-                async with opened_cluster(machines.address, want={taken: 2}, limit_s=2):
+                async with opened_cluster(found, want={taken: 2}, limit_s=2):
                     pass
-        async with opened_cluster(machines.address, want={taken: 2}) as cluster:
+        async with opened_cluster(found, want={taken: 2}) as cluster:
             assert [*cluster.nodes] == [taken]
     finally:
         machines.remove_node(added)
+
+
+async def test_machines_whose_versions_differ_are_named(
+    machines: RayCluster, tmp_path: Path
+) -> None:
+    other = write_python(tmp_path / "bin", "0.32.0")
+    assert len(await find_nodes(machines.address, python="serving-python")) == 3
+    first = (await find_nodes(machines.address, python="serving-python"))[0].name
+    added = [
+        machines.add_node(**NODE, env_vars={"PATH": f"{other}:/usr/bin:/bin"}),
+        machines.add_node(**NODE, env_vars={"PATH": "/usr/bin:/bin"}),
+    ]
+    try:
+        with pytest.raises(ClusterError) as refused:
+            await find_nodes(machines.address, python="serving-python")
+    finally:
+        for node in added:
+            machines.remove_node(node)
+    old, none = (f"{socket.gethostname()} ({node.node_id[:8]})" for node in added)
+    assert sorted(str(refused.value).splitlines()[1:-1]) == sorted(
+        (
+            f"  {old}: engine.python (serving-python) has vllm 0.32.0, on {first} 0.33.1",
+            f"  {none}: engine.python (serving-python) cannot be run there: [Errno 2] No such file "
+            "or directory: 'serving-python'",
+        )
+    )
+    assert len(await find_nodes(machines.address, python=None)) == 3
 
 
 def engine_node(cluster: Cluster, place: int) -> Node:
@@ -180,3 +226,23 @@ def request(session: str, *, version: int = 0) -> SampleRequest:
         seed=7,
         policy_version=version,
     )
+
+
+def test_an_evaluation_has_its_server_on_another_machine(
+    machines: RayCluster, rnow: ForkedCli, tmp_path: Path
+) -> None:
+    project, lab = tmp_path / "clinic", Lab(tmp_path / "servers")
+    init_project(project, template="clinic")
+    adapter = project / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    done = rnow(
+        *("eval", project, "--model", "adapter", "--max-samples", "1", "engine.kind=vllm"),
+        *(f"engine.python={lab.python}", f"resources.cluster={machines.address}"),
+        "rollout.max_turns=1",
+    )
+    assert "a vLLM server on the CPU of one of the cluster's 3 machines" in done.output
+    assert done.status == 0, done.output
+    (copy,) = (lab.folder / "adapters").read_text().splitlines()
+    assert not copy.startswith(str(project))
+    assert lab.pids() == []

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def test_pass_at_k_is_estimated_from_attempts_at_its_own_temperature(
 def test_rollouts_are_shown_and_kept_each_time_in_a_new_folder(
     project: Path, rnow: ForkedCli
 ) -> None:
+    shutil.rmtree(project / "rollouts", ignore_errors=True)  # of another test
     done = rnow("test", project, "-e", "0,2", "--teacher")
     assert done.status == 0, done.output
     assert "Model: teacher\n" in done.output

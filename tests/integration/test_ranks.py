@@ -4,29 +4,22 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 import rank_cases
 from builders import qwen3
 from processes import is_alive, wait_until
+from rank_runs import Killer, settings_of, train
 from short_runs import ForkedCli, assert_same_run
 
 from rnow.commands.init import init_project
-from rnow.config.settings import Config
 from rnow.errors import RankError
-from rnow.learner.checkpoint import load_checkpoint
-from rnow.runs.folder import RunDirectory
-from rnow.runs.journal import Journal
 from rnow.runtime.kill_points import VARIABLE
-from rnow.training.ranks.processes import RankEnded, RankProcesses, RankSettings
-from rnow.training.ranks.student import RankedStudent
+from rnow.training.ranks.places import RankHere
+from rnow.training.ranks.processes import RankEnded, RankProcesses
 
 pytestmark = pytest.mark.slow
-
-NUM_STEPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -34,87 +27,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student")
     qwen3(seed=0, vocab_size=rank_cases.VOCAB).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_kill_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
-
-
-def settings_of(folder: Path, model: Path, *, tuning: str = "lora") -> RankSettings:
-    """A run in `folder`, with the journals of its steps."""
-    run = RunDirectory(folder / "run")
-    run.logs.mkdir(parents=True)
-    for step in range(NUM_STEPS):
-        journal = Journal(run.trajectories(step))
-        for scored in rank_cases.batch(step=step).scored:
-            journal.append(scored)
-        journal.close()
-    config = Config.model_validate(
-        {
-            "data": {"batch_size": 1},
-            "model": {"path": str(model), "tuning": tuning, "qlora_rank": 4},
-            "trainer": {
-                "num_epochs": 1,
-                "learning_rate": 1e-2,
-                "max_tokens_per_micro_batch": 60,
-                "num_ranks": 2,
-            },
-        }
-    )
-    return RankSettings(
-        config=config,
-        student=model,
-        device="cpu",
-        run=run,
-        num_steps=NUM_STEPS,
-        is_sharded=tuning == "full",
-        environments=({}, {}),
-    )
-
-
-class Killer:
-    """Has each generation of ranks die at its own point; afterwards none does."""
-
-    def __init__(self, points: Sequence[str]) -> None:
-        self.said: list[str] = []
-        self._points: Iterator[str] = iter(points)
-        self._next()
-
-    def say(self, line: str) -> None:
-        """Called when a rank has ended, before the next ones are started."""
-        self.said.append(line)
-        self._next()
-
-    def _next(self) -> None:
-        os.environ.pop(VARIABLE, None)
-        if (point := next(self._points, None)) is not None:
-            os.environ[VARIABLE] = point
-
-
-def steps(student: RankedStudent, run: RunDirectory) -> list[object]:
-    """Make all updates as a run does, each published, probed and saved."""
-    found: list[object] = []
-    for step in range(NUM_STEPS):
-        found.append(student.update(rank_cases.batch(step=step)))
-        student.save(run.policy(step + 1))
-        found.append(student.probe_logprobs(range(3, 20), start=1).tolist())
-        student.save_checkpoint(run.latest, step=step + 1, scalars={})
-    kept = load_checkpoint(run.latest)
-    tensors = {**kept.weights, **kept.optimizer}
-    found += [kept.step, kept.scalars]
-    found.append({name: tensor.numpy().tobytes() for name, tensor in tensors.items()})
-    found.append(sorted((path.name, path.read_bytes()) for path in run.policy(3).iterdir()))
-    return found
-
-
-def train(settings: RankSettings, say: Callable[[str], None]) -> list[object]:
-    async def run() -> list[object]:
-        student = await RankedStudent.open(settings, say=say)
-        async with aclosing(student):
-            return await asyncio.to_thread(steps, student, settings.run)
-
-    return asyncio.run(run())
 
 
 CHAINS = {
@@ -133,11 +45,13 @@ CHAINS = {
 @pytest.mark.parametrize("tuning", CHAINS)
 def test_a_rank_killed_in_any_phase_costs_no_bit(tmp_path: Path, model: Path, tuning: str) -> None:
     untouched = Killer([])
-    expected = train(settings_of(tmp_path / "one", model, tuning=tuning), untouched.say)
+    alone = settings_of(tmp_path / "one", model, tuning=tuning)
+    expected = asyncio.run(train(alone, untouched.say))
     assert untouched.said == []
     killer = Killer(CHAINS[tuning])
-    settings = settings_of(tmp_path / "other", model, tuning=tuning)
-    assert train(settings, killer.say) == expected
+    kills = killer.environment
+    settings = settings_of(tmp_path / "other", model, tuning=tuning, environment=kills)
+    assert asyncio.run(train(settings, killer.say)) == expected
     assert len(killer.said) == len(CHAINS[tuning])
     for line, point in zip(killer.said, CHAINS[tuning], strict=True):
         rank = point[4]
@@ -155,14 +69,14 @@ def test_ranks_that_end_three_times_in_one_update_end_the_run_with_advice(
 ) -> None:
     settings = settings_of(tmp_path, model)
     said: list[str] = []
-    os.environ[VARIABLE] = "rank1/update/micro_batch:1"
+    monkeypatch.setenv(VARIABLE, "rank1/update/micro_batch:1")
 
     def say(line: str) -> None:
         said.append(line)
         monkeypatch.setenv("PYTHONHOME", "/nowhere")  # the next ones do not even start
 
     with pytest.raises(RankError) as ended:
-        train(settings, say)
+        asyncio.run(train(settings, say))
     words = str(ended.value).split("\n")
     assert re.fullmatch(
         "processes of the trainer ended 3 times without a finished step in between. The last "
@@ -187,7 +101,7 @@ def test_a_rank_that_stands_still_is_named_and_none_is_left(tmp_path: Path, mode
 
     async def stop_one() -> tuple[str, list[int]]:
         processes = await RankProcesses.start(settings)
-        pids = [channel.process.pid for channel in processes._channels]
+        pids = [rank.pid for rank in processes.ranks if isinstance(rank, RankHere)]
         os.kill(pids[1], signal.SIGSTOP)
         processes._limit_s = 8.0  # before, a busy machine may take longer than that
         try:
@@ -226,22 +140,47 @@ def ranks_of(run: Path) -> list[int]:
     return found
 
 
+# With lag 1: after the first update, then as the weights before it are published once more.
+KILLS = {0: ("publish/loaded:2",), 1: ("ahead/published:2", "former/published:1")}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("projects") / "clinic"
+    init_project(folder, template="clinic")
+    return folder
+
+
+@pytest.mark.parametrize("lag", [0, 1])
 def test_a_run_on_two_ranks_killed_with_them_and_resumed_gives_the_same_bits(
-    rnow: ForkedCli, tmp_path: Path
+    rnow: ForkedCli, project: Path, lag: int
 ) -> None:
-    project = tmp_path / "clinic"
-    init_project(project, template="clinic")
-    one, other = project / "runs" / "one", project / "runs" / "other"
-    done = rnow("run", project, "--name", "one", *SHORT)
+    one, other = (project / "runs" / f"{name}-{lag}" for name in ("one", "other"))
+    given = (*SHORT, f"trainer.max_policy_lag={lag}")
+    done = rnow("run", project, "--name", one.name, *given)
     assert done.status == 0, done.output
     assert ranks_of(one) == []
-    killed = rnow("run", project, "--name", "other", *SHORT, RNOW_KILL_AT="publish/loaded:2")
-    assert killed.status == -9, killed.output
-    wait_until(lambda: ranks_of(other) == [])
-    resumed = rnow("run", project, "--name", "other", *SHORT)
+    for point in KILLS[lag]:
+        killed = rnow("run", project, "--name", other.name, *given, RNOW_KILL_AT=point)
+        assert killed.status == -9, killed.output
+        wait_until(lambda: ranks_of(other) == [])
+    resumed = rnow("run", project, "--name", other.name, *given)
     assert resumed.status == 0, resumed.output
     for run in (one, other):
         (run / "evals.jsonl").touch()
     assert_same_run(one, other, num_steps=2)
-    on_one = rnow("run", project, "--name", "other", *SHORT, "trainer.num_ranks=1")
-    assert "is finished" in on_one.output, on_one.output
+
+
+def test_a_run_that_goes_on_with_another_number_of_ranks_says_so(
+    rnow: ForkedCli, project: Path
+) -> None:
+    words = ("run", project, "--name", "fewer", *SHORT)
+    killed = rnow(*words, RNOW_KILL_AT="publish/loaded:2")
+    assert killed.status == -9, killed.output
+    resumed = rnow(*words, "trainer.num_ranks=1")
+    assert resumed.status == 0, resumed.output
+    assert (
+        "  ranks was 2, is 1: the run goes on, but not bit for bit as it would have"
+    ) in resumed.output
+    again = rnow(*words)
+    assert "is finished" in again.output, again.output

@@ -122,12 +122,15 @@ def test_a_second_signal_ends_at_once_and_nothing_is_spoilt(
     assert_same_run(uninterrupted, run, num_steps=3)
 
 
+@pytest.mark.parametrize("lag", [0, 1])
 def test_three_updates_with_bad_numbers_end_the_run_and_each_can_be_replayed(
-    rnow: ForkedCli, project: Path
+    rnow: ForkedCli, project: Path, lag: int
 ) -> None:
-    run = project / "runs" / "bad"
-    done = rnow("run", project, "--name", "bad", *LONG, "algorithm.kl_penalty_coef=1e38")
+    run = project / "runs" / f"bad-{lag}"
+    settings = (*LONG, "algorithm.kl_penalty_coef=1e38", f"trainer.max_policy_lag={lag}")
+    done = rnow("run", project, "--name", run.name, *settings)
     assert done.status == 4
+    assert rnow("report", run).status == 0
     assert "that is 3 updates in a row that could not be made" in done.output
     kept = sorted((run / "bad").glob("*.jsonl"))
     assert [file.name[:6] for file in kept] == ["000000", "000001", "000002"]

@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 from served_lab import Lab
+from short_runs import ForkedCli
+from vllm_fake import FakeVllm, serve_beside
 from vllm_fake_process import requests_of
 from vllm_real import alive_in_group
 
+from rnow.commands.init import init_project
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.served import ServedEngine
@@ -358,3 +361,22 @@ async def test_closing_ends_every_server_within_seconds(lab: Lab) -> None:
         # A server has ended; its guardian, which was told to, may still have its last instant.
         while any(alive_in_group(group) for group in groups):
             await asyncio.sleep(0.05)
+
+
+def test_servers_behind_tunnels_are_one_engine(rnow: ForkedCli, tmp_path: Path) -> None:
+    """As `ssh -N -L 8001:127.0.0.1:8000 gpu-1` makes them: ports of this machine's loopback."""
+    project = tmp_path / "clinic"
+    init_project(project, template="clinic")
+    servers = [FakeVllm(), FakeVllm()]
+    for server in servers:
+        server.max_model_len = 100_000
+    with serve_beside(servers[0]) as first, serve_beside(servers[1]) as second:
+        done = rnow(
+            *("eval", project, "--model", "base", "--max-samples", "6", "rollout.max_turns=1"),
+            f"engine.url=[{first.url}, {second.url}]",
+        )
+    assert done.status == 0, done.output
+    assert f"student: a server of your own ({first.url}, {second.url})" in done.output
+    numbers = [len(server.bodies("/inference/v1/generate")) for server in servers]
+    assert sum(numbers) == 6
+    assert min(numbers) >= 1

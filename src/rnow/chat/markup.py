@@ -83,7 +83,9 @@ class Markup:
         rendered = render([_exchange(text, self._hidden, private) for text in clean])
         ids: list[int] = []
         for stretch, added_id in self._split(rendered):
-            ids += self._encode_plain(_exchange(stretch, private, self._hidden))
+            # Ascii, as most are, holds no private character.
+            plain = stretch if stretch.isascii() else _exchange(stretch, private, self._hidden)
+            ids += self._encode_plain(plain)
             ids += added_id
         return ids
 

@@ -8,11 +8,15 @@ ask for as much at the same instant. Where the system keeps no such limit (macOS
 """
 
 import ctypes
+import math
+import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rnow.errors import TemplateError
@@ -81,21 +85,69 @@ def rendered(
     return text
 
 
+@dataclass(slots=True, eq=False)
+class _Rendering:
+    """One that is under way, in the thread that it is in."""
+
+    ends_at: float  # time.monotonic()
+    thread: int = field(default_factory=threading.get_ident)
+    is_stopped: bool = False
+
+    def stop(self) -> None:
+        self.is_stopped = True
+        thread = ctypes.c_ulong(self.thread)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TooLong))
+
+
+class _Watch:
+    """Stops what takes too long, from one thread for all: a thread for each would take as much time
+    as what it watches. It sleeps until the first of the ends; nothing wakes it for a later one.
+
+    What it sends may come while `remove` waits for the lock: a plain Lock is then let go all the
+    same, a Condition is not.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._earlier = threading.Event()
+        self._renderings: set[_Rendering] = set()
+        self._wakes_at = math.inf
+        self._thread: threading.Thread | None = None
+
+    def add(self, rendering: _Rendering) -> None:
+        with self._lock:
+            self._renderings.add(rendering)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="templates", daemon=True)
+                self._thread.start()
+            if rendering.ends_at < self._wakes_at:
+                self._earlier.set()
+
+    def remove(self, rendering: _Rendering) -> None:
+        """From here on nothing is sent to its thread any more."""
+        with self._lock:
+            self._renderings.discard(rendering)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._earlier.clear()
+                now = time.monotonic()
+                for late in [each for each in self._renderings if each.ends_at <= now]:
+                    self._renderings.discard(late)
+                    late.stop()
+                self._wakes_at = min((each.ends_at for each in self._renderings), default=math.inf)
+            self._earlier.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
+
+
+_watch = _Watch()
+os.register_at_fork(after_in_child=_watch.__init__)  # type: ignore[misc]  # its thread is not there
+
+
 def _within(seconds: float, work: Callable[[], str]) -> str:
     """Run `work` in this thread, and raise _TooLong inside of it when the time is over."""
-    thread = ctypes.c_ulong(threading.get_ident())
-    lock = threading.Lock()
-    state = {"ended": False, "stopped": False}
-
-    def stop() -> None:
-        with lock:
-            if not state["ended"]:
-                state["stopped"] = True
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TooLong))
-
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
+    rendering = _Rendering(time.monotonic() + seconds)
+    _watch.add(rendering)
     is_raised = False
     try:
         return work()
@@ -103,10 +155,8 @@ def _within(seconds: float, work: Callable[[], str]) -> str:
         is_raised = True
         raise
     finally:
-        with lock:
-            state["ended"] = True
-        timer.cancel()
-        if state["stopped"] and not is_raised:
+        _watch.remove(rendering)
+        if rendering.is_stopped and not is_raised:
             _raise_and_forget()
 
 

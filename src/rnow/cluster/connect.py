@@ -1,6 +1,7 @@
 """From an address to the machines of a Ray cluster, each with a keeper; all of it is one run's.
 
-    async with opened_cluster("auto", want={"<node id>": 4}) as cluster:
+    machines = await find_nodes("auto", python=None)
+    async with opened_cluster(machines, want={machines[1].id: 4}) as cluster:
         server = await cluster.start(settings)
 
 Ray is imported by this room alone, and only where resources.cluster is set.
@@ -11,7 +12,6 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -22,11 +22,13 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-from rnow.cluster.keeper import Keeper, Machine, describe_machine
+from rnow.cluster.keeper import Keeper
+from rnow.cluster.looking import check_alike, describe_machine
 from rnow.cluster.node import KeptServer, Node, SharedFiles
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.server import Progress
 from rnow.errors import ClusterError, DeadlineError, EngineError
+from rnow.plan.nodes import Machine
 from rnow.runtime.deadline import within
 
 _log = logging.getLogger(__name__)
@@ -36,14 +38,6 @@ _PAUSES_S = (1.0, 3.0)
 _PLACE_LIMIT_S = 120.0
 _CLOSE_LIMIT_S = 30.0
 _MANY = 100_000  # requests that a keeper passes on at once
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundNode:
-    """A machine that Ray knows of."""
-
-    id: str
-    machine: Machine
 
 
 def connect(address: str) -> None:
@@ -69,31 +63,40 @@ def connect(address: str) -> None:
             signal.signal(number, handler)
 
 
-async def find_nodes(address: str) -> tuple[FoundNode, ...]:
-    """Return the machines that are alive, this one first; refuse those with another rnow."""
+async def find_nodes(address: str, *, python: str | None) -> tuple[Machine, ...]:
+    """Return the machines that are alive, this one first; refuse those that differ.
+
+    `python`: engine.python, which is looked at on each.
+    """
     async with within(_CONNECT_LIMIT_S, f"cluster.connect to {address}"):
         connect(address)
         here = ray.get_runtime_context().get_node_id()
-        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        alive = {
+            node["NodeID"]: node["NodeManagerAddress"]
+            for node in ray.nodes()  # type: ignore[no-untyped-call]
+            if node["Alive"]
+        }
         ids = sorted(alive, key=lambda id: (id != here, id))
-        looked = await asyncio.gather(*map(_look, ids))
-    found = [node for node in looked if node is not None]
-    _check_alike([node.machine for node in found])
-    return tuple(found)
+        looked = await asyncio.gather(*(_look(id, alive[id], python) for id in ids))
+    found = tuple(machine for machine in looked if machine is not None)
+    check_alike(found, python=python)
+    return found
 
 
-async def _look(id: str) -> FoundNode | None:
+async def _look(id: str, address: str, python: str | None) -> Machine | None:
     """Look at one node; None where it is gone, although Ray still lists it for a while."""
     for pause_s in (*_PAUSES_S, None):  # one that has just joined is not known everywhere
         look = ray.remote(describe_machine).options(num_cpus=0, scheduling_strategy=_on(id))
         try:
-            return FoundNode(id=id, machine=await look.remote())
+            machine: Machine = await look.remote(id, address, python)
         except RayTaskError:
             raise
         except RayError as error:
             if pause_s is None:
                 _log.warning("machine %s is left out: %s", id, error)
                 return None
+        else:
+            return machine
         await asyncio.sleep(pause_s)
     raise AssertionError("unreachable")
 
@@ -102,26 +105,17 @@ def _on(id: str) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(id, soft=False)
 
 
-def _check_alike(machines: Sequence[Machine]) -> None:
-    first = machines[0]
-    for machine in machines[1:]:
-        if machine.rnow != first.rnow:
-            raise ClusterError(
-                f"{machine.host} has rnow {machine.rnow}, {first.host} has {first.rnow}: install "
-                "the same version on every machine"
-            )
-
-
 class Cluster:
     """The machines of one run. Servers are started on the node that their settings name; one whose
     machine is gone, on another."""
 
     def __init__(
-        self, nodes: Sequence[Node], group: Any, *, others: Sequence[FoundNode] = ()
+        self, nodes: Sequence[Node], group: Any, *, others: Sequence[Machine] = ()
     ) -> None:
-        self.nodes = {node.id: node for node in nodes}
+        self.nodes = {node.machine.id: node for node in nodes}
         self._group = group
         self._others = list(others)  # that are not used, while all goes well
+        self._instead: dict[str, Node] = {}  # of a machine that is gone
 
     async def start(
         self,
@@ -131,20 +125,28 @@ class Cluster:
         on_progress: Progress | None = None,
     ) -> KeptServer:
         """Start a server on its node; in the place of one whose node is gone, on another."""
-        node = self.nodes[settings.node or ""] if again is None else again.node
-        if node.why_gone is not None:
-            node = self._open_other(node) or self._shared(node)
+        node = self.node_for(settings.node or "" if again is None else again.node.machine.id)
         return await KeptServer.start(node, settings, on_progress=on_progress)
+
+    def node_for(self, id: str) -> Node:
+        """Return the machine of that id, or the one that has taken its place."""
+        node = self.nodes[id]
+        while node.why_gone is not None:
+            if node.machine.id not in self._instead:
+                other = self._open_other(node) or self._shared(node)
+                self._instead[node.machine.id] = other
+            node = self._instead[node.machine.id]
+        return node
 
     def _open_other(self, gone: Node) -> Node | None:
         """Take another machine with as many GPUs, if the cluster has one."""
         num_gpus = len(gone.machine.gpus)
         for other in self._others:
-            if len(other.machine.gpus) >= num_gpus:
+            if len(other.gpus) >= num_gpus:
                 self._others.remove(other)
-                keeper = _keeper(_on(other.id), len(other.machine.gpus))
-                node = Node(id=other.id, machine=other.machine, keeper=keeper, files=gone.files)
-                self.nodes[node.id] = node
+                keeper = _keeper(_on(other.id), len(other.gpus))
+                node = Node(machine=other, keeper=keeper, files=gone.files)
+                self.nodes[other.id] = node
                 return node
         return None
 
@@ -171,10 +173,13 @@ async def _close(node: Node) -> None:
 
 @asynccontextmanager
 async def opened_cluster(
-    address: str, *, want: Mapping[str, int], limit_s: float = _PLACE_LIMIT_S
+    machines: Sequence[Machine], *, want: Mapping[str, int], limit_s: float = _PLACE_LIMIT_S
 ) -> AsyncIterator[Cluster]:
-    """Take `want[node id]` GPUs of each node, all or none, and have a keeper there."""
-    found = {node.id: node for node in await find_nodes(address)}
+    """Take `want[node id]` GPUs of each node, all or none, and have a keeper there.
+
+    `machines`: of the cluster that `find_nodes` has joined; those not wanted are in reserve.
+    """
+    found = {machine.id: machine for machine in machines}
     group = placement_group(
         [{"CPU": 0.001, **({"GPU": num} if num else {})} for num in want.values()],
         bundle_label_selector=[{"ray.io/node-id": id} for id in want],
@@ -184,7 +189,7 @@ async def opened_cluster(
             await group.ready()
     except DeadlineError as error:
         remove_placement_group(group)
-        asked = ", ".join(f"{num} on {found[id].machine.host}" for id, num in want.items())
+        asked = ", ".join(f"{num} on {found[id].host}" for id, num in want.items())
         raise ClusterError(
             f"{error}: Ray does not give the GPUs that are asked for ({asked}). A run takes all "
             "GPUs of a machine: look with `ray status` who has them"
@@ -192,8 +197,7 @@ async def opened_cluster(
     files = SharedFiles()
     nodes = [
         Node(
-            id=id,
-            machine=found[id].machine,
+            machine=found[id],
             keeper=_keeper(PlacementGroupSchedulingStrategy(group, place), num),
             files=files,
         )

@@ -1,6 +1,7 @@
-"""What runs on each machine of a cluster: it starts servers there and passes requests on to them.
+"""What runs on each machine of a cluster: it starts servers and ranks there and speaks for them.
 
-    controller ── Ray ──▶ keeper ── loopback or a unix socket ──▶ a vLLM server, its child
+    controller ── Ray ──▶ keeper ─┬─ loopback or a unix socket ──▶ a vLLM server, its child
+                                  └─ a socket pair ──▶ a rank of the trainer (kept_ranks.py)
 
 No server listens beyond its own machine: whoever reaches vLLM's development routes can replace its
 weights. A keeper is an actor of one run; when the run's process ends, Ray ends the keeper, and the
@@ -10,37 +11,27 @@ lifeline of child_process.py ends what the keeper has started.
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rnow.cluster.kept_ranks import KeptRanks
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient
 from rnow.engines.vllm.server import VllmServer
 from rnow.errors import EngineError
-from rnow.plan.devices import Gpu, find_devices
 
 _PLACES = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # memory first: read once, then dropped
 
 Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What is on one node."""
-
-    host: str
-    python: str  # 3.11.9
-    rnow: str
-    gpus: tuple[Gpu, ...]  # all of them, whatever Ray gave this process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,19 +41,9 @@ class Started:
     log_file: Path  # on its machine
 
 
-def describe_machine() -> Machine:
-    """Look at the node that this runs on; milliseconds, without torch."""
-    return Machine(
-        host=socket.gethostname(),
-        python=sys.version.split()[0],
-        rnow=metadata.version("rnow"),
-        gpus=find_devices({}).gpus,
-    )
-
-
 class Keeper:
-    """One node's servers, by the names that the controller gives them. Its methods are called
-    through Ray: await node.keeper.start.remote("student-0", settings)."""
+    """One node's servers and ranks, by the names that the controller gives them. Its methods are
+    called through Ray: await node.keeper.start.remote("student-0", settings)."""
 
     def __init__(self) -> None:
         place = next(place for place in _PLACES if place.is_dir())
@@ -71,6 +52,7 @@ class Keeper:
         self._servers: dict[str, VllmServer] = {}
         self._clients: dict[str, VllmClient] = {}
         self._lines: dict[str, str] = {}  # the last of each log, while a server starts
+        self._ranks = KeptRanks(self._folder)
 
     async def whereabouts(self) -> tuple[int, Path]:
         """Return the number of this process, and the folder that it keeps files in."""
@@ -78,11 +60,7 @@ class Keeper:
 
     async def start(self, name: str, settings: VllmServerSettings) -> Started:
         """Start a server and return when it has answered; raises as VllmServer.start does."""
-        if not settings.model.is_dir():
-            raise EngineError(
-                f"there is no folder {settings.model} on {socket.gethostname()}: put the model "
-                "there, under the same path on every machine, or on a file system that all share"
-            )
+        _check_there(settings.model)
         await self.stop(name)
         log_file = self._folder / f"{name}.log"
         server = await VllmServer.start(
@@ -118,6 +96,39 @@ class Keeper:
         if server is not None:
             await server.stop()
 
+    async def open_rank(
+        self, name: str, student: Path, environment: Mapping[str, str], address: str
+    ) -> Path:
+        """Start a rank of the trainer, that speaks to others at `address`; return where what it
+        makes is to lie."""
+        _check_there(student)
+        return await self._ranks.open(name, environment, address=address)
+
+    async def tell_rank(self, name: str, message: Mapping[str, Any]) -> None:
+        await self._ranks.channels[name].send(message)
+
+    async def hear_rank(self, name: str) -> Mapping[str, Any] | None:
+        """Return what a rank says next; None where it has ended."""
+        return await self._ranks.channels[name].receive()
+
+    async def wait_rank(self, name: str) -> int:
+        return await self._ranks.channels[name].process.wait()
+
+    async def signal_rank(self, name: str, number: int) -> None:
+        self._ranks.channels[name].process.signal(signal.Signals(number))
+
+    async def end_rank(self, name: str) -> None:
+        await self._ranks.end(name)
+
+    async def files_of(self, folder: Path) -> list[tuple[str, int]]:
+        """Return the files in a folder of this keeper's, however deep, each with its size."""
+        found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        return [(str(path.relative_to(folder)), path.stat().st_size) for path in found]
+
+    async def read_file(self, file: Path, start: int, num_bytes: int) -> Bytes:
+        count = min(num_bytes, file.stat().st_size - start)
+        return await asyncio.to_thread(np.fromfile, file, np.uint8, count, offset=start)
+
     async def read_log(self, name: str, start: int) -> bytes:
         """Return what a server's log has from byte `start` on, at most a megabyte."""
         file = self._folder / f"{name}.log"
@@ -142,8 +153,11 @@ class Keeper:
         await asyncio.to_thread(shutil.rmtree, self._folder / name, ignore_errors=True)
 
     async def close(self) -> None:
-        """End all servers and take away what was written."""
-        await asyncio.gather(*(self.stop(name) for name in [*self._servers]))
+        """End all servers and ranks, and take away what was written."""
+        await asyncio.gather(
+            *(self.stop(name) for name in [*self._servers]),
+            *(self._ranks.end(name) for name in [*self._ranks.channels]),
+        )
         os.close(self._lifeline_fd)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
@@ -162,6 +176,14 @@ def _remove_after_me(folder: Path) -> int:
     finally:
         os.close(theirs)
     return ours
+
+
+def _check_there(model: Path) -> None:
+    if not model.is_dir():
+        raise EngineError(
+            f"there is no folder {model} on {socket.gethostname()}: put the model there, under the "
+            "same path on every machine, or on a file system that all share"
+        )
 
 
 def _write(folder: Path, files: Sequence[str], contents: Sequence[Bytes]) -> None:

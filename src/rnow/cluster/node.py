@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +12,12 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from rnow.cluster.keeper import Machine, Started
+from rnow.cluster.keeper import Started
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient, WhyEnded
 from rnow.engines.vllm.server import Progress
 from rnow.errors import EngineError, RnowError
+from rnow.plan.nodes import Machine
 from rnow.runtime.deadline import within
 
 _LOOK_S = 2.0  # between two looks at a server's log
@@ -35,18 +36,20 @@ class SharedFiles:
         self._users: dict[Path, int] = {}
 
     @asynccontextmanager
-    async def of(self, folder: Path) -> AsyncIterator[tuple[list[str], list[Any]]]:
-        """Lend the names of a folder's files and the references to what is in them."""
-        self._users[folder] = self._users.get(folder, 0) + 1
+    async def of(self, path: Path) -> AsyncIterator[tuple[list[str], list[Any]]]:
+        """Lend the names of a folder's files, or of one file, and references to what is in them."""
+        self._users[path] = self._users.get(path, 0) + 1
         try:
-            files = sorted(path for path in folder.iterdir() if path.is_file())
-            if folder not in self._refs:
-                self._refs[folder] = [_put(file) for file in files]
-            yield [file.name for file in files], self._refs[folder]
+            inside = path.iterdir() if path.is_dir() else [path]
+            files = sorted(file for file in inside if file.is_file())
+            if path not in self._refs:
+                self._refs[path] = [_put(file) for file in files]
+            yield [file.name for file in files], self._refs[path]
         finally:
-            self._users[folder] -= 1
-            if not self._users[folder]:
-                del self._users[folder], self._refs[folder]
+            self._users[path] -= 1
+            if not self._users[path]:
+                del self._users[path]
+                self._refs.pop(path, None)
 
 
 def _put(file: Path) -> Any:
@@ -69,7 +72,6 @@ async def _awaited(ref: Awaitable[Value]) -> Value:
 class Node:
     """One machine. `keeper` is the handle of its Keeper."""
 
-    id: str  # Ray's
     machine: Machine
     keeper: Any
     files: SharedFiles
@@ -78,13 +80,17 @@ class Node:
 
     @property
     def name(self) -> str:
-        return f"{self.machine.host} ({self.id[:8]})"
+        return self.machine.name
 
     async def ask(self, ref: Awaitable[Value], what: str, *, limit_s: float) -> Value:
         """Return what the keeper answers; raise its error, or EngineError where it is gone."""
+        async with within(limit_s, f"{what} on {self.name}"):
+            return await self.heard(ref, what)
+
+    async def heard(self, ref: Awaitable[Value], what: str) -> Value:
+        """As `ask`, however long it takes."""
         try:
-            async with within(limit_s, f"{what} on {self.name}"):
-                return await _awaited(ref)
+            return await _awaited(ref)
         except RayTaskError as error:
             if isinstance(error.cause, RnowError):
                 raise error.cause from None
@@ -99,7 +105,7 @@ class Node:
         return self.why_gone
 
     async def deliver(self, folder: Path) -> str:
-        """Bring a folder there; return its path on that machine."""
+        """Bring a folder there, or one file in a folder; return that folder's path there."""
         name = f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
         async with self.files.of(folder) as (files, refs):
             receiving = self.keeper.receive.remote(name, files, *refs)
@@ -112,6 +118,11 @@ class Node:
         if name is not None and self.why_gone is None:
             forgetting = self.keeper.forget.remote(name)
             await self.ask(forgetting, f"cluster.forget of {folder}", limit_s=_ANSWER_LIMIT_S)
+
+    async def clear(self, folder: Path) -> None:
+        """Take away a folder of the keeper's own."""
+        forgetting = self.keeper.forget.remote(str(folder))
+        await self.ask(forgetting, f"cluster.clear of {folder}", limit_s=_ANSWER_LIMIT_S)
 
 
 class KeptClient(VllmClient):
@@ -168,15 +179,21 @@ class KeptServer:
         what = f"engine.start of the {settings.role}'s vLLM server"
         since = time.monotonic()
         showing = asyncio.create_task(_show(node, name, since, on_progress))
+        there = settings
+        if settings.is_made_here:
+            there = replace(settings, model=Path(await node.deliver(settings.model)))
         try:
             started: Started = await node.ask(
-                node.keeper.start.remote(name, settings),
+                node.keeper.start.remote(name, there),
                 what,
                 limit_s=settings.start_timeout_s + _SLACK_S,
             )
         finally:
             showing.cancel()
             await asyncio.wait({showing})
+            if settings.is_made_here:  # it has been read
+                with suppress(RnowError):
+                    await node.forget(settings.model)
         return cls(node, name, settings, started)
 
     def client(self, why_ended: WhyEnded) -> VllmClient:

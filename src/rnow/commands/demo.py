@@ -125,11 +125,11 @@ def _measure(
     loaded: "LoadedConfig", directory: Path, model: str, *, adapter: Path | None = None
 ) -> "Evaluation":
     """Evaluate in this process, on the CPU, whatever the run's engine is: one measure for all."""
-    import asyncio
 
     from rnow.engines.spec import EngineSpec
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import Subject
+    from rnow.runtime.main_task import run_main
 
     spec = EngineSpec(
         role="student",
@@ -141,7 +141,7 @@ def _measure(
     )
     subject = Subject(engine=spec, adapter=adapter)
     log_file = directory / "runs" / "evaluations" / "tools.log"
-    return asyncio.run(evaluate_model(loaded, directory, subject=subject, log_file=log_file))
+    return run_main(evaluate_model(loaded, directory, subject=subject, log_file=log_file))
 
 
 def _percent(evaluation: "Evaluation") -> str:

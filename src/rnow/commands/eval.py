@@ -157,12 +157,12 @@ def evaluate_project(
 
     `model`: as rnow.evaluation.subject.choose_model takes it.
     """
-    import asyncio
 
     from rnow.chat.prompts import read_prompt_file
     from rnow.config.load import require_messages
     from rnow.evaluation.held_out import evaluate_model
     from rnow.evaluation.subject import choose_model, in_its_run, prepared_subject
+    from rnow.runtime.main_task import run_main
 
     require_messages(loaded)
     # Before a model is fetched for nothing.
@@ -176,7 +176,7 @@ def evaluate_project(
     with prepared as (subject, logs):
         with make_bar(console) as progress:
             bar = progress.add_task(f"evaluating {choice.name}", total=None)
-            evaluation = asyncio.run(
+            evaluation = run_main(
                 evaluate_model(
                     loaded,
                     project,

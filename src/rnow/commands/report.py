@@ -1,6 +1,12 @@
 """`rnow report`: runs as one page, which says on top what is wrong with them."""
 
+import os
+import socket
+import sys
+import threading
+import webbrowser
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,8 +27,8 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Folders of runs, runs/NAME, or NAME alone; several stand side by side. Without "
-            "one: all runs of the project in the current folder.",
+            help="Folders of runs, runs/NAME, or NAME alone; several stand side by side. A "
+            "project's folder, or none for the current one: all of its runs.",
         ),
     ] = None,
     output: Annotated[
@@ -55,8 +61,6 @@ def report(
 
     Example: rnow report runs/demo --open
     """
-    import webbrowser
-
     from rnow.reports.page import make_report
     from rnow.runtime.atomic_files import replace_file
 
@@ -64,21 +68,47 @@ def report(
     page = make_report(runs)
     if serves:
         with make_server(runs) as server:
-            address = f"http://127.0.0.1:{server.server_address[1]}/"
-            typer.echo(f"{address} until Ctrl-C")
-            if opens:
-                webbrowser.open(address)
-            server.serve_forever()
+            _serve(server, opens=opens)
     file = output or runs[0].path / "report.html"
     replace_file(file, page)
     typer.echo(f"{file}: {len(page) / 1e6:.1f} MB, opens without a network")
+    if opens and not open_page(file.resolve().as_uri()):
+        typer.echo(
+            f"no web browser could be opened here; open {file.resolve()} yourself, or copy it to "
+            f"your own machine: scp {quote(f'{socket.gethostname()}:{file.resolve()}')} ."
+        )
+
+
+def open_page(address: str) -> bool:
+    """Show it in the user's web browser and return whether one was found.
+
+    Without a display the browsers that are left show text alone, and a report is none: those are
+    used where BROWSER names one.
+    """
+    has_display = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    return bool(has_display or os.environ.get("BROWSER")) and webbrowser.open(address)
+
+
+def _serve(server: "ThreadingHTTPServer", *, opens: bool) -> None:
+    """Answer until Ctrl-C; some browsers return when they are closed, so they have a thread."""
+    port = server.server_address[1]
+    address = f"http://127.0.0.1:{port}/"
+    typer.echo(f"{address} until Ctrl-C")
+
+    def show() -> None:
+        if not open_page(address):
+            typer.echo(
+                f"no web browser could be opened here; open {address} yourself, from your own "
+                f"machine through ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}"
+            )
+
     if opens:
-        webbrowser.open(file.resolve().as_uri())
+        threading.Thread(target=show, daemon=True).start()
+    server.serve_forever()
 
 
 def make_server(runs: "list[RunDirectory]") -> "ThreadingHTTPServer":
     """Return a server on a free port of loopback, which makes the page anew as the runs grow."""
-    import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     from rnow.reports.page import make_report
@@ -131,8 +161,13 @@ def _stamp(runs: "list[RunDirectory]") -> tuple[int, ...]:
 def _find_runs(folders: list[Path]) -> "list[RunDirectory]":
     from rnow.runs.folder import RunDirectory
 
-    found = [find_run(folder) for folder in folders]
-    found = found or sorted(file.parent for file in Path("runs").glob("*/state.json"))
+    found = [run for folder in folders for run in _runs_of(find_run(folder)) or [find_run(folder)]]
+    found = found if folders else _runs_of(Path())
     if not found:
         raise UsageError("there are no runs in runs; name one: rnow report my-project/runs/NAME")
     return [RunDirectory(folder) for folder in found]
+
+
+def _runs_of(project: Path) -> list[Path]:
+    """Return the folders of a project's runs; none where it is no project."""
+    return sorted(file.parent for file in (project / "runs").glob("*/state.json"))

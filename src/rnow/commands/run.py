@@ -1,6 +1,7 @@
 """`rnow run`: find the models, choose the run, train."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -152,10 +153,10 @@ def train_project(
         check_finished(run.path, run.read_config(), loaded.config.model_dump(mode="json"))
         say(
             f"{run.path} is finished; its model is in {run.model}. "
-            f"To train another one: rnow run {project} --fresh"
+            f"To train another one: {_command(project, name)} --fresh"
         )
         return run
-    placement = place_roles(loaded, project, machines=find_machines(loaded.config))
+    placement = place_roles(loaded, project, machines=find_machines(loaded.config, project))
     loaded = decide_contact(loaded, console)
     for line in placement.lines():
         say(line)
@@ -185,12 +186,16 @@ def train_project(
         state = run.state()
         raise Interrupted(
             f"{stop}: {state.get('step', 0)} of {state.get('num_steps', '?')} steps are done and "
-            f"saved in {run.path}. To go on: rnow run {project} --name {run.path.name}"
+            f"saved in {run.path}. To go on: {_command(project, run.path.name)}"
             + (", with the same overrides" if loaded.overrides else ""),
             stop.exit_code,
         ) from stop
     say(f"done: the model is in {run.model}")
     return run
+
+
+def _command(project: Path, name: str) -> str:
+    return f"rnow run {quote(str(project))} --name {quote(name)}"
 
 
 def _folder_name(name: str | None) -> str | None:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,7 +26,9 @@ LOOK_EVERY_S = 0.1
 def status(
     project: Annotated[
         Path | None,
-        typer.Argument(metavar="[DIR]", help="The project's folder, without it the current one."),
+        typer.Argument(
+            metavar="[DIR]", help="The project's folder, or a run's; without it the current one."
+        ),
     ] = None,
     directory: Dir = None,
     watch: Annotated[
@@ -82,10 +85,12 @@ def stop(
 
 
 def describe_runs(project: Path) -> list[str]:
-    """Return a line for each run of the project, and for a live one what it waits for."""
+    """Return a line for each run of the project, or for the run whose folder it is, and for a live
+    one what it waits for."""
     from rnow.runs.folder import RunDirectory
 
-    runs = [RunDirectory(file.parent) for file in sorted((project / "runs").glob("*/state.json"))]
+    states = [*project.glob("state.json"), *sorted((project / "runs").glob("*/state.json"))]
+    runs = [RunDirectory(file.parent) for file in states]
     if not runs:
         return [f"there are no runs in {project / 'runs'}; to begin one: rnow run {project}"]
     return [line for run in runs for line in (*_describe(run), *_diagnoses(run))]
@@ -169,5 +174,5 @@ def _at_rest(run: "RunDirectory") -> str:
     project = run.path.parent.parent
     return (
         f"{run.path}: not running; {state.get('step', 0)} of {state.get('num_steps', '?')} steps "
-        f"are saved. To go on: rnow run {project} --name {run.path.name}"
+        f"are saved. To go on: rnow run {quote(str(project))} --name {quote(run.path.name)}"
     )

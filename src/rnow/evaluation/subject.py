@@ -2,7 +2,8 @@
 
     base, teacher, run, checkpoint, folder, hub's id ─▶ Choice ─▶ placed alone ─▶ Subject ─▶ engine
 
-Only what samples has to fit on this machine: nobody trains or scores.
+Only what samples has to fit, on this machine or on those of resources.cluster: nobody trains or
+scores.
 """
 
 import json
@@ -14,6 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from rnow.cluster.machines import find_machines
+from rnow.cluster.starting import opened_cluster_of, starter_of
 from rnow.config.load import LoadedConfig
 from rnow.engines.base import Engine
 from rnow.engines.opening import open_engine
@@ -50,6 +53,7 @@ class Subject:
 
     engine: EngineSpec  # of a folder with model and tokenizer
     adapter: Path | None = None  # folder with an adapter on it
+    serving: Serving | None = None  # where servers of it go; None: this machine
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,7 +127,14 @@ def prepared_subject(
     user's own has another one.
     """
     role, rank = choice.role, choice.lora_rank
-    placement = place_sampler(loaded, project, role=role, model=choice.model, lora_rank=rank)
+    placement = place_sampler(
+        loaded,
+        project,
+        role=role,
+        model=choice.model,
+        lora_rank=rank,
+        machines=find_machines(loaded.config, project),
+    )
     for line in placement.lines():
         say(line)
     is_elsewhere = placement.engines[role] == "url"
@@ -145,10 +156,11 @@ def prepared_subject(
         if choice.checkpoint is not None:
             made = _write_checkpoint(choice.checkpoint, weights / "checkpoint", student=model)
             model, adapter = (made, None) if rank is None else (model, made)
-        spec = sampling_spec(serving, role, model, lora_rank=rank)
+        is_made = choice.checkpoint is not None and rank is None
+        spec = sampling_spec(serving, role, model, lora_rank=rank, is_made_here=is_made)
         say(f"Model: {choice.name}")
         logs.are_kept = True  # until it is known that nobody needs them
-        yield Subject(engine=spec, adapter=adapter), logs
+        yield Subject(engine=spec, adapter=adapter, serving=serving), logs
     except (KeyboardInterrupt, SystemExit, Interrupted, UsageError, DataError):  # name none
         logs.are_kept = False
         raise
@@ -166,20 +178,22 @@ async def open_subject(
 
     `say` is told of servers that start, and start again.
     """
-    engine = await open_engine(
-        subject.engine,
-        deaths=Deaths(in_run=False),
-        say=say,
-        on_progress=partial(StartTeller(say), subject.engine.role),
-    )
-    try:
-        version = BASE_VERSION
-        if subject.adapter is not None:
-            version = ADAPTER_VERSION
-            await engine.load_policy(subject.adapter, version)
-        yield engine, version
-    finally:
-        await engine.aclose()
+    async with opened_cluster_of(subject.serving) as cluster:
+        engine = await open_engine(
+            subject.engine,
+            deaths=Deaths(in_run=False),
+            say=say,
+            on_progress=partial(StartTeller(say), subject.engine.role),
+            start=starter_of(cluster),
+        )
+        try:
+            version = BASE_VERSION
+            if subject.adapter is not None:
+                version = ADAPTER_VERSION
+                await engine.load_policy(subject.adapter, version)
+            yield engine, version
+        finally:
+            await engine.aclose()
 
 
 def _find(folder: Path) -> Path | None:

@@ -10,7 +10,8 @@ once. Where the head itself is not trained (LoRA), nothing is computed twice: a 
 with regard to its hidden state is its slope, made in forward at once, times one number.
 
 Peak memory beyond inputs and gradients is one `chunk × vocab` in float32, whatever the number of
-tokens.
+tokens. On a CPU in full precision a frozen head is read in blocks of its vocabulary, with a running
+maximum and sum: what the passes of a softmax go over stays in the cache, and so does the weight.
 
 Some families do one thing more before the softmax: Granite and Cohere scale their logits, Gemma
 bends them towards a cap. That is a `LogitMap`; its slope is one more `chunk × vocab` in backward.
@@ -28,6 +29,7 @@ from torch.nn.functional import linear
 # Entries of one chunk of logits: 128 MiB in float32. Below that matrix products get slower, above
 # it nothing gets faster.
 _CHUNK_ENTRIES = 1 << 25
+_BLOCK_ENTRIES = 1 << 19  # of logits in a CPU's cache: 2 MiB in float32
 _WIDENED_ROWS = 4096  # of a bfloat16 head, at once, on a CPU
 
 # What configurations call a factor of the logits; some multiply by it, some divide.
@@ -125,6 +127,12 @@ class _TokenLogprobs(torch.autograd.Function):
         narrow_weight = weight.to(hidden.dtype)
         needs_hidden, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         is_frozen = needs_hidden and not needs_weight and not needs_bias
+        if not (needs_weight or needs_bias) and not hidden.is_cuda and hidden.dtype == dtype:
+            found, gradient = _in_blocks(
+                hidden, targets, narrow_weight, bias, chunk_tokens, logit_map, slopes=needs_hidden
+            )
+            ctx.save_for_backward(gradient)
+            return found
         slopes = torch.empty_like(hidden) if is_frozen else None
         slope: Tensor | float = 1.0
         probs: Tensor | None = None
@@ -186,6 +194,49 @@ class _TokenLogprobs(torch.autograd.Function):
             del grad_logits
             probs = None
         return grad_hidden, None, grad_weight, grad_bias, None, None
+
+
+def _in_blocks(
+    hidden: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    chunk_tokens: int,
+    logit_map: LogitMap,
+    *,
+    slopes: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities, and their slopes with regard to `hidden` if these are wanted."""
+    logprobs, gradient = hidden.new_empty(len(targets)), torch.empty_like(hidden)
+    for chunk in _chunks(len(targets), chunk_tokens):
+        rows, wanted = hidden[chunk], targets[chunk, None]
+        highest = rows.new_full(wanted.shape, float("-inf"))
+        sums, chosen, own = (torch.zeros_like(highest) for _ in range(3))
+        mixed = torch.zeros_like(rows)  # rows of the weight by exp(logit - highest) and slope
+        for block in _chunks(len(weight), max(256, _BLOCK_ENTRIES // len(rows))):
+            part = weight[block]
+            shift = None if bias is None else bias[block]
+            logits = logit_map.apply_(_logits(rows, part, shift, rows.dtype))
+            slope = logit_map.slope(logits)
+            place = wanted - block.start
+            is_here = (place >= 0) & (place < len(part))
+            place = place.clamp(0, len(part) - 1)
+            chosen = torch.where(is_here, logits.gather(1, place), chosen)
+            here = slope.gather(1, place) if isinstance(slope, Tensor) else slope
+            own = torch.where(is_here, here, own)
+            former, highest = highest, torch.maximum(highest, logits.amax(1, keepdim=True))
+            shrunk = (former - highest).exp_()
+            exponentials = logits.sub_(highest).exp_()
+            sums.mul_(shrunk).add_(exponentials.sum(1, keepdim=True))
+            if slopes:
+                if isinstance(slope, Tensor) or slope != 1.0:
+                    exponentials.mul_(slope)
+                mixed.mul_(shrunk).addmm_(exponentials, part)
+            del logits, exponentials, slope  # else the next block's exist beside them
+        logprobs[chunk] = (chosen - (sums.log() + highest)).squeeze(1)
+        if slopes:
+            gradient[chunk] = own * weight[targets[chunk]] - mixed / sums
+    return logprobs, gradient
 
 
 def _slope_of_logits(probs: Tensor, targets: Tensor, slope: Tensor | float) -> Tensor:

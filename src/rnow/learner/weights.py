@@ -59,6 +59,8 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
 
+    from rnow.learner.lora_linear import make_plain
+
     head = model.get_output_embeddings()
     targets = {
         name.rpartition(".")[2]
@@ -82,6 +84,7 @@ def add_lora(model: Any, *, path: str, rank: int, alpha: int, seed: int) -> Any:
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False
+            make_plain(module)
     _draw_lora_weights(model, seed)
     return model
 

@@ -49,6 +49,7 @@ class Work:
     max_result_tokens: int | None
     max_context_window: int
     prompt_tokens: int  # of the usual prompt, its tools included
+    prompt_basis: str = ""  # where these were not counted: what they are from
     tuning: Literal["lora", "full"]
     lora_rank: int
     num_checkpoints: int  # kept at the end, with the one to go on from
@@ -194,7 +195,8 @@ def _tokens(work: Work, measured: Measured) -> tuple[float, float, str]:
     return (
         sampled,
         work.prompt_tokens + read,
-        f"assumed {a_turn} tokens a turn{results} and all {work.max_turns} turns of a rollout",
+        f"assumed {a_turn} tokens a turn{results} and all {work.max_turns} turns of a rollout"
+        f"{work.prompt_basis and f', {work.prompt_basis}'}",
     )
 
 

@@ -17,7 +17,7 @@ from rnow.engines.vllm.command import TEACHER_TOKENS_A_STEP, VllmServerSettings
 from rnow.engines.vllm.untied import needs_untying
 from rnow.errors import ConfigError
 from rnow.plan.make import device_variables
-from rnow.plan.nodes import server_place
+from rnow.plan.nodes import deal_places, server_place
 from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
 from rnow.plan.workload import num_ranks
@@ -48,12 +48,14 @@ def sampling_spec(
     *,
     lora_rank: int | None,
     takes_models: bool = False,
+    is_made_here: bool = False,
     num_rollouts: int | None = None,
 ) -> EngineSpec:
     """Return the engine that samples from `model`, in the place of `role`.
 
     `lora_rank`: of the adapters that it will be given; `takes_models`: whole models will follow;
-    `num_rollouts`: that run at the same time, None: nobody knows.
+    `is_made_here`: other machines of a cluster do not have `model`; `num_rollouts`: that run at the
+    same time, None: nobody knows.
     """
     if serving.placement.engines[role] != "vllm":
         return _spec(serving, role, model)
@@ -64,6 +66,7 @@ def sampling_spec(
         model=model if untied is None else untied / _UNTIED_START,
         max_model_len=serving.config.rollout.max_context_window,
         max_lora_rank=lora_rank,
+        is_made_here=is_made_here or untied is not None,
     )
     if num_rollouts is not None:
         num = _requests_at_once(num_rollouts, num_servers=len(servers))
@@ -118,22 +121,50 @@ def trainer_environment(
     return variables
 
 
-def rank_environments(serving: Serving) -> tuple[dict[str, str], ...]:
-    """Return the variables of each process of the trainer; () where it is this process alone."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankSpec:
+    """One process of a trainer that has several."""
+
+    environment: Mapping[str, str]  # beside that of where it is
+    node: str | None = None  # machine of a cluster; None: this one
+
+
+def rank_specs(serving: Serving) -> tuple[RankSpec, ...]:
+    """Return each process of the trainer; () where it is this process alone.
+
+    All are on this machine, or all have a node: who speaks to another machine is spoken to there.
+    """
     config, placement = serving.config, serving.placement
     num, plan = num_ranks(config), placement.plan
     if num == 1:
         return ()
     if placement.device == "cpu":
-        return ({},) * num
+        before = sum(
+            _settings(config, role).replicas or 1
+            for role, kind in placement.engines.items()
+            if kind == "vllm"
+        )
+        dealt = deal_places(placement.machines, num, before=before)
+        return tuple(RankSpec(environment={}, **place) for place in dealt)
     planned = None if plan is None else plan.role("trainer")
     if plan is None or planned is None:
         raise ConfigError(
             f"trainer.num_ranks is {num}, and without the figures of both models no GPU can be "
             "given to a rank; leave it out"
         )
+    if not any(plan.gpus[gpu].node for gpu in planned.gpus):
+        return tuple(
+            RankSpec(environment=device_variables([gpu], plan.gpus, environ=serving.environ))
+            for gpu in planned.gpus
+        )
+    growing = GROWING_MEMORY if plan.gpus[planned.gpus[0]].kind == "cuda" else {}
+    places = (
+        server_place([gpu], plan, placement.machines, environ=serving.environ)
+        for gpu in planned.gpus
+    )
     return tuple(
-        device_variables([gpu], plan.gpus, environ=serving.environ) for gpu in planned.gpus
+        RankSpec(environment={**growing, **place["devices"]}, node=place["node"])
+        for place in places
     )
 
 
@@ -158,7 +189,8 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
     settings, plan = _settings(serving.config, role), serving.placement.plan
     if isinstance(settings, TeacherSettings):
         of_use["quantization"] = settings.quantization
-    places: list[dict[str, Any]] = _nodes(serving, role)
+    before = (serving.config.engine.replicas or 1) if role == "teacher" else 0
+    places = deal_places(serving.placement.machines, settings.replicas or 1, before=before)
     planned = None if plan is None else plan.role(role)
     if plan is not None and planned is not None and (server := planned.server) is not None:
         of_use |= {
@@ -168,7 +200,7 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
             "max_num_seqs": server.load.max_num_seqs,
         }
         places = [
-            server_place(gpus, plan, serving.placement.nodes, environ=serving.environ)
+            server_place(gpus, plan, serving.placement.machines, environ=serving.environ)
             for gpus in planned.replica_gpus
         ]
     return tuple(
@@ -185,17 +217,6 @@ def _servers(serving: Serving, role: EngineRole, **of_use: Any) -> tuple[VllmSer
         )
         for number, place in enumerate(places)
     )
-
-
-def _nodes(serving: Serving, role: EngineRole) -> list[dict[str, Any]]:
-    """Deal a role's servers without GPUs to machines: in turn, the one with the trainer last."""
-    nodes, config = serving.placement.nodes, serving.config
-    number = {"student": config.engine.replicas or 1, "teacher": teacher_of(config).replicas or 1}
-    if not nodes:
-        return [{}] * number[role]
-    before = number["student"] if role == "teacher" else 0
-    others = [*nodes[1:], nodes[0]]
-    return [{"node": others[(before + place) % len(others)]} for place in range(number[role])]
 
 
 def _dtype(serving: Serving, role: EngineRole) -> Literal["float32", "bfloat16"]:

@@ -64,15 +64,18 @@ def fetch_model(files: ModelFiles, *, weights: bool = True) -> Path:
         ) from error
 
 
-def find_tokenizer(path: str, *, project: Path, cache: Path | None = None) -> Path | None:
+def find_tokenizer(
+    path: str, *, project: Path, cache: Path | None = None, file: str = "tokenizer.json"
+) -> Path | None:
     """Return the folder with the tokenizer of `path`, None if it is not on this machine.
 
-    A tokenizer is there more often than the weights: `hf download ID tokenizer.json` is enough.
+    A tokenizer is there more often than the weights: `hf download ID tokenizer.json` is enough. So
+    is another small `file`.
     """
     folder = project / Path(path).expanduser()
     if folder.is_dir():
         return folder
-    return _cached_folder(path, "tokenizer.json", cache)
+    return _cached_folder(path, file, cache)
 
 
 def _cached_folder(model_id: str, file: str, cache: Path | None) -> Path | None:

@@ -16,11 +16,11 @@ from typing import Literal
 from rnow.config.load import LoadedConfig, require_distill
 from rnow.config.settings import Config
 from rnow.errors import ConfigError, ModelError
-from rnow.plan.devices import Devices, Gpu, check_models, find_devices, usable_gpus
+from rnow.plan.devices import Devices, check_models, find_devices, usable_gpus
 from rnow.plan.make import make_plan
 from rnow.plan.model_files import ModelFiles, fetch_model, find_model
 from rnow.plan.network import Use, check_network
-from rnow.plan.nodes import check_trainer_is_here, cluster_devices
+from rnow.plan.nodes import Machine, check_trainer_is_here, cluster_devices
 from rnow.plan.records import EngineKind, Plan
 from rnow.plan.weight_files import Weights, check_quantization
 from rnow.plan.workload import Workload, load_workload
@@ -43,14 +43,14 @@ class Placement:
     plan: Plan | None  # None: no GPU
     notices: tuple[str, ...]  # one line each, for the user
     unseen: tuple[str, ...] = ()  # what of the models' weights was not looked at, for rnow check
-    nodes: tuple[str, ...] = ()  # of a cluster, this machine first; (): this machine alone
+    machines: tuple[Machine, ...] = ()  # of a cluster, this one first; (): this one alone
 
     def lines(self) -> tuple[str, ...]:
         """Return what is about to run where, for the terminal."""
         if self.plan is not None:
             return (*self.notices, *self.plan.lines())
         places: dict[EngineKind, str] = {
-            "vllm": f"a vLLM server on the CPU{_of_machines(self.nodes)}",
+            "vllm": f"a vLLM server on the CPU{_of_machines(self.machines)}",
             "local": f"in this process, {self.device}",
         }
         engines = []
@@ -66,7 +66,7 @@ def place_roles(
     *,
     devices: Devices | None = None,
     may_download: bool = True,
-    machines: Mapping[str, tuple[Gpu, ...]] | None = None,
+    machines: Sequence[Machine] = (),
 ) -> Placement:
     """Return where the roles run; raise ModelError or ConfigError with all that is missing.
 
@@ -87,7 +87,7 @@ def place_roles(
     here = [role for role in models if role == "student" or not engine_urls(config, role)]
     told = check_models({models[role]: _asked(config, role) for role in here}, devices=found)
     placement = _without_plan(config, project, models, devices=found)
-    placement = replace(placement, nodes=tuple(machines or ()))
+    placement = replace(placement, machines=tuple(machines))
     is_lora = config.model.tuning == "lora"
     placement = _look_at_models(
         config,
@@ -112,6 +112,7 @@ def place_sampler(
     model: ModelFiles,
     lora_rank: int | None,
     devices: Devices | None = None,
+    machines: Sequence[Machine] = (),
 ) -> Placement:
     """Return where `model` is sampled from in the place of `role`: nothing else is to fit.
 
@@ -119,6 +120,8 @@ def place_sampler(
     """
     config = loaded.config
     found = devices or usable_gpus(find_devices())
+    if machines:
+        found = cluster_devices(found, machines)
     told: Mapping[ModelFiles, Weights] = {}
     if not engine_urls(config, role):
         told = check_models({model: _asked(config, role)}, devices=found)
@@ -129,6 +132,8 @@ def place_sampler(
         _check_adapter_dtype(config, placement)
     if placement.engines[role] == "url":
         return placement
+    if placement.engines[role] == "vllm":
+        placement = replace(placement, machines=tuple(machines))
 
     def alone(workload: Workload) -> Workload:
         return workload.sampling(role, lora_rank=lora_rank)
@@ -231,8 +236,8 @@ def _look_at(model: ModelFiles, use: Use, weights: Weights, *, fetch: bool) -> l
     return told
 
 
-def _of_machines(nodes: Sequence[str]) -> str:
-    return f" of one of the cluster's {len(nodes)} machines" if nodes else ""
+def _of_machines(machines: Sequence[Machine]) -> str:
+    return f" of one of the cluster's {len(machines)} machines" if machines else ""
 
 
 def _asked(config: Config, role: EngineRole) -> str:

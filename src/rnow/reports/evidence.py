@@ -43,7 +43,8 @@ class Evidence:
 
 def read_evidence(run: RunDirectory) -> Evidence:
     """Read all but the journals; raise UsageError where there is no run."""
-    if not run.config_file.is_file():
+    marks = (".lock", run.state_file.name, run.metrics_file.name)  # a project has a config too
+    if not run.config_file.is_file() or not any((run.path / name).is_file() for name in marks):
         raise UsageError(f"{run.path} is not a run's folder; to see them: rnow status")
     config = run.read_config()
     models = [_folder(run, config, role) for role in ("model", "teacher")]

@@ -37,7 +37,7 @@ from rnow.records import (
 from rnow.rollout.ledger import Ledger
 from rnow.runtime.kill_points import point
 from rnow.runtime.side_by_side import side_by_side
-from rnow.tools.base import ToolCall, ToolRunner, allowed_schemas
+from rnow.tools.base import ToolCall, ToolRunner, ToolSchema, allowed_schemas
 
 # A rollout whose very first id is foreign would have nothing to train on, so it begins again: a
 # network of random weights does so every few rollouts, a trained one never.
@@ -96,6 +96,22 @@ async def run_rollout(
         raise RolloutError(rollout.why_nothing_was_sampled(end_reason))
     duration_s = time.monotonic() - started
     return rollout.ledger.close(id=attempt.id, end_reason=end_reason, duration_s=duration_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rendered:
+    """What a prompt was rendered to, by which template and with which tools."""
+
+    prompt: Prompt
+    chat: ChatTemplate
+    schemas: Sequence[ToolSchema]
+    ids: tuple[int, ...]
+
+    def is_of(self, prompt: Prompt, chat: ChatTemplate, schemas: Sequence[ToolSchema]) -> bool:
+        return self.prompt is prompt and self.chat is chat and self.schemas == schemas
+
+
+_last: _Rendered | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,10 +272,18 @@ class _Rollout:
         )
 
 
-def prompt_ids(prompt: Prompt, chat: ChatTemplate, tools: ToolRunner | None) -> list[int]:
-    """Return the ids of a prompt as its rollouts begin with them."""
-    schemas = () if tools is None else allowed_schemas(tools.schemas, prompt.tools)
-    return chat.render_prompt(prompt.messages, schemas)
+def prompt_ids(prompt: Prompt, chat: ChatTemplate, tools: ToolRunner | None) -> tuple[int, ...]:
+    """Return the ids of a prompt as its rollouts begin with them.
+
+    Those of the last prompt are kept: the rollouts of a group begin one after the other, and
+    rendering a prompt takes longer than all else that a turn does here.
+    """
+    global _last
+    schemas = [] if tools is None else allowed_schemas(tools.schemas, prompt.tools)
+    if _last is None or not _last.is_of(prompt, chat, schemas):
+        ids = tuple(chat.render_prompt(prompt.messages, schemas))
+        _last = _Rendered(prompt=prompt, chat=chat, schemas=schemas, ids=ids)
+    return _last.ids
 
 
 def _arguments_text(call: ToolCall) -> str:

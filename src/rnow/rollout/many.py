@@ -83,6 +83,7 @@ async def roll_many(
     """
     slots = asyncio.Semaphore(concurrency)
     room = asyncio.Semaphore(concurrency + max_waiting)
+    door = asyncio.Lock()
     results: dict[int, Result] = {}
 
     async def one(position: int, attempt: Attempt) -> None:
@@ -98,6 +99,10 @@ async def roll_many(
 
     async def admitted(position: int, attempt: Attempt) -> None:
         async with room:
+            async with door:
+                # Through one at a time: the first request goes out before the last prompt of
+                # thousands is rendered, and the loop comes to what else is due.
+                await asyncio.sleep(0)
             await one(position, attempt)
 
     await side_by_side(*(admitted(position, attempt) for position, attempt in enumerate(attempts)))

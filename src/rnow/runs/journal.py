@@ -10,11 +10,11 @@ the same float32.
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from pydantic import TypeAdapter
 
 from rnow.records import (
@@ -53,8 +53,7 @@ class Journal:
     def append(self, scored: ScoredTrajectory, *, right: bool | None = None) -> None:
         """Add a trajectory; `right`: what a grader says of its answer, None where nothing does."""
         verdict = {} if right is None else {"right": right}
-        text = json.dumps({**scored_to_json(scored), **verdict}, ensure_ascii=False)
-        line = f"{text}\n".encode()
+        line = _line({**scored_to_json(scored), **verdict})
         with telling_if_full(self._path, needs_bytes=len(line)):
             written = 0
             while written < len(line):
@@ -112,7 +111,7 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
         "policy_version": trajectory.policy_version[mask].tolist(),
         "num_drift_tokens": trajectory.num_drift_tokens,
         "duration_s": round(trajectory.duration_s, 6),
-        "turns": [asdict(turn) for turn in trajectory.turns],
+        "turns": _TURNS.dump_python(trajectory.turns, mode="json"),
     }
 
 
@@ -144,9 +143,17 @@ def trajectory_from_json(line: dict[str, Any]) -> Trajectory:
     )
 
 
+def _line(value: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:  # a tool may count beyond 64 bits
+        return f"{json.dumps(value, ensure_ascii=False)}\n".encode()
+
+
 def _floats(values: FloatArray) -> list[float]:
-    # str of a numpy float32 is the shortest text that reads back to it.
-    return [float(str(value)) for value in values]
+    # Of a float32 it writes the shortest text that reads back to it, as str does, a tenth as long.
+    found: list[float] = orjson.loads(orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY))
+    return found
 
 
 def _on_actions(values: Iterable[float], mask: BoolArray) -> FloatArray:

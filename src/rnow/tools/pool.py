@@ -51,8 +51,9 @@ class ToolPool:
         self._specs: dict[str, ToolSpec] = {}
         self._slots: list[asyncio.Task[WorkerProcess]] = []
         self._servers: tuple[McpSpec, ...] = ()
-        # With the rollout of a call that uses its sessions.
-        self._running: dict[asyncio.Task[ToolAnswer], RolloutId | None] = {}
+        self._running: set[asyncio.Task[ToolAnswer]] = set()
+        # Those that use sessions of their rollout.
+        self._in_session: dict[RolloutId, set[asyncio.Task[ToolAnswer]]] = {}
         self._holders: dict[RolloutId, tuple[int, WorkerProcess]] = {}  # of sessions
         self._leaving: dict[asyncio.Task[None], WorkerProcess] = {}
 
@@ -130,15 +131,16 @@ class ToolPool:
         }
         # A rollout that gives up does not end the tool: the call keeps its place and its deadline.
         running = asyncio.create_task(self._run(message, spec=spec, rollout=rollout))
-        self._running[running] = rollout if self._has_session(spec) else None
-        running.add_done_callback(self._running.pop)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        if self._has_session(spec):
+            self._in_session.setdefault(rollout, set()).add(running)
         return await asyncio.shield(running)
 
     def release(self, rollout: RolloutId) -> None:
         """Close the rollout's sessions with MCP servers; calls that still use them are dropped."""
-        for running, of in self._running.items():
-            if of == rollout:
-                running.cancel()
+        for running in self._in_session.pop(rollout, ()):
+            running.cancel()
         _, holder = self._holders.pop(rollout, (None, None))
         if holder is not None:
             holder.release(str(rollout))

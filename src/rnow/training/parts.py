@@ -5,9 +5,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rnow.cluster.starting import server_starter
+from rnow.cluster.starting import opened_cluster_of, starter_of
 from rnow.config.load import teacher_of
 from rnow.config.settings import Config
 from rnow.engines.base import Engine
@@ -16,10 +16,11 @@ from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.learner.student import Student
 from rnow.plan.engine_specs import (
+    RankSpec,
     Serving,
     adapter_dtype,
     dtype_tolerance,
-    rank_environments,
+    rank_specs,
     role_tolerance,
     sampling_spec,
     scoring_spec,
@@ -36,9 +37,13 @@ from rnow.training.collect import Collector
 from rnow.training.looked_into import keep_logprobs
 from rnow.training.monitor import Monitor
 from rnow.training.publish import Publisher
+from rnow.training.ranks.places import RankPlace, RanksHere
 from rnow.training.ranks.processes import RankSettings
 from rnow.training.ranks.student import RankedStudent
 from rnow.training.teacher import Teacher
+
+if TYPE_CHECKING:
+    from rnow.cluster.connect import Cluster
 
 
 class Trainee(TrainedState, Protocol):
@@ -77,6 +82,7 @@ class Learner:
         run: RunDirectory,
         num_steps: int,
         say: Callable[[str], None],
+        cluster: "Cluster | None" = None,
     ) -> "Learner":
         """Load the network from the folder `student`; takes seconds to minutes.
 
@@ -84,7 +90,7 @@ class Learner:
         """
         config, device = serving.config, serving.placement.device
         trainer: Trainee
-        if environments := rank_environments(serving):
+        if specs := rank_specs(serving):
             settings = RankSettings(
                 config=config,
                 student=student,
@@ -92,7 +98,8 @@ class Learner:
                 run=run,
                 num_steps=num_steps,
                 is_sharded=weights_are_cut(config),
-                environments=environments,
+                environments=[spec.environment for spec in specs],
+                place=_place_of(specs, student, run, cluster),
             )
             ranked = await RankedStudent.open(settings, say=say)
             stack.push_async_callback(ranked.aclose)
@@ -109,6 +116,19 @@ class Learner:
             say=say,
         )
         return cls(trainer=trainer, saver=saver)
+
+
+def _place_of(
+    specs: Sequence[RankSpec], student: Path, run: RunDirectory, cluster: "Cluster | None"
+) -> RankPlace:
+    nodes = [spec.node for spec in specs if spec.node is not None]
+    if not nodes:
+        return RanksHere(num=len(specs), run=run.path, logs=run.logs)
+    from rnow.cluster.ranks import RanksOnNodes
+
+    assert cluster is not None, "a plan names machines where there is a cluster"
+    folder, model = run.path.absolute(), student.absolute()
+    return RanksOnNodes(cluster, nodes, student=model, run=folder, logs=run.logs)
 
 
 def _load_here(
@@ -163,8 +183,10 @@ async def open_engines(
     *,
     deaths: Deaths,
     monitor: Monitor,
-) -> tuple[Engine, Engine]:
-    """Open the engines of the models in two folders; `stack` closes them."""
+) -> tuple[Engine, Engine, "Cluster | None"]:
+    """Open the engines of the models in two folders, and the machines that they are on, if those
+    are several; `stack` closes them.
+    """
     model = serving.config.model
     full = model.tuning == "full"
     rank = None if full else model.qlora_rank
@@ -177,12 +199,12 @@ async def open_engines(
         scoring_spec(serving, teacher),
     )
 
-    start = await stack.enter_async_context(server_starter(serving))
+    cluster = await stack.enter_async_context(opened_cluster_of(serving))
 
     async def open_one(spec: EngineSpec) -> Engine:
         on_progress = partial(monitor.waiting, spec.role)
         engine = await open_engine(
-            spec, deaths=deaths, say=monitor.say, on_progress=on_progress, start=start
+            spec, deaths=deaths, say=monitor.say, on_progress=on_progress, start=starter_of(cluster)
         )
         stack.push_async_callback(engine.aclose)
         return engine
@@ -190,9 +212,9 @@ async def open_engines(
     plan = serving.placement.plan
     if not all(spec.servers for spec in specs) or (plan is not None and plan.is_shared):
         # Two models that are read at once take twice the memory, and vLLM measures what is free.
-        return await open_one(specs[0]), await open_one(specs[1])
+        return await open_one(specs[0]), await open_one(specs[1]), cluster
     sampler, scorer = await side_by_side(*map(open_one, specs))
-    return sampler, scorer
+    return sampler, scorer, cluster
 
 
 async def check_teacher(engine: Engine, serving: Serving, *, probe_ids: Sequence[int]) -> Teacher:

@@ -189,20 +189,20 @@ async def _train(
 ) -> None:
     """Load the models, check them, run the loop, leave the model behind."""
     config, run, serving = session.config, session.run, session.serving
-    models, num_steps, deaths = session.models, len(steps), Deaths()
+    models, say, num_steps, deaths = session.models, monitor.say, len(steps), Deaths()
     async with AsyncExitStack() as stack:
         with monitor.stage("starting the engines"):
             opening = open_engines(
                 stack, serving, models.student, models.teacher, deaths=deaths, monitor=monitor
             )
-            student, scorer = await stop.cut(opening)
+            student, scorer, cluster = await stop.cut(opening)
         with monitor.stage("loading the trainer"):
-            loading = Learner.open(stack, serving, models.student, run, num_steps, monitor.say)
+            loading = Learner.open(stack, serving, models.student, run, num_steps, say, cluster)
             learner = await stop.cut(loading)
             first_step = await in_trainer_thread(learner.saver.restore)
         run.rewind(first_step, max_lag=config.trainer.max_policy_lag)
         run.write_state(step=first_step, num_steps=num_steps, finished=False)
-        monitor.reports = stack.enter_context(_reports(session, first_step, say=monitor.say))
+        monitor.reports = stack.enter_context(_reports(session, first_step, say=say))
         probe_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)[:MAX_PROBE_TOKENS]
         with monitor.stage("preflight"):
             teacher = await stop.cut(check_teacher(scorer, serving, probe_ids=probe_ids))

@@ -337,6 +337,33 @@ def test_models_that_are_elsewhere_are_not_checked_and_the_reason_is_said(projec
     assert {point.outcome for point in report.points[4:7]} == {Outcome.NOT_CHECKED}
 
 
+def test_of_models_that_are_elsewhere_what_can_be_planned_is(project: Path) -> None:
+    config = "model: {path: nobody/student}\nteacher: {path: nobody/teacher}"
+    (project / "config.yml").write_text(
+        CONFIG.replace("model: {path: student}\nteacher: {path: teacher}", config)
+    )
+    local = check_project(project, ["engine.kind=local"])
+    assumed = "assumed 400 tokens a turn and all 1 turns of a rollout, 4 bytes a token of prompts"
+    # The prompt's 52 bytes of JSON, and 4 of the empty list of tools, are 14 tokens.
+    plan = [
+        "each number with what it is from",
+        "steps           6  (from the settings)",
+        "rollouts        384  (from the settings)",
+        f"tokens sampled  154 thousand  ({assumed})",
+        f"tokens read     5.38 thousand  ({assumed})",
+        "journal         3.1 MB  (assumed 20 bytes a sampled token and 2 a read one, at most "
+        "trainer.keep_trajectories_gb)",
+    ]
+    sizes = [
+        f"no time that is not measured: the sizes of nobody/{name} are not known here; "
+        f"hf download nobody/{name} --include '*.json' '*.jinja'"
+        for name in ("student", "teacher")
+    ]
+    assert local.points[-1].message.splitlines() == [*plan, *sizes]
+    costs = json.loads(as_json(local))["plan"]
+    assert (costs["tokens_in"]["value"], costs["total_s"]) == (384 * 14, None)
+
+
 def test_a_template_that_the_ledger_cannot_use_is_a_problem(project: Path) -> None:
     template = real_template("qwen3.jinja").replace(
         "{{- '\\n<tool_response>\\n' }}", "{{- '\\n<tool_response>' + loop.index | string }}"
@@ -423,11 +450,18 @@ def test_models_that_cannot_run_are_a_problem_of_devices(project: Path) -> None:
         f"  teacher.path: {project}/teacher has no weights (*.safetensors or "
         "pytorch_model*.bin)"
     )
-    assert list(report.lines())[-3:-1] == [
-        f"    ✗ {project}/config.yml:3: teacher cannot be loaded",
+    lines = list(report.lines())
+    at = lines.index(f"    ✗ {project}/config.yml:3: teacher cannot be loaded")
+    assert lines[at + 1 : at + 5] == [
         f"        teacher.path: {project}/teacher has no weights (*.safetensors or "
         "pytorch_model*.bin)",
+        "✓ plan        each number with what it is from",
+        "    steps           6  (from the settings)",
+        "    rollouts        384  (from the settings)",
     ]
+    # The sizes are here, and so is what is kept on disk; how long it takes depends on where.
+    assert lines[-3].startswith("    checkpoints ")
+    assert lines[-1] == "    no time: where the models run is not settled, see devices"
 
 
 def test_sites_without_a_contact_are_a_problem(project: Path) -> None:

@@ -103,7 +103,9 @@ def make_project(folder: Path) -> Path:
 def serve(project: Path, *overrides: str) -> None:
     """Plan vLLM servers and write their specs."""
     config = loaded(project, "engine.kind=vllm", "engine.python=python", *overrides)
-    placement = place_roles(config, project, devices=GPUS, machines=find_machines(config.config))
+    placement = place_roles(
+        config, project, devices=GPUS, machines=find_machines(config.config, project)
+    )
     serving = Serving(
         config=config.config, placement=placement, logs=project / "logs", untied=project / "untied"
     )

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.local import batch
 from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.engines.local.batch import DecodingBatch, DecodingRow, invariant_sizes, read
 from rnow.engines.local.engine import LocalEngine
@@ -331,6 +332,35 @@ async def test_positions_alone_reach_the_head(engine: LocalEngine) -> None:
     places = tuple(range(20, 400, 10))
     await engine.score(ScoreRequest(token_ids=tuple(some_ids(500)), start=20, positions=places))
     assert rows == [len(places)]
+
+
+def test_positions_beyond_what_memory_allows_go_through_the_head_in_even_parts() -> None:
+    model = qwen3(vocab_size=2**18, hidden_size=16, num_hidden_layers=1)
+    rows: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
+    ids = some_ids(300)
+    scores = read_and_score(model, ids, places=range(40, 297))
+    assert rows == [129, 128]
+    some = read_and_score(model, ids, places=[40, 168, 169, 296])
+    assert some.logprobs.tobytes() == scores.logprobs[[0, 128, 129, 256]].tobytes()
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_what_a_family_does_to_its_logits_is_in_its_scores(family: str) -> None:
+    model = families.tiny_model(family)
+    model.set_attn_implementation(ATTENTION_NAME)
+    ids = [1 + token % 100 for token in some_ids(300)]
+    places = [*range(20, 300, 20), 297, 298, 299]
+    scores = read_and_score(model, ids, places=places)
+    model.set_attn_implementation("eager")
+    expected = reference_logprobs(model, ids)[np.array(places) - 1]
+    np.testing.assert_allclose(scores.logprobs, expected, atol=1e-4)
+
+
+def read_and_score(model: Any, ids: Sequence[int], *, places: Sequence[int]) -> Scores:
+    request = ScoreRequest(token_ids=tuple(ids), start=places[0], positions=tuple(places))
+    with torch.inference_mode():
+        return batch.score(model, request)
 
 
 @pytest.mark.parametrize("positions", [(), (0,), (2, 2), (3, 2), (1, 4)])

@@ -12,15 +12,17 @@ from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.plan.devices import Devices, Gpu
 from rnow.plan.engine_specs import (
+    RankSpec,
     Serving,
     adapter_dtype,
     adapter_rank,
     dtype_tolerance,
-    rank_environments,
+    rank_specs,
     sampling_spec,
     scoring_spec,
     trainer_environment,
 )
+from rnow.plan.nodes import Machine
 from rnow.plan.placing import place_roles
 
 ROOT = Path(__file__).parents[3]
@@ -233,10 +235,22 @@ def test_two_views_agree_as_far_as_the_coarser_of_them(
 def test_each_rank_sees_its_own_gpu_alone(project: Path) -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "7,6,5,4,3"}
     serving = make_serving(project, "trainer.num_ranks=2", num_gpus=5, environ=environ)
-    assert rank_environments(serving) == (
-        ORDER | {"CUDA_VISIBLE_DEVICES": "7"},
-        ORDER | {"CUDA_VISIBLE_DEVICES": "6"},
+    assert rank_specs(serving) == (
+        RankSpec(environment=ORDER | {"CUDA_VISIBLE_DEVICES": "7"}),
+        RankSpec(environment=ORDER | {"CUDA_VISIBLE_DEVICES": "6"}),
     )
-    assert rank_environments(make_serving(project, num_gpus=5)) == ()
+    assert rank_specs(make_serving(project, num_gpus=5)) == ()
     local = ("engine.kind=local", "trainer.num_ranks=2")
-    assert rank_environments(make_serving(project, *local, num_gpus=0)) == ({}, {})
+    none = RankSpec(environment={})
+    assert rank_specs(make_serving(project, *local, num_gpus=0)) == (none, none)
+
+
+def test_ranks_without_gpus_are_dealt_to_machines_after_the_servers(project: Path) -> None:
+    serving = make_serving(project, "engine.kind=local", "trainer.num_ranks=2", num_gpus=0)
+    machines = tuple(
+        Machine(id=id, host=id, address="", cores=1, gpus=(), own={}, served={}) for id in "abc"
+    )
+    serving = replace(serving, placement=replace(serving.placement, machines=machines))
+    assert [spec.node for spec in rank_specs(serving)] == ["b", "c"]
+    served = replace(serving.placement, engines={"student": "vllm", "teacher": "vllm"})
+    assert [spec.node for spec in rank_specs(replace(serving, placement=served))] == ["a", "b"]

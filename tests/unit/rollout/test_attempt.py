@@ -1,5 +1,7 @@
 import asyncio
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from rnow.records import (
     Trajectory,
     derive_seed,
 )
-from rnow.rollout.attempt import Attempt, run_rollout
+from rnow.rollout.attempt import Attempt, prompt_ids, run_rollout
 from rnow.tools.base import ToolAnswer, ToolCall, ToolRunner, ToolSchema
 
 ID = RolloutId(3, 17, 1)
@@ -601,3 +603,17 @@ async def test_a_transcript_shows_turns_and_what_tools_said(chat: ChatTemplate) 
             f"── end · answer · {trajectory.num_actions} sampled tokens",
         ]
     )
+
+
+def test_the_ids_of_a_prompt_are_kept_for_its_group_and_for_nothing_else(
+    chat: ChatTemplate,
+) -> None:
+    tools, other = FakeTools(), replace(PROMPT, messages=({"role": "user", "content": "Why?"},))
+    with_tools = prompt_ids(PROMPT, chat, tools)
+    assert prompt_ids(PROMPT, chat, tools) is with_tools
+    assert [*with_tools] == chat.render_prompt(PROMPT.messages, tools.schemas)
+    assert [*prompt_ids(PROMPT, chat, None)] == chat.render_prompt(PROMPT.messages)
+    assert [*prompt_ids(other, chat, None)] == chat.render_prompt(other.messages)
+    again = copy.copy(chat)
+    assert prompt_ids(other, again, None) == prompt_ids(other, chat, None)
+    assert prompt_ids(other, again, None) is not prompt_ids(other, chat, None)

@@ -63,6 +63,21 @@ async def test_results_are_in_the_order_of_attempts_and_so_many_roll_at_once() -
     assert (found, most) == (["0.3.0", "0.1.0", "0.2.0"], 2)
 
 
+async def test_the_first_request_goes_out_before_the_next_rollout_begins() -> None:
+    said: list[str] = []
+
+    async def request(attempt: Attempt) -> Trajectory:
+        said.append(f"{attempt.id} sent")
+        return make_scored(attempt.id).trajectory
+
+    async def roll(attempt: Attempt) -> Trajectory:
+        said.append(f"{attempt.id} begun")
+        return await asyncio.create_task(request(attempt))
+
+    await roll_many(ATTEMPTS, roll, name_of, lose=nothing_lost, concurrency=3)
+    assert said == [f"0.{index}.0 {word}" for index in (3, 1, 2) for word in ("begun", "sent")]
+
+
 async def test_what_then_does_takes_no_slot() -> None:
     ended = 0
     all_ended = asyncio.Event()

@@ -1,7 +1,8 @@
 """The points of `rnow check` that concern the models: tokenizers, template, window, devices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rnow.plan.placing import Placement, place_roles
 from rnow.records import Prompt
 from rnow.rollout.environment import load_chat
 from rnow.tools.base import ToolSchema, allowed_schemas
-from rnow.training.planned import plan_costs
+from rnow.training.planned import find_figures, plan_costs
 from rnow.training.steps import prompts_by_step
 
 MIN_TOKENS_LEFT = 2000  # for the student's turns and the pages that it reads
@@ -78,7 +79,7 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> tuple[Point, Placeme
         kind = loaded.config.dataset_type
         return not_checked("devices", f"dataset_type {kind} is not trained in this version"), None
     try:
-        machines = find_machines(loaded.config)
+        machines = find_machines(loaded.config, directory)
         placement = place_roles(loaded, directory, may_download=False, machines=machines)
     except ClusterError as error:
         problem = loaded.problem("resources.cluster", str(error))
@@ -105,25 +106,40 @@ def check_plan(
 
     `files`: all prompts, in whose texts pages are named.
     """
-    name, path = "plan", loaded.config.model.path
-    folder = find_tokenizer(path, project=directory)
-    if placement is None or prompts is None or schemas is None or folder is None:
-        return not_checked(name, "what it is made from has problems, or is not here"), None
-    try:
-        costs = plan_costs(
-            loaded.config,
-            directory,
-            placement,
-            steps=prompts_by_step(loaded.config, prompts),
-            num_held_out=num_held_out,
-            chat=ChatTemplate.load(folder, reasoning_mode=loaded.config.rollout.reasoning_mode),
-            schemas=schemas,
-        )
-    except (ModelError, TemplateError) as error:
-        return not_checked(name, str(error).splitlines()[0]), None
+    name, config = "plan", loaded.config
+    if config.teacher is None or prompts is None or schemas is None:
+        return not_checked(name, "what it is made from has problems"), None
+    make = partial(
+        plan_costs,
+        config,
+        directory,
+        placement,
+        steps=prompts_by_step(config, prompts),
+        num_held_out=num_held_out,
+        schemas=schemas,
+    )
+    folder = find_tokenizer(config.model.path, project=directory)
+    costs = None
+    if folder is not None:
+        with suppress(ModelError, TemplateError):  # the point `template` says what is wrong
+            chat = ChatTemplate.load(folder, reasoning_mode=config.rollout.reasoning_mode)
+            costs = make(chat=chat)
+    costs = costs or make(chat=None)
     waited = site_pace_problem(loaded, directory, files, costs) if schemas else None
-    lines = ("each number with what it is from", *costs.lines())
+    lines = ["each number with what it is from", *costs.lines()]
+    if placement is None:
+        lines.append("no time: where the models run is not settled, see devices")
+    lines += _unknown_sizes(directory, config.model.path, config.teacher.path)
     return point(name, "\n".join(lines), [] if waited is None else [waited]), costs
+
+
+def _unknown_sizes(directory: Path, *paths: str) -> Iterator[str]:
+    """Yield of which models nothing is known that time and disk are made from, and what to do."""
+    for path in dict.fromkeys(paths):
+        if find_figures(path, directory) is None:
+            is_here = find_tokenizer(path, project=directory, file="config.json")
+            remedy = "" if is_here else f"; hf download {path} --include '*.json' '*.jinja'"
+            yield f"no time that is not measured: the sizes of {path} are not known here{remedy}"
 
 
 def window_problem(longest: int, window: int) -> tuple[str, Severity] | None:

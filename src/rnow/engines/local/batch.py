@@ -9,6 +9,7 @@ of its neighbours (`LocalEngine`'s hard promise) is decided here and in attentio
 - Each row's attention goes over blocks of keys of a fixed size.
 """
 
+import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from rnow.engines.base import ScoreRequest, Scores
@@ -28,7 +29,8 @@ from rnow.runtime.experts import has_experts
 
 MIN_ROWS = 16  # below, matrix kernels change with the place and the number of rows
 _ROWS_STEP = 8
-_MAX_LOGITS = 2**26  # of one forward: 256 MB in fp32
+_PIECE_TOKENS = 4096  # of one forward
+_MAX_LOGITS = 2**26  # at once: 256 MB in fp32
 _PROMPT_CACHE_BYTES = 2**28
 
 
@@ -40,34 +42,36 @@ def read(
     Returns the keys and values of both, and the last token's logits [1, vocab].
     """
     cache = DynamicCache(past)
-    last = torch.tensor([-1])
-    for piece in _pieces(model, len(token_ids)):
+    last = torch.tensor([-1], device=next(model.parameters()).device)
+    for piece in _pieces(len(token_ids)):
         # Only the last piece's logits are wanted; one position of the others costs next to nothing.
-        logits = _forward_piece(model, token_ids[piece], cache, keep=last)
-    return tuple((layer.keys, layer.values) for layer in cache.layers), logits[0]
+        output = _forward_piece(model, token_ids[piece], cache, logits_to_keep=last)
+    return tuple((layer.keys, layer.values) for layer in cache.layers), output.logits[0]
 
 
 def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
     """Return what `Engine.score` promises; only asked positions reach the LM head."""
     token_ids, asked, cache = request.token_ids, request.asked, DynamicCache()
     logprobs, top_ids, top_logprobs = [], [], []
-    for piece in _pieces(model, len(token_ids) - 1):
+    for piece in _pieces(len(token_ids) - 1):
         # The logits at position i speak of token i + 1.
         wanted = asked[(asked > piece.start) & (asked <= piece.stop)] - 1
         keep = _kept(wanted, max(request.start - 1, piece.start), piece.stop)
-        logits = _forward_piece(
-            model, token_ids[piece], cache, keep=torch.from_numpy(keep - piece.start)
-        )[0]
-        if len(wanted) == 0:
-            continue
-        if len(keep) > len(wanted):
-            logits = logits[torch.from_numpy(np.isin(keep, wanted)).to(logits.device)]
-        table = torch.log_softmax(logits.float(), dim=-1)
-        following = torch.tensor([token_ids[place + 1] for place in wanted], device=table.device)
-        logprobs.append(table.gather(-1, following[:, None])[:, 0])
-        best = table.topk(request.num_top, dim=-1)
-        top_ids.append(best.indices)
-        top_logprobs.append(best.values)
+        output = _forward_piece(model.base_model, token_ids[piece], cache)
+        for rows in _chunks(model, keep):
+            logits = _logits(model, output, torch.from_numpy(rows - piece.start))
+            is_wanted = np.isin(rows, wanted)
+            if not is_wanted.all():
+                logits = logits[torch.from_numpy(is_wanted).to(logits.device)]
+            table = torch.log_softmax(logits.float(), dim=-1)
+            following = [token_ids[place + 1] for place in rows[is_wanted]]
+            chosen = torch.tensor(following, device=table.device, dtype=torch.int64)
+            logprobs.append(table.gather(-1, chosen[:, None])[:, 0])
+            best = table.topk(request.num_top, dim=-1)
+            top_ids.append(best.indices)
+            top_logprobs.append(best.values)
+        if piece.stop >= asked[-1]:
+            break
     return Scores(
         logprobs=torch.cat(logprobs).cpu().numpy(),
         top_ids=torch.cat(top_ids).cpu().numpy().astype(np.int32),
@@ -86,31 +90,55 @@ def _kept(wanted: IntArray, first: int, stop: int) -> IntArray:
     return np.union1d(wanted, np.arange(max(first, stop - MIN_ROWS), stop, dtype=np.int32))
 
 
-def _pieces(model: PreTrainedModel, num_tokens: int) -> Iterator[slice]:
-    """Cut a text to bound a forward's memory; the cuts depend on model and text alone."""
-    size = max(256, min(4096, _MAX_LOGITS // model.config.get_text_config().vocab_size))
-    for start in range(0, num_tokens, size):
-        yield slice(start, min(start + size, num_tokens))
+def _pieces(num_tokens: int) -> Iterator[slice]:
+    """Cut a text to bound a forward's memory; the cuts depend on the text alone."""
+    for start in range(0, num_tokens, _PIECE_TOKENS):
+        yield slice(start, min(start + _PIECE_TOKENS, num_tokens))
 
 
-def _forward_piece(
-    model: PreTrainedModel, token_ids: Sequence[int], cache: DynamicCache, *, keep: Tensor
-) -> Tensor:
-    """Read one piece into `cache`; return logits [1, kept, vocab] of its positions `keep`."""
-    device = next(model.parameters()).device
+def _chunks(model: PreTrainedModel, keep: IntArray) -> Iterator[IntArray]:
+    """Cut positions to bound their logits' memory, evenly: none has fewer than MIN_ROWS alone."""
+    if len(keep):
+        size = max(256, _MAX_LOGITS // model.config.get_text_config().vocab_size)
+        yield from np.array_split(keep, -(-len(keep) // size))
+
+
+def _forward_piece(network: nn.Module, token_ids: Sequence[int], cache: Any, **kept: Tensor) -> Any:
+    """Read one piece into `cache`; return the network's output."""
+    device = next(network.parameters()).device
     begin = cache.get_seq_length()
-    output = model(
+    return network(
         input_ids=torch.tensor([token_ids], device=device),
         position_ids=torch.arange(begin, begin + len(token_ids), device=device)[None],
         use_cache=True,
-        **_holding(model, cache),
-        logits_to_keep=keep.to(device),
+        **_holding(network, cache),
+        **kept,
     )
-    logits: Tensor = output.logits
-    return logits
 
 
-def _holding(model: PreTrainedModel, cache: Any) -> dict[str, Any]:
+def _logits(model: PreTrainedModel, output: Any, rows: Tensor) -> Tensor:
+    """Return logits [rows, vocab] of what the body has read, by the model's own code: what it does
+    to the LM head's products is its family's."""
+    tail = copy.copy(model)
+    tail._modules = {**model._modules, model.base_model_prefix: _Read(output)}
+    hidden = output.last_hidden_state
+    ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
+    logits: Tensor = tail(input_ids=ids, logits_to_keep=rows.to(hidden.device)).logits
+    return logits[0]
+
+
+class _Read(nn.Module):
+    """Stands in a body's place: what it made of a piece."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self._output = output
+
+    def forward(self, **asked: Any) -> Any:
+        return self._output
+
+
+def _holding(model: nn.Module, cache: Any) -> dict[str, Any]:
     """Return the argument that hands over keys and values: `cache` from transformers 5.24 on."""
     is_new = "cache" in signature(type(model).forward).parameters
     return {"cache" if is_new else "past_key_values": cache}

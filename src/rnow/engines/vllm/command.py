@@ -57,6 +57,7 @@ class VllmServerSettings:
     deterministic: bool = False  # what a request gets does not depend on others beside it
     start_timeout_s: float = 900.0  # until it has answered a first request
     node: str | None = None  # machine of a cluster; None: this one
+    is_made_here: bool = False  # the model's folder, which other machines are to be given
 
 
 def command(settings: VllmServerSettings, *, socket: Path) -> list[str]:

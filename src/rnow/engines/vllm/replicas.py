@@ -38,6 +38,10 @@ class Replica:
     _facts: ServedModel | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def is_able(self) -> bool:
+        return self.is_open and self.client.why_ended() is None
+
     async def model_for(self, num_tokens: int, num_more: int, adapter: str | None) -> str:
         """Return the name of the weights to ask, if so many tokens fit; None: the base model's."""
         name, max_model_len, _ = await self.facts()
@@ -70,10 +74,9 @@ class Replicas:
 
     def for_session(self, session: str) -> Replica:
         replica = self._of_session.get(session)
-        able = self._able()
-        if replica is None or replica not in able:
+        if replica is None or (not replica.is_able and replica not in self._able()):
             self.release(session)
-            replica = min(able, key=lambda each: (each.num_sessions, each.num_requests))
+            replica = min(self._able(), key=lambda each: (each.num_sessions, each.num_requests))
             replica.num_sessions += 1
             self._of_session[session] = replica
         return replica
@@ -89,8 +92,7 @@ class Replicas:
 
     def _able(self) -> Sequence[Replica]:
         """Leave out servers known to have ended: failing at once, they would draw all requests."""
-        able = [each for each in self.all if each.is_open and each.client.why_ended() is None]
-        return able or self.all
+        return [each for each in self.all if each.is_able] or self.all
 
     def release(self, session: str) -> None:
         replica = self._of_session.pop(session, None)

@@ -6,6 +6,7 @@ id: what is absent, not finite, or belongs to another token is an EngineError, n
 
 import base64
 import io
+import itertools
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ _NOT_A_LOGPROB = -9000.0  # at or below: the server's stand-in for NaN and -inf
 
 Json = Mapping[str, Any]
 
+_PROCESS = secrets.token_hex(8)  # asked of the system once: a server may have several clients
+_numbers = itertools.count()
+
 # Sampling is what rnow's formulas assume, whatever a model's generation_config says.
 _PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "detokenize": False}
 _SCORING = {"max_tokens": 1, "temperature": 0.0}  # a request has to sample one
@@ -34,7 +38,7 @@ _SCORING = {"max_tokens": 1, "temperature": 0.0}  # a request has to sample one
 class Cut:
     """A request's name at its server, by which it can be cut, and whether that was asked."""
 
-    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    name: str = field(default_factory=lambda: f"{_PROCESS}-{next(_numbers)}")
     is_asked: bool = False
 
 

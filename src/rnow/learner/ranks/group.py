@@ -9,10 +9,12 @@ in the order of names. Weights that are cut over the ranks (sharding.py) are sum
 of backward. Every sum is made in one fixed order, so the same number of ranks gives the same bits.
 """
 
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -51,12 +53,17 @@ class Ranks:
         device: Literal["cuda", "cpu"],
         is_sharded: bool,
         tell: Callable[[str], None],
+        listening: socket.socket | None = None,
     ) -> "Ranks":
-        """Meet the others at `rendezvous`, a URL as file:///path; returns when all are there."""
+        """Meet the others at `rendezvous`; returns when all are there.
+
+        A URL: file:///path of one machine, or tcp://10.0.0.5:4711 where the first rank is
+        `listening`.
+        """
         on = torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")
         dist.init_process_group(
             backend="cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            init_method=rendezvous,
+            **_where(rendezvous, rank=rank, listening=listening),
             rank=rank,
             world_size=size,
             timeout=_NO_LIMIT,
@@ -163,6 +170,24 @@ class Ranks:
         dist.all_reduce(flat, dist.ReduceOp.SUM, group=self.group)
         for parameter, piece in zip(parameters, torch.split(flat, sizes), strict=True):
             parameter.grad = piece.view_as(parameter)
+
+
+def _where(rendezvous: str, *, rank: int, listening: socket.socket | None) -> dict[str, Any]:
+    """Return how ranks find each other. torch by itself would listen on every interface."""
+    url = urlsplit(rendezvous)
+    if url.scheme == "file":
+        return {"init_method": rendezvous}
+    assert url.hostname is not None
+    assert url.port is not None
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        url.hostname,
+        url.port,
+        is_master=rank == 0,
+        wait_for_workers=False,
+        timeout=_NO_LIMIT,
+        master_listen_fd=None if listening is None else listening.detach(),
+    )
+    return {"store": store}
 
 
 def is_lost_peer(error: Exception) -> bool:

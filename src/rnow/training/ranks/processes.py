@@ -6,25 +6,24 @@ asked is told which one it was and what it said last.
 
 import asyncio
 import os
-import shutil
-import signal
-import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rnow.config.settings import Config
 from rnow.engines.vllm.log import last_words
+from rnow.errors import EngineError
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import report_breach, waiting
-from rnow.tools.wire import Channel
 from rnow.training.ranks.messages import PEER_GONE, WAITING, Message, error_of
+from rnow.training.ranks.places import Rank, RankPlace
 
 _LOG_BYTES = 200_000
+_END_S = 15.0  # of another machine it may take a while to be heard
 _FOLLOW_S = 3.0  # after the first has ended: the others find out, and end too
 _STACKS_S = 0.5
 
@@ -43,7 +42,8 @@ class RankSettings:
     run: RunDirectory
     num_steps: int
     is_sharded: bool
-    environments: Sequence[Mapping[str, str]]  # of each rank, beside this process's own
+    environments: Sequence[Mapping[str, str]]  # of each rank, beside those of where it is
+    place: RankPlace
 
     @property
     def num(self) -> int:
@@ -53,12 +53,11 @@ class RankSettings:
 class RankProcesses:
     """Ranks that are loaded. `start` makes them; after any error they are not to be asked again."""
 
-    def __init__(self, settings: RankSettings, rendezvous: Path) -> None:
+    def __init__(self, settings: RankSettings) -> None:
         self.arithmetic: dict[str, str] = {}
         self._settings = settings
         self._limit_s = settings.config.trainer.rank_timeout_s
-        self._rendezvous = rendezvous
-        self._channels: list[Channel] = []
+        self.ranks: list[Rank] = []
         self._log_starts: list[int] = []
         self._phases: list[str] = []
         self._progressed_at = time.monotonic()
@@ -66,14 +65,16 @@ class RankProcesses:
     @classmethod
     async def start(cls, settings: RankSettings) -> "RankProcesses":
         """Start all and load the student in each. Raises RankEnded, or what a rank tells of."""
-        self = cls(settings, Path(tempfile.mkdtemp(prefix="rnow-ranks-")))
+        self = cls(settings)
         try:
-            for rank in range(settings.num):
-                await self._open(rank)
+            with telling_of_machines():
+                for rank in range(settings.num):
+                    await self._open(rank)
+                rendezvous = await settings.place.rendezvous()
             message = {
                 "type": "load",
                 "num_ranks": settings.num,
-                "rendezvous": f"file://{self._rendezvous}/meet",
+                "rendezvous": rendezvous,
                 "is_sharded": settings.is_sharded,
                 "device": settings.device,
                 "config": settings.config.model_dump(mode="json"),
@@ -92,10 +93,15 @@ class RankProcesses:
         """Return each rank's answer. Raises RankEnded, or the error that a rank tells of."""
         self._phases = ["the beginning"] * self._settings.num
         self._progressed_at = time.monotonic()
+        with telling_of_machines():
+            async with self._settings.place.carried(message) as messages:
+                return await self._ask(messages, what=what)
+
+    async def _ask(self, messages: Sequence[Message], *, what: str) -> list[dict[str, Any]]:
         name = f"trainer: {what} by {self._settings.num} ranks"
         tasks = [
             asyncio.create_task(self._answer(rank, message), name=f"{name}: rank {rank}")
-            for rank in range(self._settings.num)
+            for rank, message in enumerate(messages)
         ]
         try:
             with waiting(name, limit_s=self._limit_s):
@@ -108,28 +114,21 @@ class RankProcesses:
 
     async def end(self) -> None:
         """Kill all ranks, now; ending twice is fine."""
-        await asyncio.gather(*(channel.close() for channel in self._channels))
-        shutil.rmtree(self._rendezvous, ignore_errors=True)
+        await asyncio.gather(*(rank.close() for rank in self.ranks))
 
     async def _open(self, rank: int) -> None:
         settings = self._settings
         log = settings.run.logs / f"rank-{rank}.log"
         self._log_starts.append(log.stat().st_size if log.exists() else 0)
-        channel = await Channel.open(
-            "rnow.training.ranks.program",
-            environment={**_environment(settings.num), **settings.environments[rank]},
-            log_file=log,
-            folder=settings.run.path,
-        )
-        self._channels.append(channel)
+        self.ranks.append(await settings.place.open(rank, settings.environments[rank]))
 
     async def _answer(self, rank: int, message: Message) -> dict[str, Any]:
-        channel = self._channels[rank]
+        process = self.ranks[rank]
         try:
-            await channel.send({**message, "rank": rank})
+            await process.send({**message, "rank": rank})
         except ConnectionError as error:
             raise _Gone from error
-        while (answer := await channel.receive()) is not None:
+        while (answer := await process.receive()) is not None:
             self._progressed_at = time.monotonic()
             if answer["type"] == "error":
                 raise error_of(answer)
@@ -155,34 +154,46 @@ class RankProcesses:
 
     async def _why_ended(self) -> str:
         """Return which rank ended first, as far as that can be told, and what it said last."""
-        ends = [asyncio.create_task(channel.process.wait()) for channel in self._channels]
+        ends = [asyncio.create_task(rank.wait()) for rank in self.ranks]
+        await asyncio.wait(ends, timeout=_END_S, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait(ends, timeout=_FOLLOW_S)
         for task in ends:
             task.cancel()
-        statuses = {
-            rank: status
-            for rank, channel in enumerate(self._channels)
-            if (status := channel.process.status) is not None
-        }
-        first = [rank for rank, status in statuses.items() if status != PEER_GONE]
-        rank = (first or list(statuses) or [0])[0]
-        status = statuses.get(rank)
+        rank = self._first_to_end()
+        process, status = self.ranks[rank], self.ranks[rank].status
         how = "has closed its socket" if status is None else f"has ended ({how_it_ended(status)})"
+        if process.why_gone is not None:
+            how = f"is gone: {process.why_gone},"
+        await process.bring_log()
         log = self._settings.run.logs / f"rank-{rank}.log"
         words = last_words(self._log(rank), was_killed=status is None or status < 0)
         return (
-            f"rank {rank} of the trainer's {self._settings.num} {how} at {self._phases[rank]}; "
-            f"{log} ends with:\n{words}"
+            f"rank {rank} of the trainer's {self._settings.num}{process.where} {how} at "
+            f"{self._phases[rank]}; {log} ends with:\n{words}"
         )
+
+    def _first_to_end(self) -> int:
+        """Return the rank that the others' ends follow from: its machine is gone, or it has ended
+        by itself."""
+        gone = [rank for rank, process in enumerate(self.ranks) if process.why_gone is not None]
+        statuses = {
+            rank: process.status
+            for rank, process in enumerate(self.ranks)
+            if process.status is not None
+        }
+        first = [rank for rank, status in statuses.items() if status != PEER_GONE]
+        return (gone or first or list(statuses) or [0])[0]
 
     async def _why_hung(self, tasks: Sequence["asyncio.Task[Any]"], name: str) -> str:
         """Return which ranks the others wait for; the stacks of all go to their logs."""
-        for channel in self._channels:
-            channel.process.signal(signal.SIGUSR1)
+        for rank_process in self.ranks:
+            rank_process.show_stacks()
         await asyncio.sleep(_STACKS_S)
         late = [rank for rank, task in enumerate(tasks) if not task.done()]
         busy = [rank for rank in late if self._phases[rank] != WAITING] or late
-        places = ", ".join(f"rank {rank} at {self._phases[rank]}" for rank in busy)
+        places = ", ".join(
+            f"rank {rank}{self.ranks[rank].where} at {self._phases[rank]}" for rank in busy
+        )
         sentence = (
             f"{name} has made no progress for {self._limit_s:g} s, the limit of "
             f"trainer.rank_timeout_s: {places}; stacks are in "
@@ -192,7 +203,10 @@ class RankProcesses:
         return sentence
 
     def _log(self, rank: int) -> str:
-        with (self._settings.run.logs / f"rank-{rank}.log").open("rb") as log:
+        file = self._settings.run.logs / f"rank-{rank}.log"
+        if not file.exists():  # of a machine that was gone before
+            return ""
+        with file.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(self._log_starts[rank], size - _LOG_BYTES))
             return log.read().decode(errors="replace")
@@ -202,13 +216,10 @@ class _Gone(Exception):
     """A rank has closed its end of the socket."""
 
 
-def _environment(num_ranks: int) -> dict[str, str]:
-    """Return the variables of a rank: its share of the cores, sockets on this machine alone."""
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    cores = max(1, (os.cpu_count() or 1) // num_ranks)
-    return {
-        "OMP_NUM_THREADS": str(cores),
-        "GLOO_SOCKET_IFNAME": loopback,
-        "NCCL_SOCKET_IFNAME": loopback,
-        **os.environ,
-    }
+@contextmanager
+def telling_of_machines() -> Iterator[None]:
+    """Raise RankEnded where the machine of a rank cannot be asked, or is gone."""
+    try:
+        yield
+    except EngineError as error:
+        raise RankEnded(str(error)) from error

@@ -50,6 +50,7 @@ class _Rank:
         self._stream = stream
         self._said: list[str] = []
         self._is_again = False  # an update that was made before, and is only caught up on
+        self._listening: socket.socket | None = None  # where the others will find this one
 
     def serve(self) -> None:
         """Answer until nobody asks any more."""
@@ -60,6 +61,11 @@ class _Rank:
             except RnowError as error:
                 answer = {"type": "error", "error": type(error).__name__, "message": str(error)}
             self._stream.sendall(pack(answer))
+
+    def _listen(self, message: Message) -> dict[str, Any]:
+        self._listening = socket.create_server((message["address"], 0))
+        host, port = self._listening.getsockname()
+        return {"rendezvous": f"tcp://{host}:{port}"}
 
     def _load(self, message: Message) -> dict[str, Any]:
         kill_points.prefix(f"rank{message['rank']}/")
@@ -72,6 +78,7 @@ class _Rank:
             device=message["device"],
             is_sharded=message["is_sharded"],
             tell=self._tell,
+            listening=self._listening,
         )
         is_first = message["rank"] == 0
         self._student = Student.load(
@@ -95,7 +102,7 @@ class _Rank:
     def _update(self, message: Message) -> dict[str, Any]:
         self._said, self._is_again = [], message["again"]
         ids = [RolloutId(*numbers) for numbers in message["ids"]]
-        metrics = self._student.update(_read_batch(self._run, message["step"], ids))
+        metrics = self._student.update(_read_batch(Path(message["journal"]), message["step"], ids))
         kill_points.point("updated")
         return {"metrics": metrics, "said": self._said}
 
@@ -138,8 +145,7 @@ class _Rank:
         self._said.append(told)
 
 
-def _read_batch(run: RunDirectory, step: int, ids: list[RolloutId]) -> Batch:
-    journal = run.trajectories(step)
+def _read_batch(journal: Path, step: int, ids: list[RolloutId]) -> Batch:
     found = {scored.trajectory.id: scored for scored in read_journal(journal)}
     if missing := [id for id in ids if id not in found]:
         raise CheckpointError(

@@ -66,8 +66,13 @@ class RankedStudent:
 
     def update(self, batch: Batch) -> dict[str, float]:
         """As `Trainer.update`, of a batch that is in the step's journal."""
-        ids = [astuple(scored.trajectory.id) for scored in batch.scored]
-        order = {"type": "update", "step": batch.step, "ids": ids, "again": False}
+        order = {
+            "type": "update",
+            "step": batch.step,
+            "ids": [astuple(scored.trajectory.id) for scored in batch.scored],
+            "journal": str(self._settings.run.trajectories(batch.step).absolute()),
+            "again": False,
+        }
 
         async def make() -> dict[str, float]:
             first = (await self._ask(order, what=f"update of step {batch.step}"))[0]

@@ -1,4 +1,4 @@
-"""What the benches of rollouts share: a project with an instant tool, and a step of its rollouts.
+"""What tests and benches of many rollouts share: a project with an instant tool, and its steps.
 
 Real: ledger, chat template, run_rollout, Collector with its journal, VllmEngine, a tool worker in
 its own process. Not real: whatever the server is; and nothing scores, which is not measured here.
@@ -6,6 +6,7 @@ its own process. Not real: whatever the server is; and nothing scores, which is 
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from rnow.training.collect import Collector
 
 NUM_TURNS = 3
 TOOL_NAME = "look"
+STUDENT = resources.files("rnow") / "templates" / "clinic" / "models" / "student"
 # 53 tokens of the clinic's tokenizer with the template's text around them.
 _TOOLS_FILE = '''
 from rnow.core import tool
@@ -53,6 +55,16 @@ async def instant_tools(folder: Path) -> AsyncIterator[ToolPool]:
     )
     async with ToolPool(settings) as pool:
         yield pool
+
+
+def calling_ids(chat: ChatTemplate, num_tokens: int) -> list[int]:
+    """Return a turn of that length which calls the tool, its end of turn included."""
+    for num_digits in range(1, num_tokens):
+        call = f'{{"name": "{TOOL_NAME}", "arguments": {{"key": "{"7" * num_digits}"}}}}'
+        ids = [*chat.encode(f"<tool_call>\n{call}\n</tool_call>"), chat.end_of_turn_id]
+        if len(ids) == num_tokens:
+            return ids
+    raise AssertionError(f"no call has {num_tokens} tokens")
 
 
 def make_prompts(chat: ChatTemplate, tools: ToolPool, num: int, *, num_tokens: int) -> list[Prompt]:
@@ -86,12 +98,14 @@ class Rolling:
             rollout_timeout=600.0,
         )
         self._num_steps = 0
+        self.journal = folder  # of the last step
 
     async def step(self, prompts: Sequence[Prompt], *, group_size: int) -> Batch:
         """Roll out all prompts of a step at the same time."""
         run = RunDirectory(self._folder / f"run-{self._num_steps}")
         self._num_steps += 1
         run.open()
+        self.journal = run.trajectories(0)
         num_rollouts = len(prompts) * group_size
         collector = Collector(self._roll, _score, run=run, concurrency=num_rollouts, max_dropped=0)
         try:
