@@ -20,7 +20,7 @@ EVALUATION = EvaluationReport(
     step=1,
     columns=("prompts", "accuracy"),
     rows=[["all", 0.5], ["task company", 0.25]],
-    transcripts=[("line 1", "right", "<script>alert(1)</script>·[2J")],
+    transcripts=[("line 1", "right", "<script>alert(1)</script></pre>·[2J")],
     note="the first 1 of 1 answers",
 )
 
@@ -68,7 +68,7 @@ def check_mlflow(folder: Path) -> None:
         "data": [["all", 0.5], ["task company", 0.25]],
     }
     assert (texts / "transcripts.txt").read_text() == (
-        "the first 1 of 1 answers\n\nline 1, right\n<script>alert(1)</script>·[2J"
+        "the first 1 of 1 answers\n\nline 1, right\n<script>alert(1)</script></pre>·[2J"
     )
 
 
@@ -106,7 +106,7 @@ def check_wandb(folder: Path) -> None:
                 told.append((items["step"], items["reverse_kl"]))
     assert told == [(0, 1), (1, 0.5), (1, 0.5), (2, 1 / 3)], told
     tables = [json.loads(file.read_text()) for file in folder.glob("wandb/*/files/**/*.table.json")]
-    assert [["line 1", "right", "<script>alert(1)</script>·[2J"]] in [one["data"] for one in tables]
+    assert [["line 1", "right", "<script>alert(1)</script></pre>·[2J"]] in [one["data"] for one in tables]
     assert [["all", 0.5], ["task company", 0.25]] in [one["data"] for one in tables]
 
 

@@ -26,7 +26,7 @@ from rnow.training.trackers.evaluation_report import MAX_TRANSCRIPT_CHARS, evalu
 from rnow.training.trackers.reports import Reports
 
 METRICS = {"reverse_kl": 0.5, "browser/fetched": 3.0}
-HOSTILE = "<script>alert(1)</script>\x1b[2J\u202egpj.exe ![x](javascript:alert(1))"
+HOSTILE = "<script>alert(1)</script></pre>\x1b[2J\u202egpj.exe ![x](javascript:alert(1))"
 
 
 def make_info(folder: Path, said: list[str], *, first_step: int = 0) -> RunInfo:
@@ -112,7 +112,7 @@ def test_what_a_page_wrote_acts_on_nothing_in_tensorboard(tmp_path: Path) -> Non
         f"    ── prompt · {num_prompt} tokens",
         "    Which?",
         f"    ── turn 1 · {evaluation.answers[0].trajectory.num_actions} tokens · stop",
-        "    <script>alert(1)</script>·[2J·gpj.exe ![x](javascript:alert(1))",
+        "    <script>alert(1)</script></pre>·[2J·gpj.exe ![x](javascript:alert(1))",
         f"    ── end · answer · {evaluation.answers[0].trajectory.num_actions} sampled tokens",
         "",
         "line 2, wrong",
