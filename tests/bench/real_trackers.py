@@ -106,7 +106,9 @@ def check_wandb(folder: Path) -> None:
                 told.append((items["step"], items["reverse_kl"]))
     assert told == [(0, 1), (1, 0.5), (1, 0.5), (2, 1 / 3)], told
     tables = [json.loads(file.read_text()) for file in folder.glob("wandb/*/files/**/*.table.json")]
-    assert [["line 1", "right", "<script>alert(1)</script></pre>·[2J"]] in [one["data"] for one in tables]
+    assert [["line 1", "right", "<script>alert(1)</script></pre>·[2J"]] in [
+        one["data"] for one in tables
+    ]
     assert [["all", 0.5], ["task company", 0.25]] in [one["data"] for one in tables]
 
 
