@@ -14,6 +14,9 @@ os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
 # Whoever starts the tests in the background makes them ignore Ctrl-C, and every child of theirs
 # would inherit that: a child that is sent SIGINT would go on for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# So with nohup and a terminal that hangs up: these tests go on after it, their children hear of it.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 # A machine with other work to do takes seconds for what takes milliseconds.
