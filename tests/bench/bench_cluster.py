@@ -3,11 +3,11 @@
     python tests/bench/bench_cluster.py --python .venv-vllm/bin/python [--kills 13]
 
 The nodes are raylets of this machine; student and teacher are vLLM servers on two of them, and the
-ranks are on the others, the controller's own last. While the run goes on, this ends by SIGKILL what KILLS names,
-each in the stage of a step that stands beside it: servers, keepers, ranks, machines, at last the
-machine of the controller. Where the run ends by that, it has to end with words, and the same
-command has to go on, on a new cluster. Exits 1 unless the run finishes, its accuracy is at least
-MIN_ACCURACY, no rollout was dropped, and no process and no folder is left.
+ranks are on the others, the controller's own last. While the run goes on, this ends by SIGKILL what
+KILLS names, each in the stage of a step that stands beside it: servers, keepers, ranks, machines, at
+last the machine of the controller. Where the run ends by that, it has to end with words, and the
+same command has to go on, on a new cluster. Exits 1 unless the run finishes, its accuracy is at
+least MIN_ACCURACY, no rollout was dropped, and no process and no folder is left.
 
 Only what descends from this process is looked at and killed: orphans become its children.
 """

@@ -38,7 +38,6 @@ PARTS = (
     Part(name="report", command=("bench_report.py",), timeout_s=1200),
     Part(name="browser", command=("bench_browser.py",)),
     Part(name="vllm", command=("bench_vllm.py", "--python", VLLM), lacking=no_vllm),
-    Part(name="lag-vllm", command=("bench_lag_vllm.py", "--python", VLLM), lacking=no_vllm),
     Part(name="demo", command=("bench_demo.py", "--seeds", "0", "1", "2")),
     Part(
         name="demo-vllm",
