@@ -5,7 +5,7 @@
 The nodes are raylets of this machine; student and teacher are vLLM servers on two of them, and the
 ranks are on the others, the controller's own last. While the run goes on, this ends by SIGKILL what
 KILLS names, each in the stage of a step that stands beside it: servers, keepers, ranks, machines,
-and last the controller's machine. Where the run ends by that, it has to end with words, and the same
+and last the controller's machine. Where the run ends by that, it has to say why, and the same
 command has to go on, on a new cluster. Exits 1 unless the run finishes, its accuracy is at
 least MIN_ACCURACY, no rollout was dropped, and no process and no folder is left.
 
