@@ -17,15 +17,13 @@ import argparse
 import asyncio
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from gpu_smoke import Claims, command, metrics, rnow
+from gpu_smoke import Claims, killed_and_gone_on, metrics, rnow
 from gpu_vllm import sampling, serving
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -140,25 +138,9 @@ def project_on_vllm(folder: Path, python: str) -> tuple[Path, list[str]]:
 
 
 def resume(claims: Claims, folder: Path, python: str) -> None:
-    from safetensors.numpy import load_file
-
     project, words = project_on_vllm(folder, python)
     words += ["engine.deterministic=true", f"trainer.max_steps={NUM_STEPS}", "data.batch_size=4"]
-    rnow("run", project, "--name", "whole", *words)
-    killed = project / "runs" / "killed"
-    with subprocess.Popen(
-        command("run", project, "--name", "killed", *words), stdout=subprocess.DEVNULL
-    ) as process:
-        while process.poll() is None and len(metrics(killed)) < KILL_AFTER_STEPS:
-            time.sleep(0.05)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
-    rnow("run", project, "--name", "killed", *words)
-    weights = [
-        load_file(project / "runs" / name / "model" / "adapter_model.safetensors")
-        for name in ("whole", "killed")
-    ]
-    largest = max(float(abs(weights[0][key] - weights[1][key]).max()) for key in weights[0])
+    largest = killed_and_gone_on(project, words, after=KILL_AFTER_STEPS)
     claims.say(
         "served/resume",
         largest,

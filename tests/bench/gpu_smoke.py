@@ -174,30 +174,35 @@ def demo(claims: Claims, folder: Path, models: list[str]) -> None:
     )
 
 
-def resume(claims: Claims, folder: Path, models: list[str]) -> None:
-    """Kill a run by SIGKILL after some steps and go on with it; compare with one left alone."""
+def killed_and_gone_on(project: Path, words: list[str], *, after: int) -> float:
+    """Return the largest difference of weights between the run "killed", ended by SIGKILL after so
+    many steps and gone on with, and "whole", left alone."""
     from safetensors.numpy import load_file
 
-    project = folder / "clinic"
-    init_project(project, template="clinic")
-    words = ["engine.kind=local", f"trainer.max_steps={NUM_STEPS}", "data.batch_size=4"]
     rnow("run", project, "--name", "whole", *words)
     killed = project / "runs" / "killed"
     with subprocess.Popen(
         command("run", project, "--name", "killed", *words), stdout=subprocess.DEVNULL
     ) as process:
-        while process.poll() is None and len(metrics(killed)) < KILL_AFTER_STEPS:
+        while process.poll() is None and len(metrics(killed)) < after:
             time.sleep(0.05)
         process.kill()
     assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
     rnow("run", project, "--name", "killed", *words)
-    steps = [step["step"] for step in metrics(killed)]
-    weights = [
+    whole, other = (
         load_file(project / "runs" / name / "model" / "adapter_model.safetensors")
         for name in ("whole", "killed")
-    ]
-    gaps = {name: abs(weights[0][name] - weights[1][name]).max() for name in weights[0]}
-    largest = float(max(gaps.values()))
+    )
+    return max(float(abs(whole[name] - other[name]).max()) for name in whole)
+
+
+def resume(claims: Claims, folder: Path, models: list[str]) -> None:
+    """Kill a run by SIGKILL after some steps and go on with it; compare with one left alone."""
+    project = folder / "clinic"
+    init_project(project, template="clinic")
+    words = ["engine.kind=local", f"trainer.max_steps={NUM_STEPS}", "data.batch_size=4"]
+    largest = killed_and_gone_on(project, words, after=KILL_AFTER_STEPS)
+    steps = [step["step"] for step in metrics(project / "runs" / "killed")]
     same = largest == 0.0
     claims.say(
         "resume/steps",

@@ -122,18 +122,18 @@ class _TokenLogprobs(torch.autograd.Function):
         logit_map: LogitMap,
     ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        normalizers = hidden.new_empty(len(targets), dtype=dtype)
-        logprobs = torch.empty_like(normalizers)
         narrow_weight = weight.to(hidden.dtype)
         needs_hidden, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        is_frozen = needs_hidden and not needs_weight and not needs_bias
-        if not (needs_weight or needs_bias) and not hidden.is_cuda and hidden.dtype == dtype:
+        is_frozen = not (needs_weight or needs_bias)
+        if is_frozen and not hidden.is_cuda and hidden.dtype == dtype:
             found, gradient = _in_blocks(
                 hidden, targets, narrow_weight, bias, chunk_tokens, logit_map, slopes=needs_hidden
             )
             ctx.save_for_backward(gradient)
             return found
-        slopes = torch.empty_like(hidden) if is_frozen else None
+        normalizers = hidden.new_empty(len(targets), dtype=dtype)
+        logprobs = torch.empty_like(normalizers)
+        slopes = torch.empty_like(hidden) if is_frozen and needs_hidden else None
         slope: Tensor | float = 1.0
         probs: Tensor | None = None
         for chunk in _chunks(len(targets), chunk_tokens):
