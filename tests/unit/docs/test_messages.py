@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -53,10 +54,7 @@ def script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # As an import does: its records look for their own module.
-    import sys
-
-    sys.modules[spec.name] = module
+    sys.modules[spec.name] = module  # its records look for their own module
     spec.loader.exec_module(module)
     return module
 
@@ -112,7 +110,10 @@ def test_each_package_has_its_section() -> None:
         ("trainer.report_to", "[wandb]"),
     ],
 )
-def test_what_a_wrong_setting_makes_it_say_is_found(tmp_path: Path, key: str, value: str) -> None:
+def test_what_a_wrong_setting_makes_it_say_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # not installed, wherever this runs
     init_project(tmp_path / "clinic", template="clinic")
     try:
         loaded = load_config(tmp_path / "clinic", overrides=[f"{key}={value}"])

@@ -4,9 +4,10 @@ What Weights & Biases and MLflow wrote is read back in tests/bench/real_trackers
 seconds to import, and bring much with them.
 """
 
+import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -148,20 +149,31 @@ def test_a_tracker_that_fails_is_told_once_and_left_out(tmp_path: Path) -> None:
     ]
 
 
-def make_package(folder: Path, monkeypatch: pytest.MonkeyPatch, *, source: str) -> None:
-    """Put a `wandb` of that source before the installed one."""
-    (folder / "site" / "wandb").mkdir(parents=True)
-    (folder / "site" / "wandb" / "__init__.py").write_text(source)
-    for name in [one for one in sys.modules if one.split(".")[0] == "wandb"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "rnow.training.trackers.wandb", raising=False)
-    monkeypatch.syspath_prepend(folder / "site")
+@pytest.fixture
+def make_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], None]]:
+    """Puts a `wandb` of the source given before the installed one, and nothing of it stays."""
+
+    def forget() -> None:
+        for name in [one for one in sys.modules if one.split(".")[0] == "wandb"]:
+            del sys.modules[name]
+        sys.modules.pop("rnow.training.trackers.wandb", None)
+
+    def make(source: str) -> None:
+        (tmp_path / "site" / "wandb").mkdir(parents=True)
+        (tmp_path / "site" / "wandb" / "__init__.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        forget()
+
+    yield make
+    forget()
 
 
 def test_a_package_that_cannot_be_imported_costs_its_record_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_package: Callable[[str], None]
 ) -> None:
-    make_package(tmp_path, monkeypatch, source="raise ImportError('libcore.so.1 is\\x1b[31m gone')")
+    make_package("raise ImportError('libcore.so.1 is\\x1b[31m gone')")
     said: list[str] = []
     with Reports(["wandb", "tensorboard"], make_info(tmp_path, said)) as reports:
         reports.log_metrics(0, METRICS)
@@ -174,10 +186,10 @@ def test_a_package_that_cannot_be_imported_costs_its_record_alone(
 
 
 def test_a_tracker_that_hangs_holds_up_neither_a_step_nor_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_package: Callable[[str], None]
 ) -> None:
-    hangs = "import threading\n\ndef login(prompt):\n    threading.Event().wait()\n"
-    make_package(tmp_path, monkeypatch, source=hangs)
+    make_package("import threading\n\ndef login(prompt):\n    threading.Event().wait()\n")
+    importlib.import_module("rnow.training.trackers.wandb")  # not by the thread, after the test
     said: list[str] = []
     with Reports(["wandb"], make_info(tmp_path, said), limit_s=0.05) as reports:
         reports.log_metrics(0, METRICS)
