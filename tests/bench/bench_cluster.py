@@ -1,6 +1,6 @@
 """The demo on a Ray cluster of four nodes and two ranks, of which parts are killed while it trains.
 
-    python tests/bench/bench_cluster.py --python .venv-vllm/bin/python [--kills 13]
+    python tests/bench/bench_cluster.py --python .venv-vllm/bin/python [--kills 14]
 
 The nodes are raylets of this machine; student and teacher are vLLM servers on two of them, and the
 ranks are on the others, the controller's own last. While the run goes on, this ends by SIGKILL what
@@ -36,6 +36,7 @@ NUM_STEPS = 20  # of the demo
 NUM_HELD_OUT = 24  # prompts, at the evaluations in which parts are killed
 STEP_LIMIT_S, GONE_LIMIT_S = 900, 10
 PR_SET_CHILD_SUBREAPER = 36
+RAYLET = "/raylet/raylet "
 
 
 class Process(NamedTuple):
@@ -73,24 +74,31 @@ def server_of(role: str) -> int:
     return max((pid for pid in found if running[pid].parent not in found), default=0)
 
 
-def above(role: str, word: str) -> int:
-    """Return the nearest process above a role's server whose command has the word."""
-    running, pid = ours(), server_of(role)
+def above(pid: int, word: str) -> int:
+    """Return the nearest process above that one whose command has the word; 0: there is none."""
+    running = ours()
     while pid in running and word not in running[pid].command:
         pid = running[pid].parent
     return pid if pid in running else 0
 
 
 def keeper_of(role: str) -> int:
-    return above(role, "ray::Keeper")
+    return above(server_of(role), "ray::Keeper")
 
 
 def machine_of(role: str) -> int:
-    return above(role, "/raylet/raylet ")
+    return above(server_of(role), RAYLET)
 
 
 def last_rank() -> int:
     return max((pid for pid, one in ours().items() if "ranks.program" in one.command), default=0)
+
+
+def machine_of_ranks() -> int:
+    """Return the raylet of ranks alone, without a server and without the controller."""
+    ranks = [pid for pid, one in ours().items() if "ranks.program" in one.command]
+    others = {machine_of("student"), machine_of("teacher"), controllers_machine(), 0}
+    return max({above(pid, RAYLET) for pid in ranks} - others, default=0)
 
 
 def controllers_machine() -> int:
@@ -106,6 +114,7 @@ class Kill(NamedTuple):
 
 KILLS = (
     Kill("rollout", "the student's server", lambda: server_of("student")),
+    Kill("update", "the ranks' machine", machine_of_ranks),
     Kill("update", "a rank", last_rank),
     Kill("rollout", "the teacher's server", lambda: server_of("teacher")),
     Kill("update", "the student's server", lambda: server_of("student")),

@@ -92,6 +92,7 @@ def clients_on_nodes(url: str, num_nodes: int) -> list[VllmClient]:
             machine=replace(machine, id=f"{number:08}"),
             keeper=keepers[number % NUM_KEEPERS],
             files=SharedFiles(),
+            place=None,
         )
         for number in range(num_nodes)
     ]

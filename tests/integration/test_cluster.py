@@ -19,7 +19,7 @@ from rnow.cluster.connect import Cluster, find_nodes, opened_cluster
 from rnow.cluster.node import Node
 from rnow.commands.init import init_project
 from rnow.engines.base import SampleRequest, ScoreRequest
-from rnow.errors import ClusterError
+from rnow.errors import ClusterError, EngineError
 
 pytestmark = pytest.mark.slow
 
@@ -147,6 +147,8 @@ async def test_a_keeper_that_is_killed_takes_its_servers_with_it(
     assert len(lab.pids()) == 1
     await lab.until(lambda: not folder.exists())
     await engine.sample(request("0.0.1"))
+    assert await cluster.node_for(second.machine.id) is not second  # its machine has a new one
+    assert [*cluster.nodes] == [node.machine.id for node in cluster.nodes.values()]
 
 
 async def test_nothing_is_left_on_any_machine_when_the_controller_is_killed(
@@ -182,6 +184,14 @@ async def test_gpus_that_another_run_has_are_asked_for_in_vain_with_words(
                     pass
         async with opened_cluster(found, want={taken: 2}) as cluster:
             assert [*cluster.nodes] == [taken]
+            former, _ = await cluster.nodes[taken].keeper.whereabouts.remote()
+            os.kill(former, signal.SIGKILL)
+            node = cluster.nodes[taken]
+            with pytest.raises(EngineError, match="does not answer any more"):
+                await node.ask(node.keeper.last_line.remote("x"), "cluster.last_line", limit_s=60)
+            again = await cluster.node_for(taken)  # another keeper with the same two GPUs
+            assert again.machine.id == taken
+            assert (await again.keeper.whereabouts.remote())[0] != former
     finally:
         machines.remove_node(added)
 

@@ -105,10 +105,13 @@ async def test_ranks_on_two_machines_compute_the_bits_of_ranks_on_this_one(
 
 
 def test_the_demo_trains_on_two_machines_to_the_bits_of_one(
-    machines: RayCluster, rnow: ForkedCli, tmp_path: Path
+    machines: RayCluster, rnow: ForkedCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # else those of one machine share its cores
     project = tmp_path / "clinic"
     init_project(project, template="clinic")
+    held_out = project / "val.jsonl"
+    held_out.write_text("".join(held_out.read_text().splitlines(keepends=True)[:4]))
     for name, place in (("here", ()), ("there", (f"resources.cluster={machines.address}",))):
         done = rnow("run", project, "--name", name, *SHORT, *place)
         assert done.status == 0, done.output
@@ -146,6 +149,7 @@ async def test_a_keeper_that_dies_in_an_update_is_named_and_costs_no_bit(
             await killing
         wait_until(lambda: not is_alive(pid))
         wait_until(lambda: not folder.exists())
+        assert (await cluster.node_for(third.machine.id)).machine is third.machine
     assert len(said) == 1
     assert said[0].startswith(
         f"rank 1 of the trainer's 2 on {third.name} is gone: the machine {third.name} does not "

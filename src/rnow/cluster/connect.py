@@ -12,6 +12,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -37,6 +38,7 @@ _CONNECT_LIMIT_S = 60.0
 _PAUSES_S = (1.0, 3.0)
 _PLACE_LIMIT_S = 120.0
 _CLOSE_LIMIT_S = 30.0
+_REOPEN_LIMIT_S = 180.0  # Ray may take half a minute to see that a machine is gone
 _MANY = 100_000  # requests that a keeper passes on at once
 
 
@@ -115,7 +117,8 @@ class Cluster:
         self.nodes = {node.machine.id: node for node in nodes}
         self._group = group
         self._others = list(others)  # that are not used, while all goes well
-        self._instead: dict[str, Node] = {}  # of a machine that is gone
+        self._instead: dict[str, str] = {}  # of a machine that is gone: which one took its place
+        self._replacing = asyncio.Lock()
 
     async def start(
         self,
@@ -125,30 +128,42 @@ class Cluster:
         on_progress: Progress | None = None,
     ) -> KeptServer:
         """Start a server on its node; in the place of one whose node is gone, on another."""
-        node = self.node_for(settings.node or "" if again is None else again.node.machine.id)
-        return await KeptServer.start(node, settings, on_progress=on_progress)
+        id = settings.node or "" if again is None else again.node.machine.id
+        return await KeptServer.start(await self.node_for(id), settings, on_progress=on_progress)
 
-    def node_for(self, id: str) -> Node:
+    async def node_for(self, id: str) -> Node:
         """Return the machine of that id, or the one that has taken its place."""
-        node = self.nodes[id]
-        while node.why_gone is not None:
-            if node.machine.id not in self._instead:
-                other = self._open_other(node) or self._shared(node)
-                self._instead[node.machine.id] = other
-            node = self._instead[node.machine.id]
-        return node
+        async with self._replacing:
+            while (node := self.nodes[id]).why_gone is not None:
+                if id not in self._instead and not await self._reopen(node):
+                    self._instead[id] = self._other(node).machine.id
+                id = self._instead.get(id, id)
+            return node
 
-    def _open_other(self, gone: Node) -> Node | None:
-        """Take another machine with as many GPUs, if the cluster has one."""
+    async def _reopen(self, gone: Node) -> bool:
+        """Give a machine whose keeper alone has died a new one; say whether it is still there."""
+        id = gone.machine.id
+        with suppress(DeadlineError, RayTaskError):
+            async with within(_REOPEN_LIMIT_S, f"cluster.look at {gone.name}"):
+                if await _look(id, gone.machine.address, None) is None:
+                    return False
+            keeper = _keeper(gone.place, len(gone.machine.gpus))
+            self.nodes[id] = replace(gone, keeper=keeper, why_gone=None, _folders={})
+            return True
+        return False
+
+    def _other(self, gone: Node) -> Node:
+        """Take another machine with as many GPUs, if the cluster has one, or share one."""
         num_gpus = len(gone.machine.gpus)
         for other in self._others:
             if len(other.gpus) >= num_gpus:
                 self._others.remove(other)
-                keeper = _keeper(_on(other.id), len(other.gpus))
-                node = Node(machine=other, keeper=keeper, files=gone.files)
+                place = _on(other.id)
+                keeper = _keeper(place, len(other.gpus))
+                node = Node(machine=other, keeper=keeper, files=gone.files, place=place)
                 self.nodes[other.id] = node
                 return node
-        return None
+        return self._shared(gone)
 
     def _shared(self, gone: Node) -> Node:
         """Return a machine that has servers already: one without GPUs takes any number."""
@@ -195,14 +210,10 @@ async def opened_cluster(
             "GPUs of a machine: look with `ray status` who has them"
         ) from error
     files = SharedFiles()
-    nodes = [
-        Node(
-            machine=found[id],
-            keeper=_keeper(PlacementGroupSchedulingStrategy(group, place), num),
-            files=files,
-        )
-        for place, (id, num) in enumerate(want.items())
-    ]
+    nodes = []
+    for bundle, (id, num) in enumerate(want.items()):
+        place = PlacementGroupSchedulingStrategy(group, bundle)
+        nodes.append(Node(machine=found[id], keeper=_keeper(place, num), files=files, place=place))
     cluster = Cluster(nodes, group, others=[found[id] for id in found if id not in want])
     try:
         yield cluster

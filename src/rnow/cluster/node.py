@@ -70,11 +70,12 @@ async def _awaited(ref: Awaitable[Value]) -> Value:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One machine. `keeper` is the handle of its Keeper."""
+    """One machine. `keeper` is the handle of its Keeper, `place` the strategy that put it there."""
 
     machine: Machine
     keeper: Any
     files: SharedFiles
+    place: Any
     why_gone: str | None = None
     _folders: dict[Path, str] = field(default_factory=dict)  # ours: its name there
 

@@ -127,18 +127,22 @@ class RanksOnNodes:
     ) -> None:
         self._cluster, self._nodes = cluster, nodes
         self._student, self._run, self._logs = student, run, logs
+        # One number for all, wherever a rank may have to go: bits depend on it.
+        self._threads = str(min(_threads_of(cluster.nodes[id], nodes.count(id)) for id in nodes))
         self._ranks: list[RankThere] = []
 
     async def open(self, rank: int, environment: Mapping[str, str]) -> RankThere:
         """Start a rank; where its machine is gone, on another. Ranks are opened in their order."""
         if rank == 0:
             self._ranks = []
-        node = self._cluster.node_for(self._nodes[rank])
-        num_there = sum(self._cluster.node_for(id) is node for id in self._nodes)
-        threads = str(max(1, node.machine.cores // num_there))
-        variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), **environment}
+        node = await self._cluster.node_for(self._nodes[rank])
+        variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", self._threads)}
         opened = await RankThere.open(
-            node, rank, student=self._student, environment=variables, logs=self._logs
+            node,
+            rank,
+            student=self._student,
+            environment={**variables, **environment},
+            logs=self._logs,
         )
         self._ranks.append(opened)
         return opened
@@ -196,9 +200,9 @@ class RanksOnNodes:
         try:
             folders = await asyncio.gather(*(node.deliver(path) for node in nodes))
             there = dict(zip(nodes, folders, strict=True))
+            ours = str(path.parent if path.is_file() else path)
             for rank in self._ranks:
-                is_file = path.is_file()
-                rank.paths[there[rank.node]] = str(path.parent if is_file else path)
+                rank.paths[there[rank.node]] = ours
             yield there
         finally:
             with suppress(EngineError):
@@ -227,6 +231,10 @@ class RanksOnNodes:
             await node.clear(made / name)
         await asyncio.to_thread(_put_in_place, folder, files)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _threads_of(node: Node, num_ranks: int) -> int:
+    return max(1, node.machine.cores // num_ranks)
 
 
 def _put_in_place(folder: Path, files: Mapping[str, Path]) -> None:

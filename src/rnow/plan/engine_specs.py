@@ -20,12 +20,17 @@ from rnow.plan.make import device_variables
 from rnow.plan.nodes import deal_places, server_place
 from rnow.plan.placing import EngineRole, Placement, engine_urls
 from rnow.plan.records import Plan, Role
+from rnow.plan.weight_files import linear_names
 from rnow.plan.workload import num_ranks
 
 GROWING_MEMORY = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 _ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _UNTIED_START = "start"
+# Layers that transformers and vLLM call alike, in one matrix or in vLLM's several of one.
+_NAMED_ALIKE = frozenset(
+    f"{name}_proj" for name in ("q", "k", "v", "o", "qkv", "gate", "up", "gate_up", "down")
+)
 _FEWEST_REQUESTS, _MOST_REQUESTS = 8, 256  # of one server at once
 
 
@@ -47,15 +52,16 @@ def sampling_spec(
     model: Path,
     *,
     lora_rank: int | None,
+    lora_targets: tuple[str, ...] = (),
     takes_models: bool = False,
     is_made_here: bool = False,
     num_rollouts: int | None = None,
 ) -> EngineSpec:
     """Return the engine that samples from `model`, in the place of `role`.
 
-    `lora_rank`: of the adapters that it will be given; `takes_models`: whole models will follow;
-    `is_made_here`: other machines of a cluster do not have `model`; `num_rollouts`: that run at the
-    same time, None: nobody knows.
+    `lora_rank`, `lora_targets`: of the adapters that it will be given, targets (): any;
+    `takes_models`: whole models will follow; `is_made_here`: other machines of a cluster do not
+    have `model`; `num_rollouts`: that run at the same time, None: nobody knows.
     """
     if serving.placement.engines[role] != "vllm":
         return _spec(serving, role, model)
@@ -66,12 +72,22 @@ def sampling_spec(
         model=model if untied is None else untied / _UNTIED_START,
         max_model_len=serving.config.rollout.max_context_window,
         max_lora_rank=lora_rank,
+        lora_targets=lora_targets,
         is_made_here=is_made_here or untied is not None,
     )
     if num_rollouts is not None:
         num = _requests_at_once(num_rollouts, num_servers=len(servers))
         servers = tuple(replace(server, max_num_seqs=num) for server in servers)
     return _spec(serving, role, model, servers=servers, untied=untied)
+
+
+def adapted_layers(model: Path) -> tuple[str, ...]:
+    """Return the layers of an adapter that is trained on `model`, as a vLLM server knows them.
+
+    (): it may know one of them by another name, and would leave that one out without a word.
+    """
+    names = linear_names(model)
+    return tuple(sorted(names)) if names <= _NAMED_ALIKE else ()
 
 
 def _requests_at_once(num_rollouts: int, *, num_servers: int) -> int:

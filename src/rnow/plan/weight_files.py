@@ -109,6 +109,18 @@ def check_weights(folder: Path) -> Weights:
     return Weights(told, unseen, {name: one.shape for name, one in weights.items()})
 
 
+def linear_names(folder: Path) -> frozenset[str]:
+    """Return how the names of matrices end, "q_proj", without embeddings and LM head; empty: the
+    files do not say it."""
+    files = _weight_files(folder)
+    if any(file.suffix != ".safetensors" for file in files):
+        return frozenset()
+    held = {name: one for file in files for name, one in _read_header(file).items()}
+    matrices = [name for name, one in held.items() if len(one.shape) > 1]
+    modules = {name.removesuffix(".weight").rpartition(".")[2] for name in matrices}
+    return frozenset(modules - {"embed_tokens", "lm_head"})
+
+
 def check_quantization(folder: Path, *, is_trained: bool, is_served: bool) -> bool:
     """Say whether weights are quantized; raise ModelError where their role cannot have them so.
 

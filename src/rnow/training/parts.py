@@ -18,6 +18,7 @@ from rnow.learner.student import Student
 from rnow.plan.engine_specs import (
     RankSpec,
     Serving,
+    adapted_layers,
     adapter_dtype,
     dtype_tolerance,
     rank_specs,
@@ -194,7 +195,13 @@ async def open_engines(
     num = min(data.batch_size * data.group_size, serving.config.rollout.concurrency)
     specs = (
         sampling_spec(
-            serving, "student", student, lora_rank=rank, takes_models=full, num_rollouts=num
+            serving,
+            "student",
+            student,
+            lora_rank=rank,
+            lora_targets=() if full else adapted_layers(student),
+            takes_models=full,
+            num_rollouts=num,
         ),
         scoring_spec(serving, teacher),
     )

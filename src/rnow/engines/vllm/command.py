@@ -49,6 +49,7 @@ class VllmServerSettings:
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.85  # share of each device's memory that vLLM takes
     max_lora_rank: int | None = None  # None: adapters cannot be loaded
+    lora_targets: tuple[str, ...] = ()  # layers that adapters have, "q_proj"; (): any, and the head
     prefix_caching: bool = True
     max_num_batched_tokens: int | None = None  # tokens of one scheduler step; None: vLLM's choice
     max_num_seqs: int | None = None  # requests that run at the same time; None: vLLM's choice
@@ -92,6 +93,10 @@ def command(settings: VllmServerSettings, *, socket: Path) -> list[str]:
         flags["max-lora-rank"] = _allowed_rank(settings.max_lora_rank)
         flags["max-loras"] = NUM_ADAPTERS_AT_ONCE
         flags["max-cpu-loras"] = _NUM_ADAPTERS_KEPT
+        if settings.lora_targets:
+            # Else the LM head is wrapped too, for an adapter of zeros: the build for CPUs ends when
+            # it scores several texts so, and vocabularies above 258,048 are refused.
+            flags["lora-target-modules"] = settings.lora_targets
     if settings.quantization is not None:
         flags["quantization"] = settings.quantization
     if settings.max_num_batched_tokens is not None:
@@ -176,6 +181,8 @@ def _flag(name: str, value: Any) -> list[str]:
             return [f"--{name}" if value else f"--no-{name}"]
         case dict() | list():
             return [f"--{name}", json.dumps(value)]
+        case tuple():
+            return [f"--{name}", *value]
     return [f"--{name}", str(value)]
 
 
