@@ -25,6 +25,7 @@ from rnow.engines.spec import EngineSpec
 from rnow.engines.vllm.deaths import Deaths
 from rnow.engines.vllm.untied import needs_untying
 from rnow.learner.policy import Policy
+from rnow.plan.engine_specs import adapted_layers
 from rnow.records import FloatArray
 
 SIZES = {
@@ -104,6 +105,7 @@ async def serve(
         model if untied is None else untied / "start",
         folder / f"{tuning}.log",
         max_lora_rank=8 if tuning == "lora" else None,
+        lora_targets=adapted_layers(model) if tuning == "lora" else (),
         max_model_len=WINDOW,
     )
     spec = EngineSpec(

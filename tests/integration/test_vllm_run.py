@@ -107,8 +107,10 @@ def project(tmp_path: Path) -> Iterator[Path]:
         print(log.read_text())
 
 
-def test_a_run_on_vllm_survives_the_death_of_both_servers(project: Path) -> None:
-    run = Run(project, "killed", "engine.kind=vllm")
+def test_a_run_on_vllm_whose_steps_overlap_survives_the_death_of_both_servers(
+    project: Path,
+) -> None:
+    run = Run(project, "killed", "engine.kind=vllm", "trainer.max_policy_lag=1")
     run.until(lambda: run.is_collecting(0))
     os.kill(run.server("student"), signal.SIGKILL)
     run.until(lambda: run.has_scored(1))  # and the others are still to be scored

@@ -128,7 +128,8 @@ class RanksOnNodes:
         self._cluster, self._nodes = cluster, nodes
         self._student, self._run, self._logs = student, run, logs
         # One number for all, wherever a rank may have to go: bits depend on it.
-        self._threads = str(min(_threads_of(cluster.nodes[id], nodes.count(id)) for id in nodes))
+        shares = (cluster.nodes[id].machine.cores // nodes.count(id) for id in nodes)
+        self._threads = str(max(1, min(shares)))
         self._ranks: list[RankThere] = []
 
     async def open(self, rank: int, environment: Mapping[str, str]) -> RankThere:
@@ -231,10 +232,6 @@ class RanksOnNodes:
             await node.clear(made / name)
         await asyncio.to_thread(_put_in_place, folder, files)
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _threads_of(node: Node, num_ranks: int) -> int:
-    return max(1, node.machine.cores // num_ranks)
 
 
 def _put_in_place(folder: Path, files: Mapping[str, Path]) -> None:

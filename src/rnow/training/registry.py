@@ -5,7 +5,6 @@ docs/metrics.md is made from this list, and `rnow report` draws with it. A row w
 stands in no row, and is right so; a name that rnow itself writes without a row fails the tests.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -176,8 +175,3 @@ def find_metric(name: str) -> Metric | None:
     families = [row for row in METRICS if row.name[-1] == "*" and name.startswith(row.name[:-1])]
     longest = max(families, key=lambda row: len(row.name), default=None)
     return rows.get(name, longest)
-
-
-def unregistered(names: Iterable[str]) -> set[str]:
-    """Return those that have no row: of a line of metrics.jsonl, what tools.py counts itself."""
-    return {name for name in names if find_metric(name) is None}

@@ -36,14 +36,15 @@ def value_of(given: list[str], flag: str) -> str:
 
 
 def test_a_student_on_cpu_is_started_like_this() -> None:
-    assert flags(dtype="float32", max_lora_rank=24) == words(
+    given = flags(dtype="float32", max_lora_rank=24, lora_targets=("k_proj", "q_proj"))
+    assert given == words(
         "/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/student "
         "--served-model-name rnow-student-1f0c --uds /tmp/rnow-1f0c/http --dtype float32 "
         "--max-model-len 4096 --tensor-parallel-size 1 --enable-scale-out --generation-config vllm "
         "--enable-prefix-caching --enforce-eager --disable-uvicorn-access-log "
         "--no-enable-chunked-prefill "
         "--max-num-batched-tokens 4096 --enable-lora --max-lora-rank 32 --max-loras 2 "
-        "--max-cpu-loras 4"
+        "--max-cpu-loras 4 --lora-target-modules k_proj q_proj"
     )
 
 

@@ -4,8 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import write_hollow_model
+from safetensors.numpy import save_file
 
 from rnow.config.load import load_config
 from rnow.engines.spec import EngineSpec
@@ -14,6 +16,7 @@ from rnow.plan.devices import Devices, Gpu
 from rnow.plan.engine_specs import (
     RankSpec,
     Serving,
+    adapted_layers,
     adapter_dtype,
     adapter_rank,
     dtype_tolerance,
@@ -71,6 +74,23 @@ def test_adapters_go_out_in_what_our_own_server_rounds_them_to(project: Path) ->
     assert adapter_dtype(elsewhere) is None
     here = ("engine.kind=local", "model.path=Qwen/Qwen3-1.7B", "teacher.path=Qwen/Qwen3-1.7B")
     assert adapter_dtype(make_serving(project, *here, num_gpus=0)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("q_proj", ("q_proj",)),
+        ("gate_up_proj", ("gate_up_proj",)),
+        ("router", ()),  # vLLM may know it by another name, and would leave it out
+    ],
+)
+def test_a_server_is_told_layers_that_it_knows_by_the_same_name(
+    tmp_path: Path, name: str, layers: tuple[str, ...]
+) -> None:
+    matrix = np.ones((2, 2), np.float32)
+    weights = {f"model.layers.0.{name}.weight": matrix, "lm_head.weight": matrix}
+    save_file(weights, tmp_path / "model.safetensors")
+    assert adapted_layers(tmp_path) == layers
 
 
 def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) -> None:

@@ -7,7 +7,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from rnow.errors import ModelError
-from rnow.plan.weight_files import check_quantization, check_weights, count_weight_bytes
+from rnow.plan.weight_files import (
+    check_quantization,
+    check_weights,
+    count_weight_bytes,
+    linear_names,
+)
 
 POINTER = (
     "version https://git-lfs.github.com/spec/v1\n"
@@ -38,6 +43,23 @@ def test_a_whole_model_is_accepted(tmp_path: Path) -> None:
     assert count_weight_bytes(folder) == sum(
         (folder / f"{name}.safetensors").stat().st_size for name in "ab"
     )
+
+
+def test_matrices_are_named_without_embeddings_and_head(tmp_path: Path) -> None:
+    matrix, vector = np.ones((4, 8), np.float32), np.ones(4, np.float32)
+    weights = {
+        "model.embed_tokens.weight": matrix,
+        "model.layers.0.self_attn.q_proj.weight": matrix,
+        "model.layers.1.self_attn.q_proj.weight": matrix,
+        "model.layers.1.self_attn.q_proj.bias": vector,
+        "model.layers.1.mlp.down_proj.weight": matrix,
+        "model.norm.weight": vector,
+        "lm_head.weight": matrix,
+    }
+    save_file(weights, tmp_path / "model.safetensors")
+    assert linear_names(tmp_path) == {"q_proj", "down_proj"}
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    assert linear_names(tmp_path) == frozenset()
 
 
 def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
