@@ -77,15 +77,18 @@ def command_of(inode: int) -> str:
     return "?"
 
 
-def test_another_machine_reaches_ports_of_rays_alone(
-    two_machines: tuple[str, str], tmp_path: Path
+@pytest.mark.parametrize("ranks", ["0 0", "0 1"])
+def test_another_machine_reaches_ports_of_rays_alone_and_of_ranks_that_have_to_meet(
+    two_machines: tuple[str, str], tmp_path: Path, ranks: str
 ) -> None:
     this, other = two_machines
     lab = Lab(tmp_path / "servers")
     in_this = ["ip", "netns", "exec", this, sys.executable]
     script = TESTS / "cluster_controller.py"
     with subprocess.Popen(
-        [*in_this, str(script), f"new:{HERE}", str(lab.folder)], stdout=subprocess.PIPE, text=True
+        [*in_this, str(script), f"new:{HERE}", str(lab.folder), *ranks.split()],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as controller:
         try:
             assert controller.stdout is not None
@@ -101,7 +104,10 @@ def test_another_machine_reaches_ports_of_rays_alone(
                 port: command_of(inode) for inode, (_, port) in sockets.items() if port in reached
             }
             rays = re.compile(r"/ray/|ray::|site-packages/ray|cluster_controller")
-            assert [line for line in commands.values() if not rays.search(line)] == []
+            others = {line for line in commands.values() if not rays.search(line)}
+            are_apart = len({*ranks.split()}) > 1
+            assert [line for line in others if "rnow.training.ranks.program" not in line] == []
+            assert bool(others) == are_apart  # torch's store and gloo, between two machines
             assert len(reached) >= 2  # Ray's own are open, or nothing was knocked at
             hosts = {
                 host

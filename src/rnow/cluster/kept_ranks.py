@@ -1,6 +1,7 @@
 """Ranks of the trainer as children of a keeper: today's child program, on a machine of its own.
 
-What they listen on is torch's, not rnow's, and bound to the one interface that Ray uses.
+What they listen on is torch's, not rnow's, and bound to one interface: that which Ray uses, or this
+machine's own where all ranks are on it.
 """
 
 import fcntl

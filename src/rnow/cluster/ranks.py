@@ -28,6 +28,7 @@ _ANSWER_LIMIT_S = 60.0  # of a keeper
 _OPEN_LIMIT_S = 180.0  # of one that may have to start first
 _LOOK_S = 2.0  # between two looks at a log
 _PIECE_BYTES, _PIECE_LIMIT_S = 64 << 20, 600.0  # of a file that comes back, at once
+_LOOPBACK = "127.0.0.1"  # of ranks that are all on one machine
 _WRITES = ("save", "checkpoint")
 
 Message = Mapping[str, Any]
@@ -36,8 +37,8 @@ Message = Mapping[str, Any]
 class RankThere:
     """One rank on another machine. `open` makes it."""
 
-    def __init__(self, node: Node, name: str, made: Path, log: Path) -> None:
-        self.node, self.made = node, made
+    def __init__(self, node: Node, name: str, made: Path, *, address: str, log: Path) -> None:
+        self.node, self.made, self.address = node, made, address
         self.status: int | None = None
         self.paths: dict[str, str] = {}  # there: here, of what it was told or tells of
         self._name, self._log, self._log_bytes = name, log, 0
@@ -46,12 +47,20 @@ class RankThere:
 
     @classmethod
     async def open(
-        cls, node: Node, rank: int, *, student: Path, environment: Mapping[str, str], logs: Path
+        cls,
+        node: Node,
+        rank: int,
+        *,
+        address: str,
+        student: Path,
+        environment: Mapping[str, str],
+        logs: Path,
     ) -> "RankThere":
+        """`address`: of the machine, where the others reach it."""
         name = f"rank-{rank}"
-        opening = node.keeper.open_rank.remote(name, student, environment, node.machine.address)
+        opening = node.keeper.open_rank.remote(name, student, environment, address)
         made = await node.ask(opening, "cluster.open_rank", limit_s=_OPEN_LIMIT_S)
-        return cls(node, name, made, logs / f"{name}.log")
+        return cls(node, name, made, address=address, log=logs / f"{name}.log")
 
     @property
     def where(self) -> str:
@@ -136,11 +145,13 @@ class RanksOnNodes:
         """Start a rank; where its machine is gone, on another. Ranks are opened in their order."""
         if rank == 0:
             self._ranks = []
-        node = await self._cluster.node_for(self._nodes[rank])
+        nodes = [await self._cluster.node_for(id) for id in self._nodes]
+        node, is_alone = nodes[rank], len({*nodes}) == 1
         variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", self._threads)}
         opened = await RankThere.open(
             node,
             rank,
+            address=_LOOPBACK if is_alone else node.machine.address,
             student=self._student,
             environment={**variables, **environment},
             logs=self._logs,
@@ -149,10 +160,10 @@ class RanksOnNodes:
         return opened
 
     async def rendezvous(self) -> str:
-        """Have the first rank listen at its machine's address; return where."""
+        """Have the first rank listen where the others reach it; return where."""
         first = self._ranks[0]
         async with within(_ANSWER_LIMIT_S, "cluster.rendezvous of the first rank"):
-            await first.send({"type": "listen", "address": first.node.machine.address})
+            await first.send({"type": "listen", "address": first.address})
             answer = await first.receive()
         if answer is None:
             raise EngineError(f"the first rank of the trainer has ended{first.where}")
