@@ -71,7 +71,7 @@ class _PlainLora(torch.autograd.Function):
             y.add_(linear(inner, lora_b).mul_(scale))
         ctx.save_for_backward(x, weight, lora_a, lora_b, inner)
         ctx.scale = scale
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

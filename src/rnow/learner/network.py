@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rnow.learner.attention import positions_of_row
 from rnow.learner.lm_head import LogitMap, default_chunk_tokens, token_logprobs
+from rnow.runtime.last_layer import only_rows
 
 
 class Network(nn.Module):
@@ -29,6 +30,7 @@ class Network(nn.Module):
         self.dtype = dtype
         self.is_cut = False  # over several processes: ranks/sharding.py
         self.logit_map = LogitMap()  # what this model does before its softmax: policy.py finds it
+        self.skips_rows = True  # of its last layer: policy.py tries whether it bears that
         self._chunk_tokens = chunk_tokens or default_chunk_tokens(self.head.weight.shape[0])
 
     @property
@@ -47,9 +49,15 @@ class Network(nn.Module):
         device = self.head.weight.device.type
         return torch.autocast(device, dtype=self.dtype, cache_enabled=not self.is_cut)
 
-    def hidden_states(self, token_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """Return what the body makes of [rows, width] tokens: [rows, width, hidden]."""
-        with self.autocast(), positions_of_row(position_ids):
+    def hidden_states(
+        self, token_ids: Tensor, position_ids: Tensor, *, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Return what the body makes of [rows, width] tokens: [rows, width, hidden].
+
+        `wanted` counts in token_ids.flatten(); the others may then be anything.
+        """
+        skipping = nullcontext() if wanted is None else only_rows(self.body, wanted)
+        with self.autocast(), positions_of_row(position_ids), skipping:
             output = self.body(input_ids=token_ids, position_ids=position_ids, use_cache=False)
         hidden: Tensor = output.last_hidden_state
         return hidden
@@ -60,9 +68,10 @@ class Network(nn.Module):
         `token_ids` and `position_ids` are [rows, width]; `action_index` [actions] counts in
         token_ids.flatten(). The answer is in float32 at least.
         """
-        hidden = self.hidden_states(token_ids, position_ids).flatten(0, 1)
-        # A token is predicted where the one before it was read.
-        hidden = hidden.index_select(0, action_index - 1)
+        rows = action_index - 1  # a token is predicted where the one before it was read
+        wanted = rows if self.skips_rows else None
+        hidden = self.hidden_states(token_ids, position_ids, wanted=wanted).flatten(0, 1)
+        hidden = hidden.index_select(0, rows)
         return token_logprobs(
             hidden.to(self.dtype),
             token_ids.flatten()[action_index],

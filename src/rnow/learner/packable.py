@@ -23,12 +23,17 @@ def why_not_packed(network: Network) -> str | None:
     if odd:
         return f"it has layers of kind {', '.join(odd)}"
     difference = _difference(network)
-    if not difference <= _TOLERANCES.get(network.dtype, _WIDE_TOLERANCE):
+    if not difference <= tolerance_of(network.dtype):
         return (
             "what stands before a trajectory in its row changes it: "
             f"by {difference:.2g} of its hidden states"
         )
     return None
+
+
+def tolerance_of(dtype: torch.dtype) -> float:
+    """Return the relative error of numbers that are made of products in `dtype` in two ways."""
+    return _TOLERANCES.get(dtype, _WIDE_TOLERANCE)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from rnow.learner.checkpoint import check_student
 from rnow.learner.lm_head import LogitMap, find_logit_map
 from rnow.learner.network import Network
 from rnow.learner.packable import why_not_packed
+from rnow.learner.skippable import bears_skipping
 from rnow.learner.weights import (
     add_lora,
     load_causal_lm,
@@ -29,6 +30,7 @@ from rnow.learner.weights import (
     save_adapter,
     save_causal_lm,
 )
+from rnow.runtime.last_layer import last_layer
 
 if TYPE_CHECKING:
     from rnow.learner.ranks.group import Ranks
@@ -106,6 +108,7 @@ class Policy:
         policy.pads = reason is not None
         if reason is not None:
             logger.info("%s: trajectories are padded, not packed: %s", settings.path, reason)
+        policy.network.skips_rows = bears_skipping(policy.network)
         if ranks is not None and ranks.is_sharded:
             from rnow.learner.ranks.sharding import shard
 
@@ -177,9 +180,10 @@ class Policy:
         enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)
         enable({"use_reentrant": False, "preserve_rng_state": False})
         # A layer checkpoints itself in training mode alone. Only its own flag is set: whatever is
-        # inside it, dropout among it, stays in eval mode.
+        # inside it, dropout among it, stays in eval mode. The last one is needed at once.
+        last = last_layer(self.network.body)
         for module in self._causal_lm.modules():
-            if isinstance(module, GradientCheckpointingLayer):
+            if isinstance(module, GradientCheckpointingLayer) and module is not last:
                 module.training = True
 
     def _find_logit_map(self) -> LogitMap:

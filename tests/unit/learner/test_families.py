@@ -10,6 +10,7 @@ from builders import load_policy
 from families import FAMILIES, tiny_model
 
 from rnow.learner.packable import why_not_packed
+from rnow.learner.skippable import bears_skipping
 
 IDS = torch.randint(0, 128, (2, 40), generator=torch.Generator().manual_seed(0))
 ACTIONS = torch.tensor([3, 17, 39, 45, 79])
@@ -100,3 +101,38 @@ def test_a_convolution_that_no_configuration_shows_is_seen_at_work(tmp_path: Pat
     reason = why_not_packed(network)
     assert reason is not None
     assert reason.startswith("what stands before a trajectory in its row changes it: by 0.")
+
+
+def test_the_last_layer_computes_what_is_asked_for_alone(tmp_path: Path) -> None:
+    tiny_model("qwen3").save_pretrained(tmp_path)
+    policy = load_policy(tmp_path, tuning="full", dtype="float32", activation_checkpointing=True)
+    seen = {}
+    for number, layer in enumerate(policy.network.body.layers):
+        for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.o_proj", "mlp.down_proj"):
+            layer.get_submodule(name).register_forward_hook(
+                lambda module, inputs, made, at=(number, name): seen.update({at: made[..., 0]})
+            )
+    positions = torch.arange(40).expand(2, 40)
+    logprobs = policy.action_logprobs(IDS, position_ids=positions, action_index=ACTIONS)
+    counts = {at: made.numel() for at, made in seen.items() if at[0] == 1}
+    assert counts == {
+        (1, "self_attn.q_proj"): len(ACTIONS),
+        (1, "self_attn.k_proj"): 80,
+        (1, "self_attn.o_proj"): len(ACTIONS),
+        (1, "mlp.down_proj"): len(ACTIONS),
+    }
+    assert {made.numel() for at, made in seen.items() if at[0] == 0} == {80}
+    seen.clear()
+    logprobs.sum().backward()
+    assert {at[0] for at in seen} == {0}  # what backward computes again
+
+
+def test_a_layer_that_mixes_tokens_leaves_out_none(tmp_path: Path) -> None:
+    tiny_model("qwen3").save_pretrained(tmp_path)
+    network = load_policy(tmp_path, tuning="full", dtype="float32").network
+    assert network.skips_rows
+    assert bears_skipping(network)
+    network.body.layers[-1].mlp.up_proj.register_forward_hook(
+        lambda module, inputs, made: made + 0.1 * made.roll(1, dims=1)
+    )
+    assert not bears_skipping(network)

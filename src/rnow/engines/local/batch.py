@@ -26,6 +26,7 @@ from rnow.engines.local.cache import KeyValues, RowCache
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
 from rnow.records import IntArray
 from rnow.runtime.experts import has_experts
+from rnow.runtime.last_layer import only_rows
 
 MIN_ROWS = 16  # below, matrix kernels change with the place and the number of rows
 _ROWS_STEP = 8
@@ -57,19 +58,24 @@ def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
         # The logits at position i speak of token i + 1.
         wanted = asked[(asked > piece.start) & (asked <= piece.stop)] - 1
         keep = _kept(wanted, max(request.start - 1, piece.start), piece.stop)
-        output = _forward_piece(model.base_model, token_ids[piece], cache)
+        asked_rows = torch.from_numpy(keep - piece.start).to(model.device, torch.int64)
+        with only_rows(model.base_model, asked_rows):
+            output = _forward_piece(model.base_model, token_ids[piece], cache)
         for rows in _chunks(model, keep):
             logits = _logits(model, output, torch.from_numpy(rows - piece.start))
             is_wanted = np.isin(rows, wanted)
             if not is_wanted.all():
                 logits = logits[torch.from_numpy(is_wanted).to(logits.device)]
-            table = torch.log_softmax(logits.float(), dim=-1)
             following = [token_ids[place + 1] for place in rows[is_wanted]]
-            chosen = torch.tensor(following, device=table.device, dtype=torch.int64)
-            logprobs.append(table.gather(-1, chosen[:, None])[:, 0])
-            best = table.topk(request.num_top, dim=-1)
-            top_ids.append(best.indices)
-            top_logprobs.append(best.values)
+            chosen = torch.tensor(following, device=logits.device, dtype=torch.int64)
+            # On a CPU a few at a time: a second table of that size would be new memory each time.
+            size = _ROWS_STEP if logits.device.type == "cpu" else len(rows)
+            for some, ids in zip(torch.split(logits, size), torch.split(chosen, size), strict=True):
+                table = torch.log_softmax(some.float(), dim=-1)
+                logprobs.append(table.gather(-1, ids[:, None])[:, 0])
+                best = table.topk(request.num_top, dim=-1)
+                top_ids.append(best.indices)
+                top_logprobs.append(best.values)
         if piece.stop >= asked[-1]:
             break
     return Scores(
