@@ -1,11 +1,11 @@
 """The demo on a Ray cluster of four nodes and two ranks, of which parts are killed while it trains.
 
-    python tests/bench/bench_cluster.py --python .venv-vllm/bin/python [--kills 14]
+    python tests/bench/bench_cluster.py --python .venv-vllm/bin/python [--kills 19] [--skip 0]
 
 The nodes are raylets of this machine; student and teacher are vLLM servers on two of them, and the
 ranks are on the others, the controller's own last. While the run goes on, this ends by SIGKILL what
 KILLS names, each in the stage of a step that stands beside it: servers, keepers, ranks, machines,
-and last the controller's machine. Where the run ends by that, it has to say why, and the same
+and the controller's machine. Where the run ends by that, it has to say why, and the same
 command has to go on, on a new cluster. Exits 1 unless the run finishes, its accuracy is at
 least MIN_ACCURACY, no rollout was dropped, and no process and no folder is left.
 
@@ -127,6 +127,11 @@ KILLS = (
     Kill("rollout", "a rank", last_rank),
     Kill("update", "the student's machine", lambda: machine_of("student")),
     Kill("rollout", "the controller's machine", controllers_machine),
+    Kill("publish", "the student's machine", lambda: machine_of("student")),
+    Kill("eval", "a rank", last_rank),
+    Kill("publish", "the student's keeper", lambda: keeper_of("student")),
+    Kill("eval", "the student's server", lambda: server_of("student")),
+    Kill("eval", "the student's machine", lambda: machine_of("student")),
 )
 
 
@@ -136,7 +141,7 @@ class Training:
     def __init__(self, project: Path, python: str) -> None:
         self.folder = project / "runs" / "cluster"
         words = ["run", str(project), "--name", "cluster", "engine.kind=vllm"]
-        words += [f"engine.python={python}", "trainer.num_ranks=2", "trainer.eval_step=3"]
+        words += [f"engine.python={python}", "trainer.num_ranks=2", "trainer.eval_step=2"]
         self._words = words
         self.ends: list[str] = []  # the last words, where it ended early
         self.shared: set[Path] = set()  # folders that keepers had
@@ -230,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--python", required=True, help="interpreter with vLLM")
     parser.add_argument("--kills", type=int, default=len(KILLS), help="how many of the list")
+    parser.add_argument("--skip", type=int, default=0, help="how many of the list to leave out")
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     with tempfile.TemporaryDirectory() as temporary:
@@ -240,7 +246,7 @@ def main() -> None:
         held_out.write_text("".join(prompts.splitlines(keepends=True)[:NUM_HELD_OUT]))
         training = Training(project, str(Path(options.python).absolute()))
         try:
-            for number, kill in enumerate(KILLS[: options.kills]):
+            for number, kill in enumerate(KILLS[options.skip : options.kills]):
                 training.kill(kill, max(number, training.num_steps + 1) if number else 0)
             training.wait()
         except BaseException:

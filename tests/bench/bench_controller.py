@@ -1,6 +1,6 @@
 """What a turn costs the controller, in CPU time, with 512 rollouts under way.
 
-    python tests/bench/bench_controller.py [--rollouts 512] [--nodes 0] [--profile FILE]
+    python tests/bench/bench_controller.py [--rollouts 512] [--nodes 0] [--prompt-tokens 300]
 
 A rollout has three turns. Its prompt has about 300 tokens; a turn samples 30, which are a tool
 call, and the tool's answer is about 50 with the template's text around it. The server is the tests'
@@ -49,7 +49,7 @@ BOUND_MS = 2.0
 LOOP_PAUSE_S = 5.0  # a tenth of what makes a heartbeat write its stacks down, with room for a core
 NUM_WARMING = 512  # rollouts of the first step at most
 NUM_KEEPERS = 2
-PROMPT_TOKENS, SAMPLED_TOKENS = 300, 30
+SAMPLED_TOKENS = 30
 
 
 async def serve() -> None:
@@ -135,7 +135,9 @@ class Measured:
     journal: bytes
 
 
-async def measure(url: str, *, num_rollouts: int, num_nodes: int, profile: Path | None) -> Measured:
+async def measure(
+    url: str, *, num_rollouts: int, num_nodes: int, prompt_tokens: int, profile: Path | None
+) -> Measured:
     chat = ChatTemplate.load(str(STUDENT))
     group_size = 4
     engine = VllmEngine([url])
@@ -144,7 +146,7 @@ async def measure(url: str, *, num_rollouts: int, num_nodes: int, profile: Path 
     with tempfile.TemporaryDirectory() as name:
         async with instant_tools(Path(name)) as tools:
             num_prompts = num_rollouts // group_size
-            prompts = make_prompts(chat, tools, num_prompts, num_tokens=PROMPT_TOKENS)
+            prompts = make_prompts(chat, tools, num_prompts, num_tokens=prompt_tokens)
             rolling = Rolling(engine, chat, tools, Path(name), max_tokens=SAMPLED_TOKENS)
             await rolling.step(prompts[: NUM_WARMING // group_size], group_size=group_size)
             profiler = cProfile.Profile() if profile else None
@@ -181,6 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--rollouts", type=int, default=512)
     parser.add_argument("--nodes", type=int, default=0)
+    parser.add_argument("--prompt-tokens", type=int, default=300)
     parser.add_argument("--profile", type=Path)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -197,6 +200,7 @@ def main() -> int:
                     url,
                     num_rollouts=arguments.rollouts,
                     num_nodes=arguments.nodes,
+                    prompt_tokens=arguments.prompt_tokens,
                     profile=arguments.profile,
                 )
             )
