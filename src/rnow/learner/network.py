@@ -69,7 +69,9 @@ class Network(nn.Module):
         token_ids.flatten(). The answer is in float32 at least.
         """
         rows = action_index - 1  # a token is predicted where the one before it was read
-        wanted = rows if self.skips_rows else None
+        # Of most tokens, taking them out costs more memory than leaving the others out saves.
+        is_worth_it = self.skips_rows and 2 * len(rows) <= token_ids.numel()
+        wanted = rows if is_worth_it else None
         hidden = self.hidden_states(token_ids, position_ids, wanted=wanted).flatten(0, 1)
         hidden = hidden.index_select(0, rows)
         return token_logprobs(

@@ -30,7 +30,6 @@ from rnow.learner.weights import (
     save_adapter,
     save_causal_lm,
 )
-from rnow.runtime.last_layer import last_layer
 
 if TYPE_CHECKING:
     from rnow.learner.ranks.group import Ranks
@@ -180,10 +179,9 @@ class Policy:
         enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)
         enable({"use_reentrant": False, "preserve_rng_state": False})
         # A layer checkpoints itself in training mode alone. Only its own flag is set: whatever is
-        # inside it, dropout among it, stays in eval mode. The last one is needed at once.
-        last = last_layer(self.network.body)
+        # inside it, dropout among it, stays in eval mode.
         for module in self._causal_lm.modules():
-            if isinstance(module, GradientCheckpointingLayer) and module is not last:
+            if isinstance(module, GradientCheckpointingLayer):
                 module.training = True
 
     def _find_logit_map(self) -> LogitMap:

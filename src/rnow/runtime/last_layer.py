@@ -21,7 +21,7 @@ def only_rows(body: Any, rows: Any) -> Iterator[None]:
     """Have the last layer compute `rows` alone, as long as the block lasts.
 
     `body`: a model of transformers without its LM head. `rows`: int64 [wanted], each once, into its
-    [rows, width] tokens as one. A layer that backward computes again must not be the last one.
+    [rows, width] tokens as one. Backward does not compute that layer again, as it may the others.
     """
     shape: Any = None
 
@@ -36,21 +36,23 @@ def only_rows(body: Any, rows: Any) -> Iterator[None]:
         return whole.index_copy_(0, rows, made[0]).view(*shape, made.shape[-1])
 
     with ExitStack() as stack:
-        for module in _modules_by_token(body):
+        last = _last_layer(body)
+        if last is not None:  # a layer checkpoints itself in training mode alone
+            stack.callback(setattr, last, "training", last.training)
+            last.training = False
+        for module in _modules_by_token(last):
             stack.callback(module.register_forward_pre_hook(take).remove)
             stack.callback(module.register_forward_hook(put).remove)
         yield
 
 
-def last_layer(body: Any) -> Any:
-    """Return the last layer of a body; None where it has none by the usual name."""
+def _last_layer(body: Any) -> Any:
     layers = getattr(body, "layers", None)
     return layers[-1] if layers else None
 
 
-def _modules_by_token(body: Any) -> list[Any]:
-    last = last_layer(body)
-    attention, mlp = getattr(last, "self_attn", None), getattr(last, "mlp", None)
+def _modules_by_token(layer: Any) -> list[Any]:
+    attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
     found = [getattr(attention, name, None) for name in ("q_proj", "o_proj")]
     if hasattr(mlp, "down_proj") and not hasattr(mlp, "experts"):
         found.append(mlp)
