@@ -228,7 +228,7 @@ def sampled(chat: ChatTemplate, turn: str) -> list[int]:
     """Return the ids of a turn, without the token that ends it and what comes behind that."""
     ids = chat.encode(turn)
     ends = [at for at in range(len(ids) - 3, len(ids)) if ids[at] in chat.stop_token_ids]
-    return ids[: ends[0]] if ends else ids
+    return ids[: ends[-1]] if ends else ids  # one before it is an argument's text
 
 
 @pytest.mark.parametrize("name", READ)
