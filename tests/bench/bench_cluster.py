@@ -90,15 +90,18 @@ def machine_of(role: str) -> int:
     return above(server_of(role), RAYLET)
 
 
+def ranks() -> list[int]:
+    return [pid for pid, one in ours().items() if "ranks.program" in one.command]
+
+
 def last_rank() -> int:
-    return max((pid for pid, one in ours().items() if "ranks.program" in one.command), default=0)
+    return max(ranks(), default=0)
 
 
 def machine_of_ranks() -> int:
     """Return the raylet of ranks alone, without a server and without the controller."""
-    ranks = [pid for pid, one in ours().items() if "ranks.program" in one.command]
     others = {machine_of("student"), machine_of("teacher"), controllers_machine(), 0}
-    return max({above(pid, RAYLET) for pid in ranks} - others, default=0)
+    return max({above(pid, RAYLET) for pid in ranks()} - others, default=0)
 
 
 def controllers_machine() -> int:

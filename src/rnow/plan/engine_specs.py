@@ -52,14 +52,14 @@ def sampling_spec(
     model: Path,
     *,
     lora_rank: int | None,
-    lora_targets: tuple[str, ...] = (),
+    is_trained: bool = False,
     takes_models: bool = False,
     is_made_here: bool = False,
     num_rollouts: int | None = None,
 ) -> EngineSpec:
     """Return the engine that samples from `model`, in the place of `role`.
 
-    `lora_rank`, `lora_targets`: of the adapters that it will be given, targets (): any;
+    `lora_rank`: of the adapters that it will be given; `is_trained`: these are rnow's own;
     `takes_models`: whole models will follow; `is_made_here`: other machines of a cluster do not
     have `model`; `num_rollouts`: that run at the same time, None: nobody knows.
     """
@@ -72,7 +72,7 @@ def sampling_spec(
         model=model if untied is None else untied / _UNTIED_START,
         max_model_len=serving.config.rollout.max_context_window,
         max_lora_rank=lora_rank,
-        lora_targets=lora_targets,
+        lora_targets=adapted_layers(model) if is_trained and lora_rank is not None else (),
         is_made_here=is_made_here or untied is not None,
     )
     if num_rollouts is not None:

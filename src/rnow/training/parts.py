@@ -18,7 +18,6 @@ from rnow.learner.student import Student
 from rnow.plan.engine_specs import (
     RankSpec,
     Serving,
-    adapted_layers,
     adapter_dtype,
     dtype_tolerance,
     rank_specs,
@@ -199,7 +198,7 @@ async def open_engines(
             "student",
             student,
             lora_rank=rank,
-            lora_targets=() if full else adapted_layers(student),
+            is_trained=True,
             takes_models=full,
             num_rollouts=num,
         ),

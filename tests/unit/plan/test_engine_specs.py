@@ -93,6 +93,19 @@ def test_a_server_is_told_layers_that_it_knows_by_the_same_name(
     assert adapted_layers(tmp_path) == layers
 
 
+def test_a_server_is_told_the_layers_of_our_own_adapters_alone(project: Path) -> None:
+    serving, student = make_serving(project, num_gpus=2), project / "Qwen/Qwen3-8B"
+    save_file(
+        {"model.layers.0.self_attn.q_proj.weight": np.ones((2, 2), np.float32)},
+        student / "model.safetensors",
+    )
+    told = [
+        sampling_spec(serving, "student", student, lora_rank=rank, is_trained=is_ours)
+        for rank, is_ours in ((32, True), (32, False), (None, True))
+    ]
+    assert [spec.servers[0].lora_targets for spec in told] == [("q_proj",), (), ()]
+
+
 def test_two_gpus_of_80_gb_serve_the_reference_project_like_this(project: Path) -> None:
     student, teacher = specs(make_serving(project, num_gpus=2), project)
     assert (student.tolerance, teacher.tolerance) == (0.1, 0.1)
