@@ -91,6 +91,17 @@ def draw(page: Page, number: int) -> None:
     page.locator(f"#chart-{number} .main-svg").first.wait_for()
 
 
+def open_first(page: Page) -> None:
+    page.locator("#list a").first.click()
+    wait_for_first(page)
+
+
+def wait_for_first(page: Page) -> None:
+    """Until the list's first transcript is the shown one: a page hears of its new hash later."""
+    link = page.locator("#list a").first.get_attribute("href") or ""
+    page.locator(f"#transcript h3 a[href={json.dumps(link)}]").wait_for()
+
+
 def count(page: Page) -> str:
     return page.locator("#count").inner_text()
 
@@ -136,7 +147,7 @@ def test_the_demos_report_is_filtered_and_read_with_a_mouse(
     assert f"gap {max(gaps):.3f}" in first.inner_text()
 
     page.get_by_label("teacher's favourites known").check()
-    first.click()
+    open_first(page)
     one = page.evaluate("data.transcripts.find((each) => link(each) === opened())")
     parts = [part for part in one["parts"] if "t" in part]
     tokens = [(part, i) for part in parts for i in range(len(part["t"]))]
@@ -159,7 +170,7 @@ def test_a_held_out_answer_says_what_was_expected_and_what_no_one_kept(
     page.goto(make_page(project / "runs" / "first", output=tmp_path / "report.html"))
     page.locator("select[name=of]").select_option("held-out")
     page.get_by_label("wrong answer").check()
-    page.locator("#list a").first.click()
+    open_first(page)
     one = page.evaluate("data.transcripts.find((each) => link(each) === opened())")
     assert f"expected: {one['expected']} · read from the answer:" in page.inner_text("#transcript")
     page.locator(".tokens[data-part] span").first.hover()
@@ -186,6 +197,7 @@ def test_it_is_read_with_keys_alone(project: Path, page: Page, tmp_path: Path) -
             break
     assert [name for name in names if name in FILTERS.split()] == FILTERS.split()
     page.keyboard.press("Enter")
+    wait_for_first(page)
     assert page.evaluate(f"{active}.className") == "tokens"
     spans = page.locator(TOKENS).count()
     at = f"[...document.querySelectorAll('{TOKENS}')].findIndex((one) => one.matches('.at'))"
@@ -208,7 +220,7 @@ def test_every_text_can_be_read_in_the_light_and_in_the_dark(
 ) -> None:
     page.emulate_media(color_scheme=scheme)
     page.goto(make_page(project / "runs" / "first", output=tmp_path / "report.html"))
-    page.locator("#list a").first.click()
+    open_first(page)
     # The deepest colours, whatever this run's gaps are.
     page.evaluate(
         """(tokens) => document.querySelectorAll(tokens).forEach((one, i) => {
@@ -250,10 +262,10 @@ def test_nothing_of_a_page_or_a_model_is_obeyed(project: Path, page: Page, tmp_p
     write_beside(RunDirectory(run).beside("eval", 3), [line])
     page.goto(make_page(run, output=tmp_path / "report.html"))
     page.locator("select[name=of]").select_option("held-out")
-    page.locator("#list a").first.click()
+    open_first(page)
     assert page.inner_text("#transcript").count("<script>window.hit = 1</script></pre><img") == 6
     page.locator("select[name=of]").select_option("training")
-    page.locator("#list a").first.click()
+    open_first(page)
     body = page.locator("#transcript").inner_text()
     assert (
         body.count("<script>window.hit = 1</script></pre><img src=x") == 4
@@ -330,7 +342,7 @@ def test_a_page_that_comes_anew_keeps_its_filters(project: Path, browser: Browse
             page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
             page.get_by_label("wrong answer").check()
             page.locator("select[name=of]").select_option("held-out")
-            page.locator("#list a").first.click()
+            open_first(page)
             before = (count(page), page.inner_text("#transcript"))
             page.reload()
             assert (count(page), page.inner_text("#transcript")) == before
