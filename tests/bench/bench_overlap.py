@@ -50,14 +50,7 @@ CASES = (
     Case(name="64 rollouts, 4 + 3 + 1 GPUs", num_rollouts=64, rollout=176, score=0.9, update=223),
     Case(name="64 rollouts, 4 + 2 + 2 GPUs", num_rollouts=64, rollout=176, score=1.4, update=112),
     # A teacher as busy as the student, which begins a quarter of a step after it.
-    Case(
-        name="64 rollouts, 4 + 1 + 3 GPUs",
-        num_rollouts=64,
-        rollout=183,
-        score=2.8,
-        update=74,
-        bound=None,
-    ),
+    Case(name="64 rollouts, 4 + 1 + 3 GPUs", num_rollouts=64, rollout=183, score=2.8, update=74),
 )
 SAVE_S = 2.0
 

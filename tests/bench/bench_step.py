@@ -1,10 +1,11 @@
 """What scoring and updating an agentic batch costs, beside bare PyTorch and TRL's losses.
 
-    python tests/bench/bench_step.py [--rounds 3] [--trajectories 8]
+    python tests/bench/bench_step.py [--rounds 6] [--trajectories 8]
 
 A student and a teacher of 70 M parameters with a vocabulary of 151,936; trajectories of lognormal
-lengths, 10 to 17 % of their tokens sampled in three turns. In turn, several times in one process,
-the best of each counts:
+lengths, 10 to 17 % of their tokens sampled in three turns. In one process, in turn, several times
+(half as often for what takes long): a ratio is the median of those of each turn, which a machine
+that is slow for a while changes little:
 
     rnow    the embedded engine scores each trajectory, then `Trainer.update` with LoRA
     bare    one sequence at a time by hand, by what transformers and peft have: body, LM head on
@@ -207,16 +208,20 @@ class Lab:
         self.optimizer.zero_grad()
 
 
-def best_of(rounds: int, *ways: Callable[[], None]) -> list[float]:
-    """Return the least time of each, taken in turn."""
-    times: list[list[float]] = [[] for _ in ways]
-    for number in range(rounds + 1):
-        for way, seconds in zip(ways, times, strict=True):
+def in_turn(rounds: int, *ways: Callable[[], None]) -> np.ndarray:
+    """Return the seconds of each way in each round, [rounds, ways]."""
+    times = np.zeros((rounds + 1, len(ways)))
+    for seconds in times:
+        for number, way in enumerate(ways):
             begin = time.perf_counter()
             way()
-            if number:  # the first finds nothing warm
-                seconds.append(time.perf_counter() - begin)
-    return [min(seconds) for seconds in times]
+            seconds[number] = time.perf_counter() - begin
+    return times[1:]  # the first finds nothing warm
+
+
+def ratio_of(times: np.ndarray, other: int) -> float:
+    """Return how long the first way takes of another."""
+    return float(np.median(times[:, 0] / times[:, other]))
 
 
 def extra_memory(folder: Path, way: str, count: int) -> float:
@@ -229,29 +234,40 @@ def extra_memory(folder: Path, way: str, count: int) -> float:
 def measure(folder: Path, *, rounds: int, count: int) -> dict[str, tuple[float, str]]:
     memory = {way: extra_memory(folder, way, count) for way in ("rnow", "trl")}
     lab, batch, long = Lab(folder), agentic_batch(count), batch_of([8192])
-    ways = (lab.rnow, lab.bare, lab.trl, lab.chunked, lab.padded)
-    ours, bare, trl, chunked, padded = best_of(rounds, *(partial(way, batch) for way in ways))
-    update, bare_update = best_of(
-        rounds, lambda: lab.trainer.update(long) and None, lambda: lab.bare(long, scores=False)
+    step = partial(lab.rnow, batch)
+    plain = in_turn(rounds, step, partial(lab.bare, batch))
+    others = (lab.trl, lab.chunked, lab.padded)
+    beside = in_turn(-(-rounds // 2), step, *(partial(way, batch) for way in others))
+    update = in_turn(
+        -(-rounds // 2),
+        lambda: lab.trainer.update(long) and None,
+        lambda: lab.bare(long, scores=False),
     )
-    seconds = {
-        "rnow_s": ours,
-        "bare_s": bare,
-        "trl_s": trl,
-        "chunked_s": chunked,
-        "padded_s": padded,
-        "8k_s": update,
-        "bare_8k_s": bare_update,
-    }
-    sizes = {f"{way}_extra_gb": found / 1e9 for way, found in memory.items()}
-    print(json.dumps({name: round(value, 3) for name, value in (seconds | sizes).items()}))
+    (ours, bare), (_, trl, chunked, padded) = np.median(plain, 0), np.median(beside, 0)
+    long_ours, long_bare = np.median(update, 0)
+    print(
+        json.dumps(
+            {
+                name: times.round(3).tolist()
+                for name, times in {
+                    "rnow, bare": plain,
+                    "rnow, others": beside,
+                    "8k": update,
+                }.items()
+            }
+        )
+    )
+    print(json.dumps({way: round(found / 1e9, 3) for way, found in memory.items()}), "extra GB")
     return {
-        "rnow/bare": (ours / bare, f"rnow {ours:.2f} s, bare PyTorch {bare:.2f} s"),
-        "rnow/trl": (ours / trl, f"TRL {trl:.2f} s"),
-        "rnow/trl chunked": (ours / chunked, f"DistillationTrainer's loss {chunked:.2f} s"),
-        "rnow/padded": (ours / padded, f"bare PyTorch, padded, {padded:.2f} s"),
+        "rnow/bare": (ratio_of(plain, 1), f"rnow {ours:.2f} s, bare PyTorch {bare:.2f} s"),
+        "rnow/trl": (ratio_of(beside, 1), f"TRL {trl:.2f} s"),
+        "rnow/trl chunked": (ratio_of(beside, 2), f"DistillationTrainer's loss {chunked:.2f} s"),
+        "rnow/padded": (ratio_of(beside, 3), f"bare PyTorch, padded, {padded:.2f} s"),
         "memory/trl": (memory["rnow"] / memory["trl"], f"TRL {memory['trl'] / 1e9:.2f} GB"),
-        "update at 8k/bare": (update / bare_update, f"bare PyTorch {bare_update:.2f} s"),
+        "update at 8k/bare": (
+            ratio_of(update, 1),
+            f"update {long_ours:.2f} s, bare PyTorch {long_bare:.2f} s",
+        ),
     }
 
 
@@ -259,7 +275,7 @@ def main() -> None:
     from rows import row
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--trajectories", type=int, default=8)
     parser.add_argument("--memory-of", choices=["rnow", "trl"])
     parser.add_argument("--folder", type=Path)

@@ -44,12 +44,13 @@ CHAINS = {
 
 # With two steps under way. The next one's rollouts have just begun; they go on as a checkpoint is
 # put in place; the weights before the last update are published once more, and the newest beside
-# them; all rollouts are scored before, and beside, an update.
+# them; a step has rolled out and may still be scored; all are scored before, and beside, an update.
 TWO_STEPS = (
     "ahead/begun:2",
     "latest/renamed:1",
     "former/published:1",
     "ahead/published:1",
+    "ahead/rolled:1",
     "ahead/whole:1",
     "ahead/whole:2",
 )

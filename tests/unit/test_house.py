@@ -255,6 +255,7 @@ def test_the_loop_reads_like_the_algorithm() -> None:
         "parts.teacher.check_health": "health",
         "parts.collector.collect": "collect",
         "ahead.begin": "begin",
+        "ahead.rolled": "roll",
         "ahead.batch": "collect",
         "_learn": "learn",
         "parts.trainer.update": "update",
@@ -269,7 +270,7 @@ def test_the_loop_reads_like_the_algorithm() -> None:
     loops = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
     assert [in_order(loop) for loop in loops] == [
         ["publish", "evaluate", "health", "collect", "learn"],
-        ["publish", "collect", "evaluate", "health", "begin", "learn"],
+        ["publish", "roll", "evaluate", "health", "begin", "collect", "learn"],
     ]
     (learn,) = [node for node in functions(tree) if node.name == "_learn"]
     assert in_order(learn) == ["update", "save"]

@@ -73,6 +73,7 @@ async def roll_many(
     concurrency: int,
     max_waiting: int = MAX_WAITING,
     num_tries: int = NUM_TRIES,
+    on_rolled: Callable[[], None] = lambda: None,
 ) -> list[Result]:
     """Return what `then` made of each trajectory, in the order of the attempts, without the lost.
 
@@ -80,15 +81,21 @@ async def roll_many(
     rollouts back, and never fills the memory. `lose` is told of an attempt that failed `num_tries`
     times, and of one that `then` could not score or grade; what it raises ends all. Errors that are
     about more than one rollout (a tools.py that changed, a full disk) go up as they are.
+    `on_rolled` is called when nothing is left to roll.
     """
     slots = asyncio.Semaphore(concurrency)
     room = asyncio.Semaphore(concurrency + max_waiting)
     door = asyncio.Lock()
     results: dict[int, Result] = {}
+    num_left = len(attempts)
 
     async def one(position: int, attempt: Attempt) -> None:
+        nonlocal num_left
         async with slots:
             rolled = await _roll_until_it_ends(attempt, roll, num_tries=num_tries)
+        num_left -= 1
+        if num_left == 0:
+            on_rolled()
         if isinstance(rolled, RnowError):
             lose(attempt, rolled)
             return
@@ -105,6 +112,8 @@ async def roll_many(
                 await asyncio.sleep(0)
             await one(position, attempt)
 
+    if not attempts:
+        on_rolled()
     await side_by_side(*(admitted(position, attempt) for position, attempt in enumerate(attempts)))
     return [results[position] for position in sorted(results)]
 

@@ -37,7 +37,7 @@ class Collected:
     num_copied: int  # rollouts that write out what only their entry's metadata holds
     rollout_s: float  # until the last rollout ended
     teacher_wait_s: float  # from then until the last score came
-    overlapped_s: float = 0.0  # of both, what went by beside the update before it
+    overlapped_s: float = 0.0  # of both, what the loop did not wait for
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,13 @@ class Collector:
         *,
         group_size: int,
         on_scored: Callable[[], None],
+        on_rolled: Callable[[], None] = lambda: None,
     ) -> Collected:
         """Return the step's batch; raises RolloutError once more than `max_dropped` of it is lost.
 
-        What is wrong with more than a trajectory (a tools.py that changed during the run) goes up
-        as it is.
+        `on_scored` is called for each of the batch, `on_rolled` when only scores are missing. What
+        is wrong with more than a trajectory (a tools.py that changed during the run) goes up as it
+        is.
         """
         started = time.perf_counter()
         path, version = self.run.trajectories(step), self.sampled_from(step)
@@ -90,7 +92,11 @@ class Collector:
         journal = Journal(path)
         try:
             new, rolled_at = await self._roll_and_score(
-                list(wanted.values()), journal, losses=losses, on_scored=on_scored
+                list(wanted.values()),
+                journal,
+                losses=losses,
+                on_scored=on_scored,
+                on_rolled=on_rolled,
             )
         finally:
             await asyncio.to_thread(journal.close)  # it syncs, which may take a while
@@ -120,16 +126,15 @@ class Collector:
         *,
         losses: Losses,
         on_scored: Callable[[], None],
+        on_rolled: Callable[[], None],
     ) -> tuple[list[Graded], float]:
         """Return what was scored and written down, and when the last rollout ended."""
         rolled_at = time.perf_counter()
 
-        async def roll(attempt: Attempt) -> Trajectory:
+        def all_rolled() -> None:
             nonlocal rolled_at
-            try:
-                return await self.roll(attempt)
-            finally:
-                rolled_at = time.perf_counter()
+            rolled_at = time.perf_counter()
+            on_rolled()
 
         async def score(attempt: Attempt, trajectory: Trajectory) -> Graded:
             scored = await self.score(trajectory)
@@ -141,11 +146,12 @@ class Collector:
 
         scored = await roll_many(
             attempts,
-            roll,
+            self.roll,
             score,
             lose=losses.add,
             concurrency=self.concurrency,
             max_waiting=self.max_waiting,
+            on_rolled=all_rolled,
         )
         return scored, rolled_at
 

@@ -2,12 +2,12 @@
 
     publish ─▶ roll out, each trajectory scored as it ends ─▶ update ─▶ save ─▶ publish ─▶ …
 
-With trainer.max_policy_lag 1 the rollouts of step k + 1 go on beside update k. All of them are
-sampled from version k, in every run, so nothing that is sampled depends on which of the two is
-faster:
+With trainer.max_policy_lag 1 the rollouts of step k + 1 begin when those of step k have ended, and
+go on beside what the teacher still scores of step k and beside update k. All of them are sampled
+from version k, in every run, so nothing that is sampled depends on which of these is faster:
 
-    version k is published ─┬─▶ roll out k + 1 on k ────────────────────┬─▶ evaluate k + 1 ─┬─▶ …
-                            └─▶ update k ─▶ save ─▶ publish k + 1 ──────┘                   └─▶ …
+    version k is published, ─┬─▶ roll out k + 1 on k ───────────────┬─▶ evaluate k + 1 ─┬─▶ …
+    step k has rolled out    └─▶ score ─▶ update k ─▶ save, publish ┘                   └─▶ …
 
 `step` counts optimizer updates that are done, so the weights before step k are policy version k. A
 step is finished when its checkpoint is in place; whatever stops the run before that, the step is
@@ -73,7 +73,7 @@ async def _overlapping(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> 
                 probes = await stop.cut(parts.publisher.publish(step))
             point("ahead/published")
             with monitor.stage("rollout", is_timed=False):
-                collected = await ahead.batch()
+                await ahead.rolled()
             # Nothing rolls out from here until the next step's begin: an evaluation is alone.
             with monitor.stage("eval"):
                 evaluated = await stop.cut(parts.evaluate(step))
@@ -81,6 +81,8 @@ async def _overlapping(parts: Parts, *, monitor: Monitor, stop: StopRequest) -> 
                 await stop.cut(parts.teacher.check_health())
             if step + 1 < len(parts.steps):
                 ahead.begin(step + 1)
+            with monitor.stage("teacher", is_timed=False):
+                collected = await ahead.batch()
             await _learn(parts, collected, {**evaluated, **probes}, monitor=monitor)
             ahead.check()
             stop.check()

@@ -59,7 +59,7 @@ class Monitor:
         self._stage = ("starting", self._step_started)
         self._done = 0
         self._total: int | None = None
-        self._ahead: dict[str, int] | None = None  # the step whose rollouts go on meanwhile
+        self._ahead: list[dict[str, int]] = []  # the steps whose rollouts go on meanwhile
         self._seconds_per_step: list[float] = []
         self._trainer_rate = 0.0
         self._step = len(self._history)
@@ -121,7 +121,8 @@ class Monitor:
     def begin_ahead(self, step: int, *, total: int) -> Callable[[], None]:
         """Show that rollouts of `step` go on beside all else; return what counts one of them."""
         self.tally.begin()
-        ahead = self._ahead = {"step": step, "done": 0, "total": total}
+        ahead = {"step": step, "done": 0, "total": total}
+        self._ahead.append(ahead)
 
         def advance() -> None:
             self._progressed_at = time.perf_counter()
@@ -130,7 +131,8 @@ class Monitor:
         return advance
 
     def end_ahead(self) -> None:
-        self._ahead = None
+        """Have done with the first of them: its batch is whole."""
+        del self._ahead[0]
 
     def expect(self, total: int) -> None:
         """Say how much the stage turns out to be: an evaluation is not due at every step."""

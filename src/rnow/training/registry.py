@@ -91,8 +91,8 @@ METRICS = (
     _metric("tokens_per_s", "tokens/s", "sampled tokens over the step's whole time"),
     _metric("rollout/trajectories", "count", "rollouts that were scored"),
     _metric("rollout/reused", "count", "taken from the journal of an interrupted attempt"),
-    _metric("rollout/overlapped_s", "s", "of rollouts and scoring, what went by beside the update "
-            "before them: trainer.max_policy_lag"),
+    _metric("rollout/overlapped_s", "s", "of rollouts and scoring, what went by while the loop did "
+            "something else: trainer.max_policy_lag"),
     _metric("rollout/dropped", "count", "lost, each after two tries", _NONE,
             "controller.log names the reasons"),
     _metric("rollout/turns", "turns", "mean number of generations of a rollout"),

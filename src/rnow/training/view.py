@@ -73,11 +73,12 @@ def _stages(line: Line) -> Iterator[str]:
 
 
 def ahead_text(status: Line) -> str:
-    """Say which step rolls out beside the one that is worked at; "" where none does."""
-    ahead = status.get("ahead")
-    if not ahead:
-        return ""
-    return f"meanwhile rollouts of step {ahead['step'] + 1}: {ahead['done']} of {ahead['total']}"
+    """Say which steps roll out or are scored beside what is worked at; "" where none does."""
+    under_way = [
+        f"of step {one['step'] + 1}: {one['done']} of {one['total']}"
+        for one in status.get("ahead") or ()
+    ]
+    return f"meanwhile rollouts {', '.join(under_way)}" if under_way else ""
 
 
 def sparkline(values: Sequence[float]) -> str:

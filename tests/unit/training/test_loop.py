@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from overlap_lab import GROUP, Lab, others
+from overlap_lab import GROUP, PROBE, Lab, others
 
 from rnow.errors import BadNumbersError, EngineError, Interrupted, RolloutError
 from rnow.records import Batch
@@ -84,6 +84,27 @@ async def test_the_next_version_is_published_while_rollouts_are_on_the_one_befor
     lab.on_roll = on_roll
     await asyncio.wait_for(lab.train(), LIMIT_S)
     assert lab.student.policies.keys() == {1, 2}
+
+
+async def test_a_step_rolls_out_while_the_one_before_is_scored(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, num_steps=3)
+    begun = {step: asyncio.Event() for step in range(4)}
+    begun[3].set()  # there is no such step
+
+    async def on_roll(attempt: Attempt) -> None:
+        begun[attempt.id.step].set()
+        assert max(lab.num_scored, default=-1) >= attempt.id.step - 2, "the one before it is whole"
+
+    async def on_score(num_tokens: int) -> None:
+        if begun[0].is_set() and num_tokens > len(PROBE):  # of no preflight, and no health check
+            # Would wait in vain if the next step's rollouts did not begin meanwhile.
+            await asyncio.wait_for(begun[lab.weights + 1].wait(), LIMIT_S)
+
+    lab.on_roll, lab.on_score = on_roll, on_score
+    await lab.train()
+    assert lab.num_scored == {0: GROUP, 1: GROUP, 2: GROUP}
+    assert [line["rollout/overlapped_s"] > 0 for line in steps_of(lab)] == [True] * 3
+    assert not others()
 
 
 async def test_a_run_that_goes_on_publishes_the_weights_before_its_last_update_first(

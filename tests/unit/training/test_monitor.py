@@ -107,7 +107,7 @@ def test_rollouts_of_the_next_step_are_counted_beside_the_stage(tmp_path: Path) 
         advance()
         shown = monitor.snapshot()
     assert (shown["step"], shown["stage"], shown["total"]) == (1, "update", None)
-    assert shown["ahead"] == {"step": 2, "done": 2, "total": 4}
+    assert shown["ahead"] == [{"step": 2, "done": 2, "total": 4}]
     monitor.end_ahead()
-    assert monitor.snapshot()["ahead"] is None
+    assert monitor.snapshot()["ahead"] == []
     run.close()

@@ -126,12 +126,15 @@ def test_all_of_a_run_is_on_the_view() -> None:
 
 def test_two_steps_under_way_are_both_on_the_view() -> None:
     ahead = {"step": 4, "done": 12, "total": 64}
-    status = make_status(stage="update", done=0, total=None, ahead=ahead)
+    status = make_status(stage="update", done=0, total=None, ahead=[ahead])
     assert rows(status, width=200)[:2] == [
         "step 4/20  update  1 min 15 s  ETA 2 min 50 s  ━━━─────────────────",
         "meanwhile rollouts of step 5: 12 of 64",
     ]
-    assert rows({**status, "ahead": None}, width=200)[1].startswith("rollouts    59 done")
+    two = {**status, "ahead": [{"step": 3, "done": 60, "total": 64}, ahead]}
+    told = "meanwhile rollouts of step 4: 60 of 64, of step 5: 12 of 64"
+    assert rows(two, width=200)[1] == told
+    assert rows({**status, "ahead": []}, width=200)[1].startswith("rollouts    59 done")
 
 
 def test_a_run_that_has_just_begun_takes_two_lines() -> None:
