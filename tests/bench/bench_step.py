@@ -4,8 +4,9 @@
 
 A student and a teacher of 70 M parameters with a vocabulary of 151,936; trajectories of lognormal
 lengths, 10 to 17 % of their tokens sampled in three turns. In one process, in turn, several times
-(half as often for what takes long): a ratio is the median of those of each turn, which a machine
-that is slow for a while changes little:
+(fewer for what takes long), each twice and the second time counts, as a step of a run finds what the
+one before left; a ratio is the median of those of each turn, which a machine that is slow for a
+while changes little:
 
     rnow    the embedded engine scores each trajectory, then `Trainer.update` with LoRA
     bare    one sequence at a time by hand, by what transformers and peft have: body, LM head on
@@ -210,13 +211,14 @@ class Lab:
 
 def in_turn(rounds: int, *ways: Callable[[], None]) -> np.ndarray:
     """Return the seconds of each way in each round, [rounds, ways]."""
-    times = np.zeros((rounds + 1, len(ways)))
+    times = np.zeros((rounds, len(ways)))
     for seconds in times:
         for number, way in enumerate(ways):
+            way()  # finds nothing warm: what came before it gave other memory back
             begin = time.perf_counter()
             way()
             seconds[number] = time.perf_counter() - begin
-    return times[1:]  # the first finds nothing warm
+    return times
 
 
 def ratio_of(times: np.ndarray, other: int) -> float:
@@ -237,7 +239,7 @@ def measure(folder: Path, *, rounds: int, count: int) -> dict[str, tuple[float, 
     step = partial(lab.rnow, batch)
     plain = in_turn(rounds, step, partial(lab.bare, batch))
     others = (lab.trl, lab.chunked, lab.padded)
-    beside = in_turn(-(-rounds // 2), step, *(partial(way, batch) for way in others))
+    beside = in_turn(max(1, rounds // 3), step, *(partial(way, batch) for way in others))
     update = in_turn(
         -(-rounds // 2),
         lambda: lab.trainer.update(long) and None,
