@@ -4,8 +4,8 @@
 
 A student and a teacher of 70 M parameters with a vocabulary of 151,936; trajectories of lognormal
 lengths, 10 to 17 % of their tokens sampled in three turns. In one process, in turn, several times
-(fewer for what takes long), each twice and the second time counts, as a step of a run finds what the
-one before left; a ratio is the median of those of each turn, which a machine that is slow for a
+(fewer for what takes long), each twice and the second time counts, as a step of a run finds what
+the one before left; a ratio is the median of those of each turn, which a machine that is slow for a
 while changes little:
 
     rnow    the embedded engine scores each trajectory, then `Trainer.update` with LoRA
