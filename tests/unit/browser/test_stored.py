@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,14 +85,13 @@ async def test_a_stored_page_of_a_host_that_is_no_longer_on_the_list_is_refused(
 
 
 async def test_live_serves_what_is_young_and_record_what_is_old_too(tmp_path: Path) -> None:
-    net = Net()
-    live = source(net, tmp_path, "live", ttl_s=0.2)
-    assert [await text(live), await text(live)] == ["fetch 1", "fetch 1 stored"]
-    await asyncio.sleep(0.2)
-    assert [await text(live), await text(live)] == ["fetch 2", "fetch 2 stored"]
-    await asyncio.sleep(0.2)
-    recording = source(net, tmp_path, "record", ttl_s=0.2)
-    assert await text(recording) == "fetch 2 stored"
+    store, net, other = PageStore(tmp_path), Net(), SITE / "other"
+    for url in (SITE, other):
+        store.put(url, await net.fetch(url), now=time.time() - 3600)
+    live = source(net, tmp_path, "live", ttl_s=600)
+    assert [await text(live), await text(live)] == ["fetch 3", "fetch 3 stored"]
+    recording = source(net, tmp_path, "record", ttl_s=600)
+    assert await text(recording, other) == "fetch 2 stored"
     await live.aclose()
     await recording.aclose()
 

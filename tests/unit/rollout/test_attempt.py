@@ -460,7 +460,7 @@ async def test_a_timeout_keeps_the_last_complete_turn(chat: ChatTemplate) -> Non
 
     engine = ScriptedEngine(script)
     tools = FakeTools()
-    trajectory = await roll(chat, engine, tools, rollout_timeout=0.2)
+    trajectory = await roll(chat, engine, tools, rollout_timeout=1.0)
     assert trajectory.end_reason is EndReason.TIMEOUT
     assert trajectory.num_tokens == trajectory.turns[0].end
     assert len(trajectory.turns) == 1
@@ -477,7 +477,7 @@ async def test_a_timeout_among_tools_keeps_the_turn_and_the_tools_that_were_read
             return await super().call(call, **keywords)
 
     engine = ScriptedEngine(said(chat, call("slow") + call("a")))
-    trajectory = await roll(chat, engine, Slow(), rollout_timeout=0.2)
+    trajectory = await roll(chat, engine, Slow(), rollout_timeout=1.0)
     assert trajectory.end_reason is EndReason.TIMEOUT
     assert [c.text for c in trajectory.turns[0].tool_calls] == ["page of a"]
 
