@@ -197,6 +197,8 @@ async def test_a_stop_ends_rollouts_at_once_and_the_update_beside_them_is_saved(
 
     async def on_roll(attempt: Attempt) -> None:
         if attempt.id.step == 1:
+            while "update 0" not in lab.log:  # it begins before: beside scores of step 0
+                await asyncio.sleep(0.001)
             stops[0].ask("q")
             try:
                 await asyncio.sleep(3600)
@@ -211,6 +213,29 @@ async def test_a_stop_ends_rollouts_at_once_and_the_update_beside_them_is_saved(
         await asyncio.wait_for(lab.train(stop_at=stops.append), LIMIT_S)
     assert lab.log == ["load 0", "evaluate 0", "update 0", "save 1"]
     assert (lab.rolling, lab.said.getvalue().count("step 1/3")) == (0, 1)
+    assert not others()
+
+
+async def test_a_stop_while_one_step_is_scored_and_the_next_rolls_out_ends_both(
+    tmp_path: Path,
+) -> None:
+    lab = Lab(tmp_path)
+    stops: list[StopRequest] = []
+
+    async def on_roll(attempt: Attempt) -> None:
+        if attempt.id.step == 1:
+            stops[0].ask("q")
+            await asyncio.sleep(3600)
+
+    async def on_score(num_tokens: int) -> None:
+        if "load 0" in lab.log and num_tokens > len(PROBE):  # after the preflight
+            await asyncio.sleep(3600)
+
+    lab.on_roll, lab.on_score = on_roll, on_score
+    with pytest.raises(Interrupted):
+        await asyncio.wait_for(lab.train(stop_at=stops.append), LIMIT_S)
+    assert (lab.rolling, lab.num_scored) == (0, {})
+    assert lab.log == ["load 0", "evaluate 0"]
     assert not others()
 
 
