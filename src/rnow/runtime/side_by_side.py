@@ -19,3 +19,21 @@ async def side_by_side(*work: Coroutine[Any, Any, Result]) -> list[Result]:
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from failed
     return [task.result() for task in tasks]
+
+
+async def until_ended(*tasks: asyncio.Task[Any]) -> None:
+    """Wait until all have ended, cancelled ones with all that they do about it.
+
+    Who is cancelled while it waits here waits on, and raises then: a `gather` would cancel the
+    tasks once more, amid their tidying up, and leave them. Their errors are for who asks.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while waiting := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(waiting)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    for task in tasks:
+        task.cancelled() or task.exception()  # else asyncio logs that nobody asked
+    if cancelled is not None:
+        raise cancelled

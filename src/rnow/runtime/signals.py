@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 from rnow.errors import Interrupted
 from rnow.runtime.keys import give_back
+from rnow.runtime.side_by_side import until_ended
 from rnow.runtime.stop_signals import stop_signals
 
 Result = TypeVar("Result")
@@ -88,4 +89,4 @@ class StopRequest:
         finally:
             for waiting in (task, asked):
                 waiting.cancel()
-            await asyncio.gather(task, asked, return_exceptions=True)
+            await until_ended(task, asked)

@@ -17,6 +17,7 @@ from typing import Self
 
 from rnow.errors import Interrupted
 from rnow.runtime.kill_points import point
+from rnow.runtime.side_by_side import until_ended
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collected
 from rnow.training.monitor import Monitor
@@ -61,12 +62,12 @@ class Ahead:
         tasks = [step.task for step in self._steps]
         for task in tasks:
             task.cancel()
-        for ended in await asyncio.gather(*tasks, return_exceptions=True):
-            if ended is error or isinstance(ended, Interrupted):
+        await until_ended(*tasks)
+        for failed in [task.exception() for task in tasks if not task.cancelled()]:
+            if failed is None or failed is error or isinstance(failed, Interrupted):
                 continue
-            if isinstance(ended, Exception):
-                _log.error("rollouts had failed meanwhile", exc_info=ended)
-                self._monitor.say(f"the rollouts of the next step had failed too: {ended}")
+            _log.error("rollouts had failed meanwhile", exc_info=failed)
+            self._monitor.say(f"the rollouts of the next step had failed too: {failed}")
 
     def begin(self, step: int) -> None:
         """Have the rollouts of `step` begin at the next await."""

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from rnow.errors import EngineError
-from rnow.runtime.side_by_side import side_by_side
+from rnow.runtime.side_by_side import side_by_side, until_ended
 
 
 async def test_results_stand_in_the_order_of_the_work_and_not_of_its_ends() -> None:
@@ -36,3 +36,30 @@ async def test_one_error_goes_up_as_it_is_once_the_others_have_ended() -> None:
     with pytest.raises(EngineError, match="no answer"):
         await side_by_side(forever(), broken(), forever())
     assert ended == ["forever", "forever"]
+
+
+async def test_what_is_cancelled_tidies_up_however_often_who_waits_for_it_is_cancelled() -> None:
+    ended, tidying = [], asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            tidying.set()
+            await asyncio.sleep(0.02)
+            ended.append("work")
+
+    async def waits() -> None:
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        await until_ended(task)
+
+    waiting = asyncio.create_task(waits())
+    await tidying.wait()
+    for _ in range(2):
+        waiting.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended == ["work"]

@@ -108,3 +108,25 @@ async def test_under_nohup_a_run_does_not_hear_that_its_terminal_went() -> None:
             stop.check()
     finally:
         assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
+
+
+async def test_work_that_is_cut_tidies_up_also_where_the_cut_is_cancelled() -> None:
+    tidied, tidying = [], asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            tidying.set()
+            await asyncio.sleep(0.02)
+            tidied.append("work")
+
+    with StopRequest() as stop:
+        cutting = asyncio.create_task(stop.cut(work()))
+        await asyncio.sleep(0)
+        stop.ask("q")
+        await tidying.wait()
+        cutting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cutting
+    assert tidied == ["work"]

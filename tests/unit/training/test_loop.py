@@ -103,7 +103,7 @@ async def test_a_step_rolls_out_while_the_one_before_is_scored(tmp_path: Path) -
     lab.on_roll, lab.on_score = on_roll, on_score
     await lab.train()
     assert lab.num_scored == {0: GROUP, 1: GROUP, 2: GROUP}
-    assert [line["rollout/overlapped_s"] > 0 for line in steps_of(lab)] == [True] * 3
+    assert all(line["rollout/overlapped_s"] > 0 for line in steps_of(lab)[1:])
     assert not others()
 
 
