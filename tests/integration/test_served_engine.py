@@ -22,6 +22,7 @@ from vllm_real import alive_in_group
 
 from rnow.commands.init import init_project
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest
+from rnow.engines.vllm import cutting
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.served import ServedEngine
 from rnow.engines.vllm.starting import Server, start_here
@@ -136,8 +137,9 @@ async def test_a_server_that_comes_back_and_samples_without_the_adapter_stops_th
 
 
 async def test_a_server_that_never_answers_is_ended_and_its_requests_are_sent_again(
-    lab: Lab,
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cutting, "_GRACE_S", 0.5)  # for the answer to an abort
     engine = await lab.start(request_timeout_s=1.0)
     (pid,) = lab.pids()
     lab.set("hangs")

@@ -216,8 +216,10 @@ async def test_a_generation_is_cut_at_its_deadline_and_keeps_the_first_of_its_to
     while all(len(one.token_ids) == 490 for one in cut):
         limit_s /= 2
         short = VllmEngine([pair.server.url], request_timeout_s=limit_s)
-        cut = await asyncio.gather(*(short.sample(request) for request in requests))
-        await short.aclose()
+        try:
+            cut = await asyncio.gather(*(short.sample(request) for request in requests))
+        finally:
+            await short.aclose()
     for whole, one in zip(every, cut, strict=True):
         num = len(one.token_ids)
         assert one.stop_reason is StopReason.LENGTH

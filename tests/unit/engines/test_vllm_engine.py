@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from vllm_fake import FakeVllm, Json, error, logprob_of, serve_fake
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.vllm import cutting
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.http import VllmClient
 from rnow.engines.vllm.weight_routes import load_adapter
@@ -408,7 +409,10 @@ async def test_what_the_server_refuses_is_not_asked_again(
     assert len(fake.bodies(ROUTE)) == 1
 
 
-async def test_a_server_that_never_answers_ends_in_a_deadline_with_a_name(fake: FakeVllm) -> None:
+async def test_a_server_that_never_answers_ends_in_a_deadline_with_a_name(
+    fake: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "_GRACE_S", 0.5)  # for the answer to an abort
     engine = make_engine(fake, request_timeout_s=0.2)
     fake.hangs = True
     with pytest.raises(DeadlineError) as caught:

@@ -34,7 +34,7 @@ async def sample_within(
             return sampling.result()
         cut.is_asked = True
         try:
-            async with asyncio.timeout(min(_GRACE_S, limit_s)):
+            async with asyncio.timeout(_GRACE_S):
                 await replica.client.post(wire.ABORT_ROUTE, wire.abort_body(cut))
                 return await sampling
         except (TimeoutError, EngineError) as error:
