@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from tidying import Tidying
 
 from rnow.errors import EngineError
 from rnow.runtime.side_by_side import side_by_side, until_ended
@@ -39,27 +40,19 @@ async def test_one_error_goes_up_as_it_is_once_the_others_have_ended() -> None:
 
 
 async def test_what_is_cancelled_tidies_up_however_often_who_waits_for_it_is_cancelled() -> None:
-    ended, tidying = [], asyncio.Event()
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            tidying.set()
-            await asyncio.sleep(0.02)
-            ended.append("work")
+    tidying = Tidying()
 
     async def waits() -> None:
-        task = asyncio.create_task(work())
+        task = asyncio.create_task(tidying.work())
         await asyncio.sleep(0)
         task.cancel()
         await until_ended(task)
 
     waiting = asyncio.create_task(waits())
-    await tidying.wait()
+    await tidying.begun.wait()
     for _ in range(2):
         waiting.cancel()
         await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert ended == ["work"]
+    assert tidying.ended

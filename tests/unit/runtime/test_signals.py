@@ -4,6 +4,7 @@ import signal
 import time
 
 import pytest
+from tidying import Tidying
 
 from rnow.errors import Interrupted
 from rnow.runtime.signals import StopRequest
@@ -111,22 +112,13 @@ async def test_under_nohup_a_run_does_not_hear_that_its_terminal_went() -> None:
 
 
 async def test_work_that_is_cut_tidies_up_also_where_the_cut_is_cancelled() -> None:
-    tidied, tidying = [], asyncio.Event()
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            tidying.set()
-            await asyncio.sleep(0.02)
-            tidied.append("work")
-
+    tidying = Tidying()
     with StopRequest() as stop:
-        cutting = asyncio.create_task(stop.cut(work()))
+        cutting = asyncio.create_task(stop.cut(tidying.work()))
         await asyncio.sleep(0)
         stop.ask("q")
-        await tidying.wait()
+        await tidying.begun.wait()
         cutting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cutting
-    assert tidied == ["work"]
+    assert tidying.ended
