@@ -1,8 +1,6 @@
 """A real Chromium for tests: one browser for a module, on a network of the test's own."""
 
-import asyncio
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from loopback import Answers, Inner, Names, Pub, read, serve_inner, serve_pub
+from processes import until
 from yarl import URL
 
 from rnow.browser import BrowserSettings
@@ -86,12 +85,9 @@ class Web:
         async with Browser(self.settings, source=source) as opened:
             return await read(opened, url)
 
-    async def all_tabs_closed(self, within_s: float = 5.0) -> bool:
+    async def all_tabs_closed(self) -> None:
         """Wait until no tab is open, those included that are kept for the next page."""
-        deadline = time.monotonic() + within_s
-        while num_tabs(self.source) and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        return num_tabs(self.source) == 0
+        await until(lambda: num_tabs(self.source) == 0)
 
     def is_dialled(self, address: str, port: int) -> bool:
         return (address, port) in self.may_dial

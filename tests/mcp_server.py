@@ -31,6 +31,7 @@ from mcp_types import (
     TextResourceContents,
     Tool,
 )
+from processes import PATIENCE_S
 
 if TYPE_CHECKING:
     from rnow.config.mcp_servers import McpServer
@@ -205,7 +206,7 @@ class Served:
     def counts(self) -> dict[str, int]:
         import urllib.request
 
-        with urllib.request.urlopen(self.url("/counts"), timeout=10) as reply:
+        with urllib.request.urlopen(self.url("/counts"), timeout=PATIENCE_S) as reply:
             counts: dict[str, int] = json.load(reply)
             return counts
 

@@ -1,11 +1,14 @@
 """Whether a process runs, and waiting until something is so."""
 
+import asyncio
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+PATIENCE_S = 240.0  # for what comes in a moment: a busy machine needs some of it, a fault all
 
 
 def is_alive(pid: int) -> bool:
@@ -18,8 +21,14 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def wait_until(is_so: Callable[[], bool], limit_s: float = 10) -> None:
-    end = time.monotonic() + limit_s
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_so():
+            await asyncio.sleep(0.02)

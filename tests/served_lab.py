@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from processes import until
 from vllm_fake_process import fake_python, requests_of
 
 from rnow.engines.spec import EngineSpec
@@ -87,9 +88,7 @@ class Lab:
         return command.split("\0")
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not holds():
-                await asyncio.sleep(0.02)
+        await until(holds)
 
     async def killed(self, work: Awaitable[Any]) -> Any:
         """Return what `work` gives although its server is killed while it waits for an answer."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from loopback import Answers, Inner, Names, Pub, serve_inner, serve_pub
+from processes import PATIENCE_S, until
 
 from rnow.browser import BrowserSettings
 from rnow.browser.chromium.proxy import ForwardProxy, Lease
@@ -66,7 +67,7 @@ async def ask(proxy: ForwardProxy, lease: Lease | None, *lines: str) -> str:
     if lease is not None:
         head.append(b"Proxy-Authorization: " + lease.authorization)
     writer.write(b"\r\n".join([*head, b"", b""]))
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     return answer.decode()
 
@@ -98,7 +99,7 @@ async def test_a_tunnel_carries_bytes_both_ways(pub: Pub) -> None:
             b"HTTP/1.1 200 Connection established\r\n\r\n"
         )
         writer.write(b"GET / HTTP/1.1\r\nHost: pub.test\r\nConnection: close\r\n\r\n")
-        assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"<p>here")
+        assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).endswith(b"<p>here")
         writer.close()
 
 
@@ -210,6 +211,4 @@ async def test_the_end_of_a_lease_cuts_its_connections_and_leaves_no_file_open(p
         assert all("\r\nx\r\n" in answer for answer in await asyncio.gather(*asking))
         assert lease.connections == set()
     if before:  # pub's own ends are there until it notices
-        async with asyncio.timeout(10):
-            while len(os.listdir("/proc/self/fd")) > before + 5:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before + 5)

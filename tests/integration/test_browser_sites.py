@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from loopback import Pub, read, serve_pub
+from processes import PATIENCE_S
 
 from rnow import browser
 from rnow.browser import BrowserSettings, shared
@@ -120,7 +121,7 @@ async def test_the_browser_of_a_process_works_beside_nest_asyncio(pub: Pub) -> N
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (finished.stdout, finished.stderr) == ("x x\n", "")
@@ -132,5 +133,5 @@ def test_importing_the_browser_is_light() -> None:
         "rnow.browser.configure(rnow.browser.BrowserSettings())\n"
         "print({'aiohttp', 'crawl4ai', 'lxml', 'torch'} & set(sys.modules))"
     )
-    printed = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60)
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=PATIENCE_S)
     assert printed == "set()\n"

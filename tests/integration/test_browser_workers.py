@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import psutil
 import pytest
 from chromium import PATIENT, chromium_executable
 from loopback import serve_pub
+from processes import until
 
 from rnow.browser import BrowserSettings
 from rnow.records import RolloutId, ToolOutcome
@@ -93,10 +93,7 @@ def started_in(folder: Path) -> list[psutil.Process]:
 
 
 async def wait_until_gone(folder: Path) -> None:
-    deadline = time.monotonic() + 20
-    while started_in(folder):
-        assert time.monotonic() < deadline, started_in(folder)
-        await asyncio.sleep(0.1)
+    await until(lambda: not started_in(folder))
 
 
 @pytest.fixture

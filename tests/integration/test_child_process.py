@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from processes import wait_until
+from processes import PATIENCE_S, wait_until
 from vllm_real import alive_in_group
 
 from rnow.runtime.child_process import ChildProcess, how_it_ended
@@ -94,7 +94,7 @@ def test_the_group_ends_with_whoever_started_it(tmp_path: Path, how: signal.Sign
     wait_until(lambda: "started" in (tmp_path / "log").read_text())
     assert len(alive_in_group(group)) == 3
     parent.send_signal(how)
-    parent.wait(timeout=30)
+    parent.wait(timeout=PATIENCE_S)
     wait_until(lambda: alive_in_group(group) == [])
 
 

@@ -140,7 +140,7 @@ async def test_a_keeper_that_dies_in_an_update_is_named_and_costs_no_bit(
         def kill_in_update() -> None:
             processes = student._processes
             assert processes is not None
-            wait_until(lambda: processes._phases[0] == "exchange", 60)
+            wait_until(lambda: processes._phases[0] == "exchange")
             os.kill(keeper, signal.SIGKILL)
 
         async with aclosing(student):

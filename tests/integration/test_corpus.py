@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from loopback import Pub, serve_pub
+from processes import PATIENCE_S
 
 CONFIG = """\
 data: {{batch_size: 1}}
@@ -26,7 +27,7 @@ STUDY = '{"protocolSection": {"identificationModule": {"nctId": "NCT90000001"}}}
 
 def rnow(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rnow", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 async def run(*words: object) -> subprocess.CompletedProcess[str]:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from loopback import serve_pub
+from processes import PATIENCE_S
 
 from rnow.commands.init import init_project
 
 
 def rnow(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rnow", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @pytest.fixture

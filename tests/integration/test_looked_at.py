@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S
 from short_runs import ForkedCli, metrics
 
 from rnow.commands.init import init_project
@@ -302,7 +303,7 @@ def test_ctrl_c_cancels_and_keeps_what_was_finished(project: Path) -> None:
                 made = set((project / "rollouts").glob("*")) - before
                 kept = {file for folder in made for file in folder.glob("sample_*.json")}
             os.kill(process.pid, signal.SIGINT)
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert process.returncode == 130

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from mcp_server import TOOLS, Served, over_stdio, served_over_http
+from processes import PATIENCE_S
 
 from rnow.config.mcp_servers import McpServer
 from rnow.core.counts import collecting
@@ -146,7 +147,7 @@ async def test_a_call_ends_when_its_rollout_is_released(tmp_path: Path, http: Se
         hanging = asyncio.create_task(worker.failed("hang"))
         assert await worker.call("note", text="a") == "a: 1 kept"
         worker.owner.release("0.0.0")
-        assert "was lost" in await asyncio.wait_for(hanging, 10)
+        assert "was lost" in await asyncio.wait_for(hanging, PATIENCE_S)
 
 
 async def test_a_server_that_died_is_reached_again(tmp_path: Path) -> None:

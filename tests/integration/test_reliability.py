@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 from short_runs import ForkedCli, assert_same_run
 
 from rnow.commands.init import init_project
@@ -58,7 +59,7 @@ def test_a_live_run_is_shown_with_what_it_waits_for_refuses_a_second_and_can_be_
     assert f"asked process {process.pid} to stop" in stopped.output
     go_on = f"To go on: rnow run {project} --name live"
     assert go_on in stopped.output
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 143
     assert "Stopped by SIGTERM" in errors
     assert go_on in errors
@@ -84,7 +85,7 @@ def test_a_run_whose_folder_is_deleted_says_so_and_ends(project: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     run.rename(project / "trash")  # at once: rm would race with what the run writes
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert f"{run} was deleted or moved while its run went on" in errors
     assert "Traceback" not in errors
@@ -115,7 +116,7 @@ def test_a_second_signal_ends_at_once_and_nothing_is_spoilt(
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert process.wait(timeout=PATIENCE_S) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     resumed = rnow("run", project, *words)
     assert resumed.status == 0, resumed.output
     (run / "evals.jsonl").touch()

@@ -189,8 +189,8 @@ def test_a_reward_that_holds_the_interpreter_ends_with_a_killed_controller(tmp_p
     program = CONTROLLER.format(path=path, folder=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", program]) as controller:
         holding = tmp_path / "holding"
-        wait_until(lambda: holding.exists() and bool(holding.read_text()), limit_s=60)
+        wait_until(lambda: holding.exists() and bool(holding.read_text()))
         worker = int(holding.read_text())
         assert is_alive(worker)
         controller.send_signal(signal.SIGKILL)
-    wait_until(lambda: not is_alive(worker), limit_s=10)
+    wait_until(lambda: not is_alive(worker))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S, until
 from served_lab import Lab
 from short_runs import ForkedCli
 from vllm_fake import FakeVllm, serve_beside
@@ -358,11 +359,10 @@ async def test_how_a_teacher_scores_is_found_out_and_said_at_its_start(lab: Lab)
 async def test_closing_ends_every_server_within_seconds(lab: Lab) -> None:
     engine = await lab.start(2)
     groups = [os.getpgid(pid) for pid in lab.pids()]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await engine.aclose()
-        # A server has ended; its guardian, which was told to, may still have its last instant.
-        while any(alive_in_group(group) for group in groups):
-            await asyncio.sleep(0.05)
+    # A server has ended; its guardian, which was told to, may still have its last instant.
+    await until(lambda: not any(alive_in_group(group) for group in groups))
 
 
 def test_servers_behind_tunnels_are_one_engine(rnow: ForkedCli, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import is_alive
+from processes import is_alive, until
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from rnow.browser.settings import BrowserSettings
@@ -212,10 +212,7 @@ def told(answer: ToolAnswer) -> tuple[ToolOutcome, str]:
 
 
 async def wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + 10
-    while is_alive(pid):
-        assert time.monotonic() < deadline, f"process {pid} still runs"
-        await asyncio.sleep(0.02)
+    await until(lambda: not is_alive(pid))
 
 
 async def test_calls_sync_and_async_with_metadata_and_counts(tmp_path: Path) -> None:

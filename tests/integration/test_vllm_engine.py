@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import torch
-from processes import wait_until
+from processes import PATIENCE_S, wait_until
 from scripted_tools import ScriptedTools
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_pair import TOLERANCE, Pair, make_ids, open_pair, save_adapter, save_model, scoring_of
@@ -326,6 +326,6 @@ async def test_a_server_killed_in_mid_generation_is_named_with_its_last_words(pa
         assert isinstance(result, EngineError)
         assert "the vLLM server of the student has ended (killed by SIGKILL); " in str(result)
         assert len(str(result).splitlines()) > 3
-    assert "killed by SIGKILL" in await asyncio.wait_for(pair.server.wait_ended(), timeout=10)
+    assert "killed by SIGKILL" in await asyncio.wait_for(pair.server.wait_ended(), PATIENCE_S)
     # Killed at once; a busy machine takes a moment to free what they held.
     await asyncio.to_thread(wait_until, lambda: alive_in_group(leader) == [])

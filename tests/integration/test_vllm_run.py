@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 from short_runs import trajectories
 from vllm_real import alive_in_group, vllm_python
 
@@ -90,12 +91,9 @@ class Run:
     def wait(self, limit_s: float = START_LIMIT_S) -> int:
         return self.process.wait(limit_s)
 
-    def assert_all_gone(self, *, within_s: float = 10.0) -> None:
+    def assert_all_gone(self) -> None:
         assert len(self.groups) >= 2
-        end = time.monotonic() + within_s
-        while left := [line for group in self.groups for line in alive_in_group(group)]:
-            assert time.monotonic() < end, left
-            time.sleep(0.1)
+        wait_until(lambda: not any(alive_in_group(group) for group in self.groups))
 
 
 @pytest.fixture

@@ -5,25 +5,17 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 from vllm_real import alive_in_group, copy_model, server_settings, vllm_python
 
 from rnow.engines.vllm.server import VllmServer
 from rnow.errors import DeadlineError, EngineError
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
-
-
-def until(is_so: Callable[[], bool], limit_s: float) -> None:
-    end = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
@@ -78,12 +70,12 @@ def test_a_killed_controller_takes_the_server_and_its_workers_along(tmp_path: Pa
     """
     controller = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
     # Until vLLM has processes of its own, which it starts after minutes on a busy machine.
-    until(lambda: log.exists() and "EngineCore pid=" in log.read_text(), limit_s=400)
+    wait_until(lambda: log.exists() and "EngineCore pid=" in log.read_text())
     group = group_of_child(controller.pid)
     assert len(alive_in_group(group)) >= 3
     os.kill(controller.pid, signal.SIGKILL)
     controller.wait()
-    until(lambda: alive_in_group(group) == [], limit_s=10)
+    wait_until(lambda: alive_in_group(group) == [])
 
 
 def group_of_child(pid: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer
+from processes import PATIENCE_S
 from safetensors import SafetensorError
 
 from rnow import cli
@@ -26,7 +27,7 @@ HEAVY = ("torch", "transformers", "peft", "crawl4ai", "datasets", "tokenizers", 
 
 def rnow(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rnow", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd)
 
 
 ROOT_COMMAND = typer.main.get_command(cli.app)
@@ -310,12 +311,12 @@ def test_a_check_that_is_stopped_says_so_and_leaves_nothing(
         text=True,
         env={**os.environ, "TMPDIR": str(scratch)},
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not started.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 128 + number
     assert errors == line
     assert list(scratch.iterdir()) == []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import PATIENCE_S
 
 from rnow.browser.text.markdown import html_to_markdown, visible_text
 from rnow.browser.text.pagination import page_text, paginate, show_page
@@ -356,7 +357,7 @@ def test_crawl4ai_neither_touches_the_home_directory_nor_reads_env_files(tmp_pat
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (finished.stdout, finished.stderr) == (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from builders import tokenizer_folder
+from processes import PATIENCE_S
 
 from rnow.chat.rendering_limit import memory_held, rendered
 from rnow.chat.template import ChatTemplate
@@ -196,6 +197,6 @@ print(lines < 100)
 
 def test_after_a_template_was_stopped_a_trace_comes_to_an_end() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert (done.stdout, done.stderr) == ("True\n", "")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 
 from rnow.commands.contact import git_email, write_contact
 from rnow.config.load import load_config
@@ -53,7 +54,7 @@ def answer(project: Path, environ: dict[str, str], *words: str, keys: str) -> st
             if not part:
                 break
             shown += part
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE_S)
     os.close(ours)
     return shown.decode().replace("\r\n", "\n")
 

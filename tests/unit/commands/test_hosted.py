@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 from rich.console import Console
 
 from rnow.commands.hosted import nearest_template
@@ -26,7 +27,7 @@ def rnow(tmp_path: Path) -> Run:
         command = [sys.executable, "-m", "rnow", *map(str, words)]
         environ = os.environ | {"HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environ
+            command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path, env=environ
         )
 
     return run

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 from pydantic import ValidationError
 
 from rnow.config.keys import section_keys, settings_by_key, type_in_words
@@ -91,7 +92,7 @@ def test_the_page_has_every_setting_and_no_other() -> None:
 def test_the_page_is_the_one_that_the_script_writes() -> None:
     script = ROOT / "scripts" / "make_configuration_doc.py"
     done = subprocess.run(
-        [sys.executable, str(script), "--check"], capture_output=True, text=True, timeout=60
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -124,6 +125,6 @@ def test_reading_settings_imports_nothing_heavy() -> None:
         " if name in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True
     )
     assert done.stdout == "[]\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import until
 from safetensors.numpy import save_file
 from vllm_fake import FakeVllm, Json, error, logprob_of, serve_fake
 
@@ -743,12 +744,6 @@ async def test_a_server_started_anew_gets_the_versions_of_the_others(
         assert other.adapters == fake.adapters
         assert len(other.adapters) == 1
         await engine.aclose()
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not is_so():
-            await asyncio.sleep(0.01)
 
 
 def test_an_engine_without_a_server_is_an_error() -> None:

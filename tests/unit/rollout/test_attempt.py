@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import tokenizer_folder
+from processes import PATIENCE_S
 from scripted_engine import ScriptedEngine
 
 from rnow.chat.template import ChatTemplate
@@ -287,7 +288,7 @@ async def test_calls_of_one_turn_run_side_by_side(chat: ChatTemplate) -> None:
             return await super().call(call, **keywords)
 
     engine = ScriptedEngine(said(chat, call("a") + call("b"), "Acme"))
-    trajectory = await roll(chat, engine, Meeting(), rollout_timeout=5.0)
+    trajectory = await roll(chat, engine, Meeting(), rollout_timeout=PATIENCE_S)
     assert trajectory.end_reason is EndReason.ANSWER
     assert [c.text for c in trajectory.turns[0].tool_calls] == ["page of a", "page of b"]
 

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from processes import PATIENCE_S
 from scored import make_scored
 
 from rnow.errors import (
@@ -87,7 +88,7 @@ async def test_what_then_does_takes_no_slot() -> None:
         ended += 1
         if ended == len(ATTEMPTS):
             all_ended.set()
-        await asyncio.wait_for(all_ended.wait(), timeout=5)
+        await asyncio.wait_for(all_ended.wait(), PATIENCE_S)
 
     await roll_many(ATTEMPTS, failing(), wait_for_all, lose=nothing_lost, concurrency=1)
     assert ended == 3

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import PATIENCE_S
 
 PROGRAM = """
 import os, sys
@@ -19,7 +20,7 @@ def run(program: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
         [sys.executable, "-c", PROGRAM + program],
         capture_output=True,
         env=os.environ | environ,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -86,7 +87,7 @@ os.write(2, b"went on")
         os.close(theirs)
         assert os.read(ours, 100) == b"first\r\n"
         os.close(ours)
-        assert process.communicate(b"x", timeout=60)[1] == b"went on"
+        assert process.communicate(b"x", timeout=PATIENCE_S)[1] == b"went on"
         assert process.returncode == 0
 
 
@@ -96,7 +97,7 @@ def test_a_full_disk_is_no_reader_that_went() -> None:
             [sys.executable, "-c", PROGRAM + "print('x', flush=True)"],
             stdout=full,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
     # 120, and told again, where Python itself finds at its end what could not be written.
@@ -117,7 +118,7 @@ os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
         "print('out'); print('err', file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, inner], capture_output=True, timeout=60, check=False
+        [sys.executable, "-c", program, inner], capture_output=True, timeout=PATIENCE_S, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (
         0,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 from scored import make_scored
 
 from rnow.errors import EngineError, RolloutError, TeacherError, ToolDefinitionError
@@ -77,7 +78,7 @@ async def test_a_trajectory_is_scored_while_others_still_roll_out(tmp_path: Path
         async def roll(self, attempt: Attempt) -> Trajectory:
             if attempt.id != RolloutId(3, 2, 0):
                 # Ends only once another trajectory has been scored.
-                await asyncio.wait_for(first_is_scored.wait(), timeout=5)
+                await asyncio.wait_for(first_is_scored.wait(), PATIENCE_S)
             return make_scored(attempt.id, policy_version=attempt.policy_version).trajectory
 
         async def score(self, trajectory: Trajectory) -> ScoredTrajectory:
@@ -215,13 +216,13 @@ async def test_a_step_ends_as_soon_as_too_much_of_it_is_lost(tmp_path: Path) -> 
 
     async def unreachable(trajectory: Trajectory) -> ScoredTrajectory:
         if trajectory.id.rollout == 0:
-            await asyncio.sleep(60)
+            await asyncio.sleep(10 * PATIENCE_S)
         raise TeacherError("no answer")
 
     collector = Collector(
         world.roll, unreachable, run=RunDirectory(tmp_path), concurrency=4, max_dropped=0.3
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(RolloutError, match="step 3 lost 2 of 4 trajectories"):
             await collector.collect(3, PROMPTS, group_size=2, on_scored=lambda: None)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from overlap_lab import GROUP, PROBE, Lab, others
+from processes import PATIENCE_S
 
 from rnow.errors import BadNumbersError, EngineError, Interrupted, RolloutError
 from rnow.records import Batch
 from rnow.rollout.attempt import Attempt
 from rnow.runtime.signals import StopRequest
 
-LIMIT_S = 20.0  # of what would otherwise wait for ever
+LIMIT_S = PATIENCE_S  # of what would otherwise wait for ever
 
 
 def steps_of(lab: Lab) -> list[dict[str, float]]:
