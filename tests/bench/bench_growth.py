@@ -22,7 +22,8 @@ from rows import row
 
 from rnow.config.settings import AlgorithmSettings, TrainerSettings
 from rnow.engines.base import ScoreRequest
-from rnow.engines.local.batch import score
+from rnow.engines.local.head import Head
+from rnow.engines.local.scoring import read_text, score_texts
 from rnow.engines.local.weights import load_model
 from rnow.learner.trainer import Trainer
 from rnow.records import Batch, RolloutId, ScoredTrajectory
@@ -58,6 +59,7 @@ class Cost:
             tie_word_embeddings=True,
         ).save_pretrained(folder)
         self.teacher = load_model(folder, dtype=torch.float32, device="cpu", window=None)
+        self.head = Head(self.teacher)
         self.trainer = Trainer(
             load_policy(folder),
             settings=TrainerSettings(num_epochs=1),
@@ -73,11 +75,13 @@ class Cost:
         for _ in range(rounds + 1):
             started = time.perf_counter()
             with torch.inference_mode():
+                texts = []
                 for item in batch.scored:
                     actions = tuple(np.flatnonzero(item.trajectory.action_mask).tolist())
                     ids = tuple(item.trajectory.token_ids.tolist())
                     request = ScoreRequest(token_ids=ids, start=actions[0], positions=actions)
-                    score(self.teacher, request)
+                    texts.append(read_text(self.teacher, request))
+                score_texts(self.head, texts)
             scored = time.perf_counter()
             self.trainer.update(batch)
             times.append((scored - started, time.perf_counter() - scored))

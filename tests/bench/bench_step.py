@@ -8,7 +8,8 @@ lengths, 10 to 17 % of their tokens sampled in three turns. In one process, in t
 the one before left; a ratio is the median of those of each turn, which a machine that is slow for a
 while changes little:
 
-    rnow    the embedded engine scores each trajectory, then `Trainer.update` with LoRA
+    rnow    the embedded engine scores all trajectories as it does when they wait for it, then
+            `Trainer.update` with LoRA
     bare    one sequence at a time by hand, by what transformers and peft have: body, LM head on
             action positions, log-softmax; the simplest loss, its backward, clip, AdamW
     TRL     GKDTrainer's own loss (beta 1, reverse KL) on logits of all tokens from both networks,
@@ -44,7 +45,8 @@ from transformers import AutoModelForCausalLM
 
 from rnow.config.settings import AlgorithmSettings, TrainerSettings
 from rnow.engines.base import ScoreRequest
-from rnow.engines.local.batch import score
+from rnow.engines.local.head import Head
+from rnow.engines.local.scoring import Text, read_text, score_texts
 from rnow.engines.local.weights import load_model
 from rnow.learner.trainer import Trainer
 from rnow.records import Batch, RolloutId, ScoredTrajectory
@@ -115,6 +117,7 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.teacher = load_model(folder, dtype=torch.float32, device="cpu", window=None)
+        self.head = Head(self.teacher)
         self.policy = load_policy(folder)
         self.trainer = Trainer(
             self.policy,
@@ -129,13 +132,15 @@ class Lab:
 
     def rnow(self, batch: Batch) -> None:
         with torch.inference_mode():
-            for item in batch.scored:
-                actions = tuple(np.flatnonzero(item.trajectory.action_mask).tolist())
-                ids = tuple(item.trajectory.token_ids.tolist())
-                score(
-                    self.teacher, ScoreRequest(token_ids=ids, start=actions[0], positions=actions)
-                )
+            score_texts(self.head, [self._read(item) for item in batch.scored])
         self.trainer.update(batch)
+
+    def _read(self, item: ScoredTrajectory) -> Text:
+        actions = tuple(np.flatnonzero(item.trajectory.action_mask).tolist())
+        ids = tuple(item.trajectory.token_ids.tolist())
+        return read_text(
+            self.teacher, ScoreRequest(token_ids=ids, start=actions[0], positions=actions)
+        )
 
     def bare(self, batch: Batch, *, scores: bool = True) -> None:
         for item in batch.scored:

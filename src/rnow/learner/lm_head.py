@@ -30,6 +30,7 @@ from torch.nn.functional import linear
 # it nothing gets faster.
 _CHUNK_ENTRIES = 1 << 25
 _BLOCK_ENTRIES = 1 << 19  # of logits in a CPU's cache: 2 MiB in float32
+_BLOCK_ROWS = 1024  # that read a block of the weight together
 _WIDENED_ROWS = 4096  # of a bfloat16 head, at once, on a CPU
 
 # What configurations call a factor of the logits; some multiply by it, some divide.
@@ -208,7 +209,7 @@ def _in_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Return log-probabilities, and their slopes with regard to `hidden` if these are wanted."""
     logprobs, gradient = hidden.new_empty(len(targets)), torch.empty_like(hidden)
-    for chunk in _chunks(len(targets), chunk_tokens):
+    for chunk in _chunks(len(targets), max(chunk_tokens, _BLOCK_ROWS)):
         rows, wanted = hidden[chunk], targets[chunk, None]
         highest = rows.new_full(wanted.shape, float("-inf"))
         sums, chosen, own = (torch.zeros_like(highest) for _ in range(3))

@@ -22,6 +22,7 @@ from rnow.learner.checkpoint import check_student
 from rnow.learner.lm_head import LogitMap, find_logit_map
 from rnow.learner.network import Network
 from rnow.learner.packable import why_not_packed
+from rnow.learner.rms_norm import make_lean
 from rnow.learner.skippable import bears_skipping
 from rnow.learner.weights import (
     add_lora,
@@ -102,6 +103,7 @@ class Policy:
             chunk_tokens=chunk_tokens,
         )
         policy._set_modes(on)
+        make_lean(policy.network.body)
         policy.network.logit_map = policy._find_logit_map()
         reason = why_not_packed(policy.network)
         policy.pads = reason is not None

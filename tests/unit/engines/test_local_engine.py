@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
-from rnow.engines.local import batch
+from rnow.engines.local import worker
 from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.engines.local.batch import DecodingBatch, DecodingRow, invariant_sizes, read
 from rnow.engines.local.engine import LocalEngine
+from rnow.engines.local.head import Head
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
+from rnow.engines.local.scoring import read_text, score_texts
 from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.records import StopReason
 
@@ -324,43 +326,183 @@ async def test_a_token_has_the_same_bits_scored_among_few_as_among_all(
         assert some.top_logprobs.tobytes() == whole.top_logprobs[rows].tobytes()
 
 
-async def test_positions_alone_reach_the_head(engine: LocalEngine) -> None:
-    rows: list[int] = []
-    engine.model.lm_head.register_forward_hook(
-        lambda module, inputs, output: rows.append(output.shape[1])
-    )
+async def test_positions_alone_reach_the_head(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = products_of(monkeypatch)
     places = tuple(range(20, 400, 10))
     await engine.score(ScoreRequest(token_ids=tuple(some_ids(500)), start=20, positions=places))
-    assert rows == [len(places)]
+    assert made == [(len(places), slice(0, VOCAB))]
 
 
-def test_positions_beyond_what_memory_allows_go_through_the_head_in_even_parts() -> None:
-    model = qwen3(vocab_size=2**18, hidden_size=16, num_hidden_layers=1)
-    rows: list[int] = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
+async def test_texts_that_wait_together_go_through_the_head_once_and_have_the_bits_of_one_alone(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of some lengths, with few positions and many, with favourites and without."""
+    requests = [
+        ScoreRequest(token_ids=tuple(some_ids(length)), start=start, num_top=top)
+        for length, start, top in ((40, 37, 0), (200, 20, 3), (9, 1, 0), (500, 100, 1), (77, 1, 0))
+    ]
+    alone = [await engine.score(request) for request in requests]
+    made = products_of(monkeypatch)
+    together = await asyncio.gather(*(engine.score(request) for request in requests))
+    assert len(made) == 1
+    for one, other in zip(alone, together, strict=True):
+        assert one.logprobs.tobytes() == other.logprobs.tobytes()
+        assert one.top_ids.tolist() == other.top_ids.tolist()
+        assert one.top_logprobs.tobytes() == other.top_logprobs.tobytes()
+
+
+async def test_a_text_that_cannot_be_read_fails_alone(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [tuple(some_ids(30)), (1, 2, 3), tuple(some_ids(50))]
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "read_text", failing_on(texts[1]))
+        answers = await asyncio.gather(
+            *(engine.score(ScoreRequest(token_ids=ids, start=1)) for ids in texts),
+            return_exceptions=True,
+        )
+    assert str(answers[1]) == "the local engine failed: RuntimeError: no memory"
+    assert [len(one.logprobs) for one in (answers[0], answers[2])] == [29, 49]
+
+
+async def test_all_that_wait_hear_of_a_head_that_fails(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any, **named: Any) -> None:
+        raise RuntimeError("no memory")
+
+    request = ScoreRequest(token_ids=tuple(some_ids(30)), start=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Head, "score", fail)
+        answers = await asyncio.gather(
+            *(engine.score(request) for _ in range(3)), return_exceptions=True
+        )
+    assert [str(one) for one in answers] == ["the local engine failed: RuntimeError: no memory"] * 3
+    assert len((await engine.score(request)).logprobs) == 29
+
+
+async def test_texts_of_versions_with_other_weights_are_not_put_together(
+    engine: LocalEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model(seed=1).save_pretrained(tmp_path)
+    await engine.load_policy(tmp_path, 1)
+    requests = [
+        ScoreRequest(token_ids=tuple(some_ids(60)), start=1, policy_version=version)
+        for version in (0, 1, 1, None)
+    ]
+    alone = [await engine.score(request) for request in requests]
+    made = products_of(monkeypatch)
+    together = await asyncio.gather(*(engine.score(request) for request in requests))
+    assert [rows for rows, _ in made] == [59, 2 * 59, 59]
+    assert [one.logprobs.tobytes() for one in together] == [one.logprobs.tobytes() for one in alone]
+    assert alone[0].logprobs.tobytes() != alone[1].logprobs.tobytes()
+
+
+async def test_where_a_rows_bits_change_with_its_neighbours_texts_are_scored_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with two threads and a hidden state of 900 numbers or more."""
+    whole = Head._logits
+
+    def shaky(self: Head, hidden: torch.Tensor, words: slice | None) -> torch.Tensor:
+        logits = whole(self, hidden, words)
+        return logits if len(hidden) < 200 else logits + 1e-6
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Head, "_logits", shaky)
+        engine = LocalEngine(folder)
+    made = products_of(monkeypatch)
+    request = ScoreRequest(token_ids=tuple(some_ids(60)), start=1)
+    await asyncio.gather(*(engine.score(request) for _ in range(3)))
+    assert [rows for rows, _ in made] == [59] * 3
+    await engine.aclose()
+
+
+def test_the_head_is_read_in_blocks_of_words_once_for_up_to_1024_positions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = qwen3(vocab_size=5000, hidden_size=16, num_hidden_layers=1)
+    head = Head(model)
+    made = products_of(monkeypatch)
+    ids = some_ids(1400)
+    scores = read_and_score(model, ids, places=range(40, 1097), head=head)
+    blocks = [slice(0, 2048), slice(2048, 4096), slice(4096, 5000)]
+    assert made == [(rows, words) for rows in (529, 528) for words in blocks]
+    some = read_and_score(model, ids, places=[40, 568, 569, 1096], head=head)
+    assert some.logprobs.tobytes() == scores.logprobs[[0, 528, 529, 1056]].tobytes()
+    expected = reference_logprobs(model, ids)[39:1096]
+    np.testing.assert_allclose(scores.logprobs, expected, atol=1e-5)
+
+
+def test_a_model_that_does_more_than_map_its_logits_has_its_head_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Chameleon, which forbids some words by their places; what memory allows is kept to."""
+
+    class Forbidding(Qwen3ForCausalLM):  # type: ignore[misc]
+        def forward(self, *given: Any, **named: Any) -> Any:
+            output = super().forward(*given, **named)
+            output.logits[..., 4321] = -50.0
+            return output
+
+    model = qwen3(vocab_size=5000, hidden_size=16, num_hidden_layers=1)
+    model.__class__ = Forbidding
+    monkeypatch.setattr("rnow.engines.local.head._MAX_LOGITS", 256 * 5000)
+    head = Head(model)
+    assert not head.is_invariant
+    made = products_of(monkeypatch)
     ids = some_ids(300)
-    scores = read_and_score(model, ids, places=range(40, 297))
-    assert rows == [129, 128]
-    some = read_and_score(model, ids, places=[40, 168, 169, 296])
-    assert some.logprobs.tobytes() == scores.logprobs[[0, 128, 129, 256]].tobytes()
+    scores = read_and_score(model, ids, places=range(40, 297), head=head)
+    assert made == [(129, None), (128, None)]
+    expected = reference_logprobs(model, ids)[39:296]
+    np.testing.assert_allclose(scores.logprobs, expected, atol=1e-5)
+
+
+def products_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, slice | None]]:
+    """Return the rows and words of every product of a head from here on."""
+    made: list[tuple[int, slice | None]] = []
+    whole = Head._logits
+
+    def noted(self: Head, hidden: torch.Tensor, words: slice | None) -> torch.Tensor:
+        made.append((len(hidden), words))
+        return whole(self, hidden, words)
+
+    monkeypatch.setattr(Head, "_logits", noted)
+    return made
+
+
+def failing_on(ids: tuple[int, ...]) -> Callable[..., Any]:
+    def read(model: Any, request: ScoreRequest) -> Any:
+        if request.token_ids == ids:
+            raise RuntimeError("no memory")
+        return read_text(model, request)
+
+    return read
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_what_a_family_does_to_its_logits_is_in_its_scores(family: str) -> None:
     model = families.tiny_model(family)
     model.set_attn_implementation(ATTENTION_NAME)
+    head = Head(model)
+    assert head._blocks[0] is not None  # as all families that are known here
     ids = [1 + token % 100 for token in some_ids(300)]
     places = [*range(20, 300, 20), 297, 298, 299]
-    scores = read_and_score(model, ids, places=places)
+    scores = read_and_score(model, ids, places=places, head=head)
     model.set_attn_implementation("eager")
     expected = reference_logprobs(model, ids)[np.array(places) - 1]
     np.testing.assert_allclose(scores.logprobs, expected, atol=1e-4)
 
 
-def read_and_score(model: Any, ids: Sequence[int], *, places: Sequence[int]) -> Scores:
+def read_and_score(
+    model: Any, ids: Sequence[int], *, places: Sequence[int], head: Head | None = None
+) -> Scores:
     request = ScoreRequest(token_ids=tuple(ids), start=places[0], positions=tuple(places))
     with torch.inference_mode():
-        return batch.score(model, request)
+        (scores,) = score_texts(head or Head(model), [read_text(model, request)])
+    return scores
 
 
 @pytest.mark.parametrize("positions", [(), (0,), (2, 2), (3, 2), (1, 4)])
@@ -730,7 +872,7 @@ async def test_a_cancelled_session_starts_anew(engine: LocalEngine) -> None:
     assert bits([await generate(engine, ids)]) == bits([await generate(engine, ids, session="t")])
 
 
-class BrokenHead(torch.nn.Module):
+class BrokenNorm(torch.nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
@@ -744,13 +886,13 @@ async def test_an_error_in_the_forward_thread_reaches_every_caller_and_the_engin
         for k in range(3)
     ]
     await asyncio.sleep(0.02)
-    head, engine.model.lm_head = engine.model.lm_head, BrokenHead()
+    norm, engine.model.model.norm = engine.model.model.norm, BrokenNorm()
     for task in (*tasks, generate(engine, [1], session="t"), score(engine, [1, 2], start=1)):
         with pytest.raises(
             EngineError, match=r"^the local engine failed: RuntimeError: out of memory$"
         ):
             await task
-    engine.model.lm_head = head
+    engine.model.model.norm = norm
     assert bits([await generate(engine, some_ids(20), session="u")]) == bits([expected])
 
 

@@ -1,4 +1,4 @@
-"""Forwards of one set of weights: read a text, score a text, decode many sequences side by side.
+"""Forwards of one set of weights: read a text, decode many sequences side by side.
 
 Nothing here knows of asyncio, sessions or versions. What keeps the bits of a sequence independent
 of its neighbours (`LocalEngine`'s hard promise) is decided here and in attention.py:
@@ -9,7 +9,6 @@ of its neighbours (`LocalEngine`'s hard promise) is decided here and in attentio
 - Each row's attention goes over blocks of keys of a fixed size.
 """
 
-import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,17 +20,13 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from rnow.engines.base import ScoreRequest, Scores
 from rnow.engines.local.cache import KeyValues, RowCache
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
-from rnow.records import IntArray
 from rnow.runtime.experts import has_experts
-from rnow.runtime.last_layer import only_rows
 
 MIN_ROWS = 16  # below, matrix kernels change with the place and the number of rows
 _ROWS_STEP = 8
 _PIECE_TOKENS = 4096  # of one forward
-_MAX_LOGITS = 2**26  # at once: 256 MB in fp32
 _PROMPT_CACHE_BYTES = 2**28
 
 
@@ -44,72 +39,19 @@ def read(
     """
     cache = DynamicCache(past)
     last = torch.tensor([-1], device=next(model.parameters()).device)
-    for piece in _pieces(len(token_ids)):
+    for piece in pieces(len(token_ids)):
         # Only the last piece's logits are wanted; one position of the others costs next to nothing.
-        output = _forward_piece(model, token_ids[piece], cache, logits_to_keep=last)
+        output = forward_piece(model, token_ids[piece], cache, logits_to_keep=last)
     return tuple((layer.keys, layer.values) for layer in cache.layers), output.logits[0]
 
 
-def score(model: PreTrainedModel, request: ScoreRequest) -> Scores:
-    """Return what `Engine.score` promises; only asked positions reach the LM head."""
-    token_ids, asked, cache = request.token_ids, request.asked, DynamicCache()
-    logprobs, top_ids, top_logprobs = [], [], []
-    for piece in _pieces(len(token_ids) - 1):
-        # The logits at position i speak of token i + 1.
-        wanted = asked[(asked > piece.start) & (asked <= piece.stop)] - 1
-        keep = _kept(wanted, max(request.start - 1, piece.start), piece.stop)
-        asked_rows = torch.from_numpy(keep - piece.start).to(model.device, torch.int64)
-        with only_rows(model.base_model, asked_rows):
-            output = _forward_piece(model.base_model, token_ids[piece], cache)
-        for rows in _chunks(model, keep):
-            logits = _logits(model, output, torch.from_numpy(rows - piece.start))
-            is_wanted = np.isin(rows, wanted)
-            if not is_wanted.all():
-                logits = logits[torch.from_numpy(is_wanted).to(logits.device)]
-            following = [token_ids[place + 1] for place in rows[is_wanted]]
-            chosen = torch.tensor(following, device=logits.device, dtype=torch.int64)
-            # On a CPU a few at a time: a second table of that size would be new memory each time.
-            size = _ROWS_STEP if logits.device.type == "cpu" else len(rows)
-            for some, ids in zip(torch.split(logits, size), torch.split(chosen, size), strict=True):
-                table = torch.log_softmax(some.float(), dim=-1)
-                logprobs.append(table.gather(-1, ids[:, None])[:, 0])
-                best = table.topk(request.num_top, dim=-1)
-                top_ids.append(best.indices)
-                top_logprobs.append(best.values)
-        if piece.stop >= asked[-1]:
-            break
-    return Scores(
-        logprobs=torch.cat(logprobs).cpu().numpy(),
-        top_ids=torch.cat(top_ids).cpu().numpy().astype(np.int32),
-        top_logprobs=torch.cat(top_logprobs).cpu().numpy(),
-    )
-
-
-def _kept(wanted: IntArray, first: int, stop: int) -> IntArray:
-    """Return the positions for the LM head: `wanted`, and up to MIN_ROWS of their neighbours.
-
-    So few rows go through another matrix kernel, and a token would have other bits when asked with
-    few others than when asked with many.
-    """
-    if len(wanted) == 0 or len(wanted) >= MIN_ROWS:
-        return wanted
-    return np.union1d(wanted, np.arange(max(first, stop - MIN_ROWS), stop, dtype=np.int32))
-
-
-def _pieces(num_tokens: int) -> Iterator[slice]:
+def pieces(num_tokens: int) -> Iterator[slice]:
     """Cut a text to bound a forward's memory; the cuts depend on the text alone."""
     for start in range(0, num_tokens, _PIECE_TOKENS):
         yield slice(start, min(start + _PIECE_TOKENS, num_tokens))
 
 
-def _chunks(model: PreTrainedModel, keep: IntArray) -> Iterator[IntArray]:
-    """Cut positions to bound their logits' memory, evenly: none has fewer than MIN_ROWS alone."""
-    if len(keep):
-        size = max(256, _MAX_LOGITS // model.config.get_text_config().vocab_size)
-        yield from np.array_split(keep, -(-len(keep) // size))
-
-
-def _forward_piece(network: nn.Module, token_ids: Sequence[int], cache: Any, **kept: Tensor) -> Any:
+def forward_piece(network: nn.Module, token_ids: Sequence[int], cache: Any, **kept: Tensor) -> Any:
     """Read one piece into `cache`; return the network's output."""
     device = next(network.parameters()).device
     begin = cache.get_seq_length()
@@ -120,28 +62,6 @@ def _forward_piece(network: nn.Module, token_ids: Sequence[int], cache: Any, **k
         **_holding(network, cache),
         **kept,
     )
-
-
-def _logits(model: PreTrainedModel, output: Any, rows: Tensor) -> Tensor:
-    """Return logits [rows, vocab] of what the body has read, by the model's own code: what it does
-    to the LM head's products is its family's."""
-    tail = copy.copy(model)
-    tail._modules = {**model._modules, model.base_model_prefix: _Read(output)}
-    hidden = output.last_hidden_state
-    ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
-    logits: Tensor = tail(input_ids=ids, logits_to_keep=rows.to(hidden.device)).logits
-    return logits[0]
-
-
-class _Read(nn.Module):
-    """Stands in a body's place: what it made of a piece."""
-
-    def __init__(self, output: Any) -> None:
-        super().__init__()
-        self._output = output
-
-    def forward(self, **asked: Any) -> Any:
-        return self._output
 
 
 def _holding(model: nn.Module, cache: Any) -> dict[str, Any]:

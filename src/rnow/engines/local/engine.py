@@ -3,7 +3,10 @@
     engine.py     the Engine: checks what is asked, waits for it with a deadline
     reply.py      event loop ↔ forward thread
     worker.py     what runs next: sessions, rows, versions
-    batch.py      forwards: read, decode, score
+    policy.py     one version's weights, and what belongs to them
+    batch.py      forwards: read, decode
+    scoring.py    texts that wait for the LM head
+    head.py       log-probabilities and favourites from hidden states
     attention.py  attention whose bits do not depend on neighbours
     cache.py      keys and values
     sampling.py   a token from logits
@@ -25,15 +28,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
-from rnow.engines.local.batch import MIN_ROWS, DecodingBatch, invariant_sizes, score
+from rnow.engines.local.batch import MIN_ROWS, DecodingBatch, invariant_sizes
+from rnow.engines.local.head import Head
+from rnow.engines.local.policy import LoadedPolicy
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
 from rnow.engines.local.weights import load_model, load_policy_model
-from rnow.engines.local.worker import Generation, LoadedPolicy, Worker
+from rnow.engines.local.worker import Generation, Worker
 from rnow.errors import DeadlineError, EngineError, ModelError
 
 _CLOSE_TIMEOUT_S = 60.0
@@ -74,9 +78,9 @@ class LocalEngine:
         self.model = model
         self._request_timeout_s = request_timeout_s
         num_threads = torch.get_num_threads()
-        sizes = FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result()
+        sizes, head = FORWARD_THREAD.submit(_settle_thread, model, rows, num_threads).result()
         self._sizes = sizes or (rows,)
-        self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, self._sizes)))
+        self._worker = Worker(LoadedPolicy(0, model, DecodingBatch(model, self._sizes), head))
         if not sizes:
             logger.warning(
                 "%s: with %d threads the bits of a sequence change with its neighbours, so a "
@@ -107,17 +111,7 @@ class LocalEngine:
 
     async def score(self, request: ScoreRequest) -> Scores:
         self._check(request.token_ids, num_more=0)
-
-        def work() -> Scores:
-            worker, version = self._worker, request.policy_version
-            policy = worker.start if version is None else worker.policy(version)
-            scores = score(policy.model, request)
-            if not np.isfinite(scores.logprobs).all():
-                where = request.asked[np.argmin(np.isfinite(scores.logprobs))]
-                raise EngineError(f"the log-probability of token {where} is not finite")
-            return scores
-
-        reply = self._worker.call(work, is_forward=True)
+        reply = self._worker.score(request)
         return await self._wait(reply, f"engine.score of {len(request.token_ids)} tokens")
 
     async def probe(self, request: ScoreRequest) -> tuple[Scores, ...]:
@@ -137,8 +131,9 @@ class LocalEngine:
                 model = load_policy_model(path, self.model)
             except ModelError as error:
                 raise EngineError(str(error)) from error
-            batch = DecodingBatch(model, self._sizes)
-            self._worker.policies[policy_version] = LoadedPolicy(policy_version, model, batch)
+            batch, head = DecodingBatch(model, self._sizes), self._worker.start.head.of(model)
+            policy = LoadedPolicy(policy_version, model, batch, head)
+            self._worker.policies[policy_version] = policy
 
         await self._call(work, f"engine.load_policy of version {policy_version}")
 
@@ -188,7 +183,10 @@ class LocalEngine:
 
 
 @torch.inference_mode()
-def _settle_thread(model: PreTrainedModel, rows: int, num_threads: int) -> tuple[int, ...]:
-    """Give the forward thread the caller's number of threads; say with how many rows bits hold."""
+def _settle_thread(
+    model: PreTrainedModel, rows: int, num_threads: int
+) -> tuple[tuple[int, ...], Head]:
+    """Give the forward thread the caller's number of threads; try there what holds with it: with
+    how many rows bits do, and how the head may be read."""
     torch.set_num_threads(num_threads)
-    return invariant_sizes(model, rows)
+    return invariant_sizes(model, rows), Head(model)

@@ -37,7 +37,8 @@ class Reply(Generic[Value]):
         self._post(lambda: self._future.set_result(value))
 
     def fail(self, error: Exception) -> None:
-        self._post(lambda: self._future.set_exception(error))
+        """Raise it where the value is waited for, as an `EngineError`."""
+        self._post(lambda: self._future.set_exception(_as_engine_error(error)))
 
     async def wait(
         self,
@@ -75,3 +76,11 @@ class Reply(Generic[Value]):
             self._loop.call_soon_threadsafe(settle_if_awaited)
         except RuntimeError:  # the loop is closed, and whoever waited went with it
             self.abandoned = True
+
+
+def _as_engine_error(error: Exception) -> EngineError:
+    if isinstance(error, EngineError):
+        return error
+    engine_error = EngineError(f"the local engine failed: {type(error).__name__}: {error}")
+    engine_error.__cause__ = error
+    return engine_error

@@ -1,10 +1,11 @@
 """The forward thread's side of `LocalEngine`: which sequence reads, decodes or is scored next.
 
 The methods of `Worker` that the event loop calls only leave a task; all state is touched by the
-forward thread alone. A unit of work is short (one text read, one text scored, or one decoding
-step), then the thread is free for another engine's unit. Reading goes before decoding, since a step
-costs much the same for few rows as for many; but what was read decodes a step now and then while
-others still wait to be read, so that short answers end early.
+forward thread alone. A unit of work is short (one text read, or one decoding step; the last of the
+texts that are to be scored has the LM head for all of them), then the thread is free for another
+engine's unit. Reading goes before decoding, since a step costs much the same for few rows as for
+many; but what was read decodes a step now and then while others still wait to be read, so that
+short answers end early.
 
 A trajectory's life:
 
@@ -17,18 +18,19 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from rnow.engines.base import Completion, SampleRequest
-from rnow.engines.local.batch import DecodingBatch, DecodingRow, PromptCache, read
+from rnow.engines.base import Completion, SampleRequest, ScoreRequest, Scores
+from rnow.engines.local.batch import DecodingRow, read
 from rnow.engines.local.cache import KeyValues
+from rnow.engines.local.policy import LoadedPolicy
 from rnow.engines.local.reply import FORWARD_THREAD, Reply
 from rnow.engines.local.sampling import uniform_stream
+from rnow.engines.local.scoring import Scoring, read_text
 from rnow.errors import EngineError
 from rnow.records import StopReason
 
@@ -36,16 +38,6 @@ from rnow.records import StopReason
 _READ_BETWEEN_STEPS = 512
 
 Value = TypeVar("Value")
-
-
-@dataclass(slots=True, eq=False)
-class LoadedPolicy:
-    """Weights that can be sampled from; after an unload, sessions on them keep them alive."""
-
-    version: int
-    model: PreTrainedModel
-    batch: DecodingBatch
-    prompts: PromptCache = field(default_factory=PromptCache)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +77,7 @@ class Worker:
         self._tasks: deque[tuple[Callable[[], None], bool]] = deque()
         self._waiting: deque[tuple[Generation, _Session]] = deque()
         self._running: list[_Running] = []
+        self._scoring = Scoring()
         self._lock = threading.Lock()
         self._num_read = 0  # tokens since the last decoding step
         self._is_scheduled = False
@@ -92,22 +85,21 @@ class Worker:
 
     # Called from the event loop.
 
-    def call(self, work: Callable[[], Value], *, is_forward: bool = False) -> Reply[Value]:
+    def call(self, work: Callable[[], Value]) -> Reply[Value]:
         """Have `work` done in the forward thread; its value or error settles the reply."""
         reply: Reply[Value] = Reply()
+        return self._ask(reply, lambda: reply.resolve(work()), False)
 
-        def task() -> None:
-            if reply.abandoned:
-                return
-            try:
-                self._check_open()
-                reply.resolve(work())
-            # Whatever torch or a file raises belongs to the caller; the thread serves the others.
-            except Exception as error:
-                reply.fail(_as_engine_error(error))
+    def score(self, request: ScoreRequest) -> Reply[Scores]:
+        """Have a text read, and scored together with those that wait beside it."""
+        reply: Reply[Scores] = Reply()
 
-        self._post(task, is_forward)
-        return reply
+        def work() -> None:
+            version = request.policy_version
+            policy = self.start if version is None else self.policy(version)
+            self._scoring.add(policy.head, read_text(policy.model, request), request, reply)
+
+        return self._ask(reply, work, True)
 
     def generate(self, generation: Generation) -> None:
         self._post(lambda: self._enqueue(generation), False)
@@ -135,8 +127,21 @@ class Worker:
 
     def describe(self) -> str:
         """Say what the engine is busy with, for the message of a deadline."""
-        num_running, num_waiting = len(self._running), len(self._waiting)
-        return f"{num_running} sequences decode, {num_waiting} wait for a row"
+        return f"{len(self._running)} sequences decode, {len(self._waiting)} wait for a row"
+
+    def _ask(self, reply: Reply[Value], work: Callable[[], None], is_forward: bool) -> Reply[Value]:
+        def task() -> None:
+            if reply.abandoned:
+                return
+            try:
+                self._check_open()
+                work()
+            # Whatever torch or a file raises belongs to the caller; the thread serves the others.
+            except Exception as error:
+                reply.fail(error)
+
+        self._post(task, is_forward)
+        return reply
 
     def _post(self, task: Callable[[], None], is_forward: bool) -> None:
         with self._lock:
@@ -160,8 +165,9 @@ class Worker:
         if self._is_closed:
             raise EngineError("the engine was closed")
 
-    def _fail_all(self, error: EngineError) -> None:
+    def _fail_all(self, error: Exception) -> None:
         """Fail every generation and forget every session: what they held is in no known state."""
+        self._scoring.fail(error)
         for generation in self._under_way():
             generation.reply.fail(error)
         for policy in {running.session.policy for running in self._running}:
@@ -177,7 +183,7 @@ class Worker:
         # Each request guards itself; this is for what nobody foresaw, so that no caller waits for
         # ever.
         except Exception as error:
-            self._fail_all(_as_engine_error(error))
+            self._fail_all(error)
         with self._lock:
             self._is_scheduled = bool(self._tasks or self._waiting or self._running)
             if self._is_scheduled:
@@ -192,6 +198,10 @@ class Worker:
             task()
             if is_forward:
                 break
+        with self._lock:  # while it is gone through none may be added
+            is_last = not any(is_forward for _, is_forward in self._tasks)
+        if is_last:
+            self._scoring.finish()
         if self._num_read >= _READ_BETWEEN_STEPS or not self._start_next():
             self._num_read = 0
             for policy in {running.session.policy for running in self._running}:
@@ -227,8 +237,7 @@ class Worker:
     def _cut(self, generation: Generation) -> None:
         for running in self._running:
             if running.generation is generation:
-                self._complete(running, StopReason.LENGTH)
-                return
+                return self._complete(running, StopReason.LENGTH)
         generation.reply.fail(EngineError("nothing was sampled"))
 
     def _start_next(self) -> bool:
@@ -300,7 +309,7 @@ class Worker:
 
     def _fail(self, generation: Generation, error: Exception) -> None:
         self._sessions.pop(generation.request.session, None)
-        generation.reply.fail(_as_engine_error(error))
+        generation.reply.fail(error)
 
     def _complete(self, running: _Running, stop_reason: StopReason) -> None:
         self._end(running)
@@ -319,11 +328,3 @@ class Worker:
         session, row = running.session, running.row
         session.key_values = session.policy.batch.remove(row)
         session.token_ids += row.token_ids[: row.length - len(session.token_ids)]
-
-
-def _as_engine_error(error: Exception) -> EngineError:
-    if isinstance(error, EngineError):
-        return error
-    engine_error = EngineError(f"the local engine failed: {type(error).__name__}: {error}")
-    engine_error.__cause__ = error
-    return engine_error
