@@ -3,8 +3,8 @@
     parts ─▶ child: rows (rows.py), a log ─▶ FILE.json after each part ─▶ table, exit code
 
 A part that crashes, hangs or writes no row is a broken row of the table, and the next one is run.
-With `resume` a part whose rows all held is kept, if its sources, the machine and the versions are
-still the same; any other is run again.
+Results of parts that are not asked for stay. With `resume` those of a part whose rows all held do,
+too, if its sources are still the same. On another machine, or with other versions, none does.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class Run:
     def all(self) -> bool:
         """Run what is to be run; print the table; say whether everything held."""
         about = self._about()
-        done = self._kept(about) if self.resume else {}
+        done = self._kept(about)
         started = time.monotonic()
         self.file.with_suffix("").mkdir(parents=True, exist_ok=True)
         for part in self.parts:
@@ -105,13 +105,14 @@ class Run:
             return {}
         before = json.loads(self.file.read_text(encoding="utf-8"))
         if any(before.get(name) != about[name] for name in ("machine", "versions")):
-            self.say("another machine or other versions: everything is run again")
+            self.say("another machine or other versions: no former result is kept")
             return {}
         sources = {part.name: self._sources(part) for part in self.parts}
         return {
             name: each
             for name, each in before["parts"].items()
-            if name not in sources or (each["state"] == "held" and each["sources"] == sources[name])
+            if name not in sources
+            or (self.resume and each["state"] == "held" and each["sources"] == sources[name])
         }
 
     def _sources(self, part: Part) -> str:

@@ -3,8 +3,9 @@
     python tests/bench/run_all.py [--only step view] [--resume] [--file bench.json]
 
 Each is a child that ends by itself or at its deadline; what it found is in bench.json after each,
-with machine, versions, date and commit, what it printed in bench/. `--resume` keeps those whose
-bounds held, as long as nothing that they measure has changed.
+with machine, versions, date and commit, what it printed in bench/. What `--only` leaves out keeps
+its results; `--resume` also keeps those whose bounds held, as long as nothing that they measure
+has changed.
 """
 
 import argparse

@@ -153,8 +153,9 @@ def test_a_part_alone_leaves_the_others_results(tmp_path: Path) -> None:
         name: Part(name=name, command=(script(tmp_path, f"{name}.py", HOLDS),)) for name in "ab"
     }
     assert run(tmp_path, *made.values())
-    assert run(tmp_path, made["b"], resume=True)
-    assert list(found(tmp_path)) == ["a", "b"]
+    for resume in (True, False):
+        assert run(tmp_path, made["b"], resume=resume)
+        assert list(found(tmp_path)) == ["a", "b"]
 
 
 def test_what_a_part_lacks_is_said_and_breaks_nothing(tmp_path: Path) -> None:
