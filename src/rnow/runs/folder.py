@@ -16,15 +16,15 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
 from rnow.config.surroundings import Surroundings
-from rnow.errors import CheckpointError
+from rnow.errors import CheckpointError, Interrupted, RnowError
 from rnow.runs.archive import archived, compress, expand, forget_oldest, journals
 from rnow.runs.beside import Kind, beside, forget_beside
 from rnow.runtime.atomic_files import recover_folder, replace_file, telling_if_full
@@ -108,6 +108,21 @@ class RunDirectory:
         lock.flush()
         recover_folder(self.latest)
         recover_folder(self.model)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for a block. If it is gone at the end, that is why the block failed."""
+        self.open()
+        try:
+            yield
+        except Interrupted:
+            raise
+        # A file that is missing is told by whoever wants it: an engine, a trainer, a publication.
+        except (OSError, RnowError):
+            self.check_there()
+            raise
+        finally:
+            self.close()
 
     @property
     def has_begun(self) -> bool:

@@ -79,16 +79,9 @@ async def run_session(session: Session, console: Console) -> None:
     Raises Interrupted where the run was asked to stop, RnowError for everything that went wrong.
     """
     run = session.run
-    run.open()
-    try:
-        with log_to(run.controller_log), rare_collections():
-            session = _take_up(session, say=sayer(console))
-            await _run_opened(session, console)
-    except OSError:
-        run.check_there()  # a folder that is gone explains every file that is missing
-        raise
-    finally:
-        run.close()
+    with run.held(), log_to(run.controller_log), rare_collections():
+        session = _take_up(session, say=sayer(console))
+        await _run_opened(session, console)
 
 
 def _take_up(session: Session, *, say: Callable[[str], None]) -> Session:

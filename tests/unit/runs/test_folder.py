@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rnow.errors import CheckpointError
+from rnow.errors import CheckpointError, EngineError, Interrupted, ModelError
 from rnow.runs.folder import RunDirectory, slug
 from rnow.runs.resume import check_finished, check_inputs, check_resumable
 
@@ -218,3 +218,29 @@ def test_a_folder_that_goes_under_its_run_ends_the_run(tmp_path: Path, what: str
     )
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     run.close()
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("step.jsonl"), EngineError("no adapter"), ModelError("no config")]
+)
+def test_a_folder_that_is_gone_explains_whatever_failed_for_want_of_a_file(
+    tmp_path: Path, error: Exception
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+
+    def fail(reason: Exception, *, gone: bool) -> None:
+        with run.held():
+            if gone:
+                run.path.rename(tmp_path / type(reason).__name__)
+            raise reason
+
+    with pytest.raises(CheckpointError, match="was deleted or moved while its run went on"):
+        fail(error, gone=True)
+    # Where it is there, and where somebody asked for the end, that is what is said.
+    with pytest.raises(type(error)) as caught:
+        fail(error, gone=False)
+    assert caught.value is error
+    with pytest.raises(Interrupted):
+        fail(Interrupted("Stopped by SIGTERM", 143), gone=True)
+    with run.held():  # its lock was given back each time
+        assert run.holder() is not None
