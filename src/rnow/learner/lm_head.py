@@ -211,7 +211,7 @@ def _in_blocks(
     logprobs, gradient = hidden.new_empty(len(targets)), torch.empty_like(hidden)
     for chunk in _chunks(len(targets), max(chunk_tokens, _BLOCK_ROWS)):
         rows, wanted = hidden[chunk], targets[chunk, None]
-        highest = rows.new_full(wanted.shape, float("-inf"))
+        highest = rows.new_full(wanted.shape, torch.finfo(rows.dtype).min)
         sums, chosen, own = (torch.zeros_like(highest) for _ in range(3))
         mixed = torch.zeros_like(rows)  # rows of the weight by exp(logit - highest) and slope
         for block in _chunks(len(weight), max(256, _BLOCK_ENTRIES // len(rows))):

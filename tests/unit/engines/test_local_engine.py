@@ -1,9 +1,11 @@
 """The local engine on a tiny random Qwen3: what it samples, what never changes it, how it fails."""
 
 import asyncio
+import gc
 import json
 import math
 import shutil
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import families
 import numpy as np
 import pytest
 import torch
+import transformers
 from builders import load_policy, qwen3
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -338,15 +341,15 @@ async def test_positions_alone_reach_the_head(
 async def test_texts_that_wait_together_go_through_the_head_once_and_have_the_bits_of_one_alone(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of some lengths, with few positions and many, with favourites and without."""
+    """Of some lengths, with few positions and many; those that ask for as many favourites."""
     requests = [
         ScoreRequest(token_ids=tuple(some_ids(length)), start=start, num_top=top)
-        for length, start, top in ((40, 37, 0), (200, 20, 3), (9, 1, 0), (500, 100, 1), (77, 1, 0))
+        for length, start, top in ((40, 37, 0), (9, 1, 0), (500, 100, 0), (200, 20, 3), (77, 1, 3))
     ]
     alone = [await engine.score(request) for request in requests]
     made = products_of(monkeypatch)
     together = await asyncio.gather(*(engine.score(request) for request in requests))
-    assert len(made) == 1
+    assert len(made) == 2
     for one, other in zip(alone, together, strict=True):
         assert one.logprobs.tobytes() == other.logprobs.tobytes()
         assert one.top_ids.tolist() == other.top_ids.tolist()
@@ -458,6 +461,61 @@ def test_a_model_that_does_more_than_map_its_logits_has_its_head_whole(
     assert made == [(129, None), (128, None)]
     expected = reference_logprobs(model, ids)[39:296]
     np.testing.assert_allclose(scores.logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["GPTNeoX", "GPT2"])
+async def test_a_body_that_is_called_by_place_is_scored_too(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    network = type(transformers.AutoModelForCausalLM.from_config(config))
+    network(config).eval().save_pretrained(tmp_path)
+    engine = LocalEngine(tmp_path)
+    ids = some_ids(60)
+    scores = await score(engine, ids, start=1)
+    expected = reference_logprobs(network.from_pretrained(tmp_path), ids)
+    np.testing.assert_allclose(scores.logprobs, expected, atol=1e-4)
+    await engine.aclose()
+
+
+async def test_a_model_whose_head_cannot_be_asked_alone_samples_and_says_so_when_it_scores(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 2, "ffn_dim": 48}
+    config = transformers.OPTConfig(**sizes, num_attention_heads=4, word_embed_proj_dim=32)
+    transformers.OPTForCausalLM(config).save_pretrained(tmp_path)
+    engine = LocalEngine(tmp_path)
+    assert len((await generate(engine, some_ids(20))).token_ids)
+    with pytest.raises(EngineError, match="the local engine failed: "):
+        await score(engine, some_ids(20), start=1)
+    await engine.aclose()
+
+
+async def test_an_unloaded_version_is_not_kept_by_what_it_scored(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    tiny_model(seed=1).save_pretrained(tmp_path)
+    await engine.load_policy(tmp_path, 1)
+    loaded = weakref.ref(engine._worker.policies[1].model)
+    await engine.score(ScoreRequest(token_ids=(1, 2, 3), start=1, policy_version=1))
+    await engine.unload_policy(1)
+    gc.collect()
+    assert loaded() is None
+
+
+async def test_more_favourites_than_words_are_refused(engine: LocalEngine) -> None:
+    with pytest.raises(EngineError, match="129 favourites are asked of 128 words"):
+        await score(engine, [1, 2, 3], start=1, num_top=129)
+
+
+def test_words_that_can_never_follow_cost_no_number() -> None:
+    model = qwen3(vocab_size=5000, hidden_size=16, num_hidden_layers=1)
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(5000), requires_grad=False)
+    model.lm_head.bias[:2100] = float("-inf")  # a block of 2,048 and more
+    ids = [2500 + token for token in some_ids(40)]
+    scores = read_and_score(model, ids, places=range(1, 40))
+    np.testing.assert_allclose(scores.logprobs, reference_logprobs(model, ids), atol=1e-5)
 
 
 def products_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, slice | None]]:

@@ -111,6 +111,9 @@ class LocalEngine:
 
     async def score(self, request: ScoreRequest) -> Scores:
         self._check(request.token_ids, num_more=0)
+        vocab_size = self.model.config.get_text_config().vocab_size
+        if request.num_top > vocab_size:
+            raise EngineError(f"{request.num_top} favourites are asked of {vocab_size} words")
         reply = self._worker.score(request)
         return await self._wait(reply, f"engine.score of {len(request.token_ids)} tokens")
 
@@ -131,7 +134,10 @@ class LocalEngine:
                 model = load_policy_model(path, self.model)
             except ModelError as error:
                 raise EngineError(str(error)) from error
-            batch, head = DecodingBatch(model, self._sizes), self._worker.start.head.of(model)
+            batch, head = (
+                DecodingBatch(model, self._sizes),
+                self._worker.start.head.with_weights_of(model),
+            )
             policy = LoadedPolicy(policy_version, model, batch, head)
             self._worker.policies[policy_version] = policy
 

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rnow.engines.local.batch import MIN_ROWS, forward_piece
 
-_BLOCK_WORDS = 2048  # of 512 rows that is 4 MiB in float32: a cache's worth
+_BLOCK_WORDS = 2048  # of 1,024 rows that is 8 MiB in float32: a cache's worth
 _MAX_ROWS = 1024  # that go through it at once
 _MAX_LOGITS = 2**26  # the same where it is left whole: 256 MB in float32
 # How many rows are tried beside so many: a matrix kernel is chosen by its shape.
@@ -25,13 +25,18 @@ _FEW_ROWS, _MANY_ROWS = (16, 17, 24, 31, 64, 100, 128, 250, 256, 511), 640
 
 
 class Head:
-    """All that a model does behind its body, tried once for the ways in which it may be done."""
+    """All that a model does behind its body, tried once for the ways in which it may be done.
+
+    Where it is left whole, or where a trial fails, texts are not put together.
+    """
 
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._vocab_size = int(model.config.get_text_config().vocab_size)
-        self._output = forward_piece(model.base_model, [0], DynamicCache())  # what such a body says
+        if _name_of_plain_head(model) is not None:
+            self._vocab_size = len(model.get_output_embeddings().weight)
+        self._output: Any = None  # what such a body says; hidden states are put in its place
         self._blocks: Sequence[slice | None] = [None]
         parts = [
             slice(start, min(start + _BLOCK_WORDS, self._vocab_size))
@@ -41,8 +46,8 @@ class Head:
             self._blocks = parts
         self.is_invariant = self._is_invariant()  # rows have the same bits whatever is beside them
 
-    def of(self, model: PreTrainedModel) -> "Head":
-        """Return that of the same network with other weights."""
+    def with_weights_of(self, model: PreTrainedModel) -> "Head":
+        """Return that of the same network with other weights: the shapes that were tried."""
         other = copy.copy(self)
         other._model = model
         if _name_of_plain_head(model) is None:
@@ -71,7 +76,8 @@ class Head:
         num_rows = len(hidden)
         num_idle = max(0, MIN_ROWS - num_rows)
         hidden, wanted = pad(hidden, (0, 0, 0, num_idle)), pad(following, (0, num_idle))[:, None]
-        highest = hidden.new_full(wanted.shape, float("-inf"), dtype=torch.float32)
+        lowest = torch.finfo(torch.float32).min  # finite: a block may hold nothing but -inf
+        highest = hidden.new_full(wanted.shape, lowest, dtype=torch.float32)
         sums, chosen = torch.zeros_like(highest), torch.zeros_like(highest)
         top, top_ids = highest[:, :0], wanted[:, :0]
         for words in self._blocks:
@@ -100,6 +106,8 @@ class Head:
     def _logits(self, hidden: Tensor, words: slice | None) -> Tensor:
         """Return fresh logits [rows, words], by the model's own code; None: of all words."""
         model, tail = self._model, copy.copy(self._model)
+        if self._output is None:
+            self._output = forward_piece(model.base_model, [0], DynamicCache())
         output = type(self._output)(**{**self._output, "last_hidden_state": hidden[None]})
         tail._modules = {**model._modules, model.base_model_prefix: _Read(output)}
         if words is not None:
@@ -112,13 +120,12 @@ class Head:
         """Whether blocks give what the whole gives."""
         if _name_of_plain_head(self._model) is None:
             return False
-        hidden, whole = self._some_hidden_states(MIN_ROWS), None
+        hidden = self._some_hidden_states(MIN_ROWS)
         try:
             whole = self._logits(hidden, None).float()
             found = torch.cat([self._logits(hidden, words).float() for words in parts], 1)
-        except (RuntimeError, IndexError, AttributeError, TypeError, ValueError):
-            if whole is None:
-                raise
+        # A family's own code raises what it likes; whoever scores with it hears of it then.
+        except Exception:
             return False
         return found.shape == whole.shape and torch.allclose(found, whole, rtol=1e-3, atol=1e-4)
 
@@ -158,7 +165,7 @@ class _Read(nn.Module):
         super().__init__()
         self._output = output
 
-    def forward(self, **asked: Any) -> Any:
+    def forward(self, *given: Any, **asked: Any) -> Any:
         return self._output
 
 

@@ -62,11 +62,15 @@ def read_text(model: PreTrainedModel, request: ScoreRequest) -> Text:
 
 
 def score_texts(head: Head, texts: Sequence[Text]) -> list[Scores]:
-    """Return what `Engine.score` promises of each text; all go through the head together."""
+    """Return what `Engine.score` promises of each text; all go through the head together.
+
+    All ask for as many favourites: of equal ones, others are taken where more are asked.
+    """
+    (num_top,) = {text.num_top for text in texts}
     whole = head.score(
         torch.cat([text.hidden for text in texts]),
         torch.cat([text.following for text in texts]),
-        num_top=max(text.num_top for text in texts),
+        num_top=num_top,
     )
     sizes = [len(text.hidden) for text in texts]
     scores = []
@@ -75,8 +79,8 @@ def score_texts(head: Head, texts: Sequence[Text]) -> list[Scores]:
         scores.append(
             Scores(
                 logprobs=logprobs,
-                top_ids=ids[:, : text.num_top].astype(np.int32),
-                top_logprobs=best[:, : text.num_top],
+                top_ids=ids.astype(np.int32),
+                top_logprobs=best,
             )
         )
     return scores
@@ -102,20 +106,25 @@ class Scoring:
 
     def add(self, head: Head, text: Text, request: ScoreRequest, reply: Reply[Scores]) -> None:
         """Let a text wait; those that it cannot be put together with are scored first."""
-        if self._head is not head or not head.is_invariant:
+        if self._head is not head or any(
+            text.num_top != waiting.num_top for _, _, waiting in self._waiting
+        ):
             self.finish()
         self._head = head
         self._waiting.append((reply, request, text))
-        if sum(len(text.hidden) for _, _, text in self._waiting) >= _ENOUGH_ROWS:
+        num_rows = sum(len(waiting.hidden) for _, _, waiting in self._waiting)
+        if num_rows >= _ENOUGH_ROWS or not head.is_invariant:
             self.finish()
 
     def finish(self) -> None:
         """Score what waits. Raises nothing: what fails is its callers' work."""
-        waiting, self._waiting = self._waiting, []
-        if not waiting or self._head is None:
+        head, self._head = self._head, None  # nor are its weights kept
+        waiting = [each for each in self._waiting if not each[0].abandoned]
+        self._waiting = []
+        if not waiting or head is None:
             return
         try:
-            scores = score_texts(self._head, [text for _, _, text in waiting])
+            scores = score_texts(head, [text for _, _, text in waiting])
         # Whatever torch raises belongs to the callers; the thread serves the others.
         except Exception as error:
             for reply, _, _ in waiting:
@@ -131,6 +140,6 @@ class Scoring:
 
     def fail(self, error: Exception) -> None:
         """Fail all that waits."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._head = self._waiting, [], None
         for reply, _, _ in waiting:
             reply.fail(error)
