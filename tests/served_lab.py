@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +87,12 @@ class Lab:
         command = Path(f"/proc/{self.pids()[-1]}/cmdline").read_text()
         return command.split("\0")
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        await until(holds)
-
     async def killed(self, work: Awaitable[Any]) -> Any:
         """Return what `work` gives although its server is killed while it waits for an answer."""
         num = len(requests_of(self.folder))
         self.set("hangs")
         task = asyncio.ensure_future(work)
-        await self.until(lambda: len(requests_of(self.folder)) > num)
+        await until(lambda: len(requests_of(self.folder)) > num)
         self.unset("hangs")  # for the next server
         os.kill(self.pids()[-1], signal.SIGKILL)
         return await task

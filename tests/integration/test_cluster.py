@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from processes import until
 from ray.cluster_utils import Cluster as RayCluster
 from served_lab import Lab
 from short_runs import ForkedCli
@@ -98,7 +99,7 @@ async def test_an_adapter_lies_on_each_machine_as_long_as_it_is_loaded(
     await engine.sample(request("0.0.0", version=1))
     await engine.release("0.0.0")
     await engine.unload_policy(1)
-    await lab.until(lambda: not any(copy.exists() for copy in copies))
+    await until(lambda: not any(copy.exists() for copy in copies))
 
 
 async def test_a_server_that_is_killed_starts_again_on_its_machine(
@@ -125,7 +126,7 @@ async def test_a_machine_that_dies_is_left_out_and_a_spare_takes_its_servers(
     machines.remove_node(raylet, allow_graceful=False)
     try:
         name = cluster.nodes[second].name
-        await lab.until(lambda: len(lab.said) == 2)
+        await until(lambda: len(lab.said) == 2)
         assert lab.said[0].startswith(f"the machine {name} does not answer any more")
         again = await engine.sample(request("0.0.1"))
         assert again.token_ids.tolist() == whole.token_ids.tolist()
@@ -142,10 +143,10 @@ async def test_a_keeper_that_is_killed_takes_its_servers_with_it(
     keeper, folder = await second.keeper.whereabouts.remote()
     (former,) = lab.pids()
     os.kill(keeper, signal.SIGKILL)
-    await lab.until(lambda: len(lab.said) == 2)
+    await until(lambda: len(lab.said) == 2)
     assert former not in lab.pids()
     assert len(lab.pids()) == 1
-    await lab.until(lambda: not folder.exists())
+    await until(lambda: not folder.exists())
     await engine.sample(request("0.0.1"))
     assert await cluster.node_for(second.machine.id) is not second  # its machine has a new one
     assert [*cluster.nodes] == [node.machine.id for node in cluster.nodes.values()]
@@ -166,8 +167,8 @@ async def test_nothing_is_left_on_any_machine_when_the_controller_is_killed(
     assert [Path(folder).is_dir() for folder in folders] == [True, True]
     process.kill()
     await process.wait()
-    await lab.until(lambda: lab.pids() == [])
-    await lab.until(lambda: not any(Path(folder).exists() for folder in folders))
+    await until(lambda: lab.pids() == [])
+    await until(lambda: not any(Path(folder).exists() for folder in folders))
 
 
 async def test_gpus_that_another_run_has_are_asked_for_in_vain_with_words(

@@ -145,7 +145,7 @@ async def test_a_server_that_never_answers_is_ended_and_its_requests_are_sent_ag
     (pid,) = lab.pids()
     lab.set("hangs")
     samples = [asyncio.create_task(sample(engine, session=str(n))) for n in range(5)]
-    await lab.until(lambda: pid not in lab.pids())
+    await until(lambda: pid not in lab.pids())
     lab.unset("hangs")
     for completion in await asyncio.gather(*samples):
         assert completion.token_ids.tolist() == [4, 3, 2]
@@ -163,7 +163,7 @@ async def test_a_server_that_hangs_after_it_has_served_others_is_noticed_by_all_
     await asyncio.sleep(0.3)
     await engine.score(OTHER)  # served after the other was sent
     lab.set("hangs")
-    await lab.until(lambda: pid not in lab.pids())
+    await until(lambda: pid not in lab.pids())
     lab.unset("hangs")
     lab.unset("stuck")
     assert len((await waiting).logprobs) == 1
@@ -202,7 +202,7 @@ async def test_a_server_that_answers_500_for_a_while_is_left_alone(lab: Lab) -> 
     pids, num = lab.pids(), len(requests_of(lab.folder))
     lab.set("status", "500")
     sampling = asyncio.create_task(sample(engine))
-    await lab.until(lambda: len(requests_of(lab.folder)) > num + 1)  # /v1/models, then the route
+    await until(lambda: len(requests_of(lab.folder)) > num + 1)  # /v1/models, then the route
     lab.unset("status")
     assert (await sampling).token_ids.tolist() == [4, 3, 2]
     assert lab.pids() == pids
@@ -264,7 +264,7 @@ async def test_while_one_of_two_servers_is_started_again_the_other_serves(lab: L
     await asyncio.gather(*(sample(engine, session=str(n)) for n in range(4)))
     lab.set("broken")  # the dead one stays dead for now
     os.kill(second, signal.SIGKILL)
-    await lab.until(lambda: bool(lab.said))
+    await until(lambda: bool(lab.said))
     for number in range(4):
         assert (await sample(engine, session=str(number))).token_ids.tolist() == [4, 3, 2]
     assert first in lab.pids()
@@ -281,7 +281,7 @@ async def test_a_second_server_that_cannot_start_leaves_the_first_not_running(la
     broken = replace(settings, python="/nowhere/python", log_file=lab.folder / "student-1.log")
     with pytest.raises(RnowError, match="/nowhere/python"):
         await ServedEngine.start(lab.spec(settings, broken), deaths=lab.deaths, say=lab.said.append)
-    await lab.until(lambda: lab.pids() == [])
+    await until(lambda: lab.pids() == [])
 
 
 async def test_why_a_server_refuses_its_first_request_is_read_in_its_log(lab: Lab) -> None:
@@ -295,7 +295,7 @@ async def test_why_a_server_refuses_its_first_request_is_read_in_its_log(lab: La
     assert re.sub(r"unix:\S+/http", "unix:SOCKET", str(caught.value)) == (
         f"{why}\n(It was the second start; the first failed so: {why})"
     )
-    await lab.until(lambda: lab.pids() == [])
+    await until(lambda: lab.pids() == [])
 
 
 async def test_a_first_start_that_fails_is_tried_once_more(lab: Lab) -> None:

@@ -134,10 +134,8 @@ class LocalEngine:
                 model = load_policy_model(path, self.model)
             except ModelError as error:
                 raise EngineError(str(error)) from error
-            batch, head = (
-                DecodingBatch(model, self._sizes),
-                self._worker.start.head.with_weights_of(model),
-            )
+            batch = DecodingBatch(model, self._sizes)
+            head = self._worker.start.head.with_weights_of(model)
             policy = LoadedPolicy(policy_version, model, batch, head)
             self._worker.policies[policy_version] = policy
 

@@ -76,13 +76,7 @@ def score_texts(head: Head, texts: Sequence[Text]) -> list[Scores]:
     scores = []
     for text, *of_text in zip(texts, *(torch.split(each, sizes) for each in whole), strict=True):
         logprobs, ids, best = (each[text.is_wanted].cpu().numpy() for each in of_text)
-        scores.append(
-            Scores(
-                logprobs=logprobs,
-                top_ids=ids.astype(np.int32),
-                top_logprobs=best,
-            )
-        )
+        scores.append(Scores(logprobs=logprobs, top_ids=ids.astype(np.int32), top_logprobs=best))
     return scores
 
 
