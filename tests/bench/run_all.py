@@ -37,6 +37,7 @@ PARTS = (
     ),
     Part(name="overlap", command=("bench_overlap.py",), timeout_s=1200),
     Part(name="report", command=("bench_report.py",), timeout_s=1200),
+    Part(name="endings", command=("bench_endings.py",), timeout_s=900),
     Part(name="browser", command=("bench_browser.py",)),
     Part(name="vllm", command=("bench_vllm.py", "--python", VLLM), lacking=no_vllm),
     Part(name="demo", command=("bench_demo.py", "--seeds", "0", "1", "2")),
