@@ -335,4 +335,8 @@ def write_entries(file: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of pyarrow that still run at the interpreter's end abort it: apache/arrow issue 45214.
+    os._exit(status)

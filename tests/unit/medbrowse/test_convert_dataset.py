@@ -1,6 +1,7 @@
 """The converter on an invented dataset in the published columns, read by `datasets`, no network."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -337,3 +338,21 @@ def test_without_a_network_the_message_says_how_to_go_on(
         "here: python convert_dataset.py --source medbrowsecomp\n"
     )
     assert not (tmp_path / "train.jsonl").exists()
+
+
+@pytest.mark.parametrize("num", [2, 0])
+def test_what_a_library_does_at_the_interpreter_s_end_does_not_change_the_exit_code(
+    tmp_path: Path, num: int
+) -> None:
+    rows = make_rows(num)
+    (tmp_path / "datasets.py").write_text(
+        "import atexit, logging, os\n"
+        "atexit.register(os.abort)\n"
+        "logging.set_verbosity = logging.disable\n"
+        f"load_dataset = lambda *args, **kwargs: {{'train': {rows!r}}}\n"
+    )
+    save_jsonl(tmp_path / "rows.jsonl", rows)
+    shutil.copyfile(ROOT / "convert_dataset.py", tmp_path / "convert_dataset.py")
+    command = [sys.executable, "convert_dataset.py", "--source", "rows.jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout != "") == (int(num == 0), True), done.stderr
