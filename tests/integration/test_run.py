@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 from rich.console import Console
 from safetensors.numpy import load_file
 from short_runs import (
@@ -129,7 +130,7 @@ def test_a_run_stopped_by_ctrl_c_or_hangup_and_resumed_gives_the_same_bits(
     with process:
         assert process.stderr is not None
         errors = process.stderr.read()
-        assert process.wait(60) == 128 + number
+        assert process.wait(PATIENCE_S) == 128 + number
     assert "To go on: rnow run" in errors
     rnow("run", project, "--name", run.name, *SHORT)
     assert_bit_equal(weights(first_run), weights(run))

@@ -137,20 +137,20 @@ def test_no_process_is_left_however_a_run_ends_and_it_goes_on(project: Path) -> 
     # While the servers start.
     run.until(lambda: len([c for _, c in run.descendants() if "api_server" in c]) >= 2)
     run.process.send_signal(signal.SIGINT)
-    assert run.wait(60) == 130
+    assert run.wait() == 130
     run.assert_all_gone()
 
     run = Run(project, "ended", "engine.kind=vllm")
     run.until(lambda: run.has_scored(0))
     run.process.send_signal(signal.SIGTERM)
-    assert run.wait(60) == 143
+    assert run.wait() == 143
     run.assert_all_gone()
     assert "To go on: rnow run" in run.log.read_text()
 
     run = Run(project, "ended", "engine.kind=vllm")
     run.until(lambda: run.has_scored(1))
     run.process.kill()
-    run.wait(60)
+    run.wait()
     run.assert_all_gone()
 
     after_one = load_checkpoint(run.folder / "checkpoints" / "latest")

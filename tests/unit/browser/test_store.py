@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 from yarl import URL
 
 from rnow.browser.errors import BrowseError
@@ -179,10 +180,35 @@ store.close()
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITE_PAGES, str(tmp_path)]
     writers = [subprocess.Popen([*command, str(number)]) for number in range(4)]
-    assert [writer.wait(60) for writer in writers] == [0, 0, 0, 0]
+    assert [writer.wait(PATIENCE_S) for writer in writers] == [0, 0, 0, 0]
     store = PageStore(tmp_path)
     assert len(store.rows()) == 200
     assert list(store.damaged()) == []
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_store_that_another_process_is_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_only: bool
+) -> None:
+    filled(tmp_path).close()
+    other = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
+    other.execute("PRAGMA journal_mode = DELETE")  # as a new file is
+    # A reader is in the way of one who makes it a WAL, a writer in the way of both.
+    other.execute("BEGIN EXCLUSIVE" if read_only else "BEGIN")
+    other.execute("SELECT * FROM pages").fetchall()
+    num_waits = 0
+
+    def end_of_the_other(seconds: float) -> None:
+        nonlocal num_waits
+        num_waits += 1
+        other.close()
+
+    monkeypatch.setattr("time.sleep", end_of_the_other)
+    monkeypatch.setattr("rnow.browser.store.store._BUSY_TIMEOUT_S", 0.1)
+    store = PageStore(tmp_path, read_only=read_only)
+    assert num_waits == 1
+    assert store.get(URL_1) is not None
+    store.close()
 
 
 def test_one_process_has_a_claim_until_it_lets_go_or_dies(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ os.write(2, b"went on")
         assert process.stdout.readline() == b"line 0\n"
         process.stdout.close()
         assert process.stderr.read() == b"went on"
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_terminal_that_is_closed_is_not_missed() -> None:

@@ -27,7 +27,9 @@ import os
 import secrets
 import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import zstandard
@@ -39,6 +41,7 @@ from rnow.errors import StoreError
 
 INDEX_FILE = "index.sqlite"
 _BUSY_TIMEOUT_S = 10.0
+_OPEN_LIMIT_S = 60.0
 _MAX_BODY_BYTES = 64_000_000  # of a store that somebody else made
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pages (
@@ -110,7 +113,7 @@ class PageStore:
                 lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 self._lock_file = lock
             connect = _connect_read_only if read_only else _connect
-            self._index = connect(folder / INDEX_FILE)
+            self._index = _when_free(partial(connect, folder / INDEX_FILE))
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"{folder} cannot be used as a page store: {error}; name another folder with "
@@ -234,14 +237,36 @@ class PageStore:
         unfinished.replace(file)
 
 
+def _when_free(connect: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
+    """Open an index although others open it too: SQLite waits for a lock by itself, but not for the
+    one that makes a new file's journal a WAL.
+    """
+    end = time.monotonic() + _OPEN_LIMIT_S
+    while True:
+        try:
+            return connect()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= end:
+                raise
+            time.sleep(0.01)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def _connect(file: Path) -> sqlite3.Connection:
     # The thread that uses it is not the one that opens it, but there is only one at a time.
     index = sqlite3.connect(
         file, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
-    index.execute("PRAGMA journal_mode = WAL")
-    index.execute("PRAGMA synchronous = NORMAL")
-    index.execute(_SCHEMA)
+    try:
+        index.execute("PRAGMA journal_mode = WAL")
+        index.execute("PRAGMA synchronous = NORMAL")
+        index.execute(_SCHEMA)
+    except sqlite3.Error:
+        index.close()
+        raise
     return index
 
 
@@ -252,10 +277,12 @@ def _connect_read_only(file: Path) -> sqlite3.Connection:
     )
     try:
         index.execute("SELECT 1 FROM pages LIMIT 1")
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        index.close()
+        if _is_busy(error):
+            raise
         # A folder that cannot be written holds no place for the shared memory of WAL; nobody else
         # can be writing there either.
-        index.close()
         index = sqlite3.connect(f"{place}?immutable=1", uri=True, check_same_thread=False)
         index.execute("SELECT 1 FROM pages LIMIT 1")
     return index
