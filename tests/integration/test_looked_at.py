@@ -257,6 +257,16 @@ def test_a_project_of_rewards_is_tried_and_evaluated_by_them(
     )
 
 
+def test_answers_that_training_leaves_out_are_left_out_of_an_evaluation(
+    tmp_path: Path, rnow: ForkedCli
+) -> None:
+    folder = make_untaught(tmp_path / "sft", "sft")
+    words = ("eval", folder, "-m", "base", "dataset_type=distill", "teacher.path=models/student")
+    done = rnow(*words)
+    assert "leave such messages out with data.drop_last_answer: true" in done.output
+    assert figures(rnow, *words, "data.drop_last_answer=true")["n"] == 4
+
+
 def test_an_example_to_learn_from_is_tried_up_to_its_answer(
     tmp_path: Path, rnow: ForkedCli
 ) -> None:

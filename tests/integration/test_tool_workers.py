@@ -23,6 +23,7 @@ from rnow.records import RolloutId, ToolOutcome
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
+from rnow.tools.wire import Channel
 
 TOOLS = '''
 import asyncio, ctypes, datetime, os, signal, subprocess, sys, threading, time
@@ -611,6 +612,44 @@ async def test_a_worker_ends_by_itself_when_the_pool_closes(tmp_path: Path) -> N
     async with ToolPool(make_settings(tmp_path, tidy)) as pool:
         assert told(await ask(pool, "nothing")) == (ToolOutcome.OK, "null")
     assert (tmp_path / "ended").read_text() == "well"
+
+
+async def test_a_close_that_is_cancelled_leaves_no_worker(tmp_path: Path) -> None:
+    pool = ToolPool(make_settings(tmp_path))
+    await pool.start()
+    pids = [int((await ask(pool, "pid")).text)]
+    calls = [asyncio.create_task(ask(pool, "block_loop", prompt=number)) for number in range(2)]
+    await asyncio.sleep(0.1)
+    closing = asyncio.create_task(pool.aclose())
+    await asyncio.sleep(0.1)
+    closing.cancel()
+    await asyncio.wait([closing, *calls])
+    for pid in pids:
+        await wait_for_end(pid)
+    await pool.aclose()
+
+
+async def test_a_worker_whose_start_is_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
+    def num_open() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = num_open()
+    for part in range(1, 6):  # at each of the first turns of the event loop
+        starting = asyncio.create_task(
+            Channel.open(
+                "rnow.tools.reward_worker",
+                environment=dict(os.environ),
+                log_file=tmp_path / "log",
+                folder=tmp_path,
+            )
+        )
+        for _ in range(part):
+            await asyncio.sleep(0.005)
+        starting.cancel()
+        await asyncio.wait([starting])
+        if not starting.cancelled():
+            await starting.result().close()
+    await until(lambda: num_open() <= before)
 
 
 async def test_every_text_is_within_the_cap_on_tokens(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rnow"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "templates" not in path.parts)
 
-MAX_SOURCE_LINES = 41_090  # templates and all; it goes up with what rnow can do, not with habit
+MAX_SOURCE_LINES = 41_150
 MAX_MODULE_LINES = 330
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_P95 = 30
@@ -225,6 +225,16 @@ def test_no_module_is_longer_than_one_can_hold_in_mind() -> None:
         if (lines := path.read_text(encoding="utf-8").count("\n")) > MAX_MODULE_LINES
     }
     assert long == {}
+
+
+def test_the_drawing_of_the_order_is_the_order() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    drawn = page[page.index("    errors, records ←") :].split("\n\n")[0]
+    rows = [{name.strip() for name in row.split(",")} for row in drawn.split("←")]
+    assert rows == [set(row) - {"rnow"} for row in LAYERS if row != {"__main__"}]
+    told = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
+    packages = {file.parent.name for file in SOURCE.glob("*/__init__.py")}
+    assert packages - {"templates"} <= told
 
 
 def test_all_of_it_can_be_read_in_a_week() -> None:

@@ -16,7 +16,7 @@ from rnow.cluster.keeper import Started
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient, WhyEnded
 from rnow.engines.vllm.server import Progress
-from rnow.errors import EngineError, RnowError
+from rnow.errors import DeadlineError, EngineError, RnowError
 from rnow.plan.nodes import Machine
 from rnow.runtime.deadline import within
 
@@ -181,9 +181,9 @@ class KeptServer:
         since = time.monotonic()
         showing = asyncio.create_task(_show(node, name, since, on_progress))
         there = settings
-        if settings.is_made_here:
-            there = replace(settings, model=Path(await node.deliver(settings.model)))
         try:
+            if settings.is_made_here:
+                there = replace(settings, model=Path(await node.deliver(settings.model)))
             started: Started = await node.ask(
                 node.keeper.start.remote(name, there),
                 what,
@@ -218,7 +218,7 @@ class KeptServer:
 
     async def stop(self) -> None:
         """End the server; where its machine is gone, the lifeline there has done it."""
-        with suppress(EngineError):
+        with suppress(EngineError, DeadlineError):
             stopping = self.node.keeper.stop.remote(self._name)
             await self.node.ask(stopping, f"cluster.stop of {self._name}", limit_s=_STOP_LIMIT_S)
         for task in (self._watching, self._copying):

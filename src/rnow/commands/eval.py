@@ -166,7 +166,11 @@ def evaluate_project(
     require_messages(loaded)
     # Before a model is fetched for nothing.
     held_out = project / loaded.config.data.val_file
-    read_prompt_file(held_out, dataset_type=loaded.config.dataset_type)
+    read_prompt_file(
+        held_out,
+        dataset_type=loaded.config.dataset_type,
+        drop_last_answer=loaded.config.data.drop_last_answer,
+    )
     loaded = decide_contact(loaded, console)
     choice = choose_model(loaded, project, name=model, run=run_name(loaded, project))
     loaded = in_its_run(loaded, choice)

@@ -11,13 +11,20 @@ async def side_by_side(*work: Coroutine[Any, Any, Result]) -> list[Result]:
     """Return the results in the order of `work`.
 
     Where one raises, the others are cancelled and awaited, and that error goes up as it is: one
-    reason is enough, and a group of them is no error that anybody handles.
+    reason is enough, and a group of them is no error that anybody handles. A cancellation from
+    outside goes up whenever it comes: a `TaskGroup` drops one that meets an error.
     """
+    tasks = [asyncio.create_task(one) for one in work]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in work]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from failed
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await until_ended(*tasks)
+    failed = [error for task in tasks if not task.cancelled() and (error := task.exception())]
+    if failed:
+        raise failed[0]
     return [task.result() for task in tasks]
 
 
@@ -34,6 +41,15 @@ async def until_ended(*tasks: asyncio.Task[Any]) -> None:
         except asyncio.CancelledError as error:
             cancelled = error
     for task in tasks:
-        task.cancelled() or task.exception()  # else asyncio logs that nobody asked
+        take_note(task)
     if cancelled is not None:
         raise cancelled
+
+
+def take_note(task: asyncio.Future[Any]) -> None:
+    """Ask a task that has ended for its error, else asyncio logs that nobody did.
+
+    A done-callback of what is waited for through a `shield`: one whose waiters are cancelled no
+    longer asks.
+    """
+    task.cancelled() or task.exception()

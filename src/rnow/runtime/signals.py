@@ -33,18 +33,21 @@ class StopRequest:
         self._asked = asyncio.Event()
         self._why: Interrupted | None = None
         self._max_time_s = max_time_s
+        self._before: dict[signal.Signals, Any] = {}  # who heard them, and will again
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
         for number in stop_signals():
+            self._before[number] = signal.getsignal(number)
             loop.add_signal_handler(number, self._on_signal, number)
         if self._max_time_s is not None:
             loop.call_later(self._max_time_s, self._ask, Interrupted("trainer.max_time_s", 0))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in stop_signals():
+        for number, before in self._before.items():
             asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, before)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._why is not None and self._why.exit_code:

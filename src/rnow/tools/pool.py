@@ -23,6 +23,7 @@ from typing import Any
 from rnow.core.arguments import ArgumentError
 from rnow.errors import DeadlineError, RnowError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
+from rnow.runtime.side_by_side import take_note
 from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, ToolSpec, checked_arguments
 from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.limit import TokenLimiter
@@ -133,6 +134,7 @@ class ToolPool:
         running = asyncio.create_task(self._run(message, spec=spec, rollout=rollout))
         self._running.add(running)
         running.add_done_callback(self._running.discard)
+        running.add_done_callback(take_note)
         if self._has_session(spec):
             self._in_session.setdefault(rollout, set()).add(running)
         return await asyncio.shield(running)
@@ -152,15 +154,19 @@ class ToolPool:
         """End all workers, and with them the calls that they hold."""
         starting = {slot for slot in self._slots if not slot.done()}
         leaving = list(self._leaving.values())
-        await _cancel({*self._running, *starting, *self._leaving})
-        workers = {
-            slot.result() for slot in self._slots if not slot.cancelled() and not slot.exception()
-        }
-        await asyncio.gather(
-            *(worker.stop() for worker in workers),
-            *(worker.kill() for worker in leaving),
-        )
-        self._slots.clear()
+        try:
+            await _cancel({*self._running, *starting, *self._leaving})
+        finally:
+            workers = {
+                slot.result()
+                for slot in self._slots
+                if slot.done() and not slot.cancelled() and not slot.exception()
+            }
+            await asyncio.gather(
+                *(worker.stop() for worker in workers),
+                *(worker.kill() for worker in leaving),
+            )
+            self._slots.clear()
 
     async def _run(
         self, message: Mapping[str, Any], *, spec: ToolSpec, rollout: RolloutId

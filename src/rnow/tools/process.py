@@ -125,11 +125,13 @@ class WorkerProcess:
     async def stop(self) -> None:
         """Let the process end by itself for a moment, then kill what is left of its group."""
         self.accepting = False
-        with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(self._settings.stop_timeout_s):
-                await self._channel.send({"type": "stop"})
-                await self._process.wait()
-        await self.kill()
+        try:
+            with suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(self._settings.stop_timeout_s):
+                    await self._channel.send({"type": "stop"})
+                    await self._process.wait()
+        finally:
+            await self.kill()
 
     async def kill(self) -> None:
         """Kill the whole process group, now. Calls that it held raise WorkerGone."""

@@ -64,7 +64,12 @@ class Channel:
         except BaseException:
             ours.close()
             raise
-        return cls(process, await asyncio.open_connection(sock=ours))
+        try:
+            return cls(process, await asyncio.open_connection(sock=ours))
+        except BaseException:
+            ours.close()
+            await process.kill()
+            raise
 
     async def send(self, message: Mapping[str, Any]) -> None:
         """Raises ConnectionError where nobody is at the other end."""

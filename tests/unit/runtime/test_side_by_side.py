@@ -3,7 +3,8 @@ import asyncio
 import pytest
 from tidying import Tidying
 
-from rnow.errors import EngineError
+from rnow.errors import DeadlineError, EngineError
+from rnow.runtime.deadline import within
 from rnow.runtime.side_by_side import side_by_side, until_ended
 
 
@@ -56,3 +57,31 @@ async def test_what_is_cancelled_tidies_up_however_often_who_waits_for_it_is_can
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert tidying.ended
+
+
+async def test_who_is_cancelled_while_others_tidy_up_after_an_error_is_cancelled() -> None:
+    tidying = Tidying()
+
+    async def breaks() -> None:
+        raise EngineError("no answer")
+
+    task = asyncio.create_task(side_by_side(tidying.work(), breaks()))
+    await tidying.begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert tidying.ended
+
+
+async def test_a_deadline_around_work_that_failed_is_a_deadline() -> None:
+    async def breaks() -> None:
+        raise EngineError("no answer")
+
+    async def a_whole() -> None:
+        async with within(0.01, "the whole"):
+            with pytest.raises(EngineError):
+                await side_by_side(breaks(), asyncio.sleep(60))
+            await asyncio.sleep(60)
+
+    with pytest.raises(DeadlineError):
+        await a_whole()

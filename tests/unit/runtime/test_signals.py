@@ -122,3 +122,16 @@ async def test_work_that_is_cut_tidies_up_also_where_the_cut_is_cancelled() -> N
         with pytest.raises(asyncio.CancelledError):
             await cutting
     assert tidying.ended
+
+
+async def test_who_heard_signals_before_hears_them_again() -> None:
+    heard: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with StopRequest():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert heard == [signal.SIGTERM]

@@ -19,6 +19,7 @@ from rnow.browser.rules.refusals import too_large, unreachable
 from rnow.browser.settings import BrowserSettings
 from rnow.browser.source import RawPage
 from rnow.core.counts import count
+from rnow.runtime.side_by_side import take_note
 
 if TYPE_CHECKING:
     from rnow.browser.chromium.process import Chromium
@@ -223,6 +224,7 @@ class ChromiumSource:
         task = asyncio.get_running_loop().create_task(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
+        task.add_done_callback(take_note)
         return task
 
     async def _uncancelled(self, work: Coroutine[Any, Any, T]) -> T:

@@ -69,7 +69,7 @@ class Reply(Generic[Value]):
 
     def _post(self, settle: Callable[[], None]) -> None:
         def settle_if_awaited() -> None:
-            if not self._future.done():
+            if not self._future.done() and not self.abandoned:
                 settle()
 
         try:

@@ -27,6 +27,7 @@ from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient
 from rnow.engines.vllm.server import Progress
 from rnow.engines.vllm.starting import Server, Starter, start_all, start_here
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
+from rnow.runtime.side_by_side import until_ended
 
 _ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
 
@@ -143,9 +144,13 @@ class ServedEngine:
         self._note_change()
         for task in self._watching:
             task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
-        await self._engine.aclose()
-        await asyncio.gather(*(server.stop() for server in self._servers))
+        try:
+            await until_ended(*self._watching)
+        finally:
+            try:
+                await self._engine.aclose()
+            finally:
+                await asyncio.gather(*(server.stop() for server in self._servers))
 
     async def _ask(self, ask: Callable[[], Awaitable[Value]], *, of_all: bool = False) -> Value:
         """Return what `ask` returns; ask again where a server ended meanwhile."""
