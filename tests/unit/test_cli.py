@@ -1,4 +1,5 @@
 import errno
+import inspect
 import json
 import os
 import re
@@ -70,6 +71,12 @@ def test_all_that_can_be_typed_is_explained(words: str) -> None:
     helps = {"the command": command.help} | {item.name: item.help for item in command.params}
     short = {name: text for name, text in helps.items() if len((text or "").split()) < 4}
     assert short == {}
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_no_line_of_a_commands_help_is_broken_by_a_terminal_of_80_columns(words: str) -> None:
+    _, *lines = inspect.cleandoc(COMMANDS[words].help).splitlines()  # the first one flows
+    assert [line for line in lines if len(line) > 78] == []
 
 
 @pytest.mark.parametrize("words", COMMANDS)

@@ -71,11 +71,12 @@ def check(
 ) -> None:
     """Say all that can be known of a project before a model is loaded.
 
-    Looks at config.yml, tools.py, rewards.py, the prompts, and whether the models can run
-    here. It takes seconds, downloads nothing and needs no GPU, so it is what to
-    do after each change. Servers of your own (engine.url, teacher.url) are asked whether they
-    can do what a run needs, and each site that prompts, tools.py and browser.allow_hosts name,
-    once, whether it may be read. Exit code 1 if there is a problem.
+    Looks at config.yml, tools.py, rewards.py, the prompts, and whether the
+    models can run here. It takes seconds, downloads nothing and needs no GPU,
+    so it is what to do after each change. Servers of your own (engine.url,
+    teacher.url) are asked whether they can do what a run needs, and each site
+    that prompts, tools.py and browser.allow_hosts name, once, whether it may
+    be read. Exit code 1 if there is a problem.
 
     Example: rnow check my-project
     """
