@@ -1,5 +1,6 @@
 """Every command of README and docs that needs no GPU, network or person, as it stands there."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from docs_blocks import PAGES, Block, blocks, is_run, words_of
 from short_runs import shared_cli
 
+README = Path(__file__).parents[2] / "README.md"
+TEXTS = re.compile(r"^```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # A page's blocks are run one after the other in a folder of its own.
 RUN = {
     page: [block for block in blocks(page) if is_run(block) or len(block.info) == 2]
@@ -54,3 +57,22 @@ def test_a_page_can_be_followed_word_for_word(
     for block in RUN[page]:
         follow(block)
     assert list(tmp_path.glob("*/runs/*/model"))
+
+
+def without_figures(text: str, folder: Path) -> list[str]:
+    """Return the lines with `N` for each number, below /tmp, and of steps without their times."""
+    lines = text.replace(str(folder), "/tmp").splitlines()
+    untimed = [re.sub(r"(step .* turns [\d.]+) .*", r"\1", line) for line in lines]
+    return [re.sub(r"\b\d[\d.,]*(e-\d+)?", "N", line) for line in untimed]
+
+
+@pytest.mark.slow
+def test_what_readme_shows_of_a_run_is_what_a_run_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = next(text for text in TEXTS.findall(README.read_text()) if text.startswith("$ rnow"))
+    commands = [line[2:] for line in shown.splitlines() if line.startswith("$ ")]
+    *_, printed = [shared_cli()(*words_of(command)).output for command in commands]
+    lines = [line for line in shown.splitlines() if not line.startswith("$ ")]
+    assert without_figures(printed, tmp_path) == without_figures("\n".join(lines), tmp_path)
