@@ -8,6 +8,8 @@ import pytest
 from docs_blocks import PAGES, Block, blocks, is_run, words_of
 from short_runs import shared_cli
 
+from rnow.plan.devices import find_devices
+
 README = Path(__file__).parents[2] / "README.md"
 TEXTS = re.compile(r"^```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # A page's blocks are run one after the other in a folder of its own.
@@ -67,6 +69,7 @@ def without_figures(text: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(find_devices().gpus), reason="shown is a run without a GPU")
 def test_what_readme_shows_of_a_run_is_what_a_run_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
