@@ -56,6 +56,8 @@ def adapter(
     """
     if not hosts:
         raise ValueError('@adapter needs a host: @browser.adapter("registry.test", data=data_of)')
+    if urls := [host for host in hosts if "/" in host]:
+        raise ValueError(f"@adapter needs a host, and {urls[0]} is a URL: name its host alone")
 
     def register(render: Render) -> Render:
         name = render.__name__

@@ -94,7 +94,8 @@ def run_demo(
     say(f"{seconds:.0f} s for training and all evaluations. The model: {run.model}")
     say(
         f"Next: read {directory}/config.yml and tools.py, change them, then: rnow run {directory} "
-        f"--fresh\n      rnow eval {directory} --model demo      rnow export {run.path} --merge\n"
+        f"--fresh\n      rnow eval {directory} --model {run.path.name}"
+        f"      rnow export {run.path} --merge\n"
         "      your own task: rnow init my-project --template medbrowsecomp"
     )
     return {
@@ -155,7 +156,7 @@ def _show_transcripts(evaluation: "Evaluation", directory: Path, console: Consol
     chat = ChatTemplate.load(directory / "models" / "student", reasoning_mode="none")
     shown: set[str] = set()
     for answer in evaluation.answers:
-        task = str(answer.prompt.metadata["task_name"])
+        task = str(answer.prompt.metadata.get("task_name", "an answer"))
         if task in shown or len(shown) == NUM_TRANSCRIPTS:
             continue
         shown.add(task)

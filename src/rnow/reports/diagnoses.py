@@ -134,7 +134,7 @@ def _too_fast(run: Evidence) -> str | None:
         return None
     return (
         f"trainer.learning_rate {rate:g} is far too high: {what}; begin again with --fresh at "
-        f"{rate / (100 if rate >= TOO_HIGH else 10):g}"
+        f"{min(rate / 100, TOO_HIGH / 10) if rate >= TOO_HIGH else rate / 10:g}"
     )
 
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -176,16 +176,14 @@ class RunDirectory:
         replace_file(self.config_file, f"# Resolved by rnow; made with\n{versions}{text}")
 
     def read_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        return config
+        return _record(self.config_file, yaml.safe_load)
 
     def write_inputs(self, fingerprints: Mapping[str, str]) -> None:
         """Save what the run's prompts, tools and tokenizer were."""
         replace_file(self.inputs_file, json.dumps(dict(fingerprints), indent=1) + "\n")
 
     def read_inputs(self) -> dict[str, str]:
-        inputs: dict[str, str] = json.loads(self.inputs_file.read_text(encoding="utf-8"))
-        return inputs
+        return _record(self.inputs_file, json.loads)
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Save what the run was to take, when it began; of a run that goes on, the first stays."""
@@ -320,3 +318,13 @@ def package_versions() -> dict[str, str]:
 def slug(name: str) -> str:
     """Turn a project's name into a folder's: "MedBrowse Agent (v2)" -> "medbrowse-agent-v2"."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
+
+
+def _record(file: Path, parse: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(
+            f"{file} is a run's own record and cannot be read: {' '.join(str(error).split())}; put "
+            "it back from a copy, or begin again with --fresh"
+        ) from error

@@ -13,6 +13,7 @@ from typing import Any
 from rnow.config.settings import Config
 from rnow.errors import CheckpointError
 from rnow.rollout.project_pages import store_fingerprint
+from rnow.runs.folder import RunDirectory
 
 FREE = frozenset(
     {
@@ -84,6 +85,19 @@ TAKEN_OVER = frozenset(
 
 _CODE = ("tools.py", "rewards.py")  # may change in a run, which is told
 _WHOLE = ("engine.args", "teacher.args")  # mappings that are one setting
+
+
+def check_not_lost(run: RunDirectory) -> None:
+    """Raise CheckpointError where steps are done, and the checkpoint that holds them is gone.
+
+    A journal is compressed once a checkpoint holds its step.
+    """
+    if run.latest.exists() or not any((run.path / "trajectories").glob("[0-9]*.jsonl.zst")):
+        return
+    raise CheckpointError(
+        f"{run.latest} is gone, and steps of this run are done; if a numbered one is left beside "
+        "it, copy that there, or begin again with --fresh"
+    )
 
 
 def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:

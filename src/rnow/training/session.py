@@ -27,7 +27,7 @@ from rnow.rollout.attempt import prompt_ids
 from rnow.rollout.environment import Environment, open_environment
 from rnow.runs.folder import RunDirectory
 from rnow.runs.model_folder import write_model_folder
-from rnow.runs.resume import check_inputs, check_resumable, fingerprints
+from rnow.runs.resume import check_inputs, check_not_lost, check_resumable, fingerprints
 from rnow.runtime.console import sayer
 from rnow.runtime.garbage import rare_collections
 from rnow.runtime.heartbeat import beating
@@ -92,6 +92,7 @@ def _take_up(session: Session, *, say: Callable[[str], None]) -> Session:
     run, config = session.run, session.config
     resolved = config.model_dump(mode="json")
     inputs = fingerprints(session.directory, config, tokenizer=session.models.student)
+    check_not_lost(run)
     if run.has_begun:
         changes = check_resumable(run.read_config(), resolved)
         for change in (*changes, *check_inputs(run.read_inputs(), inputs)):

@@ -6,7 +6,7 @@ import pytest
 
 from rnow.errors import CheckpointError, EngineError, Interrupted, ModelError
 from rnow.runs.folder import RunDirectory, slug
-from rnow.runs.resume import check_finished, check_inputs, check_resumable
+from rnow.runs.resume import check_finished, check_inputs, check_not_lost, check_resumable
 
 
 def make_run(folder: Path) -> RunDirectory:
@@ -98,6 +98,32 @@ def test_a_run_has_begun_with_its_first_rollout_or_checkpoint(tmp_path: Path) ->
     run.trajectories(0).unlink()
     run.latest.mkdir(parents=True)
     assert run.has_begun
+    run.close()
+
+
+def test_a_run_whose_last_checkpoint_is_gone_is_not_begun_anew_in_its_place(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    check_not_lost(run)
+    run.trajectories(0).with_suffix(".jsonl.zst").touch()  # made once a checkpoint holds the step
+    with pytest.raises(CheckpointError) as caught:
+        check_not_lost(run)
+    assert str(caught.value) == (
+        f"{run.latest} is gone, and steps of this run are done; if a numbered one is left beside "
+        "it, copy that there, or begin again with --fresh"
+    )
+    run.latest.mkdir(parents=True)
+    check_not_lost(run)
+    run.close()
+
+
+def test_records_of_a_run_that_are_gone_or_damaged_are_one_sentence(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    run.config_file.write_text("x: [")
+    for read, file in ((run.read_config, run.config_file), (run.read_inputs, run.inputs_file)):
+        with pytest.raises(CheckpointError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{file} is a run's own record and cannot be read: ")
+        assert str(caught.value).endswith("; put it back from a copy, or begin again with --fresh")
     run.close()
 
 
