@@ -1,4 +1,4 @@
-"""Whether a process runs, and waiting until something is so."""
+"""Whether a process runs or stands still, and waiting until something is so."""
 
 import asyncio
 import os
@@ -32,3 +32,14 @@ async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not is_so():
             await asyncio.sleep(0.02)
+
+
+def wait_until_held(pid: int) -> None:
+    """Wait for a child to come to where RNOW_HOLD_AT has it stand still."""
+
+    def is_held() -> bool:
+        found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        assert not found or os.WIFSTOPPED(status), os.waitstatus_to_exitcode(status)
+        return bool(found)
+
+    wait_until(is_held)

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +79,27 @@ def shared_cli() -> ForkedCli:
     cli = ForkedCli()
     atexit.register(cli.close)
     return cli
+
+
+@contextmanager
+def started(*words: object, hold_at: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A process of `rnow` that goes on beside the test, with pipes, and ends with the block.
+
+    At `hold_at`, a name of kill_points.py, it stands still: what a test does to a live run then
+    meets it there, however busy the machine is.
+    """
+    environ = {**os.environ, **({"RNOW_HOLD_AT": hold_at} if hold_at else {})}
+    with subprocess.Popen(
+        [sys.executable, "-m", "rnow", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:

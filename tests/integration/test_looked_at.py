@@ -1,19 +1,15 @@
 """`rnow eval` and `rnow test` on the real demo models and a short run of them."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import PATIENCE_S
-from short_runs import ForkedCli, metrics
+from processes import PATIENCE_S, wait_until_held
+from short_runs import ForkedCli, metrics, started
 
 from rnow.commands.init import init_project
 
@@ -297,28 +293,17 @@ def test_an_entry_that_is_not_there_is_named(project: Path, rnow: ForkedCli) -> 
 
 @pytest.mark.slow
 def test_ctrl_c_cancels_and_keeps_what_was_finished(project: Path) -> None:
-    before = set((project / "rollouts").glob("*")) if (project / "rollouts").exists() else set()
-    words = ["--all", "-n", "9", "-m", "base", "rollout.concurrency=4"]
-    command = [sys.executable, "-m", "rnow", "test", project, *words]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
-        deadline = time.monotonic() + 240
-        kept: set[Path] = set()
-        try:
-            while not kept:
-                assert time.monotonic() < deadline
-                assert process.poll() is None
-                time.sleep(0.01)
-                made = set((project / "rollouts").glob("*")) - before
-                kept = {file for folder in made for file in folder.glob("sample_*.json")}
-            os.kill(process.pid, signal.SIGINT)
-            _, errors = process.communicate(timeout=PATIENCE_S)
-        finally:
-            process.kill()
+    before = set((project / "rollouts").glob("*"))
+    words = ("test", project, "--all", "-n", "9", "-m", "base", "rollout.concurrency=4")
+    with started(*words, hold_at="rollout/sampled:60") as process:
+        wait_until_held(process.pid)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    (folder,) = made
+    (folder,) = set((project / "rollouts").glob("*")) - before
     files = sorted(folder.iterdir())
+    assert files
     assert all(json.loads(file.read_text())["success"] for file in files)
     num = 9 * len((project / "train.jsonl").read_text().splitlines())
     assert errors == (

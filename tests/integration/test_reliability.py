@@ -4,20 +4,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from processes import PATIENCE_S
-from short_runs import ForkedCli, assert_same_run
+from processes import PATIENCE_S, wait_until, wait_until_held
+from short_runs import ForkedCli, assert_same_run, started
 
 from rnow.commands.init import init_project
 
 pytestmark = pytest.mark.slow
 
 SHORT = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=3")
-LONG = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=30")
+LONG = ("data.batch_size=2", "data.group_size=2", "trainer.max_steps=288")
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +37,23 @@ def test_a_live_run_is_shown_with_what_it_waits_for_refuses_a_second_and_can_be_
     rnow: ForkedCli, project: Path
 ) -> None:
     run = project / "runs" / "live"
-    command = [sys.executable, "-m", "rnow", "run", project, "--name", "live", *LONG]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    shown = ""
-    while "rollout for" not in shown:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
+    words = ("run", project, "--name", "live", *LONG)
+    with started(*words) as process:
+        wait_until(lambda: "/288, rollout for" in rnow("status", project).output)
+        process.send_signal(signal.SIGSTOP)  # it might end before all has been asked
         shown = rnow("status", project).output
-        time.sleep(0.2)
-    assert f"{run}: running, pid {process.pid} on " in shown
-    assert "/30, rollout for" in shown
-    assert "last progress" in shown
-    second = rnow("run", project, "--name", "live", *LONG)
-    assert second.status == 1
-    assert f"{run} is held by a run with pid {process.pid} on " in second.output
-    stopped = rnow("stop", run)
-    assert stopped.status == 0, stopped.output
-    assert f"asked process {process.pid} to stop" in stopped.output
-    go_on = f"To go on: rnow run {project} --name live"
-    assert go_on in stopped.output
-    _, errors = process.communicate(timeout=PATIENCE_S)
+        assert f"{run}: running, pid {process.pid} on " in shown
+        assert "last progress" in shown
+        second = rnow(*words)
+        assert second.status == 1
+        assert f"{run} is held by a run with pid {process.pid} on " in second.output
+        process.send_signal(signal.SIGCONT)
+        stopped = rnow("stop", run)
+        assert stopped.status == 0, stopped.output
+        assert f"asked process {process.pid} to stop" in stopped.output
+        go_on = f"To go on: rnow run {project} --name live"
+        assert go_on in stopped.output
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 143
     assert "Stopped by SIGTERM" in errors
     assert go_on in errors
@@ -73,19 +67,12 @@ def test_a_live_run_is_shown_with_what_it_waits_for_refuses_a_second_and_can_be_
 
 def test_a_run_whose_folder_is_deleted_says_so_and_ends(project: Path) -> None:
     run = project / "runs" / "gone"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rnow", "run", project, "--name", "gone", *LONG],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 240
-    while not (run / "metrics.jsonl").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    run.rename(project / "trash")  # at once: rm would race with what the run writes
-    _, errors = process.communicate(timeout=PATIENCE_S)
+    words = ("run", project, "--name", "gone", *LONG)
+    with started(*words, hold_at="metrics.jsonl/appended") as process:
+        wait_until_held(process.pid)
+        run.rename(project / "trash")  # at once: rm would race with what the run writes
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert f"{run} was deleted or moved while its run went on" in errors
     assert "Traceback" not in errors
@@ -103,21 +90,14 @@ def test_a_second_signal_ends_at_once_and_nothing_is_spoilt(
     rnow: ForkedCli, project: Path, uninterrupted: Path
 ) -> None:
     run = project / "runs" / "twice"
-    words = ("--name", "twice", *SHORT, "trainer.save_step=1")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rnow", "run", project, *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    journal = run / "trajectories" / "000000.jsonl"
-    deadline = time.monotonic() + 240
-    while not (journal.exists() and journal.stat().st_size):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=PATIENCE_S) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-    resumed = rnow("run", project, *words)
+    words = ("run", project, "--name", "twice", *SHORT, "trainer.save_step=1")
+    with started(*words, hold_at="journal/appended") as process:
+        wait_until_held(process.pid)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+            process.send_signal(number)
+        process.communicate(timeout=PATIENCE_S)
+    assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    resumed = rnow(*words)
     assert resumed.status == 0, resumed.output
     (run / "evals.jsonl").touch()
     assert_same_run(uninterrupted, run, num_steps=3)

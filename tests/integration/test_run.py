@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from processes import PATIENCE_S
+from processes import PATIENCE_S, wait_until_held
 from rich.console import Console
 from safetensors.numpy import load_file
 from short_runs import (
@@ -19,6 +15,7 @@ from short_runs import (
     assert_same_trajectories,
     metrics,
     rnow,
+    started,
     trajectories,
     weights,
 )
@@ -116,23 +113,20 @@ def test_a_run_stopped_by_ctrl_c_or_hangup_and_resumed_gives_the_same_bits(
     project: Path, first_run: Path, stop_in_step: int, number: signal.Signals
 ) -> None:
     run = project / "runs" / f"interrupted-{stop_in_step}"
-    command = [sys.executable, "-m", "rnow", "run", project, "--name", run.name, *SHORT]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.close()  # as `| head` does: the run goes on
-    journal = run / "trajectories" / f"{stop_in_step:06d}.jsonl"
-    deadline = time.monotonic() + 120
-    while not (journal.exists() and journal.stat().st_size):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.kill(process.pid, number)
-    with process:
+    words = ("run", project, "--name", run.name, *SHORT)
+    hold_at = f"journal/appended:{8 * stop_in_step + 1}"  # a step has eight rollouts
+    with started(*words, hold_at=hold_at) as process:
+        assert process.stdout is not None
+        process.stdout.close()  # as `| head` does: the run goes on
+        wait_until_held(process.pid)
+        assert (run / "trajectories" / f"{stop_in_step:06d}.jsonl").stat().st_size
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
         assert process.stderr is not None
         errors = process.stderr.read()
         assert process.wait(PATIENCE_S) == 128 + number
     assert "To go on: rnow run" in errors
-    rnow("run", project, "--name", run.name, *SHORT)
+    rnow(*words)
     assert_bit_equal(weights(first_run), weights(run))
     # The new process fetches pages again that the old one had.
     assert metrics(first_run, caches=False) == metrics(run, caches=False)

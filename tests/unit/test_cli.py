@@ -308,7 +308,7 @@ def test_a_check_that_is_stopped_says_so_and_leaves_nothing(
 ) -> None:
     started = tmp_path / "started"
     (project / "tools.py").write_text(
-        f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(60)\n"
+        f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(600)\n"
     )
     scratch = tmp_path / "scratch"
     scratch.mkdir()
