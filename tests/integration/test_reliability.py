@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -101,6 +102,20 @@ def test_a_second_signal_ends_at_once_and_nothing_is_spoilt(
     assert resumed.status == 0, resumed.output
     (run / "evals.jsonl").touch()
     assert_same_run(uninterrupted, run, num_steps=3)
+
+
+def test_a_call_that_is_refused_leaves_the_records_of_what_was_done(
+    rnow: ForkedCli, project: Path, uninterrupted: Path
+) -> None:
+    run = project / "runs" / "refused"
+    shutil.copytree(uninterrupted, run)
+    state = json.loads((run / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps({**state, "finished": False}))
+    before = {path.name: path.read_bytes() for path in run.glob("[a-z]*.*")}
+    done = rnow("run", project, "--name", "refused", *SHORT, "trainer.max_steps=2")
+    assert done.status == 1
+    assert f"{run} has done 3 steps, and config.yml now asks for 2" in done.output
+    assert {path.name: path.read_bytes() for path in run.glob("[a-z]*.*")} == before
 
 
 @pytest.mark.parametrize("lag", [0, 1])

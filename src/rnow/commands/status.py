@@ -14,7 +14,7 @@ import typer
 
 from rnow.commands.arguments import Dir, RunFolder, find_project, make_console
 from rnow.commands.hosted import Yes, hosted_option
-from rnow.errors import DeadlineError, UsageError
+from rnow.errors import CheckpointError, DeadlineError, UsageError
 
 if TYPE_CHECKING:
     from rnow.runs.folder import RunDirectory
@@ -93,7 +93,7 @@ def describe_runs(project: Path) -> list[str]:
     runs = [RunDirectory(file.parent) for file in states]
     if not runs:
         return [f"there are no runs in {project / 'runs'}; to begin one: rnow run {project}"]
-    return [line for run in runs for line in (*_describe(run), *_diagnoses(run))]
+    return [line for run in runs for line in _describe_all(run)]
 
 
 def stop_run(run: "RunDirectory", *, limit_s: float, say: Callable[[str], None]) -> str:
@@ -121,6 +121,17 @@ def stop_run(run: "RunDirectory", *, limit_s: float, say: Callable[[str], None])
             )
         time.sleep(LOOK_EVERY_S)
     return _at_rest(run)
+
+
+def _describe_all(run: "RunDirectory") -> list[str]:
+    """A run with damaged records says so, and hides no other."""
+    lines: list[str] = []
+    try:
+        lines += _describe(run)
+        lines += _diagnoses(run)
+    except CheckpointError as error:
+        lines.append(f"  {error}" if lines else f"{run.path}: {error}")
+    return lines
 
 
 def _describe(run: "RunDirectory") -> list[str]:

@@ -16,7 +16,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -27,8 +27,8 @@ from rnow.config.surroundings import Surroundings
 from rnow.errors import CheckpointError, Interrupted, RnowError
 from rnow.runs.archive import archived, compress, expand, forget_oldest, journals
 from rnow.runs.beside import Kind, beside, forget_beside
-from rnow.runtime.atomic_files import recover_folder, replace_file, telling_if_full
-from rnow.runtime.kill_points import point
+from rnow.runs.own_records import append_line, read_lines, read_record
+from rnow.runtime.atomic_files import recover_folder, replace_file
 
 NUM_TRIES = 3  # to take the lock
 PACKAGES = ("rnow", "torch", "transformers", "peft", "tokenizers", "crawl4ai", "numpy")
@@ -151,13 +151,7 @@ class RunDirectory:
 
     def state(self) -> dict[str, Any]:
         """Return state.json, or {} where no run has begun."""
-        try:
-            state: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise CheckpointError(f"{self.state_file} cannot be read: {error}") from error
-        return state
+        return read_record(self.state_file, json.loads) if self.state_file.exists() else {}
 
     def write_state(self, *, step: int, num_steps: int, finished: bool) -> None:
         state = {
@@ -176,14 +170,14 @@ class RunDirectory:
         replace_file(self.config_file, f"# Resolved by rnow; made with\n{versions}{text}")
 
     def read_config(self) -> dict[str, Any]:
-        return _record(self.config_file, yaml.safe_load)
+        return read_record(self.config_file, yaml.safe_load)
 
     def write_inputs(self, fingerprints: Mapping[str, str]) -> None:
         """Save what the run's prompts, tools and tokenizer were."""
         replace_file(self.inputs_file, json.dumps(dict(fingerprints), indent=1) + "\n")
 
     def read_inputs(self) -> dict[str, str]:
-        return _record(self.inputs_file, json.loads)
+        return read_record(self.inputs_file, json.loads)
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Save what the run was to take, when it began; of a run that goes on, the first stays."""
@@ -206,8 +200,7 @@ class RunDirectory:
         """Return what was saved; None of a run that has not begun, or was made before this was."""
         if not self.surroundings_file.is_file():
             return None
-        kept = json.loads(self.surroundings_file.read_text(encoding="utf-8"))
-        return Surroundings.of_json(kept)
+        return Surroundings.of_json(read_record(self.surroundings_file, json.loads))
 
     def check_there(self) -> None:
         """Raise CheckpointError if the folder that was opened is not the one at its path now.
@@ -223,22 +216,22 @@ class RunDirectory:
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         self.check_there()
-        _append_line(self.metrics_file, metrics)
+        append_line(self.metrics_file, metrics)
 
     def append_evaluation(self, figures: Mapping[str, Any]) -> None:
-        _append_line(self.evals_file, figures)
+        append_line(self.evals_file, figures)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return _read_lines(self.metrics_file)
+        return read_lines(self.metrics_file)
 
     def read_evaluations(self) -> list[dict[str, Any]]:
-        return _read_lines(self.evals_file)
+        return read_lines(self.evals_file)
 
     def rewind(self, step: int, *, max_lag: int = 0) -> None:
         """Forget metrics and evaluations of `step` and later, and journals that cannot be gone on
         with: those of steps after it, but for `max_lag` of them, which its weights sampled."""
         for file in (self.metrics_file, self.evals_file):
-            kept = [line for line in _read_lines(file) if line["step"] < step]
+            kept = [line for line in read_lines(file) if line["step"] < step]
             if file.exists():
                 replace_file(file, "".join(json.dumps(line) + "\n" for line in kept))
         for path in journals(self.path / "trajectories"):
@@ -289,23 +282,6 @@ def _holder() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
-def _append_line(path: Path, values: Mapping[str, Any]) -> None:
-    line = json.dumps(dict(values)) + "\n"
-    with telling_if_full(path, needs_bytes=len(line)), path.open("a", encoding="utf-8") as file:
-        file.write(line)
-        file.flush()
-        point(f"{path.name}/appended")
-        os.fsync(file.fileno())
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a file; a kill in mid-write leaves a torn one at its end."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
-
-
 def package_versions() -> dict[str, str]:
     """Return the versions on which the numbers of a run depend."""
     versions = {"python": platform.python_version()}
@@ -318,13 +294,3 @@ def package_versions() -> dict[str, str]:
 def slug(name: str) -> str:
     """Turn a project's name into a folder's: "MedBrowse Agent (v2)" -> "medbrowse-agent-v2"."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
-
-
-def _record(file: Path, parse: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(
-            f"{file} is a run's own record and cannot be read: {' '.join(str(error).split())}; put "
-            "it back from a copy, or begin again with --fresh"
-        ) from error

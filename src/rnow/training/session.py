@@ -80,14 +80,18 @@ async def run_session(session: Session, console: Console) -> None:
     """
     run = session.run
     with run.held(), log_to(run.controller_log), rare_collections():
-        session = _take_up(session, say=sayer(console))
-        await _run_opened(session, console)
+        session, write_down = _take_up(session, say=sayer(console))
+        if not run.has_begun:
+            write_down()
+        await _run_opened(session, console, write_down)
 
 
-def _take_up(session: Session, *, say: Callable[[str], None]) -> Session:
-    """Write down what the run is made with; refuse what would make two runs out of one.
+def _take_up(session: Session, *, say: Callable[[str], None]) -> tuple[Session, Callable[[], None]]:
+    """Refuse what would make two runs out of one.
 
-    Returns the session in the surroundings in which the run began.
+    Returns the session in the surroundings in which the run began, and what writes down what the
+    run is made with: of a run that goes on, once it does, so that a call that is refused later
+    leaves the records of what was done.
     """
     run, config = session.run, session.config
     resolved = config.model_dump(mode="json")
@@ -97,18 +101,21 @@ def _take_up(session: Session, *, say: Callable[[str], None]) -> Session:
         changes = check_resumable(run.read_config(), resolved)
         for change in (*changes, *check_inputs(run.read_inputs(), inputs)):
             say(f"taken over: {change}")
-    run.write_config(resolved)
-    run.write_inputs(inputs)
     environ = fixed_variables(session.directory, shell=os.environ, names=config.tools.env)
     now = Surroundings(environ=environ)
     kept = (run.read_surroundings() if run.has_begun else None) or now
     for change in kept.changes(now):
         say(change)
-    run.write_surroundings(kept)
-    return replace(session, loaded=replace(session.loaded, surroundings=kept))
+
+    def write_down() -> None:
+        run.write_config(resolved)
+        run.write_inputs(inputs)
+        run.write_surroundings(kept)
+
+    return replace(session, loaded=replace(session.loaded, surroundings=kept)), write_down
 
 
-async def _run_opened(session: Session, console: Console) -> None:
+async def _run_opened(session: Session, console: Console, write_down: Callable[[], None]) -> None:
     config, run, say = session.config, session.run, sayer(console)
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(StopRequest(max_time_s=config.trainer.max_time_s))
@@ -150,7 +157,11 @@ async def _run_opened(session: Session, console: Console) -> None:
         heartbeat = beating(run.status_file, log_file=run.controller_log, describe=monitor.snapshot)
         await stack.enter_async_context(heartbeat)
         await _train(
-            session, environment, steps=steps, held_out=held_out, monitor=monitor, stop=stop
+            *(session, environment, write_down),
+            steps=steps,
+            held_out=held_out,
+            monitor=monitor,
+            stop=stop,
         )
 
 
@@ -175,6 +186,7 @@ def _headline(session: Session, *, num_steps: int) -> str:
 async def _train(
     session: Session,
     environment: Environment,
+    write_down: Callable[[], None],
     *,
     steps: Sequence[Sequence[Prompt]],
     held_out: HeldOut,
@@ -193,9 +205,7 @@ async def _train(
         with monitor.stage("loading the trainer"):
             loading = Learner.open(stack, serving, models.student, run, num_steps, say, cluster)
             learner = await stop.cut(loading)
-            first_step = await in_trainer_thread(learner.saver.restore)
-        run.rewind(first_step, max_lag=config.trainer.max_policy_lag)
-        run.write_state(step=first_step, num_steps=num_steps, finished=False)
+            first_step = await _go_on(session, learner, num_steps, write_down)
         monitor.reports = stack.enter_context(_reports(session, first_step, say=say))
         probe_ids = prompt_ids(steps[0][0], environment.chat, environment.tools)[:MAX_PROBE_TOKENS]
         with monitor.stage("preflight"):
@@ -232,6 +242,17 @@ async def _train(
             await in_trainer_thread(learner.saver.save_pending)
             raise
         await in_trainer_thread(_finish, session, learner, num_steps, environment.chat.ends.ids)
+
+
+async def _go_on(
+    session: Session, learner: Learner, num_steps: int, write_down: Callable[[], None]
+) -> int:
+    """Put back the state that was saved last, if any; return the step to go on with."""
+    first_step = await in_trainer_thread(learner.saver.restore)
+    write_down()
+    session.run.rewind(first_step, max_lag=session.config.trainer.max_policy_lag)
+    session.run.write_state(step=first_step, num_steps=num_steps, finished=False)
+    return first_step
 
 
 def _reports(session: Session, first_step: int, *, say: Callable[[str], None]) -> Reports:

@@ -119,7 +119,15 @@ def test_a_run_whose_last_checkpoint_is_gone_is_not_begun_anew_in_its_place(tmp_
 def test_records_of_a_run_that_are_gone_or_damaged_are_one_sentence(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     run.config_file.write_text("x: [")
-    for read, file in ((run.read_config, run.config_file), (run.read_inputs, run.inputs_file)):
+    run.state_file.write_text('{"step": ')
+    run.surroundings_file.write_text("[]")
+    readers = {
+        run.read_config: run.config_file,
+        run.read_inputs: run.inputs_file,
+        run.state: run.state_file,
+        run.read_surroundings: run.surroundings_file,
+    }
+    for read, file in readers.items():
         with pytest.raises(CheckpointError) as caught:
             read()
         assert str(caught.value).startswith(f"{file} is a run's own record and cannot be read: ")
