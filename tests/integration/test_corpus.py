@@ -133,7 +133,7 @@ async def test_without_a_store_or_without_pages_the_message_says_what_to_do(
     for command in ("info", "verify"):
         done = await run("corpus", command, project)
         assert done.returncode == 1
-        assert done.stderr.startswith("Error: browser.store pages holds no pages")
+        assert done.stderr.startswith("Error: browser.store pages holds no pages; fill it with ")
     line = json.dumps({"messages": [{"role": "user", "content": "https://evil.test/"}]})
     (project / "train.jsonl").write_text(line)
     done = await run("corpus", "build", project)

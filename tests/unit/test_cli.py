@@ -327,3 +327,19 @@ def test_a_check_that_is_stopped_says_so_and_leaves_nothing(
     assert process.returncode == 128 + number
     assert errors == line
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["run", "eval", "test"])
+def test_the_folder_of_a_run_is_no_project_and_its_own_is_named(
+    project: Path, command: str
+) -> None:
+    run = project / "runs" / "a run"
+    run.mkdir(parents=True)
+    shutil.copy(project / "config.yml", run)
+    (run / "state.json").write_text("{}")
+    done = rnow(command, run)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1] == (
+        f"Error: {run} is the folder of a run, whose project is {project}; to go on with that run: "
+        f"rnow run {project} --name 'a run'"
+    )

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -121,6 +122,12 @@ def load_project(project: Path, overrides: list[str], console: Console) -> "Load
     """Load config.yml, and show what its writer should know."""
     from rnow.config.load import load_config
 
+    place = project.absolute()
+    if place.parent.name == "runs" and (place / "state.json").is_file():
+        raise UsageError(
+            f"{project} is the folder of a run, whose project is {place.parent.parent}; to go on "
+            f"with that run: rnow run {quote(str(place.parent.parent))} --name {quote(place.name)}"
+        )
     loaded = load_config(project, overrides=overrides)
     for line in (*loaded.notices, *loaded.overrides):
         console.print(line, style="yellow", soft_wrap=True)

@@ -87,7 +87,10 @@ def read_state(folder: Path) -> dict[str, Any]:
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     for name, size in state["sizes"].items():
         if (folder / name).stat().st_size != size:
-            raise CheckpointError(f"{folder / name} is cut short; use an older checkpoint")
+            raise CheckpointError(
+                f"{folder / name} is cut short; if another checkpoint is left beside it, copy that "
+                "there, or begin again with --fresh"
+            )
     return state
 
 
@@ -99,7 +102,10 @@ def telling_if_not_whole(folder: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{folder} is not a whole checkpoint: {error}") from error
+        raise CheckpointError(
+            f"{folder} is not a whole checkpoint: {error}; if another one is left beside it, copy "
+            "that there, or begin again with --fresh"
+        ) from error
 
 
 def check_student(

@@ -34,12 +34,16 @@ def check_store(config: Config, directory: Path) -> None:
 def require_pages(config: Config, directory: Path) -> None:
     """Raise ConfigError where pages are to be replayed and there are none."""
     mode = config.browser.store_mode
-    replays = mode in ("replay", "replay_then_live")
-    if replays and not (store_folder(config, directory) / INDEX_FILE).is_file():
+    if mode in ("replay", "replay_then_live"):
+        require_filled(config, directory, why=f", and browser.store_mode {mode} reads them there")
+
+
+def require_filled(config: Config, directory: Path, *, why: str = "") -> None:
+    """Raise ConfigError where no page is kept."""
+    if not (store_folder(config, directory) / INDEX_FILE).is_file():
         raise ConfigError(
-            f"browser.store {config.browser.store} holds no pages, and browser.store_mode {mode} "
-            "reads them from there; fill it with rnow corpus build, or by a run with "
-            "browser.store_mode=record"
+            f"browser.store {config.browser.store} holds no pages{why}; fill it with rnow corpus "
+            "build, or by a run with browser.store_mode=record"
         )
 
 

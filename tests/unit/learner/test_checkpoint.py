@@ -49,7 +49,10 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "latest")
-    assert str(caught.value) == f"{file} is cut short; use an older checkpoint"
+    assert str(caught.value) == (
+        f"{file} is cut short; if another checkpoint is left beside it, copy that there, or begin "
+        "again with --fresh"
+    )
 
 
 @pytest.mark.parametrize("name", ["state.json", "weights.safetensors"])

@@ -20,7 +20,7 @@ from rnow.browser.store.store import PageStore
 from rnow.commands.pages import Pages, open_pages, outcome_of
 from rnow.config.load import LoadedConfig
 from rnow.config.settings import Config
-from rnow.rollout.project_pages import require_pages, store_folder
+from rnow.rollout.project_pages import require_filled, store_folder
 from rnow.runtime.side_by_side import side_by_side
 
 _PER_HOST = 2
@@ -124,8 +124,7 @@ def verify_corpus(config: Config, directory: Path) -> tuple[int, tuple[str, ...]
 
 
 def _open_store(config: Config, directory: Path) -> closing[PageStore]:
-    browser = config.browser.model_copy(update={"store_mode": "replay"})
-    require_pages(config.model_copy(update={"browser": browser}), directory)
+    require_filled(config, directory)
     return closing(PageStore(store_folder(config, directory), read_only=True))
 
 
