@@ -73,11 +73,13 @@ class RunDirectory:
     def choose(cls, project: Path, name: str, *, fresh: bool) -> "RunDirectory":
         """Return runs/<name>, or with `fresh` the first of runs/<name>, -2, -3, … that is new.
 
+        New is one, too, that was refused before anything was made in it.
+
         Raises CheckpointError where something that is no folder stands in its place.
         """
         path = project / "runs" / name
         number = 2
-        while fresh and os.path.lexists(path):
+        while fresh and os.path.lexists(path) and not cls(path)._was_only_opened():
             path = project / "runs" / f"{name}-{number}"
             number += 1
         for place in (path.parent, path):
@@ -130,6 +132,10 @@ class RunDirectory:
         plain = (self.path / "trajectories").glob("[0-9]*.jsonl")
         return self.latest.exists() or any(path.stat().st_size for path in plain)
 
+    def _was_only_opened(self) -> bool:
+        is_run = (self.path / ".lock").is_file()
+        return is_run and not (self.state_file.exists() or self.has_begun or self.holder())
+
     def holder(self) -> dict[str, Any] | None:
         """Return pid and host of the process that runs here now; None where none does."""
         try:
@@ -181,7 +187,7 @@ class RunDirectory:
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Save what the run was to take, when it began; of a run that goes on, the first stays."""
-        if not self.plan_file.exists():
+        if not self.has_begun or not self.plan_file.exists():
             replace_file(self.plan_file, json.dumps(dict(plan), indent=1) + "\n")
 
     def read_plan(self) -> dict[str, Any]:

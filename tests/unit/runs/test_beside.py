@@ -77,5 +77,6 @@ def test_the_first_plan_of_a_run_stays(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.read_plan() == {}
     run.write_plan({"steps": 3})
+    run.latest.mkdir(parents=True)
     run.write_plan({"steps": 4})
     assert run.read_plan() == {"steps": 3}

@@ -40,6 +40,20 @@ def test_fresh_never_takes_a_folder_that_is_there(tmp_path: Path) -> None:
     assert RunDirectory.choose(tmp_path, "clinic", fresh=False).path.name == "clinic"
 
 
+def test_fresh_takes_a_run_that_was_refused_before_it_made_anything(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "clinic").close()
+    refused = RunDirectory.choose(tmp_path, "clinic", fresh=True)
+    assert refused.path.name == "clinic"
+    refused.open()
+    assert RunDirectory.choose(tmp_path, "clinic", fresh=True).path.name == "clinic-2"  # it runs
+    refused.write_plan({"steps": 1})
+    refused.write_plan({"steps": 2})  # of the call that was not refused
+    assert refused.read_plan() == {"steps": 2}
+    refused.trajectories(0).write_text("{}\n")
+    refused.close()
+    assert RunDirectory.choose(tmp_path, "clinic", fresh=True).path.name == "clinic-2"
+
+
 @pytest.mark.parametrize("place", ["runs", "runs/clinic"])
 @pytest.mark.parametrize("is_link", [False, True])
 def test_what_is_no_folder_is_never_taken_for_one(
