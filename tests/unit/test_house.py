@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rnow"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "templates" not in path.parts)
 
-MAX_SOURCE_LINES = 41_190  # templates and all; it goes up with what rnow can do, not with habit
+MAX_SOURCE_LINES = 41_225  # templates and all; it goes up with what rnow can do, not with habit
 MAX_MODULE_LINES = 330
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_P95 = 30
@@ -39,6 +39,9 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
+# A bare gather leaves the others running where one fails, and whoever waits for it is cancelled:
+# elsewhere runtime/side_by_side.py does it. These wait for what is left, or have errors returned.
+GATHERERS = {"engines/vllm/starting.py", "tools/mcp/tools.py", "tools/pool.py"}
 # Outside the order: a second name for users, and the medicine, which uses what a project may use.
 SIDE_ROOMS = {"models": {"core"}, "medbrowse": {"core", "browser"}}
 LOOSE_FILES = {
@@ -179,6 +182,16 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+def test_no_work_is_left_behind_by_a_gather() -> None:
+    gatherers = {
+        name_of(path)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "asyncio.gather"
+    }
+    assert gatherers == GATHERERS
 
 
 def test_all_imports_are_absolute() -> None:

@@ -31,6 +31,7 @@ from rnow.engines.vllm.server import Progress
 from rnow.errors import ClusterError, DeadlineError, EngineError
 from rnow.plan.nodes import Machine
 from rnow.runtime.deadline import within
+from rnow.runtime.side_by_side import each_to_its_end, side_by_side
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ async def find_nodes(address: str, *, python: str | None) -> tuple[Machine, ...]
             if node["Alive"]
         }
         ids = sorted(alive, key=lambda id: (id != here, id))
-        looked = await asyncio.gather(*(_look(id, alive[id], python) for id in ids))
+        looked = await side_by_side(*(_look(id, alive[id], python) for id in ids))
     found = tuple(machine for machine in looked if machine is not None)
     check_alike(found, python=python)
     return found
@@ -175,9 +176,11 @@ class Cluster:
     async def aclose(self) -> None:
         """End what runs on all machines and leave them to others."""
         there = [node for node in self.nodes.values() if node.why_gone is None]
-        await asyncio.gather(*map(_close, there))
-        with suppress(RayError):
-            remove_placement_group(self._group)
+        try:
+            await each_to_its_end(*map(_close, there))
+        finally:
+            with suppress(RayError):
+                remove_placement_group(self._group)
 
 
 async def _close(node: Node) -> None:

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+from rnow.runtime.side_by_side import until_ended
+
 EVERY_S = 5.0
 DEADLINE_S = 5.0
 _QUERY = "--query-gpu=index,memory.used,memory.total,utilization.gpu"
@@ -24,7 +26,7 @@ async def watching_gpus(tell: Callable[[list[GpuUse]], None]) -> AsyncIterator[N
         yield
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await until_ended(task)
 
 
 def read_use(text: str) -> list[GpuUse]:

@@ -8,6 +8,7 @@ from rnow.engines.vllm.asking import DEADLINE_S, Need, ask_server
 from rnow.engines.vllm.replicas import ServedModel
 from rnow.errors import EngineError, Problem
 from rnow.plan.placing import EngineRole, engine_urls
+from rnow.runtime.side_by_side import side_by_side
 
 _KEYS: dict[EngineRole, tuple[str, str]] = {
     "student": ("engine.url", "model.path"),
@@ -28,7 +29,7 @@ def check_servers(
         return not_checked(name, f"not asked: {', '.join(url for _, url in asked)}")
 
     async def ask_all() -> list[tuple[str, list[Problem]]]:
-        return await asyncio.gather(
+        return await side_by_side(
             *(_ask(loaded, role, url, deadline_s=deadline_s) for role, url in asked)
         )
 

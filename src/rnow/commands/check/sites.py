@@ -24,6 +24,7 @@ from rnow.config.load import LoadedConfig
 from rnow.errors import Problem
 from rnow.records import Prompt
 from rnow.rollout.environment import browser_settings
+from rnow.runtime.side_by_side import side_by_side
 
 DEADLINE_S = 10.0
 MAX_HOSTS = 50  # asked in one look; and named in one sentence a tenth of that
@@ -141,7 +142,7 @@ async def _ask_all(
         return None
 
     try:
-        return await asyncio.gather(*map(ask, urls))
+        return await side_by_side(*map(ask, urls))
     finally:
         await source.aclose()
 

@@ -27,7 +27,7 @@ from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient
 from rnow.engines.vllm.server import Progress
 from rnow.engines.vllm.starting import Server, Starter, start_all, start_here
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
-from rnow.runtime.side_by_side import until_ended
+from rnow.runtime.side_by_side import each_to_its_end, side_by_side, until_ended
 
 _ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
 
@@ -150,7 +150,7 @@ class ServedEngine:
             try:
                 await self._engine.aclose()
             finally:
-                await asyncio.gather(*(server.stop() for server in self._servers))
+                await each_to_its_end(*(server.stop() for server in self._servers))
 
     async def _ask(self, ask: Callable[[], Awaitable[Value]], *, of_all: bool = False) -> Value:
         """Return what `ask` returns; ask again where a server ended meanwhile."""
@@ -179,7 +179,7 @@ class ServedEngine:
             if not _may_be_the_servers(error):
                 return False
             limit_s = min(_ANSWER_LIMIT_S, self._spec.request_timeout_s)
-            await asyncio.gather(
+            await side_by_side(
                 *(
                     self._give_up_unless_it_answers(server, error, since=since, limit_s=limit_s)
                     for place, server in enumerate(self._servers)
