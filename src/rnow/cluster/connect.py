@@ -179,8 +179,7 @@ class Cluster:
         try:
             await each_to_its_end(*map(_close, there))
         finally:
-            with suppress(RayError):
-                remove_placement_group(self._group)
+            _give_back(self._group)
 
 
 async def _close(node: Node) -> None:
@@ -205,23 +204,35 @@ async def opened_cluster(
     try:
         async with within(limit_s, "cluster.place of all keepers"):
             await group.ready()
+        cluster = _with_keepers(group, found, want)
     except DeadlineError as error:
-        remove_placement_group(group)
+        _give_back(group)
         asked = ", ".join(f"{num} on {found[id].host}" for id, num in want.items())
         raise ClusterError(
             f"{error}: Ray does not give the GPUs that are asked for ({asked}). A run takes all "
             "GPUs of a machine: look with `ray status` who has them"
         ) from error
+    except BaseException:  # a run that is stopped meanwhile asks for them no longer
+        _give_back(group)
+        raise
+    try:
+        yield cluster
+    finally:
+        await cluster.aclose()
+
+
+def _with_keepers(group: Any, found: Mapping[str, Machine], want: Mapping[str, int]) -> Cluster:
     files = SharedFiles()
     nodes = []
     for bundle, (id, num) in enumerate(want.items()):
         place = PlacementGroupSchedulingStrategy(group, bundle)
         nodes.append(Node(machine=found[id], keeper=_keeper(place, num), files=files, place=place))
-    cluster = Cluster(nodes, group, others=[found[id] for id in found if id not in want])
-    try:
-        yield cluster
-    finally:
-        await cluster.aclose()
+    return Cluster(nodes, group, others=[found[id] for id in found if id not in want])
+
+
+def _give_back(group: Any) -> None:
+    with suppress(RayError):
+        remove_placement_group(group)
 
 
 def _keeper(strategy: Any, num_gpus: int) -> Any:
