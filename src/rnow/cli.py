@@ -5,7 +5,6 @@ They import heavy modules inside their functions, so that `rnow --help` answers 
 
 import errno
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -30,7 +29,7 @@ from rnow.commands.test.command import try_
 from rnow.errors import Interrupted, RnowError
 from rnow.runtime.atomic_files import errno_of
 from rnow.runtime.output import settle_streams
-from rnow.runtime.stop_signals import stop_signals
+from rnow.runtime.stop_signals import hear_stop_signals
 
 EPILOG = (
     "This product includes software developed by UncleCode (https://x.com/unclecode) as part of "
@@ -68,10 +67,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a user's error is one message and an exit code, never a traceback."""
     settle_streams()
-    # The default would end the process without a word, and leave its temporary folders behind.
-    for number in stop_signals():
-        if number != signal.SIGINT:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    hear_stop_signals()
     try:
         app()
     except Interrupted as stop:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 from chromium import browser_processes, chromium_executable, open_web
+from playwright._impl._driver import compute_driver_executable
+from processes import is_alive, until
 from yarl import URL
 
+from rnow.browser.chromium import driver, source
 from rnow.browser.errors import NotRenderedError
 
 pytestmark = pytest.mark.slow
@@ -106,3 +109,46 @@ async def test_chromium_is_told_no_variable_of_the_project(
     environment = (tmp_path / "environment").read_text()
     assert "HOME=" in environment
     assert "sk-123" not in environment
+
+
+def late_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have playwright's driver begin once `folder / "go"` is there, longer than it may take."""
+    node, _ = compute_driver_executable()
+    program = folder / "node"
+    program.write_text(
+        f"#!/bin/sh\necho $$ >> {folder}/drivers\n"
+        f'while [ ! -e {folder}/go ]; do sleep 0.05; done\nexec {node} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", str(program))
+    monkeypatch.setattr(driver, "_START_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(source, "_START_AGAIN_S", 0.0)
+    return folder / "go"
+
+
+async def test_a_driver_that_is_late_is_taken_by_the_next_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = late_node(tmp_path, monkeypatch)
+    async with open_web() as world:
+        world.pub.page("/", PAGE)
+        for _ in range(2):
+            with pytest.raises(NotRenderedError):
+                await world.source.fetch(URL("http://pub.test/"))
+        go.touch()
+        monkeypatch.setattr(driver, "_START_TIMEOUT_S", 60.0)
+        assert (await world.read("http://pub.test/")).endswith("filled")
+    (pid,) = map(int, (tmp_path / "drivers").read_text().split())
+    await until(lambda: not is_alive(pid))
+
+
+async def test_a_driver_that_is_late_ends_with_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = late_node(tmp_path, monkeypatch)
+    async with open_web() as world:
+        with pytest.raises(NotRenderedError):
+            await world.source.fetch(URL("http://pub.test/"))
+        go.touch()
+    (pid,) = map(int, (tmp_path / "drivers").read_text().split())
+    await until(lambda: not is_alive(pid))

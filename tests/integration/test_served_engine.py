@@ -382,3 +382,24 @@ def test_servers_behind_tunnels_are_one_engine(rnow: ForkedCli, tmp_path: Path) 
     numbers = [len(server.bodies("/inference/v1/generate")) for server in servers]
     assert sum(numbers) == 6
     assert min(numbers) >= 1
+
+
+async def test_whoever_waits_for_a_server_that_starts_again_has_a_limit_with_a_name(
+    lab: Lab,
+) -> None:
+    starts = 0
+
+    async def start(settings: VllmServerSettings, **more: Any) -> Server:
+        nonlocal starts
+        starts += 1
+        if starts > 1:
+            await asyncio.Event().wait()
+        return await start_here(settings, **more)
+
+    engine = await lab.start(starter=start)
+    engine._again_limit_s = 0.2
+    os.kill(lab.pids()[-1], signal.SIGKILL)
+    await until(lambda: starts == 2)
+    with pytest.raises(DeadlineError) as late:
+        await sample(engine)
+    assert str(late.value) == "engine: the new start of a server of the student has waited 0.2 s"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnow.browser.text.pagination import Document
+from rnow.runtime.side_by_side import until_ended
 
 ReadDocument = Callable[[], Coroutine[Any, Any, Document]]
 
@@ -57,7 +58,7 @@ class PageCache:
         reading = list(self._reading)
         for task in reading:
             task.cancel()
-        await asyncio.gather(*reading, return_exceptions=True)
+        await until_ended(*reading)
 
     def _start(self, key: str, read: ReadDocument) -> _Entry:
         def ended(task: asyncio.Task[Document]) -> None:

@@ -31,6 +31,7 @@ from rnow.engines.vllm.server import Progress
 from rnow.errors import ClusterError, DeadlineError, EngineError
 from rnow.plan.nodes import Machine
 from rnow.runtime.deadline import within
+from rnow.runtime.side_by_side import each_to_its_end, side_by_side
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ async def find_nodes(address: str, *, python: str | None) -> tuple[Machine, ...]
             if node["Alive"]
         }
         ids = sorted(alive, key=lambda id: (id != here, id))
-        looked = await asyncio.gather(*(_look(id, alive[id], python) for id in ids))
+        looked = await side_by_side(*(_look(id, alive[id], python) for id in ids))
     found = tuple(machine for machine in looked if machine is not None)
     check_alike(found, python=python)
     return found
@@ -175,9 +176,10 @@ class Cluster:
     async def aclose(self) -> None:
         """End what runs on all machines and leave them to others."""
         there = [node for node in self.nodes.values() if node.why_gone is None]
-        await asyncio.gather(*map(_close, there))
-        with suppress(RayError):
-            remove_placement_group(self._group)
+        try:
+            await each_to_its_end(*map(_close, there))
+        finally:
+            _give_back(self._group)
 
 
 async def _close(node: Node) -> None:
@@ -202,23 +204,35 @@ async def opened_cluster(
     try:
         async with within(limit_s, "cluster.place of all keepers"):
             await group.ready()
+        cluster = _with_keepers(group, found, want)
     except DeadlineError as error:
-        remove_placement_group(group)
+        _give_back(group)
         asked = ", ".join(f"{num} on {found[id].host}" for id, num in want.items())
         raise ClusterError(
             f"{error}: Ray does not give the GPUs that are asked for ({asked}). A run takes all "
             "GPUs of a machine: look with `ray status` who has them"
         ) from error
+    except BaseException:  # a run that is stopped meanwhile asks for them no longer
+        _give_back(group)
+        raise
+    try:
+        yield cluster
+    finally:
+        await cluster.aclose()
+
+
+def _with_keepers(group: Any, found: Mapping[str, Machine], want: Mapping[str, int]) -> Cluster:
     files = SharedFiles()
     nodes = []
     for bundle, (id, num) in enumerate(want.items()):
         place = PlacementGroupSchedulingStrategy(group, bundle)
         nodes.append(Node(machine=found[id], keeper=_keeper(place, num), files=files, place=place))
-    cluster = Cluster(nodes, group, others=[found[id] for id in found if id not in want])
-    try:
-        yield cluster
-    finally:
-        await cluster.aclose()
+    return Cluster(nodes, group, others=[found[id] for id in found if id not in want])
+
+
+def _give_back(group: Any) -> None:
+    with suppress(RayError):
+        remove_placement_group(group)
 
 
 def _keeper(strategy: Any, num_gpus: int) -> Any:

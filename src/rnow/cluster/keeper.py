@@ -28,6 +28,7 @@ from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient
 from rnow.engines.vllm.server import VllmServer
 from rnow.errors import EngineError
+from rnow.runtime.side_by_side import each_to_its_end
 
 _PLACES = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # memory first: read once, then dropped
 
@@ -154,7 +155,7 @@ class Keeper:
 
     async def close(self) -> None:
         """End all servers and ranks, and take away what was written."""
-        await asyncio.gather(
+        await each_to_its_end(
             *(self.stop(name) for name in [*self._servers]),
             *(self._ranks.end(name) for name in [*self._ranks.channels]),
         )

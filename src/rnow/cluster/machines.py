@@ -1,12 +1,12 @@
 """The machines of the cluster that resources.cluster names; without it no Ray is imported."""
 
-import asyncio
 from pathlib import Path
 
 from rnow.config.settings import Config
 from rnow.errors import ClusterError
 from rnow.plan.nodes import Machine
 from rnow.plan.placing import find_python
+from rnow.runtime.main_task import run_main
 
 
 def cluster_address(config: Config) -> str | None:
@@ -28,4 +28,4 @@ def find_machines(config: Config, project: Path) -> tuple[Machine, ...]:
             f"resources.cluster is {address}, but there is no Ray here ({error}): "
             "pip install 'rnow[ray]' on every machine, or leave resources.cluster out"
         ) from None
-    return asyncio.run(find_nodes(address, python=find_python(config, project)))
+    return run_main(find_nodes(address, python=find_python(config, project)))

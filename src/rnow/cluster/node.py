@@ -108,10 +108,10 @@ class Node:
     async def deliver(self, folder: Path) -> str:
         """Bring a folder there, or one file in a folder; return that folder's path there."""
         name = f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
+        self._folders[folder] = name  # a half of it is to be forgotten, too
         async with self.files.of(folder) as (files, refs):
             receiving = self.keeper.receive.remote(name, files, *refs)
             path: str = await self.ask(receiving, f"cluster.deliver of {folder}", limit_s=3600)
-        self._folders[folder] = name
         return path
 
     async def forget(self, folder: Path) -> None:

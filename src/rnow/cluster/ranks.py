@@ -23,6 +23,7 @@ from rnow.cluster.node import Node
 from rnow.errors import DeadlineError, EngineError, RnowError
 from rnow.runtime.atomic_files import replace_folder
 from rnow.runtime.deadline import within
+from rnow.runtime.side_by_side import each_to_its_end, side_by_side
 
 _ANSWER_LIMIT_S = 60.0  # of a keeper
 _OPEN_LIMIT_S = 180.0  # of one that may have to start first
@@ -210,15 +211,15 @@ class RanksOnNodes:
         """Have a folder, or a file in one, on each machine as long as the block lasts."""
         nodes = [*dict.fromkeys(rank.node for rank in self._ranks)]
         try:
-            folders = await asyncio.gather(*(node.deliver(path) for node in nodes))
+            folders = await side_by_side(*(node.deliver(path) for node in nodes))
             there = dict(zip(nodes, folders, strict=True))
             ours = str(path.parent if path.is_file() else path)
             for rank in self._ranks:
                 rank.paths[there[rank.node]] = ours
             yield there
         finally:
-            with suppress(EngineError):
-                await asyncio.gather(*(node.forget(path) for node in nodes))
+            with suppress(EngineError, DeadlineError):
+                await each_to_its_end(*(node.forget(path) for node in nodes))
 
     async def _bring_files(self) -> None:
         """Bring into the run's folder what the first rank wrote of a batch."""

@@ -41,10 +41,10 @@ def browse(
     project, _ = find_project(None, directory)
     console = make_console(to_stderr=True)
     loaded = load_project(project, overrides or [], console)
-    import asyncio
+    from rnow.runtime.main_task import run_main
 
     reading = look_at(loaded, project, url=url, page=page, source=source, is_described=json_)
-    look, notices = asyncio.run(reading)
+    look, notices = run_main(reading)
     for notice in notices:
         console.print(notice, style="yellow", soft_wrap=True)
     typer.echo(json.dumps(look) if json_ else look["text"])

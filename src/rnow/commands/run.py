@@ -164,8 +164,7 @@ def train_project(
     # torch counts GPUs when it is first used, as these variables say.
     set_for_this_process(trainer_environment(placement.plan, serving.environ))
     # Models can run here, so what takes seconds to import is needed.
-    import asyncio
-
+    from rnow.runtime.main_task import run_main
     from rnow.training.session import ModelFolders, Session, run_session
 
     session = Session(
@@ -181,7 +180,7 @@ def train_project(
         serving=serving,
     )
     try:
-        asyncio.run(run_session(session, console))
+        run_main(run_session(session, console))
     except Interrupted as stop:
         state = run.state()
         raise Interrupted(

@@ -47,12 +47,11 @@ def status(
     """
     folder, _ = find_project(None if project is None else [str(project)], directory)
     if watch is not None:
-        import asyncio
-
         from rnow.commands.watch import find_run, watch_run
+        from rnow.runtime.main_task import run_main
 
         run = find_run(watch, folder)
-        asyncio.run(watch_run(run, make_console()))
+        run_main(watch_run(run, make_console()))
         typer.echo("\n".join(_describe(run)))
         return
     for line in describe_runs(folder):

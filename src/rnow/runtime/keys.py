@@ -1,7 +1,7 @@
 """Single keys of a terminal, without Enter, while something shows itself there.
 
 A terminal that is read so neither echoes nor waits for lines: whoever ends the process at once
-gives it back first (`give_back`). Ctrl-C is a signal as ever.
+gives it back first (stop_signals.py). Ctrl-C is a signal as ever.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from rnow.runtime.stop_signals import before_end
+
 _SHOW_CURSOR = b"\x1b[?25h"
-_to_restore: list[Callable[[], None]] = []
 
 
 @contextmanager
@@ -33,6 +34,11 @@ def hearing(stream: TextIO | None, on_key: Callable[[str], None]) -> Iterator[No
         with suppress(termios.error, OSError):
             termios.tcsetattr(file, termios.TCSANOW, before)
 
+    def give_back() -> None:
+        restore()
+        with suppress(OSError):
+            os.write(1, _SHOW_CURSOR)
+
     def read() -> None:
         typed = b""
         with suppress(OSError):
@@ -43,23 +49,14 @@ def hearing(stream: TextIO | None, on_key: Callable[[str], None]) -> Iterator[No
             on_key(key)
 
     tty.setcbreak(file, termios.TCSANOW)
-    _to_restore.append(restore)
+    before_end.append(give_back)
     loop.add_reader(file, read)
     try:
         yield
     finally:
         loop.remove_reader(file)
-        _to_restore.remove(restore)
+        before_end.remove(give_back)
         restore()
-
-
-def give_back() -> None:
-    """Leave the terminal as it was, before an end at which no block is left."""
-    for restore in _to_restore:
-        restore()
-    if _to_restore:
-        with suppress(OSError):
-            os.write(1, _SHOW_CURSOR)
 
 
 def _terminal(stream: TextIO | None) -> int | None:

@@ -7,15 +7,13 @@ optimizer update) simply runs, and the loop asks `check` afterwards.
 """
 
 import asyncio
-import os
 import signal
 from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
 from rnow.errors import Interrupted
-from rnow.runtime.keys import give_back
 from rnow.runtime.side_by_side import until_ended
-from rnow.runtime.stop_signals import stop_signals
+from rnow.runtime.stop_signals import end_now, note_request, stop_signals
 
 Result = TypeVar("Result")
 
@@ -48,15 +46,14 @@ class StopRequest:
         for number, before in self._before.items():
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, before)
+        if self._why is not None and self._why.exit_code:
+            note_request()
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._why is not None and self._why.exit_code:
             if number == signal.SIGHUP:
                 return
-            # The second time: whoever asks twice wants the process gone. Every write is either
-            # done or absent, so nothing on disk can be hurt.
-            give_back()
-            os._exit(128 + number)
+            end_now(number)
         name = "Ctrl-C" if number == signal.SIGINT else number.name
         self._ask(Interrupted(name, 128 + number))
 

@@ -23,7 +23,7 @@ from typing import Any
 from rnow.core.arguments import ArgumentError
 from rnow.errors import DeadlineError, RnowError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
-from rnow.runtime.side_by_side import take_note
+from rnow.runtime.side_by_side import each_to_its_end, take_note, until_ended
 from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, ToolSpec, checked_arguments
 from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.limit import TokenLimiter
@@ -162,7 +162,7 @@ class ToolPool:
                 for slot in self._slots
                 if slot.done() and not slot.cancelled() and not slot.exception()
             }
-            await asyncio.gather(
+            await each_to_its_end(
                 *(worker.stop() for worker in workers),
                 *(worker.kill() for worker in leaving),
             )
@@ -295,5 +295,4 @@ def _answer_of(message: Mapping[str, Any], *, duration_s: float) -> ToolAnswer:
 async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    await until_ended(*tasks)

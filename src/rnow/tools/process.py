@@ -18,6 +18,7 @@ from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import within
 from rnow.runtime.kill_points import point
+from rnow.runtime.side_by_side import take_note, until_ended
 from rnow.tools.base import ToolSpec
 from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.settings import WorkerSettings
@@ -87,6 +88,7 @@ class WorkerProcess:
             await worker.kill()
             raise
         worker._watching = asyncio.create_task(worker._watch(), name=f"{name}: watch")
+        worker._watching.add_done_callback(take_note)
         return worker
 
     async def call(self, message: Mapping[str, Any], *, limit_s: float) -> dict[str, Any]:
@@ -96,6 +98,7 @@ class WorkerProcess:
         self._num_calls += 1
         call_id = self._num_calls
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(take_note)  # where sending fails, nobody comes to ask for it
         self._pending[call_id] = answer
         self._idle.clear()
         try:
@@ -211,18 +214,21 @@ class WorkerProcess:
         await asyncio.wait({reading, ended}, timeout=self._settings.stop_timeout_s)
         for task in (reading, ended):
             task.cancel()
-        await self._process.kill()
-        status = await self._process.wait()
+        await until_ended(reading, ended)
+        num_held = len(self._pending)
+        try:
+            await self._process.kill()
+        finally:  # also of one that the kernel cannot end, nobody waits any more
+            for answer in self._pending.values():
+                if not answer.done():
+                    answer.set_exception(WorkerGone(self.name))
         if not expected:
             _log.warning(
                 "%s ended (%s) while it ran %d calls",
                 self.name,
-                how_it_ended(status),
-                len(self._pending),
+                how_it_ended(await self._process.wait()),
+                num_held,
             )
-        for answer in self._pending.values():
-            if not answer.done():
-                answer.set_exception(WorkerGone(self.name))
 
     def _note_session(self, message: Mapping[str, Any]) -> None:
         change = self.sessions.add if message["open"] else self.sessions.discard

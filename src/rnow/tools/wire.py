@@ -78,7 +78,9 @@ class Channel:
 
     def post(self, message: Mapping[str, Any]) -> None:
         """Send without waiting for anything, nor for whether anybody is at the other end."""
-        self._writer.write(pack(message))
+        # asyncio logs what is written to a socket that is closed.
+        if not self._writer.transport.is_closing():
+            self._writer.write(pack(message))
 
     async def receive(self) -> Message | None:
         """Read one message; None at the end of the stream, and where it is none of ours."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from rnow import browser
@@ -68,12 +68,14 @@ def main() -> None:
     specs = [asdict(tool.spec) for tool in tools.values()]
     line.send({"type": "ready", "tools": specs, "notices": sandbox_notices(loaded)})
     _serve(line, CallRunner(tools, limiter=limiter, loop=loop, reply=line.send), loop, servers)
-    if servers is not None:
+    try:
+        if servers is not None:
+            with suppress(TimeoutError):
+                loop.run_until_complete(asyncio.wait_for(servers.aclose(), _CLOSE_S))
+    finally:
+        # Its Chromium ends with it in any case, but left to itself keeps a folder behind.
         with suppress(TimeoutError):
-            loop.run_until_complete(asyncio.wait_for(servers.aclose(), _CLOSE_S))
-    # Its Chromium ends with it in any case, but left to itself keeps a folder of its own behind.
-    with suppress(TimeoutError):
-        shared.close()
+            shared.close()
 
 
 class _Line:
@@ -129,7 +131,12 @@ def _serve(
     loop: asyncio.AbstractEventLoop,
     servers: "McpTools | None",
 ) -> None:
-    stopping = Event()
+    is_stopped = False
+
+    def stop() -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        loop.stop()
 
     def read_calls() -> None:
         while (message := line.receive())["type"] != "stop":
@@ -139,11 +146,10 @@ def _serve(
                 loop.call_soon_threadsafe(servers.release, message["rollout"])
             elif servers is not None:
                 loop.call_soon_threadsafe(servers.end_sessions, message["sessions"])
-        stopping.set()
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(stop)
 
     Thread(target=read_calls, daemon=True).start()
-    while not stopping.is_set():
+    while not is_stopped:  # set by the loop alone: one that never ran would stop what runs next
         try:
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt):  # from a task that a tool has left behind

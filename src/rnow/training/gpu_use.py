@@ -1,12 +1,20 @@
 """How full and how busy the machine's GPUs are, asked of nvidia-smi every few seconds."""
 
 import asyncio
+import os
 import shutil
+import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+from rnow.errors import DeadlineError
+from rnow.runtime.deadline import within
+from rnow.runtime.side_by_side import until_ended
+
 EVERY_S = 5.0
 DEADLINE_S = 5.0
+_KILL_S = 1.0
 _QUERY = "--query-gpu=index,memory.used,memory.total,utilization.gpu"
 
 GpuUse = dict[str, int]
@@ -24,7 +32,7 @@ async def watching_gpus(tell: Callable[[list[GpuUse]], None]) -> AsyncIterator[N
         yield
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await until_ended(task)
 
 
 def read_use(text: str) -> list[GpuUse]:
@@ -43,22 +51,31 @@ def read_use(text: str) -> list[GpuUse]:
 
 
 async def _watch(program: str, tell: Callable[[list[GpuUse]], None]) -> None:
-    while True:
+    with suppress(DeadlineError):  # a wedged driver: nothing more is asked of it
+        while True:
+            tell(read_use(await _ask(program)))
+            await asyncio.sleep(EVERY_S)
+
+
+async def _ask(program: str) -> str:
+    # A file and not a pipe, which whatever holds its other end would keep open.
+    with tempfile.TemporaryFile() as output:
         process = await asyncio.create_subprocess_exec(
-            program,
-            _QUERY,
-            "--format=csv,noheader,nounits",
+            *(program, _QUERY, "--format=csv,noheader,nounits"),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=output,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
-            async with asyncio.timeout(DEADLINE_S):
-                output, _ = await process.communicate()
-        except TimeoutError:
-            return  # a wedged driver: nothing more is asked of it
+            async with within(DEADLINE_S, "the answer of nvidia-smi"):
+                await process.wait()
         finally:
-            with suppress(ProcessLookupError):
-                process.kill()
-        tell(read_use(output.decode(errors="replace")))
-        await asyncio.sleep(EVERY_S)
+            if process.returncode is None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                with suppress(TimeoutError):  # in the kernel no signal reaches it
+                    async with asyncio.timeout(_KILL_S):
+                        await process.wait()
+        output.seek(0)
+        return output.read().decode(errors="replace")

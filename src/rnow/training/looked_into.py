@@ -8,7 +8,6 @@ rnow report reads these (runs/beside.py). Where the teacher's server does not te
 line says so once, and the run goes on without.
 """
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from rnow.records import Batch, FloatArray, Prompt, ScoredTrajectory, Trajectory
 from rnow.runs.beside import write_beside
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import trajectory_to_json
+from rnow.runtime.side_by_side import side_by_side
 from rnow.training.teacher import Teacher
 
 NUM_EXPLAINED = 4  # rollouts of a step
@@ -58,7 +58,7 @@ class FavouriteKeeper:
             return
         worst = sorted(batch.scored, key=lambda one: (-one.mean_gap, one.trajectory.id))
         try:
-            lines = await asyncio.gather(*map(self._line, worst[:NUM_EXPLAINED]))
+            lines = await side_by_side(*map(self._line, worst[:NUM_EXPLAINED]))
         except TeacherError as error:
             _log.warning("the teacher's favourites are not kept from here on: %s", error)
             self._num = 0

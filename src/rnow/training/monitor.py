@@ -17,6 +17,7 @@ from rnow.runs.beside import write_beside
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.console import StartTeller, inert, sayer, start_text
 from rnow.runtime.keys import hearing
+from rnow.runtime.side_by_side import until_ended
 from rnow.training.alarms import alarms
 from rnow.training.gpu_use import GpuUse
 from rnow.training.looked_into import answer_lines
@@ -86,7 +87,7 @@ class Monitor:
                 yield
             finally:
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                await until_ended(task)
 
     def say(self, line: str) -> None:
         """Show one line, above the view where there is one, and keep it in controller.log."""

@@ -18,6 +18,7 @@ from rnow.engines.base import Engine, ScoreRequest
 from rnow.errors import DeadlineError, EngineError, TeacherError
 from rnow.records import FloatArray, IntArray, ScoredTrajectory, Trajectory
 from rnow.runtime.kill_points import point
+from rnow.runtime.side_by_side import side_by_side
 
 NUM_REPEATS = 4  # the same sequence, at once, in preflight
 
@@ -67,9 +68,7 @@ class Teacher:
         """
         ids = list(token_ids)
         whole = ScoreRequest(token_ids=tuple(ids), start=1)
-        answers = await asyncio.gather(
-            *(self._score(whole, "preflight") for _ in range(NUM_REPEATS))
-        )
+        answers = await side_by_side(*(self._score(whole, "preflight") for _ in range(NUM_REPEATS)))
         spread = max(float(np.abs(answer - answers[0]).mean()) for answer in answers)
         if spread > self.tolerance:
             raise TeacherError(

@@ -1,4 +1,9 @@
+import signal
+import subprocess
+import sys
+
 import pytest
+from processes import PATIENCE_S
 
 from rnow.runtime.main_task import run_main
 
@@ -29,3 +34,64 @@ def test_an_error_goes_up_as_it_is() -> None:
 
     with pytest.raises(ValueError, match=r"^as it is$"):
         run_main(work())
+
+
+# A command that is at work in two tasks; the second takes long over its end.
+COMMAND = """
+import asyncio, sys
+from rnow import cli
+from rnow.runtime.main_task import run_main
+
+async def beside():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("tidying", flush=True)
+        await asyncio.sleep(float(sys.argv[1]))
+        print("tidied", flush=True)
+
+async def work():
+    task = asyncio.create_task(beside())
+    await asyncio.sleep(0)
+    print("begun", flush=True)
+    await asyncio.Event().wait()
+
+cli.app = lambda: run_main(work())
+cli.main()
+"""
+STOPS = [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")]
+
+
+def begun(*words: str) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize(("number", "name"), STOPS)
+def test_a_first_signal_lets_all_end(number: signal.Signals, name: str) -> None:
+    process = begun("0.1")
+    process.send_signal(number)
+    said, errors = process.communicate(timeout=PATIENCE_S)
+    assert said == "tidying\ntidied\n"
+    # Typer says it of Ctrl-C, and ends with 130: here its place is taken.
+    assert errors == ("" if number == signal.SIGINT else f"Stopped by {name}\n")
+    assert process.returncode == 128 + number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_amid_the_end_is_the_end_and_no_word_of_it(number: signal.Signals) -> None:
+    process = begun("600")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "tidying\n"
+    process.send_signal(number)
+    said, errors = process.communicate(timeout=PATIENCE_S)
+    assert (said, errors) == ("", "")
+    assert process.returncode == 128 + number

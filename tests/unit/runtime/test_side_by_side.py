@@ -5,7 +5,7 @@ from tidying import Tidying
 
 from rnow.errors import DeadlineError, EngineError
 from rnow.runtime.deadline import within
-from rnow.runtime.side_by_side import side_by_side, until_ended
+from rnow.runtime.side_by_side import each_to_its_end, side_by_side, until_ended
 
 
 async def test_results_stand_in_the_order_of_the_work_and_not_of_its_ends() -> None:
@@ -71,6 +71,36 @@ async def test_who_is_cancelled_while_others_tidy_up_after_an_error_is_cancelled
     with pytest.raises(asyncio.CancelledError):
         await task
     assert tidying.ended
+
+
+async def test_what_tidies_up_ends_also_where_another_fails() -> None:
+    ended: list[str] = []
+
+    async def breaks() -> None:
+        raise EngineError("no answer")
+
+    async def slow() -> None:
+        await asyncio.sleep(0.02)
+        ended.append("slow")
+
+    with pytest.raises(EngineError, match="no answer"):
+        await each_to_its_end(breaks(), slow())
+    assert ended == ["slow"]
+
+
+async def test_what_tidies_up_ends_also_where_who_waits_for_it_is_cancelled() -> None:
+    ended: list[str] = []
+
+    async def slow() -> None:
+        await asyncio.sleep(0.02)
+        ended.append("slow")
+
+    waiting = asyncio.create_task(each_to_its_end(slow(), slow()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended == ["slow", "slow"]
 
 
 async def test_a_deadline_around_work_that_failed_is_a_deadline() -> None:

@@ -1,5 +1,6 @@
 """What is kept of rollouts to be looked into, by the parts that a run has."""
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -83,6 +84,28 @@ async def test_a_teacher_that_does_not_tell_is_asked_once(
         "the teacher's favourites are not kept from here on: no favourites of 3.0.0: "
         "max_logprobs is 0"
     ]
+
+
+class HalfSilent(Silent):
+    """Fails for whoever asks first, and takes its time for the others."""
+
+    num_under_way = 0
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        if self.num_asked == 0:
+            return await super().score(request)
+        self.num_under_way += 1
+        try:
+            return await asyncio.Event().wait() or await super().score(request)
+        finally:
+            self.num_under_way -= 1
+
+
+async def test_a_teacher_that_does_not_tell_is_not_asked_on(tmp_path: Path) -> None:
+    engine = HalfSilent(lambda request, turn: [2])
+    await keeper(engine, tmp_path, num=2)(batch_of(4))
+    assert engine.num_asked == 1
+    assert engine.num_under_way == 0
 
 
 def test_what_the_trainer_gave_is_kept_by_rollout(tmp_path: Path) -> None:

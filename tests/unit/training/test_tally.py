@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from builders import make_trajectory, tokenizer_folder
+from processes import is_alive, until
 from scored import make_scored
 
 from rnow.chat.template import ChatTemplate
 from rnow.errors import EngineError
 from rnow.records import Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rollout.attempt import Attempt
+from rnow.training import gpu_use
 from rnow.training.gpu_use import GpuUse, read_use, watching_gpus
 from rnow.training.tally import MAX_ANSWER_CHARS, Tally
 
@@ -83,6 +85,26 @@ async def test_gpus_are_asked_for_while_the_block_runs(
         await came.wait()
     assert told == [[{"index": 0, "used_mib": 71200, "total_mib": 81559, "use_percent": 98}]]
     assert read_use("NVIDIA-SMI has failed\n") == []
+
+
+@pytest.mark.parametrize("deadline_s", [0.5, 60.0])  # it is late, or the run ends
+async def test_an_nvidia_smi_that_hangs_is_ended_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadline_s: float
+) -> None:
+    program, pids = tmp_path / "nvidia-smi", tmp_path / "pids"
+    program.write_text(
+        f"#!/bin/sh\nsleep 1000 &\necho $$ $! > {pids}.new\nmv {pids}.new {pids}\nwait\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(gpu_use, "DEADLINE_S", deadline_s)
+    told: list[list[GpuUse]] = []
+    async with watching_gpus(told.append):
+        await until(pids.exists)
+        await asyncio.sleep(deadline_s if deadline_s < 1 else 0)
+    assert told == []
+    started = [int(pid) for pid in pids.read_text().split()]
+    await until(lambda: not any(map(is_alive, started)))
 
 
 async def test_without_nvidia_smi_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from playwright.async_api import Browser, BrowserContext, Error, Page, Playwright, async_playwright
+from playwright.async_api import Browser, BrowserContext, Error, Page, Playwright
 
+from rnow.browser.chromium.driver import Drivers
 from rnow.browser.chromium.proxy import ForwardProxy, Lease
 from rnow.browser.chromium.visit import Visit
 from rnow.browser.settings import BrowserSettings
@@ -23,7 +24,7 @@ from rnow.runtime.deadline import within
 
 _LOG = logging.getLogger(__name__)
 _START_TIMEOUT_S = 30.0
-_DRIVER_TIMEOUT_S = 15.0
+_SLACK_S = 15.0  # for a driver that is slow to say that the start took too long
 _MAX_QUOTED_LINES = 5
 _CLOSE_TIMEOUT_S = 5.0
 _DISABLED_FEATURES = (
@@ -73,11 +74,14 @@ class ChromiumFailedError(Exception):
 class Chromium:
     """One browser process and its driver; `visit` may be called many times at once."""
 
-    def __init__(self, settings: BrowserSettings, proxy: ForwardProxy, *, sandbox: bool) -> None:
+    def __init__(
+        self, settings: BrowserSettings, proxy: ForwardProxy, drivers: Drivers, *, sandbox: bool
+    ) -> None:
         assert settings.executable is not None
         self.has_sandbox = sandbox  # until it has been refused
         self._settings = settings
         self._proxy = proxy
+        self._drivers = drivers
         self._executable = Path(settings.executable)
         self._driver: Playwright | None = None
         self._browser: Browser | None = None
@@ -100,9 +104,7 @@ class Chromium:
         for name in _LOOSENING:
             os.environ.pop(name, None)
         try:
-            # Playwright limits the start of the browser; its driver is a process to wait for, too.
-            async with within(_DRIVER_TIMEOUT_S, "browser: start of Chromium's driver"):
-                self._driver = await async_playwright().start()
+            self._driver = await self._drivers.start()
             self._browser = await self._launch(self._driver)
         except DeadlineError as error:
             raise ChromiumFailedError(str(error)) from error
@@ -204,7 +206,7 @@ class Chromium:
             name: os.environ[name] for name in kept if name in os.environ
         }
         environment |= {"HOME": self._home.name, "TMPDIR": self._home.name}
-        async with within(_START_TIMEOUT_S + _DRIVER_TIMEOUT_S, "browser: start of Chromium"):
+        async with within(_START_TIMEOUT_S + _SLACK_S, "browser: start of Chromium"):
             return await driver.chromium.launch(
                 headless=True,
                 executable_path=self._executable,

@@ -37,6 +37,7 @@ from rnow.browser.rules.guard import (
 from rnow.browser.rules.hosts import HostRules
 from rnow.browser.rules.refusals import unreachable
 from rnow.browser.settings import BrowserSettings
+from rnow.runtime.side_by_side import until_ended
 
 _MAX_HEAD_BYTES = 65_536
 _CHUNK_BYTES = 65_536
@@ -291,4 +292,4 @@ async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
     ending = list(tasks)
     for task in ending:
         task.cancel()
-    await asyncio.gather(*ending, return_exceptions=True)
+    await until_ended(*ending)

@@ -22,6 +22,7 @@ from rnow.core.counts import count
 from rnow.runtime.side_by_side import take_note
 
 if TYPE_CHECKING:
+    from rnow.browser.chromium.driver import Drivers
     from rnow.browser.chromium.process import Chromium
     from rnow.browser.chromium.visit import Visit
 
@@ -60,6 +61,7 @@ class ChromiumSource:
         self._proxy = ForwardProxy(settings, resolver=resolver, may_dial=may_dial)
         self._tabs = asyncio.Semaphore(settings.num_tabs)
         self.num_restarts = 0
+        self._drivers: Drivers | None = None  # once one is needed
         self._chromium: Chromium | None = None  # the one that runs, or ran last
         self._starting = asyncio.Lock()
         self._no_start_before = float("-inf")  # by time.monotonic
@@ -87,6 +89,8 @@ class ChromiumSource:
             await asyncio.wait(self._working)
         if self._chromium is not None:
             await self._chromium.aclose()
+        if self._drivers is not None:
+            await self._drivers.aclose()
         await self._proxy.aclose()
 
     @asynccontextmanager
@@ -116,6 +120,7 @@ class ChromiumSource:
 
     async def _ensure(self) -> "Chromium":
         """Start a browser unless one is alive. Counts browser/restarts where another ran before."""
+        from rnow.browser.chromium.driver import Drivers
         from rnow.browser.chromium.process import Chromium
 
         async with self._starting:
@@ -127,9 +132,10 @@ class ChromiumSource:
             if last is not None:
                 _LOG.warning("Chromium has ended and is started again")
                 await last.aclose()
-            chromium = Chromium(
-                self._settings, self._proxy, sandbox=last is None or last.has_sandbox
-            )
+            if self._drivers is None:
+                self._drivers = Drivers()
+            has_sandbox = last is None or last.has_sandbox
+            chromium = Chromium(self._settings, self._proxy, self._drivers, sandbox=has_sandbox)
             await chromium.start()
             self._chromium = chromium
             if last is not None:

@@ -1,6 +1,5 @@
 """The points of `rnow check` on what the user wrote: config.yml, tools.py, rewards.py, prompts."""
 
-import asyncio
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from rnow.evaluation.grading import name_problems, require_gradable
 from rnow.records import Prompt
 from rnow.rollout.environment import mcp_settings
 from rnow.rollout.project_pages import chromium_notices, require_contact, require_pages
+from rnow.runtime.main_task import run_main
 from rnow.tools.base import ToolSchema
 from rnow.tools.mcp.spec import McpSettings
 from rnow.tools.pool import ToolPool
@@ -89,7 +89,7 @@ def check_tools(
             mcp=mcp,
         )
         try:
-            schemas, notices = asyncio.run(_describe_tools(settings))
+            schemas, notices = run_main(_describe_tools(settings))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:
             return point("tools", "", [_tools_problem(file, str(error))]), None
     names = ", ".join(schema.name for schema in schemas)
@@ -168,7 +168,7 @@ def check_rewards(
         log_file = Path(scratch) / "rewards.log"
         settings = RewardSettings.of(loaded, directory, log_file=log_file)
         try:
-            return point("rewards", *asyncio.run(look()))
+            return point("rewards", *run_main(look()))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:
             return point("rewards", "", [_tools_problem(file, str(error))])
 

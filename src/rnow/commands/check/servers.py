@@ -1,13 +1,13 @@
 """The point of `rnow check` on servers of the user's own: do they answer, and with which model."""
 
-import asyncio
-
 from rnow.commands.check.point import Point, not_checked, point
 from rnow.config.load import LoadedConfig
 from rnow.engines.vllm.asking import DEADLINE_S, Need, ask_server
 from rnow.engines.vllm.replicas import ServedModel
 from rnow.errors import EngineError, Problem
 from rnow.plan.placing import EngineRole, engine_urls
+from rnow.runtime.main_task import run_main
+from rnow.runtime.side_by_side import side_by_side
 
 _KEYS: dict[EngineRole, tuple[str, str]] = {
     "student": ("engine.url", "model.path"),
@@ -28,11 +28,11 @@ def check_servers(
         return not_checked(name, f"not asked: {', '.join(url for _, url in asked)}")
 
     async def ask_all() -> list[tuple[str, list[Problem]]]:
-        return await asyncio.gather(
+        return await side_by_side(
             *(_ask(loaded, role, url, deadline_s=deadline_s) for role, url in asked)
         )
 
-    answers = asyncio.run(ask_all())
+    answers = run_main(ask_all())
     problems = [problem for _, found in answers for problem in found]
     return point(name, "\n".join(line for line, _ in answers), problems)
 

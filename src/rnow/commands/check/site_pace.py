@@ -8,7 +8,6 @@ Every call is counted as a request: pages that a run has read before are not ask
 this is the first steps' wait, and at most that of later ones.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from rnow.plan.costs import Costs
 from rnow.plan.records import seconds_text
 from rnow.records import Prompt
 from rnow.rollout.environment import browser_settings
+from rnow.runtime.main_task import run_main
 
 _KEY = "browser.store_mode"
 
@@ -48,7 +48,7 @@ def site_pace_problem(
     shares = _host_shares(loaded, directory, files)
     calls = costs.rollouts.value / max(1.0, costs.steps.value) * (config.rollout.max_turns - 1)
     try:
-        intervals = asyncio.run(_intervals(loaded, directory, sorted(shares))) if shares else {}
+        intervals = run_main(_intervals(loaded, directory, sorted(shares))) if shares else {}
     except (ToolDefinitionError, UsageError):
         return None  # the point `tools` says what is wrong with it
     waits = {host: calls * share * intervals[host] for host, share in shares.items()}

@@ -6,7 +6,6 @@
 No page is fetched, and nothing that the address guard or browser.allow_hosts refuses is dialled.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,8 @@ from rnow.config.load import LoadedConfig
 from rnow.errors import Problem
 from rnow.records import Prompt
 from rnow.rollout.environment import browser_settings
+from rnow.runtime.main_task import run_main
+from rnow.runtime.side_by_side import side_by_side
 
 DEADLINE_S = 10.0
 MAX_HOSTS = 50  # asked in one look; and named in one sentence a tenth of that
@@ -71,7 +72,7 @@ def check_sites(
     reason = _not_asked(loaded, is_offline=is_offline)
     if reason is not None:
         return not_checked(name, f"not asked, {reason}: {_list(list(urls))}")
-    found = asyncio.run(_ask_all(list(urls.values())[:MAX_HOSTS], settings, open_source))
+    found = run_main(_ask_all(list(urls.values())[:MAX_HOSTS], settings, open_source))
     answering = [host for host, why in zip(urls, found, strict=False) if why is None]
     lines = [*local, *([f"may be read: {_list(answering)}"] if answering else [])]
     if len(urls) > MAX_HOSTS:
@@ -141,7 +142,7 @@ async def _ask_all(
         return None
 
     try:
-        return await asyncio.gather(*map(ask, urls))
+        return await side_by_side(*map(ask, urls))
     finally:
         await source.aclose()
 

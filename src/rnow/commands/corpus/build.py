@@ -1,6 +1,5 @@
 """`rnow corpus build` as one sees it: what is wanted, how long it will take, how far it is."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from rnow.commands.corpus.wanted import Wanted, wanted_pages
 from rnow.config.load import LoadedConfig
 from rnow.errors import ConfigError
 from rnow.runtime.console import duration, make_bar, sayer
+from rnow.runtime.main_task import run_main
 
 _MAX_SHOWN = 10
 _LINE_EVERY_S = 10.0
@@ -38,7 +38,7 @@ def build_project(
     loaded = decide_contact(loaded, console)
     folder = None if run is None else _run_folder(project, run)
     say = sayer(console)
-    built = asyncio.run(_build(loaded, project, urls_file=urls_file, run=folder, console=console))
+    built = run_main(_build(loaded, project, urls_file=urls_file, run=folder, console=console))
     for code, number in built.counts.items():
         say(f"  {number:>6} {code}")
     for url in built.unfinished[:_MAX_SHOWN]:

@@ -6,7 +6,6 @@ They are what training would roll out: temperature 1, real tools, the same limit
 not tried again, since a failure is what one looks for here.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -42,6 +41,7 @@ from rnow.rollout.environment import Environment, open_environment
 from rnow.rollout.many import roll_many
 from rnow.runtime.console import sayer
 from rnow.runtime.logs import log_to
+from rnow.runtime.main_task import run_main
 from rnow.runtime.signals import StopRequest
 from rnow.tools.graders import Grade
 from rnow.tools.rewards import NO_REWARDS, RewardRunner, Rewards
@@ -86,7 +86,7 @@ def try_project(
     prepared = prepared_subject(loaded, project, choice=choice, command="test", say=say)
     with prepared as (subject, logs):
         try:
-            asyncio.run(trial.run(subject, log_file=logs.folder / "tools.log"))
+            run_main(trial.run(subject, log_file=logs.folder / "tools.log"))
         except Interrupted as stop:
             raise Interrupted(f"{stop}: {trial.how_many()}", stop.exit_code) from stop
         finally:

@@ -24,7 +24,7 @@ import asyncio
 import logging
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from rnow.engines.vllm.untied import is_tied, untied_folder
 from rnow.engines.vllm.weight_routes import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.runtime.deadline import within
+from rnow.runtime.side_by_side import side_by_side, until_ended
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class VllmEngine:
         replicas = self._replicas.all if url is None else (self._replicas.at(url),)
         what = f"engine.probe of version {request.policy_version}"
         async with within(self._request_timeout_s, what):
-            scores = await asyncio.gather(
+            scores = await side_by_side(
                 *(score_at(replica, request, adapter=adapter) for replica in replicas)
             )
         return tuple(scores)
@@ -138,7 +139,7 @@ class VllmEngine:
         adapter = self._loaded(version).adapter
         replicas = self._replicas.all if url is None else (self._replicas.at(url),)
         async with within(self._request_timeout_s, f"engine.probe_sampling of version {version}"):
-            sampled = await asyncio.gather(
+            sampled = await side_by_side(
                 *(sample_apart(replica, requests, adapter=adapter) for replica in replicas)
             )
         return tuple(sampled)
@@ -196,7 +197,7 @@ class VllmEngine:
         """Break off what is under way; the servers run on, they are not the engine's."""
         for task in self._unloading:
             task.cancel()
-        await asyncio.gather(*self._unloading, return_exceptions=True)
+        await until_ended(*self._unloading)
         for replica in self._replicas.all:
             await replica.client.aclose()
 
@@ -225,7 +226,7 @@ class VllmEngine:
         self._policies[version] = _Policy(version, path, None)
         for folder in former:
             if folder is not None and folder != path:
-                await asyncio.gather(*(one.client.forget(folder) for one in self._replicas.all))
+                await side_by_side(*(one.client.forget(folder) for one in self._replicas.all))
                 await asyncio.to_thread(self._forget_form, folder)
 
     def _form_to_load(self, path: Path, version: int) -> Path:
@@ -285,5 +286,5 @@ class VllmEngine:
             # What stays costs memory alone: its name is never asked for again.
             logger.warning("an old adapter stays loaded: %s", error)
 
-    async def _on_all(self, do: Callable[[Replica], Awaitable[Any]]) -> None:
-        await asyncio.gather(*(do(replica) for replica in self._replicas.all))
+    async def _on_all(self, do: Callable[[Replica], Coroutine[Any, Any, object]]) -> None:
+        await side_by_side(*(do(replica) for replica in self._replicas.all))

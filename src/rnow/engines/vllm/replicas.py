@@ -14,6 +14,7 @@ from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, 
 from rnow.engines.vllm import wire
 from rnow.engines.vllm.http import HttpError, VllmClient
 from rnow.errors import EngineError
+from rnow.runtime.side_by_side import side_by_side
 
 Value = TypeVar("Value")
 
@@ -134,7 +135,7 @@ async def sample_apart(
     """Sample the first request alone, then all: servers decode these by different graphs."""
     with one_more(replica):
         alone = await sample_at(replica, requests[0], adapter=adapter)
-        together = await asyncio.gather(
+        together = await side_by_side(
             *(sample_at(replica, request, adapter=adapter) for request in requests)
         )
     return Sampled(where=replica.client.url, alone=alone, together=tuple(together))

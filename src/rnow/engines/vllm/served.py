@@ -21,14 +21,16 @@ import numpy as np
 
 from rnow.engines.base import Completion, Sampled, SampleRequest, ScoreRequest, Scores
 from rnow.engines.spec import EngineSpec
-from rnow.engines.vllm.deaths import Deaths
+from rnow.engines.vllm.deaths import MAX_DEATHS, Deaths
 from rnow.engines.vllm.engine import VllmEngine
 from rnow.engines.vllm.http import HttpError, UnreachableError, VllmClient
 from rnow.engines.vllm.server import Progress
 from rnow.engines.vllm.starting import Server, Starter, start_all, start_here
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
-from rnow.runtime.side_by_side import until_ended
+from rnow.runtime.deadline import within
+from rnow.runtime.side_by_side import each_to_its_end, side_by_side, until_ended
 
+_PLACE_LIMIT_S = 600.0  # to find another machine in the place of one that is gone
 _ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
 
 Value = TypeVar("Value")
@@ -61,6 +63,9 @@ class ServedEngine:
         self._say = say
         self._on_progress = on_progress
         self._spec = spec
+        # Above what all the starts may take that are allowed, one after another, with their checks.
+        start_s = max((server.start_timeout_s for server in spec.servers), default=0.0)
+        self._again_limit_s = MAX_DEATHS * (start_s + 3 * spec.request_timeout_s + _PLACE_LIMIT_S)
         self._engine = VllmEngine(
             (),
             clients=[self._client_of(server) for server in servers],
@@ -150,12 +155,15 @@ class ServedEngine:
             try:
                 await self._engine.aclose()
             finally:
-                await asyncio.gather(*(server.stop() for server in self._servers))
+                await each_to_its_end(*(server.stop() for server in self._servers))
 
     async def _ask(self, ask: Callable[[], Awaitable[Value]], *, of_all: bool = False) -> Value:
         """Return what `ask` returns; ask again where a server ended meanwhile."""
         while True:
-            await (self._all_up if of_all else self._some_up).wait()
+            if not (up := self._all_up if of_all else self._some_up).is_set():
+                what = f"engine: the new start of a server of the {self._spec.role}"
+                async with within(self._again_limit_s, what):
+                    await up.wait()
             if self._lost is not None:
                 raise self._lost
             num_ends = self._num_ends
@@ -179,7 +187,7 @@ class ServedEngine:
             if not _may_be_the_servers(error):
                 return False
             limit_s = min(_ANSWER_LIMIT_S, self._spec.request_timeout_s)
-            await asyncio.gather(
+            await side_by_side(
                 *(
                     self._give_up_unless_it_answers(server, error, since=since, limit_s=limit_s)
                     for place, server in enumerate(self._servers)

@@ -13,6 +13,7 @@ from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient, WhyEnded
 from rnow.engines.vllm.server import Progress, VllmServer
 from rnow.errors import EngineError
+from rnow.runtime.side_by_side import each_to_its_end, until_ended
 
 
 class Server(Protocol):
@@ -85,7 +86,9 @@ async def start_all(
     except BaseException:
         for task in tasks:
             task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-        servers += [one for one in ended if not isinstance(one, BaseException)]
-        await asyncio.gather(*(server.stop() for server in servers))
+        try:
+            await until_ended(*tasks)
+        finally:
+            servers += [t.result() for t in tasks if not t.cancelled() and t.exception() is None]
+            await each_to_its_end(*(server.stop() for server in servers))
         raise

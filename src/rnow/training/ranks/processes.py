@@ -19,6 +19,7 @@ from rnow.errors import EngineError
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import report_breach, waiting
+from rnow.runtime.side_by_side import each_to_its_end, until_ended
 from rnow.training.ranks.messages import PEER_GONE, WAITING, Message, error_of
 from rnow.training.ranks.places import Rank, RankPlace
 
@@ -109,12 +110,12 @@ class RankProcesses:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await until_ended(*tasks)
         return [task.result() for task in tasks]
 
     async def end(self) -> None:
         """Kill all ranks, now; ending twice is fine."""
-        await asyncio.gather(*(rank.close() for rank in self.ranks))
+        await each_to_its_end(*(rank.close() for rank in self.ranks))
 
     async def _open(self, rank: int) -> None:
         settings = self._settings
