@@ -360,6 +360,11 @@ def test_of_models_that_are_elsewhere_what_can_be_planned_is(project: Path) -> N
         for name in ("student", "teacher")
     ]
     assert local.points[-1].message.splitlines() == [*plan, *sizes]
+    devices = {point.name: point for point in local.points}["devices"]
+    assert devices.message.splitlines()[1:] == [
+        f"{key}.path: nobody/{name} is not on this machine: a run downloads it first"
+        for key, name in (("model", "student"), ("teacher", "teacher"))
+    ]
     costs = json.loads(as_json(local))["plan"]
     assert (costs["tokens_in"]["value"], costs["total_s"]) == (384 * 14, None)
 
