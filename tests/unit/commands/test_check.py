@@ -236,7 +236,8 @@ def test_names_without_a_rewards_py_are_told(project: Path) -> None:
     assert outcomes(report)["rewards"] == "problem"
     assert problems(report)[0] == (
         f"{project}/train.jsonl:2: grader is 'same_city', but there is no rewards.py; "
-        "write one, with @grader (from rnow.core) above the function same_city"
+        "write one, with @grader (from rnow.core) above the function same_city "
+        "(so in 2 lines: 2, 3)"
     )
     (warning,) = (p for p in report.points[3].problems if p.severity == "warning")
     assert str(warning) == (
