@@ -31,8 +31,8 @@ what is wrong, the value, where, and what to do; the command line prints it, no 
 the user's files carry their `problems` one by one, for `rnow check --json`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -49,6 +49,8 @@ class UsageError(RnowError):
     about = "the command line"
     remedy = "see rnow COMMAND --help"
 
+
+_MAX_LINES_NAMED = 5
 
 Severity = Literal["error", "warning"]
 
@@ -70,6 +72,25 @@ class Problem:
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         return f"{place}: {self.message}"
+
+
+def folded(problems: Iterable[Problem]) -> list[Problem]:
+    """Return those that several lines of a file have alike as one, at its first line, with all."""
+    alike: dict[Problem, list[int | None]] = {}
+    for problem in problems:
+        alike.setdefault(replace(problem, line=None), []).append(problem.line)
+    return [
+        replace(problem, line=lines[0], message=f"{problem.message}{_in_lines(lines)}")
+        for problem, lines in alike.items()
+    ]
+
+
+def _in_lines(lines: Sequence[int | None]) -> str:
+    if len(lines) == 1:
+        return ""
+    first = ", ".join(str(line) for line in lines[:_MAX_LINES_NAMED])
+    more = ", …" if len(lines) > _MAX_LINES_NAMED else ""
+    return f" (so in {len(lines)} lines: {first}{more})"
 
 
 class ConfigError(RnowError, ValueError):

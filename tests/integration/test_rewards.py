@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import is_alive, wait_until
 
-from rnow.errors import ToolDefinitionError
+from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.records import Prompt
 from rnow.tools.rewards import NO_REWARDS, RewardRunner, Rewards, RewardSettings
 
@@ -194,3 +194,20 @@ def test_a_reward_that_holds_the_interpreter_ends_with_a_killed_controller(tmp_p
         assert is_alive(worker)
         controller.send_signal(signal.SIGKILL)
     wait_until(lambda: not is_alive(worker))
+
+
+async def test_an_import_that_hangs_is_at_its_line(tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text("import time\n\ntime.sleep(1000)\n")
+    settings = RewardSettings(
+        project_dir=tmp_path,
+        timeout_s=60,
+        env_names=(),
+        log_file=tmp_path / "rewards.log",
+        start_timeout_s=3,
+    )
+    with pytest.raises(DeadlineError) as caught:
+        await RewardRunner(settings).__aenter__()
+    assert str(caught.value) == (
+        "rewards.py:3: rewards: the import of rewards.py has waited 3 s; move what takes so long "
+        "into a reward, where @reward(timeout=) gives it time"
+    )

@@ -563,10 +563,27 @@ async def test_an_import_that_hangs_is_a_deadline_with_a_name(tmp_path: Path) ->
     with pytest.raises(DeadlineError) as caught:
         await ToolPool(replace(settings, start_timeout_s=3)).start()
     assert str(caught.value) == (
-        "tools: the import of tools.py in tool worker 0 has waited 3 s; "
+        "tools.py:3: tools: the import of tools.py in tool worker 0 has waited 3 s; "
         "move what takes so long into a tool, where it has a deadline of its own"
     )
-    await wait_for_end(int(settings.log_file.read_text()))
+    await wait_for_end(int(settings.log_file.read_text().split()[0]))
+
+
+async def test_an_import_that_hangs_in_a_library_is_at_the_line_that_calls_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pages.py").write_text("import subprocess\n\nsubprocess.run(['sleep', '1000'])\n")
+    settings = make_settings(
+        tmp_path,
+        """\
+        from threading import Event, Thread
+        Thread(target=Event().wait, daemon=True).start()
+
+        import pages
+        """,
+    )
+    with pytest.raises(DeadlineError, match=r"^pages\.py:3: tools: the import of tools\.py in "):
+        await ToolPool(replace(settings, start_timeout_s=3)).start()
 
 
 async def test_a_tools_file_changed_during_a_run_is_not_used(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """One line of train.jsonl -> one Prompt: the rules for its fields, and `$name` templating.
 
-Fields that rnow does not know are allowed and left alone. Problems are collected, since one line
-can have several and a file many.
+Fields that rnow does not know are allowed and left alone; what looks like a slip is told. Problems
+are collected, since one line can have several and a file many.
 """
 
 import difflib
@@ -16,6 +16,7 @@ from rnow.errors import Problem
 from rnow.records import Message, Prompt
 
 _ROLES = ("system", "user", "assistant", "tool")
+_FIELDS = ("messages", "tools", "metadata", "variables", "rewards", "grader")
 _CONTAINER_KEYS = ("docker", "docker_env", "docker_cmd", "sandbox")
 _IMAGE_PARTS = ("image", "image_url", "input_image")
 # Python's string.Template syntax; `$$` is matched so that a name behind it is not.
@@ -94,6 +95,20 @@ class EntryReader:
     def container_keys(self, entry: Mapping[str, Any]) -> list[str]:
         """Name the fields that ask for a container; they have no meaning on one's own machine."""
         return [key for key in _CONTAINER_KEYS if entry.get(key)]
+
+    def misspelt(self, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return the fields that look like slips of one that is not there, each with a sentence."""
+        absent = [name for name in _FIELDS if name not in entry]
+        near = {
+            key: difflib.get_close_matches(key, absent, n=1, cutoff=0.75)
+            for key in entry
+            if key not in _FIELDS
+        }
+        return [
+            (key, f"{key} is no field that is read; did you mean '{names[0]}'?")
+            for key, names in near.items()
+            if names
+        ]
 
     def prompt(self, entry: Mapping[str, Any], *, index: int) -> Prompt | None:
         """Return the checked prompt; None, and problems, where something is wrong."""

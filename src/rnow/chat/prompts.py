@@ -15,7 +15,7 @@ from pathlib import Path
 from rnow.chat.prompt_forms import foreign_entry, foreign_form
 from rnow.chat.prompt_line import EntryReader, last_answer, without_last_answer
 from rnow.config.types import DatasetType
-from rnow.errors import DataError, Problem
+from rnow.errors import DataError, Problem, Severity, folded
 from rnow.records import Prompt
 
 _MAX_PROBLEMS_SHOWN = 20
@@ -56,9 +56,9 @@ def read_prompt_file(
     if form is not None:
         raise _error([_of_file(file, form)])
     problems: list[Problem] = []
+    unknown: list[Problem] = []
     prompts: list[Prompt] = []
     container_keys: Counter[str] = Counter()
-    kinds = _Kinds(file)
     for line, raw in enumerate(data.split(b"\n"), start=1):
         if not raw.strip():
             continue
@@ -66,47 +66,29 @@ def read_prompt_file(
         entry = reader.parse(raw)
         if entry is None:
             continue
-        if dataset_type != "midtrain" and kinds.add(foreign_entry(entry), line):
+        foreign = None if dataset_type == "midtrain" else foreign_entry(entry)
+        if foreign is not None:
+            problems.append(_of_file(file, foreign, line=line, key="messages"))
             continue
         container_keys.update(reader.container_keys(entry))
+        unknown += [
+            _of_file(file, text, line=line, key=key, severity="warning")
+            for key, text in reader.misspelt(entry)
+        ]
         if drop_last_answer and dataset_type != "sft":
             entry = without_last_answer(entry)
         prompt = reader.prompt(entry, index=len(prompts))
         if prompt is None:
             continue
         wrong = None if dataset_type == "sft" else last_answer(prompt.messages)
-        if not kinds.add(wrong, line):
-            prompts.append(prompt)
-    problems = sorted(kinds.problems() + problems, key=lambda problem: problem.line or 0)
+        if wrong is not None:
+            problems.append(_of_file(file, wrong, line=line, key="messages"))
+        prompts.append(prompt)
     if problems:
-        raise _error(problems)
+        raise _error(folded(problems))
     _check_number(file, len(prompts), batch_size)
-    return PromptFile(prompts=tuple(prompts), warnings=_container_warning(file, container_keys))
-
-
-class _Kinds:
-    """Problems that one line of a file has as another has them: said once, with their number."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lines: dict[str, list[int]] = {}
-
-    def add(self, what: str | None, line: int) -> bool:
-        """Take down what a line has; return whether it has anything."""
-        if what is not None:
-            self._lines.setdefault(what, []).append(line)
-        return what is not None
-
-    def problems(self) -> list[Problem]:
-        return [
-            Problem(
-                file=str(self._file),
-                line=lines[0],
-                key="messages",
-                message=what if len(lines) == 1 else f"{what} (so in {len(lines)} lines)",
-            )
-            for what, lines in self._lines.items()
-        ]
+    warnings = (*_container_warning(file, container_keys), *folded(unknown))
+    return PromptFile(prompts=tuple(prompts), warnings=warnings)
 
 
 def asked(prompt: Prompt) -> Prompt:
@@ -137,8 +119,15 @@ def _check_number(file: Path, num_prompts: int, batch_size: int | None) -> None:
         raise _error([_of_file(file, message)])
 
 
-def _of_file(file: Path, message: str) -> Problem:
-    return Problem(file=str(file), line=None, key=None, message=message)
+def _of_file(
+    file: Path,
+    message: str,
+    *,
+    line: int | None = None,
+    key: str | None = None,
+    severity: Severity = "error",
+) -> Problem:
+    return Problem(file=str(file), line=line, key=key, message=message, severity=severity)
 
 
 def _how_to_fill(file: Path) -> str:

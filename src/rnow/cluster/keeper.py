@@ -28,6 +28,7 @@ from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient
 from rnow.engines.vllm.server import VllmServer
 from rnow.errors import EngineError
+from rnow.runtime.atomic_files import filling
 from rnow.runtime.side_by_side import each_to_its_end
 
 _PLACES = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # memory first: read once, then dropped
@@ -189,6 +190,7 @@ def _check_there(model: Path) -> None:
 
 def _write(folder: Path, files: Sequence[str], contents: Sequence[Bytes]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for file, content in zip(files, contents, strict=True):
-        content.tofile(folder / file)
+    with filling(folder, needs_bytes=sum(one.nbytes for one in contents)):
+        folder.mkdir()
+        for file, content in zip(files, contents, strict=True):
+            (folder / file).write_bytes(content.data)  # numpy's own tofile names no errno

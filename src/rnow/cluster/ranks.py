@@ -21,7 +21,7 @@ from typing import Any
 from rnow.cluster.connect import Cluster
 from rnow.cluster.node import Node
 from rnow.errors import DeadlineError, EngineError, RnowError
-from rnow.runtime.atomic_files import replace_folder
+from rnow.runtime.atomic_files import replace_folder, telling_if_full
 from rnow.runtime.deadline import within
 from rnow.runtime.side_by_side import each_to_its_end, side_by_side
 
@@ -274,10 +274,10 @@ async def _fetched(node: Node, folder: Path, into: Path) -> list[tuple[str, Path
     for number, (name, size) in enumerate(files):
         place = into / str(number)
         into.mkdir(parents=True, exist_ok=True)
-        with place.open("wb") as file:
+        with telling_if_full(place, needs_bytes=size), place.open("wb") as file:
             for start in range(0, size, _PIECE_BYTES):
                 reading = node.keeper.read_file.remote(folder / name, start, _PIECE_BYTES)
                 piece = await node.ask(reading, "cluster.read_file", limit_s=_PIECE_LIMIT_S)
-                await asyncio.to_thread(piece.tofile, file)
+                await asyncio.to_thread(file.write, piece.data)  # tofile names no errno
         found.append((name, place))
     return found

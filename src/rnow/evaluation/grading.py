@@ -22,7 +22,7 @@ from rnow.chat.conversation import conversation, split_thinking, turn_text
 from rnow.chat.template import ChatTemplate
 from rnow.config.load import LoadedConfig
 from rnow.core.grader import GRADER_REGISTRY, same_text
-from rnow.errors import DataError, GradingError, Problem
+from rnow.errors import DataError, GradingError, Problem, folded
 from rnow.evaluation.constant_answers import ConstantAnswers, by_task, expected_of
 from rnow.records import Prompt, Trajectory
 from rnow.tools.graders import Grade, Graders, LocalGraders
@@ -243,7 +243,7 @@ def name_problems(
                     severity="error" if loaded.config.dataset_type == "rl" else "warning",
                 )
             )
-    return problems
+    return folded(problems)
 
 
 def _without_file(name: str) -> str | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rnow.errors import ModelError
 from rnow.records import derive_seed
-from rnow.runtime.atomic_files import give_umask_modes
+from rnow.runtime.atomic_files import filling, give_umask_modes
 from rnow.runtime.logs import quiet_transformers
 from rnow.runtime.rope import load_network_config
 
@@ -96,10 +96,11 @@ def save_adapter(model: Any, directory: Path, *, dtype: torch.dtype | None = Non
     """
     weights = {name: one for name, one in model.named_parameters() if ".lora_" in name}
     rounded = {name: one.detach().to(dtype or one.dtype) for name, one in weights.items()}
-    # The default would ask the hub whether the vocabulary was resized.
-    model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=rounded)
-    (directory / "README.md").unlink()  # peft's form of a model card, not filled in
-    give_umask_modes(directory)
+    with filling(directory, needs_bytes=_state_bytes(rounded)):
+        # The default would ask the hub whether the vocabulary was resized.
+        model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=rounded)
+        (directory / "README.md").unlink()  # peft's form of a model card, not filled in
+        give_umask_modes(directory)
 
 
 def rounded_state(model: Any, dtype: torch.dtype, *, keep: bool = True) -> dict[str, Tensor]:
@@ -128,13 +129,18 @@ def save_causal_lm(
     rounded, where they are at hand.
     """
     state = rounded_state(model, dtype) if state is None else state
-    with quiet_transformers():
-        model.save_pretrained(str(directory), state_dict=state)
-    # transformers wrote the precision of the live weights into config.json.
-    config = copy.deepcopy(model.config)
-    config.dtype = dtype
-    config.save_pretrained(str(directory))
-    give_umask_modes(directory)
+    with filling(directory, needs_bytes=_state_bytes(state)):
+        with quiet_transformers():
+            model.save_pretrained(str(directory), state_dict=state)
+        # transformers wrote the precision of the live weights into config.json.
+        config = copy.deepcopy(model.config)
+        config.dtype = dtype
+        config.save_pretrained(str(directory))
+        give_umask_modes(directory)
+
+
+def _state_bytes(state: dict[str, Tensor]) -> int:
+    return sum({id(one): one.nbytes for one in state.values()}.values())  # tied ones are one
 
 
 def export_merged(model_path: str, *, adapter_dir: Path, output_dir: Path) -> None:

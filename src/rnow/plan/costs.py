@@ -192,10 +192,13 @@ def _tokens(work: Work, measured: Measured) -> tuple[float, float, str]:
     a_turn = min(TOKENS_A_TURN, work.max_tokens)
     a_result = min(TOKENS_A_RESULT, work.max_result_tokens or TOKENS_A_RESULT)
     results = f", {a_result} a tool result" if work.max_turns > 1 else ""
+    turns = f"all {work.max_turns} turns of a rollout"
+    if (fitting := sampled / a_turn) < work.max_turns:
+        turns = f"the {fitting:.1f} of {work.max_turns} turns that its window has room for"
     return (
         sampled,
         work.prompt_tokens + read,
-        f"assumed {a_turn} tokens a turn{results} and all {work.max_turns} turns of a rollout"
+        f"assumed {a_turn} tokens a turn{results} and {turns}"
         f"{work.prompt_basis and f', {work.prompt_basis}'}",
     )
 

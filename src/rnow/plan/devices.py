@@ -125,8 +125,7 @@ def _names(items: Sequence[tuple[ModelFiles, str]]) -> str:
 def _look_at(model: ModelFiles) -> Weights:
     """Raise ModelError for a model that can be loaded nowhere."""
     if model.folder is None:
-        without = None if model.may_be_downloaded else f"there is no folder {model.path}"
-        why = why_without_weights(model.path) or without
+        why = why_without_weights(model.path) or model.why_not_downloaded
     else:
         why = own_code_of(model.folder)
     if why is not None:
@@ -136,7 +135,7 @@ def _look_at(model: ModelFiles) -> Weights:
 
 def _needs_gpu(model: ModelFiles) -> str | None:
     """Say why `model` cannot be loaded without a GPU."""
-    if model.folder is None and model.may_be_downloaded:
+    if model.folder is None and model.why_not_downloaded is None:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         return (

@@ -11,6 +11,7 @@ from rnow.errors import ModelError
 from rnow.plan.weight_files import count_weight_bytes
 
 # What reading and writing a model's ids takes, and its size: everything but weights.
+_MAX_NAMED = 5
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt"]
 
 
@@ -25,11 +26,22 @@ class ModelFiles:
     path: str  # as written
     folder: Path | None  # where its files are; None: not on this machine, or not all of it
     weight_bytes: int | None  # None: no weights, or not all of their parts
+    beside: tuple[str, ...] | None = (
+        None  # `models/x` is not there, and `models/` has these folders
+    )
 
     @property
-    def may_be_downloaded(self) -> bool:
-        """Whether `path` has the form of a Hugging Face id: `name` or `owner/name`."""
-        return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", self.path) is not None
+    def why_not_downloaded(self) -> str | None:
+        """Why `path` is a folder's and no Hugging Face id, `name` or `owner/name`; None: it is."""
+        without = f"there is no folder {self.path}"
+        if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", self.path) is None:
+            return without
+        if self.beside is None:
+            return None
+        return (
+            f"{without}, and {self.path.partition('/')[0]}/ has {', '.join(self.beside) or 'none'};"
+            f" correct {self.key}, or, if Hugging Face's is meant: hf download {self.path}"
+        )
 
 
 def find_model(key: str, path: str, *, project: Path, cache: Path | None = None) -> ModelFiles:
@@ -42,8 +54,9 @@ def find_model(key: str, path: str, *, project: Path, cache: Path | None = None)
     snapshot = _cached_folder(path, "config.json", cache)
     weight_bytes = None if snapshot is None else count_weight_bytes(snapshot)
     # A download that was broken off is as good as none.
-    folder_or_none = snapshot if weight_bytes else None
-    return ModelFiles(key=key, path=path, folder=folder_or_none, weight_bytes=weight_bytes)
+    found = snapshot if weight_bytes else None
+    beside = _folders_in(folder.parent) if found is None and "/" in path else None
+    return ModelFiles(key=key, path=path, folder=found, weight_bytes=weight_bytes, beside=beside)
 
 
 def fetch_model(files: ModelFiles, *, weights: bool = True) -> Path:
@@ -76,6 +89,13 @@ def find_tokenizer(
     if folder.is_dir():
         return folder
     return _cached_folder(path, file, cache)
+
+
+def _folders_in(folder: Path) -> tuple[str, ...] | None:
+    if not folder.is_dir():
+        return None
+    names = sorted(one.name for one in folder.iterdir() if one.is_dir())
+    return (*names[:_MAX_NAMED], *(["…"] if len(names) > _MAX_NAMED else []))
 
 
 def _cached_folder(model_id: str, file: str, cache: Path | None) -> Path | None:

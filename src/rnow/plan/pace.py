@@ -76,12 +76,15 @@ def assumed_tokens(
     max_result_tokens: int | None,
     room: int,
 ) -> tuple[float, float]:
-    """Return the tokens of a rollout, sampled and of results, in `room` behind its prompt."""
+    """Return the tokens of a rollout, sampled and of results, in `room` behind its prompt.
+
+    It has the turns that find room, a last one in part: more turns never make fewer tokens.
+    """
     a_turn = min(TOKENS_A_TURN, max_tokens)
     a_result = min(TOKENS_A_RESULT, max_result_tokens or TOKENS_A_RESULT)
-    wanted = max_turns * a_turn + (max_turns - 1) * a_result
-    share = min(1.0, max(0, room) / wanted)
-    return share * max_turns * a_turn, share * (max_turns - 1) * a_result
+    room = max(0, room)
+    turns = min(max_turns, (room + a_result) / (a_turn + a_result))
+    return min(turns * a_turn, room), max(0.0, turns - 1) * a_result
 
 
 def student_s(gang: Gang, tokens: StepTokens) -> float:

@@ -210,7 +210,8 @@ def _look_at_models(
         try:
             own = _look_at(model, use, told.get(model, Weights()), fetch=may_download)
         except ModelError as error:
-            raise ModelError(f"{model.path} cannot be used\n  {model.key}: {error}") from error
+            text = str(error).removeprefix(f"{model.key}: ")  # of one that is not to be had
+            raise ModelError(f"{model.path} cannot be used\n  {model.key}: {text}") from error
         notices += [line for line in own if line not in notices]
     unseen = (told[model].unseen for model in placement.models.values() if model in told)
     lines = dict.fromkeys(line for line in unseen if line is not None)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rnow.reports.evidence import Evidence, Line
+from rnow.training.alarms import MIN_CALLS, failing_pages, failing_tools, total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +25,6 @@ SAME = 1e-3  # nats a token at the first step, the end of its interval
 NO_MORE = 0.01  # of the answers: a teacher that is right so much more often is no better
 MIN_COPIED = 0.1  # of a step's rollouts
 SHARE_CUT = 0.3  # of a step's rollouts
-SHARE_FAILED = 0.9  # of a run's calls
-MIN_CALLS = 8
 BLOWN_UP = 3.0  # times the reverse KL of the first step
 TOO_HIGH = 0.01  # learning rate; the default is a hundredth of it
 
@@ -65,40 +64,15 @@ def _family(run: Evidence) -> str | None:
     )
 
 
-def _tool_fails(run: Evidence) -> str | None:
-    failed = _sum(run, "tool/error") + _sum(run, "tool/timeout")
-    calls = failed + _sum(run, "tool/ok")  # malformed ones never came to the tool
-    if calls < MIN_CALLS or failed / calls < SHARE_FAILED:
-        return None
-    return (
-        f"{failed:.0f} of {calls:.0f} tool calls failed in the tool itself, so the student learns "
-        "to work without an answer; read logs/tools.log, and try the tool with rnow test"
-    )
-
-
-def _pages_fail(run: Evidence) -> str | None:
-    pages = sum(_sum(run, f"browser/{name}") for name in ("fetched", "stored", "shared"))
-    errors = {
-        name.removeprefix("browser/error_"): _sum(run, name)
-        for line in run.metrics
-        for name in line
-        if name.startswith("browser/error_")
-    }
-    failed = sum(errors.values())
-    if failed < MIN_CALLS or failed / (failed + pages) < SHARE_FAILED:
-        return None
-    code = max(errors, key=lambda name: errors[name])
-    return (
-        f"{failed:.0f} of {failed + pages:.0f} reads gave no page, most of them {code}; try the "
-        "address with rnow browse, and see browser.allow_hosts and docs/browsing.md"
-    )
-
-
 def _no_calls(run: Evidence) -> str | None:
     turns = run.setting("rollout.max_turns") or 1
     if _cut(run) is not None:  # what is cut cannot call
         return None
-    if turns == 1 or _sum(run, "rollout/trajectories") < MIN_CALLS or _sum(run, "tool/calls"):
+    if (
+        turns == 1
+        or total(run.metrics, "rollout/trajectories") < MIN_CALLS
+        or total(run.metrics, "tool/calls")
+    ):
         return None
     return (
         f"rollout.max_turns is {turns}, and not one tool was called: the student does not know the "
@@ -184,8 +158,9 @@ RULES: dict[str, Callable[[Evidence], str | None]] = {
     "no_signal": _no_signal,
     "template": _template,
     "family": _family,
-    "tool_fails": _tool_fails,
-    "pages_fail": _pages_fail,
+    # Said by the run itself, too.
+    "tool_fails": lambda run: failing_tools(run.metrics),
+    "pages_fail": lambda run: failing_pages(run.metrics),
     "no_calls": _no_calls,
     "cut": _cut,
     "too_fast": _too_fast,
@@ -199,7 +174,3 @@ def _first_gap(run: Evidence) -> float | None:
     first: Line = run.metrics[0]
     gap = first.get("reverse_kl") if first.get("step") == 0 else None
     return None if gap is None else float(gap)
-
-
-def _sum(run: Evidence, name: str) -> float:
-    return float(sum(line.get(name, 0) for line in run.metrics))

@@ -11,7 +11,7 @@ from rnow.learner.checkpoint import load_checkpoint
 from rnow.learner.policy import Policy
 from rnow.learner.weights import export_merged
 from rnow.runs.folder import RunDirectory
-from rnow.runtime.atomic_files import replace_folder
+from rnow.runtime.atomic_files import folder_bytes, replace_folder
 from rnow.runtime.kill_points import point
 
 GENERATION_CONFIG = "generation_config.json"
@@ -68,7 +68,7 @@ def export_model(source: Path, output: Path, *, base: str | None) -> None:
             if (source / name).exists():
                 shutil.copyfile(source / name, temporary / name)
 
-    replace_folder(output, write)
+    replace_folder(output, write, needs_bytes=folder_bytes(source))
 
 
 def write_checkpoint_model(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil, floor
 from pathlib import Path
+from typing import NoReturn
 
 from rnow.errors import SpaceError
 from rnow.runtime.kill_points import point
@@ -40,15 +41,37 @@ def telling_if_full(path: Path, *, needs_bytes: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if errno_of(error) not in _FULL:
-            raise
-        needed = ceil(needs_bytes / 1e5) / 10
-        free = floor(shutil.disk_usage(path.parent).free / 1e5) / 10
-        raise SpaceError(
-            f"the disk is full: {path} was being written, which needs {needed} MB; {free} MB are "
-            "free. What was there before is as it was. Free some space; a run goes on with the "
-            "same command"
-        ) from error
+        if errno_of(error) in _FULL:
+            _tell(path, needs_bytes, error)
+        raise
+
+
+@contextmanager
+def filling(folder: Path, *, needs_bytes: int = 0) -> Iterator[None]:
+    """Remove `folder` if the block fails to fill it; raise SpaceError if that is for a full disk.
+
+    What was written by then is needed at least.
+    """
+    try:
+        yield
+    except BaseException as error:
+        needed = max(needs_bytes, folder_bytes(folder))
+        # On a full disk the half that was written is what fills it.
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, Exception) and errno_of(error) in _FULL:
+            _tell(folder, needed, error)
+        raise
+
+
+def _tell(path: Path, needs_bytes: int, error: Exception) -> NoReturn:
+    path = path.with_name(re.sub(r"^\.(.+)\.tmp$", r"\1", path.name))  # as the user will know it
+    needed = ceil(needs_bytes / 1e5) / 10
+    free = floor(shutil.disk_usage(path.parent).free / 1e5) / 10
+    raise SpaceError(
+        f"the disk is full: {path} was being written, which needs {needed} MB; {free} MB are "
+        "free. What was there before is as it was. Free some space; a run goes on with the "
+        "same command"
+    ) from error
 
 
 def errno_of(error: Exception) -> int:
@@ -85,9 +108,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None], *, needs_bytes: 
     for leftover in (temporary, old):
         if leftover.exists():
             shutil.rmtree(leftover)
-    temporary.mkdir(parents=True)
     # What it replaces says how much it takes, where nobody knows better.
-    with telling_if_full(folder, needs_bytes=max(_size(folder), needs_bytes)):
+    with filling(temporary, needs_bytes=max(folder_bytes(folder), needs_bytes)):
+        temporary.mkdir(parents=True)
         _fill_synced(temporary, write, name=folder.name)
     point(f"{folder.name}/synced")
     if folder.exists():
@@ -101,19 +124,14 @@ def replace_folder(folder: Path, write: Callable[[Path], None], *, needs_bytes: 
 
 
 def _fill_synced(temporary: Path, write: Callable[[Path], None], *, name: str) -> None:
-    try:
-        write(temporary)
-        point(f"{name}/written")
-        give_umask_modes(temporary)
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        _sync_folder(temporary)
-    except BaseException:
-        # On a full disk the half that was written is what fills it.
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    write(temporary)
+    point(f"{name}/written")
+    give_umask_modes(temporary)
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(temporary)
 
 
 def give_umask_modes(folder: Path) -> None:
@@ -135,7 +153,8 @@ def recover_folder(folder: Path) -> None:
         old.replace(folder)
 
 
-def _size(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
+    """Return how much the files of `folder` take; nothing where it is not there."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

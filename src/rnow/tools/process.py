@@ -7,7 +7,6 @@ processes land there.
 import asyncio
 import dataclasses
 import logging
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from rnow.runtime.deadline import within
 from rnow.runtime.kill_points import point
 from rnow.runtime.side_by_side import take_note, until_ended
 from rnow.tools.base import ToolSpec
+from rnow.tools.hanging import STACKS_SIGNAL, place_of_hang
 from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.settings import WorkerSettings
 from rnow.tools.wire import Channel
@@ -80,9 +80,11 @@ class WorkerProcess:
             async with within(settings.start_timeout_s, f"tools: the import of tools.py in {name}"):
                 await worker._introduce(_mcp_message(settings, servers, known))
         except DeadlineError as error:
+            place = await worker._place_of_hang()
             await worker.kill()
+            said = f"{place}: {error}" if place else error
             raise DeadlineError(
-                f"{error}; move what takes so long into a tool, where it has a deadline of its own"
+                f"{said}; move what takes so long into a tool, where it has a deadline of its own"
             ) from error
         except BaseException:
             await worker.kill()
@@ -120,7 +122,7 @@ class WorkerProcess:
         sessions with MCP servers first.
         """
         self.accepting = False
-        self._process.signal(signal.SIGUSR1)
+        self._process.signal(STACKS_SIGNAL)
         await asyncio.sleep(0.1)  # for the stacks to be written
         await self._idle.wait()
         await (self.stop() if self._settings.mcp.servers else self.kill())
@@ -201,6 +203,11 @@ class WorkerProcess:
             raise ToolDefinitionError(message["message"])
         self.specs = tuple(ToolSpec.from_json(fields) for fields in message["tools"])
         self.notices = tuple(message["notices"])
+
+    async def _place_of_hang(self) -> str | None:
+        folder = self._settings.tools_dir or self._settings.project_dir
+        log_file, since = self._settings.log_file, self._log_start
+        return await place_of_hang(self._process, log_file, since=since, folder=folder)
 
     async def _watch(self) -> None:
         """Hand out answers until the process has ended, or has closed its end of the socket."""

@@ -5,6 +5,7 @@ time: a reward's value, or what graders say. What hangs is ended from outside, w
 where the controller is gone the thread that reads its calls ends it.
 """
 
+import faulthandler
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ from rnow.core.grader import GRADER_REGISTRY
 from rnow.core.reward import REWARD_REGISTRY, RewardArgs
 from rnow.errors import GradingError, ToolDefinitionError
 from rnow.tools.graders import answer_call, awaited
+from rnow.tools.hanging import STACKS_SIGNAL
 from rnow.tools.loader import import_project_file
 from rnow.tools.wire import pack, receive, socket_of_worker
 
@@ -28,6 +30,7 @@ _MAX_SHOWN_CHARS = 100
 
 def main() -> None:
     """Answer calls until the controller is gone."""
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
     stream = socket_of_worker()
     start = receive(stream)
     if start is None:

@@ -21,6 +21,7 @@ from rnow.errors import DeadlineError, Problem, ToolDefinitionError
 from rnow.records import Prompt
 from rnow.runtime.deadline import within
 from rnow.tools.env import load_dotenv, worker_environment
+from rnow.tools.hanging import place_of_hang
 from rnow.tools.wire import Channel
 
 Functions = Mapping[str, Mapping[str, Any]]  # of rewards.py, by name: what is known of each
@@ -211,21 +212,22 @@ class _Worker:
             names=settings.env_names,
             kept=settings.kept_environ,
         )
+        log, folder = settings.log_file, settings.project_dir
+        since = log.stat().st_size if log.exists() else 0
         worker = cls(
             await Channel.open(
-                "rnow.tools.reward_worker",
-                environment=environment,
-                log_file=settings.log_file,
-                folder=settings.project_dir,
+                "rnow.tools.reward_worker", environment=environment, log_file=log, folder=folder
             )
         )
         try:
             async with within(settings.start_timeout_s, "rewards: the import of rewards.py"):
                 await worker._introduce(settings)
         except DeadlineError as error:
+            place = await place_of_hang(worker._channel.process, log, since=since, folder=folder)
             await worker.kill()
+            said = f"{place}: {error}" if place else error
             raise DeadlineError(
-                f"{error}; move what takes so long into a reward, where @reward(timeout=) gives it "
+                f"{said}; move what takes so long into a reward, where @reward(timeout=) gives it "
                 "time"
             ) from error
         except BaseException:

@@ -8,7 +8,6 @@ import asyncio
 import faulthandler
 import inspect
 import os
-import signal
 import socket
 import sys
 import traceback
@@ -23,6 +22,7 @@ from rnow import browser
 from rnow.browser import shared
 from rnow.errors import ToolDefinitionError
 from rnow.tools.base import ToolSpec
+from rnow.tools.hanging import STACKS_SIGNAL
 from rnow.tools.limit import CharacterLimiter, TokenLimiter
 from rnow.tools.loader import LoadedTool, load_tools, sandbox_notices
 from rnow.tools.mcp.spec import McpSpec
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from rnow.tools.mcp.tools import McpTool, McpTools
 
 _CLOSE_S = 1.5  # below what the controller waits for the process to end by itself
-STACKS_SIGNAL = signal.SIGUSR1  # writes the stacks of all threads to the log
 
 
 def main() -> None:

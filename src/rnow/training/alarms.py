@@ -10,6 +10,8 @@ Line = Mapping[str, float]
 
 WINDOW = 3  # steps averaged at each end
 MIN_STEPS_FOR_KL = 10
+SHARE_FAILED = 0.9  # of a run's calls
+MIN_CALLS = 8
 
 
 def alarms(history: Sequence[Line]) -> dict[str, str]:
@@ -20,6 +22,9 @@ def alarms(history: Sequence[Line]) -> dict[str, str]:
     if not history:
         return found
     last = history[-1]
+    for name, sentence in (("tools", failing_tools(history)), ("pages", failing_pages(history))):
+        if sentence is not None:
+            found[name] = sentence
     if last["tokens/drift"] > 0:
         found["drift"] = (
             f"tokens/drift is {last['tokens/drift']:.0f}: the engine did not receive the ids of "
@@ -58,6 +63,42 @@ def alarms(history: Sequence[Line]) -> dict[str, str]:
                 "the chat templates of student and teacher, then trainer.learning_rate"
             )
     return found
+
+
+def failing_tools(history: Sequence[Line]) -> str | None:
+    """Return what to say where nearly all calls of a run failed in the tool; None: nothing."""
+    failed = total(history, "tool/error") + total(history, "tool/timeout")
+    calls = failed + total(history, "tool/ok")  # malformed ones never came to the tool
+    if calls < MIN_CALLS or failed / calls < SHARE_FAILED:
+        return None
+    return (
+        f"{failed:.0f} of {calls:.0f} tool calls failed in the tool itself, so the student learns "
+        "to work without an answer; read logs/tools.log, and try the tool with rnow test"
+    )
+
+
+def failing_pages(history: Sequence[Line]) -> str | None:
+    """Return what to say where nearly all reads of a run gave no page; None: nothing."""
+    pages = sum(total(history, f"browser/{name}") for name in ("fetched", "stored", "shared"))
+    errors = {
+        name.removeprefix("browser/error_"): total(history, name)
+        for line in history
+        for name in line
+        if name.startswith("browser/error_")
+    }
+    failed = sum(errors.values())
+    if failed < MIN_CALLS or failed / (failed + pages) < SHARE_FAILED:
+        return None
+    code = max(errors, key=lambda name: errors[name])
+    return (
+        f"{failed:.0f} of {failed + pages:.0f} reads gave no page, most of them {code}; try the "
+        "address with rnow browse, and see browser.allow_hosts and docs/browsing.md"
+    )
+
+
+def total(history: Sequence[Line], name: str) -> float:
+    """Return the sum of what has that name in all steps."""
+    return float(sum(line.get(name, 0) for line in history))
 
 
 def _ends(history: Sequence[Line], name: str) -> tuple[float, float]:

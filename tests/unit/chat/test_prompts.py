@@ -415,11 +415,32 @@ def test_every_problem_of_an_entry_is_shown() -> None:
 
 
 def test_errors_beyond_the_fiftieth_entry_are_found_and_many_are_counted() -> None:
-    good, bad = {"messages": [USER]}, {"messages": []}
-    lines = error_of(*[good] * 60, *[bad] * 25).splitlines()
+    good, bad = {"messages": [USER]}, [{"messages": number} for number in range(25)]
+    lines = error_of(*[good] * 60, *bad).splitlines()
     assert len(lines) == 21
-    assert lines[0] == ("train.jsonl:61: messages is []; it must be a list with a message at least")
+    assert lines[0] == "train.jsonl:61: messages is 0; it must be a list with a message at least"
     assert lines[-1] == "… and 5 more problems in train.jsonl"
+
+
+def test_what_many_entries_have_alike_is_one_line_with_their_number() -> None:
+    good, bad = {"messages": [USER], "tools": ["browse"]}, {"messages": [USER], "tools": ["brows"]}
+    assert error_of(good, *[bad] * 684, {"messages": []}, tool_names=["browse"]) == (
+        "train.jsonl:2: tools.0 is 'brows', which no tool of the project is called; did you mean "
+        "'browse'? (so in 684 lines: 2, 3, 4, 5, 6, …)\n"
+        "train.jsonl:686: messages is []; it must be a list with a message at least"
+    )
+
+
+def test_a_field_that_looks_like_a_slip_is_told_and_others_are_left_alone() -> None:
+    slip = {"messages": [USER], "metdata": {"expected_answer": "Acme"}}
+    meant = {"messages": [USER], "metadata": {}, "metdata": 1, "source": "a", "difficulty": 3}
+    FILE.write_text("".join(json.dumps(entry) + "\n" for entry in (slip, meant, slip)))
+    loaded = read_prompt_file(FILE)
+    assert loaded.notices == (
+        "train.jsonl:1: metdata is no field that is read; did you mean 'metadata'? (so in 2 lines: "
+        "1, 3)",
+    )
+    assert {one.severity for one in loaded.warnings} == {"warning"}
 
 
 def test_fewer_prompts_than_a_batch_are_refused() -> None:
@@ -544,7 +565,7 @@ CHAT = [{"from": "human", "value": "Hi"}]
 def test_entries_in_another_form_are_told_once_for_all(entry: dict[str, Any], what: str) -> None:
     assert error_of({"messages": [USER]}, entry) == f"train.jsonl:2: {what}"
     assert error_of(entry, entry, {"messages": 5}) == (
-        f"train.jsonl:1: {what} (so in 2 lines)\n"
+        f"train.jsonl:1: {what} (so in 2 lines: 1, 2)\n"
         "train.jsonl:3: messages is 5; it must be a list with a message at least"
     )
 

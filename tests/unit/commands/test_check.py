@@ -1,3 +1,4 @@
+import asyncio
 import io
 import json
 import os
@@ -8,12 +9,14 @@ from builders import HOLLOW_CONFIG, real_template, tokenizer_folder, write_hollo
 from rich.console import Console
 
 from rnow.commands.arguments import require_writable
+from rnow.commands.check.files import saying_waits
 from rnow.commands.check.models import window_problem
 from rnow.commands.check.point import Outcome
 from rnow.commands.check.project import CheckReport, as_json, check_project
 from rnow.commands.run import train_project
 from rnow.config.load import load_config
 from rnow.errors import CheckpointError, TemplateError
+from rnow.runtime.deadline import within
 
 CONFIG = """\
 data: {batch_size: 1, group_size: 64}
@@ -84,6 +87,19 @@ def test_a_right_project_is_ok_in_all_points(project: Path) -> None:
         "window": f"the longest prompt takes {num_prompt} of 4096 tokens, tools included",
     }
     assert problems(report) == []
+
+
+async def test_what_a_check_waits_for_is_said_after_a_while() -> None:
+    async def work(seconds: float) -> int:
+        async with within(60, "tools: the import of tools.py"):
+            await asyncio.sleep(seconds)
+        return 3
+
+    said: list[str] = []
+    assert await saying_waits(work(0), said.append, after_s=5) == 3
+    assert said == []
+    assert await saying_waits(work(0.3), said.append, after_s=0.05) == 3
+    assert said == ["waiting for tools: the import of tools.py, 60 s at most"]
 
 
 def test_warnings_are_shown_and_leave_a_project_ok(project: Path) -> None:
@@ -220,7 +236,8 @@ def test_names_without_a_rewards_py_are_told(project: Path) -> None:
     assert outcomes(report)["rewards"] == "problem"
     assert problems(report)[0] == (
         f"{project}/train.jsonl:2: grader is 'same_city', but there is no rewards.py; "
-        "write one, with @grader (from rnow.core) above the function same_city"
+        "write one, with @grader (from rnow.core) above the function same_city "
+        "(so in 2 lines: 2, 3)"
     )
     (warning,) = (p for p in report.points[3].problems if p.severity == "warning")
     assert str(warning) == (
@@ -360,6 +377,11 @@ def test_of_models_that_are_elsewhere_what_can_be_planned_is(project: Path) -> N
         for name in ("student", "teacher")
     ]
     assert local.points[-1].message.splitlines() == [*plan, *sizes]
+    devices = {point.name: point for point in local.points}["devices"]
+    assert devices.message.splitlines()[1:] == [
+        f"{key}.path: nobody/{name} is not on this machine: a run downloads it first"
+        for key, name in (("model", "student"), ("teacher", "teacher"))
+    ]
     costs = json.loads(as_json(local))["plan"]
     assert (costs["tokens_in"]["value"], costs["total_s"]) == (384 * 14, None)
 

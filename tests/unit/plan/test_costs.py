@@ -99,9 +99,27 @@ def test_before_any_step_all_is_assumed_and_says_so() -> None:
 
 
 def test_a_small_window_holds_no_more_than_it_can() -> None:
-    costs = estimate_costs(replace(WORK, max_context_window=1700, num_evaluations=0), NOTHING)
-    # 1600 tokens are left for 1200 + 2000: half of each.
-    assert (costs.tokens_out.value, costs.tokens_in.value) == (640 * 600, 640 * (100 + 1000))
+    costs = estimate_costs(replace(WORK, max_context_window=1900, num_evaluations=0), NOTHING)
+    # 1800 tokens are left: two turns and the result between them.
+    assert (costs.tokens_out.value, costs.tokens_in.value) == (640 * 800, 640 * (100 + 1000))
+    assert costs.tokens_out.basis == (
+        "assumed 400 tokens a turn, 1000 a tool result and the 2.0 of 3 turns that its window has "
+        "room for"
+    )
+
+
+def test_more_turns_never_make_a_smaller_estimate() -> None:
+    small = replace(WORK, max_context_window=1900)
+    costs = [estimate_costs(replace(small, max_turns=turns), NOTHING) for turns in (1, 2, 3, 9, 99)]
+    for found in (
+        [one.tokens_out.value for one in costs],
+        [one.tokens_in.value for one in costs],
+        [one.journal_bytes.value for one in costs],
+        [one.step_s.value for one in costs if one.step_s],
+        [one.total_s.value for one in costs if one.total_s],
+    ):
+        assert found == sorted(found)
+        assert len(found) == len(costs)
 
 
 def test_measured_steps_take_the_place_of_assumptions() -> None:

@@ -107,8 +107,23 @@ def test_a_rollout_is_no_longer_than_its_window() -> None:
     settings: dict[str, Any] = {"max_turns": 3, "max_tokens": 500, "max_result_tokens": 1000}
     # 3 turns of 400 tokens, 2 results of 1,000
     assert assumed_tokens(**settings, room=9000) == (1200, 2000)
-    assert assumed_tokens(**settings, room=1600) == (600, 1000)
+    assert assumed_tokens(**settings, room=1800) == (800, 1000)
+    # one turn, a result and half of another turn's 1,400
+    assert assumed_tokens(**settings, room=1100) == (600, 500)
+    assert assumed_tokens(**settings, room=300) == (300, 0)
     assert assumed_tokens(**settings, room=-5) == (0, 0)
+
+
+@pytest.mark.parametrize("room", [0, 300, 1000, 5000, 50_000])
+def test_more_turns_never_make_fewer_tokens(room: int) -> None:
+    found = [
+        assumed_tokens(max_turns=turns, max_tokens=500, max_result_tokens=1000, room=room)
+        for turns in (1, 2, 4, 8, 100)
+    ]
+    assert [sorted(part) for part in zip(*found, strict=True)] == [
+        list(part) for part in zip(*found, strict=True)
+    ]
+    assert all(sum(one) <= room for one in found)
 
 
 def test_a_step_is_the_longer_engine_and_then_the_update() -> None:

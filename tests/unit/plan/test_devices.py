@@ -210,3 +210,19 @@ def test_a_folder_that_is_not_there_is_refused_everywhere(tmp_path: Path, kind: 
         "  model.path: there is no folder ./models/student\n"
         f"  teacher.path: {tmp_path}/empty has no weights (*.safetensors or pytorch_model*.bin)"
     )
+
+
+@pytest.mark.parametrize("kind", ["auto", "local", "vllm"])
+def test_a_folder_that_is_not_beside_others_is_no_hub_id(tmp_path: Path, kind: str) -> None:
+    for name in ("student", "teacher"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    found = find_model("model.path", "models/studnet", project=tmp_path, cache=tmp_path)
+    with pytest.raises(ModelError) as caught:
+        check_models({found: kind}, devices=ONE_GPU)
+    assert str(caught.value) == (
+        "models/studnet cannot be loaded\n"
+        "  model.path: there is no folder models/studnet, and models/ has student, teacher; "
+        "correct model.path, or, if Hugging Face's is meant: hf download models/studnet"
+    )
+    elsewhere = find_model("model.path", "nobody/student", project=tmp_path, cache=tmp_path)
+    assert set(check_models({elsewhere: kind}, devices=ONE_GPU)) == {elsewhere}

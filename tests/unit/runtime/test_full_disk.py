@@ -5,11 +5,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 
 import pytest
+from builders import load_policy, qwen3
 from scored import make_scored
 
+from rnow.engines.vllm.untied import untied_folder
 from rnow.errors import SpaceError
 from rnow.records import RolloutId
 from rnow.runs.folder import RunDirectory
@@ -43,6 +46,12 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
+def unfinished(folder: Path, *, num_bytes: int) -> None:
+    """Write what has room, and then what has none."""
+    (folder / "first").write_bytes(b"x" * num_bytes)
+    (folder / "second").write_bytes(b"x" * num_bytes)
+
+
 def test_a_file_that_cannot_be_written_is_as_it_was(disk: Path) -> None:
     path = disk / "state.json"
     replace_file(path, "old")
@@ -69,6 +78,42 @@ def test_a_folder_that_cannot_be_written_is_as_it_was(disk: Path) -> None:
     assert str(caught.value) == MESSAGE.format(path=folder, needs="0.3 MB", free="0.2 MB")
     assert (folder / "weights").read_bytes() == b"w" * 100_000
     assert [found.name for found in disk.iterdir()] == ["latest"]
+
+
+def test_weights_that_cannot_be_published_are_told_and_leave_no_half(
+    disk: Path, tmp_path: Path
+) -> None:
+    qwen3(vocab_size=2048).save_pretrained(tmp_path / "student")
+    policy = load_policy(tmp_path / "student", tuning="full")
+    size = sum(one.nbytes for one in policy.trainable_state().values())
+    with pytest.raises(SpaceError) as caught:
+        policy.save(disk / "policies" / "000000")
+    needs = f"{ceil(size / 1e5) / 10} MB"
+    assert str(caught.value) == MESSAGE.format(
+        path=disk / "policies" / "000000", needs=needs, free="0.3 MB"
+    )
+    assert not (disk / "policies" / "000000").exists()
+
+
+def test_a_folder_is_told_with_what_its_writer_knows_of_its_size(
+    disk: Path, tmp_path: Path
+) -> None:
+    qwen3(vocab_size=2048).save_pretrained(tmp_path / "student")
+    policy = load_policy(tmp_path / "student", tuning="full")
+    with pytest.raises(SpaceError) as caught:
+        replace_folder(disk / "model", policy.save)
+    assert str(caught.value).startswith(f"the disk is full: {disk / 'model'} was being written")
+    with pytest.raises(SpaceError, match=r"model was being written, which needs 0\.4 MB"):
+        # What had room is needed at least.
+        replace_folder(disk / "model", lambda folder: unfinished(folder, num_bytes=250_000))
+    assert list(disk.iterdir()) == []
+
+
+def test_an_untied_head_that_cannot_be_written_is_told(disk: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    qwen3(vocab_size=8192, tie_word_embeddings=True).save_pretrained(model)
+    with pytest.raises(SpaceError, match=r"lm_head\.safetensors was being written, which needs"):
+        untied_folder(model, disk / "untied")
 
 
 def test_a_journal_keeps_what_it_has_and_goes_on_once_there_is_room(disk: Path) -> None:

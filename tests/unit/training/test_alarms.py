@@ -35,6 +35,29 @@ def test_malformed_tool_calls_are_an_alarm() -> None:
     }
 
 
+def test_tools_that_fail_are_an_alarm_from_the_first_step_on() -> None:
+    failing = {**HEALTHY, "reverse_kl": 1.0, "tool/error": 50, "tool/timeout": 4, "tool/ok": 2}
+    assert alarms([failing]) == {
+        "tools": "54 of 56 tool calls failed in the tool itself, so the student learns to work "
+        "without an answer; read logs/tools.log, and try the tool with rnow test"
+    }
+    assert alarms([{**failing, "tool/ok": 7}]) == {}
+    assert alarms([{**failing, "tool/error": 1, "tool/ok": 0}]) == {}  # too few to say
+
+
+def test_pages_that_fail_are_an_alarm_from_the_first_step_on() -> None:
+    line = {
+        **HEALTHY,
+        "reverse_kl": 1.0,
+        "browser/error_http_status": 8,
+        "browser/error_timeout": 3,
+    }
+    assert alarms([line]) == {
+        "pages": "11 of 11 reads gave no page, most of them http_status; try the address with "
+        "rnow browse, and see browser.allow_hosts and docs/browsing.md"
+    }
+
+
 def test_tools_that_nobody_calls_are_an_alarm() -> None:
     silent = [{**line, "tool/calls": 0, "tool/model_error": 0} for line in history(6)]
     assert alarms([{**line, "tool/offered": 2} for line in silent]) == {

@@ -1,10 +1,11 @@
 """The points of `rnow check` on what the user wrote: config.yml, tools.py, rewards.py, prompts."""
 
+import asyncio
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rnow.chat.prompts import read_prompt_file
 from rnow.commands.arguments import require_writable
@@ -30,6 +31,8 @@ from rnow.evaluation.grading import name_problems, require_gradable
 from rnow.records import Prompt
 from rnow.rollout.environment import mcp_settings
 from rnow.rollout.project_pages import chromium_notices, require_contact, require_pages
+from rnow.runtime.deadline import waits
+from rnow.runtime.logs import log_to
 from rnow.runtime.main_task import run_main
 from rnow.tools.base import ToolSchema
 from rnow.tools.mcp.spec import McpSettings
@@ -37,6 +40,10 @@ from rnow.tools.pool import ToolPool
 from rnow.tools.rewards import RewardRunner, RewardSettings
 from rnow.tools.settings import WorkerSettings
 from rnow.training.steps import prompts_by_step
+
+Result = TypeVar("Result")
+
+SAY_AFTER_S = 4.0  # of a wait, what it is for
 
 
 def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, LoadedConfig | None]:
@@ -64,7 +71,7 @@ def check_config(directory: Path, overrides: Sequence[str]) -> tuple[Point, Load
 
 
 def check_tools(
-    directory: Path, loaded: LoadedConfig | None
+    directory: Path, loaded: LoadedConfig | None, *, say: Callable[[str], None]
 ) -> tuple[Point, tuple[ToolSchema, ...] | None]:
     """Import tools.py in a worker that asks MCP servers too; () where there is neither, None where
     they cannot be used.
@@ -89,7 +96,8 @@ def check_tools(
             mcp=mcp,
         )
         try:
-            schemas, notices = run_main(_describe_tools(settings))
+            with log_to(Path(scratch) / "check.log"):
+                schemas, notices = run_main(saying_waits(_describe_tools(settings), say))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:
             return point("tools", "", [_tools_problem(file, str(error))]), None
     names = ", ".join(schema.name for schema in schemas)
@@ -153,7 +161,11 @@ def _ungradable(prompts: Sequence[Prompt], file: Path) -> tuple[Problem, ...]:
 
 
 def check_rewards(
-    directory: Path, loaded: LoadedConfig, prompts: Mapping[str, tuple[Prompt, ...]]
+    directory: Path,
+    loaded: LoadedConfig,
+    prompts: Mapping[str, tuple[Prompt, ...]],
+    *,
+    say: Callable[[str], None],
 ) -> Point:
     """Import rewards.py in its process, and look for the names that config.yml and entries give."""
     file = directory / "rewards.py"
@@ -168,7 +180,8 @@ def check_rewards(
         log_file = Path(scratch) / "rewards.log"
         settings = RewardSettings.of(loaded, directory, log_file=log_file)
         try:
-            return point("rewards", *run_main(look()))
+            with log_to(Path(scratch) / "check.log"):
+                return point("rewards", *run_main(saying_waits(look(), say)))
         except (ToolDefinitionError, ConfigError, DeadlineError) as error:
             return point("rewards", "", [_tools_problem(file, str(error))])
 
@@ -192,6 +205,22 @@ def _data_settings(
         for name, default in zip(names, ("train.jsonl", "val.jsonl"), strict=True)
     )
     return (kind if kind in ("rl", "sft", "midtrain") else "distill"), train, val, None
+
+
+async def saying_waits(
+    work: Coroutine[Any, Any, Result], say: Callable[[str], None], *, after_s: float = SAY_AFTER_S
+) -> Result:
+    """Await `work`; where that takes long, say what is waited for."""
+
+    def tell() -> None:
+        for wait in waits()[:1]:
+            say(f"waiting for {wait.what}, {wait.limit_s:g} s at most")
+
+    telling = asyncio.get_running_loop().call_later(after_s, tell)
+    try:
+        return await work
+    finally:
+        telling.cancel()
 
 
 async def _describe_tools(

@@ -89,7 +89,15 @@ def check_devices(loaded: LoadedConfig, directory: Path) -> tuple[Point, Placeme
         keys = ("model.path", "teacher.path")
         key = next((key for key in keys if f"  {key}: " in str(error)), "engine.kind")
         return point("devices", "", [loaded.problem(key, str(error))]), None
-    return point("devices", "\n".join([*placement.lines(), *placement.unseen])), placement
+    lines = [*placement.lines(), *placement.unseen, *_to_download(placement)]
+    return point("devices", "\n".join(lines)), placement
+
+
+def _to_download(placement: Placement) -> Iterator[str]:
+    """Yield of which models nothing could be looked at but the name."""
+    for role, model in placement.models.items():
+        if model.folder is None and (role == "student" or placement.engines[role] != "url"):
+            yield f"{model.key}: {model.path} is not on this machine: a run downloads it first"
 
 
 def check_plan(

@@ -16,7 +16,7 @@ process of its own.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -88,7 +88,8 @@ def report_check(
     project: Path, overrides: list[str], console: Console | None, *, is_offline: bool = False
 ) -> None:
     """Check, and print the report, as JSON where no console is given; typer.Exit for a problem."""
-    report = check_project(project, overrides, is_offline=is_offline)
+    people = console or make_console(to_stderr=True)
+    report = check_project(project, overrides, is_offline=is_offline, say=people.print)
     if console is None:
         typer.echo(as_json(report))
     else:
@@ -99,11 +100,16 @@ def report_check(
 
 
 def check_project(
-    directory: Path, overrides: Sequence[str] = (), *, is_offline: bool = False
+    directory: Path,
+    overrides: Sequence[str] = (),
+    *,
+    is_offline: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> CheckReport:
     """Check the project in `directory` with `key=value` overrides laid over its config.yml.
 
-    `is_offline`: neither servers of the user's own nor sites are asked.
+    `is_offline`: neither servers of the user's own nor sites are asked. `say` is told of what takes
+    long.
     """
     from rnow.commands.check.files import check_config, check_data, check_rewards, check_tools
     from rnow.commands.check.models import (
@@ -116,7 +122,7 @@ def check_project(
     from rnow.commands.check.sites import check_sites
 
     config, loaded = check_config(directory, overrides)
-    tools, schemas = check_tools(directory, loaded)
+    tools, schemas = check_tools(directory, loaded, say=say)
     data, files = check_data(directory, loaded, schemas=schemas)
     prompts, *held_out = files.values() or [None]
     points, costs = [config, tools, data], None
@@ -124,7 +130,7 @@ def check_project(
         names = ("rewards", "tokenizers", "template", "window", "devices", "plan")
         points += [not_checked(name, "config.yml has problems") for name in names]
     else:
-        points.append(check_rewards(directory, loaded, files))
+        points.append(check_rewards(directory, loaded, files, say=say))
         points.append(check_tokenizers(loaded, directory))
         points += check_chat(loaded, directory, schemas=schemas, files=files)
         devices, placement = check_devices(loaded, directory)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rnow.errors import ModelError
+from rnow.runtime.atomic_files import telling_if_full
 from rnow.runtime.rope import load_network_config
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -90,7 +91,7 @@ def _write_head(source: Path, target: Path) -> None:
         head = json.dumps({"__metadata__": {"format": "pt"}, _HEAD: entry}).encode()
         head += b" " * (-len(head) % 8)
         weights.seek(8 + header_bytes + start)
-        with open(target, "wb") as copy:
+        with telling_if_full(target, needs_bytes=end - start), target.open("wb") as copy:
             copy.write(len(head).to_bytes(8, "little") + head)
             _copy(weights, copy, end - start)
 
