@@ -143,7 +143,10 @@ def test_a_checkpoint_in_parts_has_no_pickle_and_is_refused_when_a_part_is_cut_s
             load_checkpoint(folder)
     finally:
         part.write_bytes(content)
-    assert str(refused.value) == f"{part} is cut short; use an older checkpoint"
+    assert str(refused.value) == (
+        f"{part} is cut short; if another checkpoint is left beside it, copy that there, "
+        "or begin again with --fresh"
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CHECKPOINTS if kind != "alone"])
