@@ -4,6 +4,7 @@ A terminal that is closed may send SIGHUP several times, so of that one twice is
 imports asyncio: a command that needs no event loop hears signals, too.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ def hear_stop_signals() -> None:
         # In the background of a script Ctrl-C stays ignored, as it came.
         if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _hear)
+    atexit.register(_end_undisturbed)
 
 
 def note_request() -> None:
@@ -69,6 +71,13 @@ def end_now(number: signal.Signals) -> NoReturn:
     for do in before_end:
         do()
     os._exit(128 + number)
+
+
+def _end_undisturbed() -> None:
+    # The last that runs. Python's own end, which is short, would first take the handlers away, and
+    # a signal the exit code.
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _hear(number: int, frame: FrameType | None) -> None:

@@ -59,18 +59,32 @@ async def work():
 cli.app = lambda: run_main(work())
 cli.main()
 """
+# One that stands in Python's own end, after all that Python calls for a program.
+ENDING = """
+import os, sys, time
+
+class Last:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"last\\n")
+        sleep(0.5)
+
+from rnow import cli
+last = Last()
+cli.app = lambda: sys.exit(143)
+cli.main()
+"""
 STOPS = [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")]
 
 
-def begun(*words: str) -> "subprocess.Popen[str]":
+def begun(*words: str, program: str = COMMAND, line: str = "begun") -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *words],
+        [sys.executable, "-c", program, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
+    assert process.stdout.readline() == f"{line}\n"
     return process
 
 
@@ -95,3 +109,11 @@ def test_a_second_signal_amid_the_end_is_the_end_and_no_word_of_it(number: signa
     said, errors = process.communicate(timeout=PATIENCE_S)
     assert (said, errors) == ("", "")
     assert process.returncode == 128 + number
+
+
+def test_a_signal_amid_python_s_own_end_takes_no_exit_code() -> None:
+    process = begun(program=ENDING, line="last")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert errors == "Stopped by SIGTERM\n"
+    assert process.returncode == 143
