@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
+from rnow.chat.prompts import PromptFile, read_prompt_file
 from rnow.config.settings import ModelSettings
 from rnow.evaluation.grading import Grading
 from rnow.medbrowse.grading import medbrowse
@@ -341,8 +342,15 @@ def _turns(mask: np.ndarray, index: np.ndarray) -> tuple[Turn, ...]:
     )
 
 
+def read_prompts(file: Path, **settings: Any) -> PromptFile:
+    """Read prompts of dataset_type distill, but for the `settings` given."""
+    chosen: Any = {"dataset_type": "distill", "drop_last_answer": False} | settings
+    return read_prompt_file(file, **chosen)
+
+
 def medbrowse_grading() -> Grading:
-    return Grading(LocalGraders({"medbrowse": medbrowse}), default="medbrowse")
+    graders = LocalGraders({"medbrowse": medbrowse})
+    return Grading(graders, default="medbrowse", include_thinking=False)
 
 
 def graded_prompt(index: int, *, task: str, expected: str | None) -> Prompt:

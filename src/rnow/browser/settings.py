@@ -31,7 +31,7 @@ class BrowserSettings:
     render_hosts: tuple[str, ...] = ()  # read by Chromium at once; in the form of `allow_hosts`
     store: str | None = None  # folder of the page store; None: nothing is kept on disk
     store_mode: StoreMode = "live"
-    ttl_s: float = 7 * 86_400.0  # how long live serves a page from the store
+    ttl_s: float = 0.0  # how long live serves a page from the store
     source: Literal["auto", "http", "browser"] = "auto"  # one alone: for looking at a page
 
     connect_timeout_s: float = 10.0

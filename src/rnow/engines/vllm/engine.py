@@ -61,7 +61,7 @@ class _Policy:
 class VllmEngine:
     """An `Engine` over HTTP, on one or several servers with the same weights.
 
-    engine = VllmEngine([server.url], why_ended=lambda url: server.why_ended())
+    engine = VllmEngine([server.url], request_timeout_s=600.0)
     completion = await engine.sample(SampleRequest(token_ids=ids, …))
     await engine.aclose()
     """
@@ -70,7 +70,7 @@ class VllmEngine:
         self,
         urls: Sequence[str],
         *,
-        request_timeout_s: float = 600.0,
+        request_timeout_s: float,
         untied: Path | None = None,
         why_ended: Callable[[str], str | None] = lambda url: None,
         pauses_s: Sequence[float] = PAUSES_S,
