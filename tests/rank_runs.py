@@ -12,7 +12,6 @@ from rnow.config.settings import Config
 from rnow.learner.checkpoint import load_checkpoint
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal
-from rnow.runtime.kill_points import VARIABLE
 from rnow.training.ranks.places import RanksHere
 from rnow.training.ranks.processes import RankSettings
 from rnow.training.ranks.student import RankedStudent
@@ -74,9 +73,9 @@ class Killer:
         self._next()
 
     def _next(self) -> None:
-        self.environment.pop(VARIABLE, None)
+        self.environment.pop("RNOW_KILL_AT", None)
         if (point := next(self._points, None)) is not None:
-            self.environment[VARIABLE] = point
+            self.environment["RNOW_KILL_AT"] = point
 
 
 def steps(student: RankedStudent, run: RunDirectory) -> list[object]:

@@ -15,7 +15,6 @@ from short_runs import ForkedCli, assert_same_run
 
 from rnow.commands.init import init_project
 from rnow.errors import RankError
-from rnow.runtime.kill_points import VARIABLE
 from rnow.training.ranks.places import RankHere
 from rnow.training.ranks.processes import RankEnded, RankProcesses
 
@@ -69,7 +68,7 @@ def test_ranks_that_end_three_times_in_one_update_end_the_run_with_advice(
 ) -> None:
     settings = settings_of(tmp_path, model)
     said: list[str] = []
-    monkeypatch.setenv(VARIABLE, "rank1/update/micro_batch:1")
+    monkeypatch.setenv("RNOW_KILL_AT", "rank1/update/micro_batch:1")
 
     def say(line: str) -> None:
         said.append(line)
