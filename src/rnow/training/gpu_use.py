@@ -5,6 +5,8 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+from rnow.plan.devices import smi_rows
+
 EVERY_S = 5.0
 DEADLINE_S = 5.0
 _QUERY = "--query-gpu=index,memory.used,memory.total,utilization.gpu"
@@ -34,11 +36,10 @@ def read_use(text: str) -> list[GpuUse]:
     [{'index': 0, 'used_mib': 71200, 'total_mib': 81559, 'use_percent': 98}]
     """
     names = ("index", "used_mib", "total_mib", "use_percent")
-    rows = [[part.strip() for part in line.split(",")] for line in text.splitlines()]
     return [
         dict(zip(names, map(int, row), strict=True))
-        for row in rows
-        if len(row) == len(names) and all(part.isdigit() for part in row)
+        for row in smi_rows(text.splitlines(), num_columns=len(names))
+        if all(part.isdigit() for part in row)
     ]
 
 
