@@ -99,6 +99,11 @@ class Node:
         except RayActorError as error:
             raise EngineError(self.gone(error)) from error
 
+    async def end(self, ref: Awaitable[object], what: str, *, limit_s: float) -> None:
+        """Have the keeper end something; where it is gone, the lifeline there has done it."""
+        with suppress(EngineError, DeadlineError):
+            await self.ask(ref, what, limit_s=limit_s)
+
     def gone(self, error: Exception) -> str:
         if self.why_gone is None:
             first = str(error).strip().splitlines()[0]
@@ -217,10 +222,8 @@ class KeptServer:
         return self._watching.result()
 
     async def stop(self) -> None:
-        """End the server; where its machine is gone, the lifeline there has done it."""
-        with suppress(EngineError, DeadlineError):
-            stopping = self.node.keeper.stop.remote(self._name)
-            await self.node.ask(stopping, f"cluster.stop of {self._name}", limit_s=_STOP_LIMIT_S)
+        stopping = self.node.keeper.stop.remote(self._name)
+        await self.node.end(stopping, f"cluster.stop of {self._name}", limit_s=_STOP_LIMIT_S)
         for task in (self._watching, self._copying):
             task.cancel()
         await asyncio.wait({self._watching, self._copying})

@@ -20,7 +20,7 @@ from typing import Any
 
 from rnow.cluster.connect import Cluster
 from rnow.cluster.node import Node
-from rnow.errors import DeadlineError, EngineError, RnowError
+from rnow.errors import EngineError, RnowError
 from rnow.runtime.atomic_files import replace_folder
 from rnow.runtime.deadline import within
 
@@ -107,13 +107,11 @@ class RankThere:
                 log.write(new)
 
     async def close(self) -> None:
-        """Kill it; where its machine is gone, the lifeline there has done it."""
         self._copying.cancel()
         await asyncio.wait({self._copying})
         await self.bring_log()
-        with suppress(EngineError, DeadlineError):
-            ending = self.node.keeper.end_rank.remote(self._name)
-            await self.node.ask(ending, "cluster.end_rank", limit_s=_ANSWER_LIMIT_S)
+        ending = self.node.keeper.end_rank.remote(self._name)
+        await self.node.end(ending, "cluster.end_rank", limit_s=_ANSWER_LIMIT_S)
         self._waiting.cancel()
         await asyncio.wait({self._waiting})
 
