@@ -19,13 +19,18 @@ async def side_by_side(*work: Coroutine[Any, Any, Result]) -> list[Result]:
         if tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
-        for task in tasks:
-            task.cancel()
-        await until_ended(*tasks)
+        await end_tasks(*tasks)
     failed = [error for task in tasks if not task.cancelled() and (error := task.exception())]
     if failed:
         raise failed[0]
     return [task.result() for task in tasks]
+
+
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """End tasks, whatever they are at, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await until_ended(*tasks)
 
 
 async def until_ended(*tasks: asyncio.Task[Any]) -> None:

@@ -44,6 +44,7 @@ from rnow.engines.vllm.untied import is_tied, untied_folder
 from rnow.engines.vllm.weight_routes import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.runtime.deadline import within
+from rnow.runtime.side_by_side import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -194,9 +195,7 @@ class VllmEngine:
 
     async def aclose(self) -> None:
         """Break off what is under way; the servers run on, they are not the engine's."""
-        for task in self._unloading:
-            task.cancel()
-        await asyncio.gather(*self._unloading, return_exceptions=True)
+        await end_tasks(*self._unloading)
         for replica in self._replicas.all:
             await replica.client.aclose()
 

@@ -19,6 +19,7 @@ from rnow.errors import EngineError
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import report_breach, waiting
+from rnow.runtime.side_by_side import end_tasks
 from rnow.training.ranks.messages import PEER_GONE, WAITING, Message, error_of
 from rnow.training.ranks.places import Rank, RankPlace
 
@@ -107,9 +108,7 @@ class RankProcesses:
             with waiting(name, limit_s=self._limit_s):
                 await self._wait(tasks, name)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(*tasks)
         return [task.result() for task in tasks]
 
     async def end(self) -> None:
