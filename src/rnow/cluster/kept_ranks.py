@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from rnow.tools.wire import Channel
+from rnow.runtime.channel import Channel
 
 _PROGRAM = "rnow.training.ranks.program"
 _INTERFACE_ADDRESS = 0x8915  # SIOCGIFADDR

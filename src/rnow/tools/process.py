@@ -15,13 +15,13 @@ from typing import Any
 
 from rnow.browser.chromium.stand_in import stand_in
 from rnow.errors import DeadlineError, ToolDefinitionError
+from rnow.runtime.channel import Channel
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import within
 from rnow.runtime.kill_points import point
 from rnow.tools.base import ToolSpec
 from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.settings import WorkerSettings
-from rnow.tools.wire import Channel
 
 _log = logging.getLogger(__name__)
 _MAX_QUOTED_CHARS = 500

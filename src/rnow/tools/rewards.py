@@ -19,10 +19,10 @@ from typing import Any
 from rnow.config.load import LoadedConfig
 from rnow.errors import DeadlineError, Problem, ToolDefinitionError
 from rnow.records import Prompt
+from rnow.runtime.channel import Channel
 from rnow.runtime.deadline import within
 from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.settings import IMPORT_LIMIT_S
-from rnow.tools.wire import Channel
 
 Functions = Mapping[str, Mapping[str, Any]]  # of rewards.py, by name: what is known of each
 

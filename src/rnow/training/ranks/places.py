@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from rnow.tools.wire import Channel
+from rnow.runtime.channel import Channel
 from rnow.training.ranks.messages import Message
 
 
