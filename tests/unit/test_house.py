@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rnow"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "templates" not in path.parts)
 
-MAX_SOURCE_LINES = 41_165  # templates and all; it goes up with what rnow can do, not with habit
+MAX_SOURCE_LINES = 41_177  # templates and all; it goes up with what rnow can do, not with habit
 MAX_MODULE_LINES = 330
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_P95 = 30
@@ -101,6 +101,16 @@ def imports(tree: ast.AST) -> Iterator[str]:
                     yield whole if whole in DOTTED_NAMES else module
 
 
+def named_modules(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules whose names stand in texts: so programs of child processes are started."""
+    docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if node not in docstrings:
+                names = re.findall(r"\brnow(?:\.\w+)+", text)
+                yield from (name for name in names if name in DOTTED_NAMES)
+
+
 def importers_of(*packages: str) -> set[str]:
     return {
         name_of(path)
@@ -115,10 +125,10 @@ def room_of(dotted: str) -> str:
 
 
 def imports_between_rooms() -> Iterator[tuple[str, str]]:
-    """Yield (module, what it imports) for each import of one room by another."""
+    """Yield (module, what it imports or names) for each import of one room by another."""
     for path, tree in TREES.items():
         module = dotted_name_of(path)
-        for name in sorted(set(imports(tree))):
+        for name in sorted({*imports(tree), *named_modules(tree)}):
             if name.split(".")[0] == "rnow" and room_of(module) != room_of(name):
                 yield module, name
 

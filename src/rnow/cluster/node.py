@@ -12,7 +12,6 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from rnow.cluster.keeper import Started
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient, WhyEnded
 from rnow.engines.vllm.server import Progress
@@ -162,10 +161,9 @@ class KeptServer:
     """A server on another machine, as a VllmServer is one on this. `start` makes it."""
 
     def __init__(
-        self, node: Node, name: str, settings: VllmServerSettings, started: Started
+        self, node: Node, name: str, settings: VllmServerSettings, their_log: Path
     ) -> None:
-        self.node, self.settings = node, settings
-        self._their_log = str(started.log_file)
+        self.node, self.settings, self._their_log = node, settings, str(their_log)
         self.url = f"ray://{name}"
         self._name = name
         self._sentence: str | None = None
@@ -189,7 +187,7 @@ class KeptServer:
         try:
             if settings.is_made_here:
                 there = replace(settings, model=Path(await node.deliver(settings.model)))
-            started: Started = await node.ask(
+            their_log: Path = await node.ask(
                 node.keeper.start.remote(name, there),
                 what,
                 limit_s=settings.start_timeout_s + _SLACK_S,
@@ -200,7 +198,7 @@ class KeptServer:
             if settings.is_made_here:  # it has been read
                 with suppress(RnowError):
                     await node.forget(settings.model)
-        return cls(node, name, settings, started)
+        return cls(node, name, settings, their_log)
 
     def client(self, why_ended: WhyEnded) -> VllmClient:
         return KeptClient(self.node, self._name, self.url, why_ended=why_ended)

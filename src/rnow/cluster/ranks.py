@@ -51,6 +51,7 @@ class RankThere:
         node: Node,
         rank: int,
         *,
+        program: str,
         address: str,
         student: Path,
         environment: Mapping[str, str],
@@ -58,7 +59,7 @@ class RankThere:
     ) -> "RankThere":
         """`address`: of the machine, where the others reach it."""
         name = f"rank-{rank}"
-        opening = node.keeper.open_rank.remote(name, student, environment, address)
+        opening = node.keeper.open_rank.remote(name, program, student, environment, address)
         made = await node.ask(opening, "cluster.open_rank", limit_s=_OPEN_LIMIT_S)
         return cls(node, name, made, address=address, log=logs / f"{name}.log")
 
@@ -127,12 +128,22 @@ class RankThere:
 
 
 class RanksOnNodes:
-    """Starts ranks on machines, and carries files for them. `nodes`: Ray's id of each rank's."""
+    """Starts ranks on machines, and carries files for them.
+
+    `nodes`: Ray's id of each rank's; `program`: the module that a rank is.
+    """
 
     def __init__(
-        self, cluster: Cluster, nodes: Sequence[str], *, student: Path, run: Path, logs: Path
+        self,
+        cluster: Cluster,
+        nodes: Sequence[str],
+        *,
+        program: str,
+        student: Path,
+        run: Path,
+        logs: Path,
     ) -> None:
-        self._cluster, self._nodes = cluster, nodes
+        self._cluster, self._nodes, self._program = cluster, nodes, program
         self._student, self._run, self._logs = student, run, logs
         # One number for all, wherever a rank may have to go: bits depend on it.
         shares = (cluster.nodes[id].machine.cores // nodes.count(id) for id in nodes)
@@ -149,6 +160,7 @@ class RanksOnNodes:
         opened = await RankThere.open(
             node,
             rank,
+            program=self._program,
             address=_LOOPBACK if is_alone else node.machine.address,
             student=self._student,
             environment={**variables, **environment},
