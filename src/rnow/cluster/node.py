@@ -18,6 +18,7 @@ from rnow.engines.vllm.server import Progress
 from rnow.errors import DeadlineError, EngineError, RnowError
 from rnow.plan.nodes import Machine
 from rnow.runtime.deadline import within
+from rnow.runtime.side_by_side import end_tasks
 
 _LOOK_S = 2.0  # between two looks at a server's log
 _ANSWER_LIMIT_S = 60.0  # of a keeper, for what needs no server
@@ -193,8 +194,7 @@ class KeptServer:
                 limit_s=settings.start_timeout_s + _SLACK_S,
             )
         finally:
-            showing.cancel()
-            await asyncio.wait({showing})
+            await end_tasks(showing)
             if settings.is_made_here:  # it has been read
                 with suppress(RnowError):
                     await node.forget(settings.model)
@@ -222,9 +222,7 @@ class KeptServer:
     async def stop(self) -> None:
         stopping = self.node.keeper.stop.remote(self._name)
         await self.node.end(stopping, f"cluster.stop of {self._name}", limit_s=_STOP_LIMIT_S)
-        for task in (self._watching, self._copying):
-            task.cancel()
-        await asyncio.wait({self._watching, self._copying})
+        await end_tasks(self._watching, self._copying)
 
     async def _watch(self) -> str:
         try:
