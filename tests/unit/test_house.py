@@ -192,7 +192,9 @@ def test_imports_point_one_way() -> None:
 
 
 def test_the_medicine_stands_in_its_own_room_alone() -> None:
-    medicine = re.compile(r"NCT[0-9(\[]|orange_?book|drugs_?at_?fda|clinicaltrials")
+    medicine = re.compile(
+        r"NCT[0-9(\[]|orange_?book|drugs_?at_?fda|clinicaltrials|\bfda\b|Not_Listed"
+    )
     found = {
         name.parts[0]
         for path in SOURCE.rglob("*")

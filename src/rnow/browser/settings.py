@@ -19,8 +19,8 @@ class BrowserSettings:
     BrowserSettings(allow_hosts=("site.test", "*.site.test"), contact="me@example.org",
                     local_sites={"clinic.test": 40001})
 
-    A host in `allow_hosts` is that host alone; `*.fda.gov` is every host below fda.gov, not fda.gov
-    itself; `*` is every public host.
+    A host in `allow_hosts` is that host alone; `*.site.test` is every host below site.test, not
+    site.test itself; `*` is every public host.
     """
 
     allow_hosts: tuple[str, ...] = ()
