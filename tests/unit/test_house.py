@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rnow"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "templates" not in path.parts)
 
-MAX_SOURCE_LINES = 41_167  # templates and all; it goes up with what rnow can do, not with habit
+MAX_SOURCE_LINES = 41_168  # templates and all; it goes up with what rnow can do, not with habit
 MAX_MODULE_LINES = 330
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_P95 = 30
@@ -31,6 +31,7 @@ MAX_LOOP_LINES = 45
 LAYERS = (
     {"rnow", "errors", "records"},
     {"core", "runtime", "config"},
+    {"networks"},
     {"browser", "engines", "learner"},
     {"tools", "plan"},
     {"cluster", "chat"},
