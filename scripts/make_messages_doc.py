@@ -50,7 +50,7 @@ SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Models and the machine": (
         "What fits where: [gpu.md](gpu.md); several machines: [cluster.md](cluster.md).",
-        ("plan", "cluster", "learner"),
+        ("plan", "cluster", "learner", "networks"),
     ),
     "Engines": ("vLLM and the embedded engine: [engines.md](engines.md).", ("engines",)),
     "Browsing": (

@@ -26,6 +26,9 @@ from numpy.typing import ArrayLike
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
+from rnow.browser.text.markdown import html_to_markdown
+from rnow.browser.text.pagination import Limiter, paginate, show_page
+from rnow.chat.prompts import PromptFile, read_prompt_file
 from rnow.config.settings import ModelSettings
 from rnow.evaluation.grading import Grading
 from rnow.medbrowse.grading import medbrowse
@@ -341,8 +344,21 @@ def _turns(mask: np.ndarray, index: np.ndarray) -> tuple[Turn, ...]:
     )
 
 
+def page_text(html: str, *, url: str, page: int = 1, limiter: Limiter | None = None) -> str:
+    """Return what the model gets for page `page` of this HTML, as `rnow.browser.read` gives it."""
+    text = html_to_markdown(html, url=url)
+    return show_page(paginate(text, url=url, status=200, limiter=limiter), page)
+
+
+def read_prompts(file: Path, **settings: Any) -> PromptFile:
+    """Read prompts of dataset_type distill, but for the `settings` given."""
+    chosen: Any = {"dataset_type": "distill", "drop_last_answer": False} | settings
+    return read_prompt_file(file, **chosen)
+
+
 def medbrowse_grading() -> Grading:
-    return Grading(LocalGraders({"medbrowse": medbrowse}), default="medbrowse")
+    graders = LocalGraders({"medbrowse": medbrowse})
+    return Grading(graders, default="medbrowse", include_thinking=False)
 
 
 def graded_prompt(index: int, *, task: str, expected: str | None) -> Prompt:

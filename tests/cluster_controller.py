@@ -53,13 +53,16 @@ async def open_ranks(cluster: Cluster, folder: Path, nodes: Sequence[str]) -> "R
     from rank_runs import settings_of
 
     from rnow.cluster.ranks import RanksOnNodes
+    from rnow.training.ranks.places import PROGRAM
     from rnow.training.ranks.student import RankedStudent
 
     model = folder / "student"
     qwen3(seed=0, vocab_size=rank_cases.VOCAB).save_pretrained(model)
     settings = settings_of(folder / "trainer", model)
     run = settings.run
-    place = RanksOnNodes(cluster, nodes, student=model, run=run.path, logs=run.logs)
+    place = RanksOnNodes(
+        cluster, nodes, program=PROGRAM, student=model, run=run.path, logs=run.logs
+    )
     return await RankedStudent.open(replace(settings, place=place), say=print)
 
 

@@ -43,6 +43,8 @@ class Lab:
                 log_file=self.folder / f"student-{number}.log",
                 max_model_len=100,
                 python=self.python,
+                dtype="auto",
+                deterministic=False,
                 start_timeout_s=20.0,
                 node=nodes[number % len(nodes)],
             )

@@ -158,7 +158,7 @@ async def open_pair(folder: Path, *, dtype: str, **fields: Any) -> AsyncIterator
         request_timeout_s=120,
         why_ended=lambda url: server.why_ended(),
     )
-    opened = Pair(server, vllm, LocalEngine(model, dtype=dtype), model)
+    opened = Pair(server, vllm, LocalEngine(model, dtype=dtype, request_timeout_s=600), model)
     opened.progress = progress
     try:
         yield opened

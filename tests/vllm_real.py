@@ -40,6 +40,8 @@ def server_settings(model: Path, log_file: Path, **fields: Any) -> VllmServerSet
         "max_model_len": 512,
         "python": vllm_python(),
         "dtype": "float32",
+        "deterministic": False,
+        "start_timeout_s": 900.0,
         **fields,
     }
     return VllmServerSettings(**chosen)

@@ -23,7 +23,8 @@ import jinja2
 import trl
 
 import rnow.templates.clinic.make_site as site
-from rnow.browser.text.pagination import page_text
+from rnow.browser.text.markdown import html_to_markdown
+from rnow.browser.text.pagination import paginate, show_page
 from rnow.templates.clinic.make_site import QUESTIONS, Trial
 from rnow.tools.loader import load_tools
 
@@ -132,3 +133,8 @@ def misled_conversation(texts: FastTexts, trial: Trial, task: str) -> str:
     wrong = {"ingredient": trial.comparator, "company": trial.sponsor, "date": trial.completed}
     text = texts.prompt(trial, task) + call_text(trial.study_url) + bridge_text(texts.study(trial))
     return text + f"{task.upper()}: {wrong[task]}<|im_end|>"
+
+
+def page_text(html: str, *, url: str) -> str:
+    """Return what the model gets for this HTML."""
+    return show_page(paginate(html_to_markdown(html, url=url), url=url, status=200), 1)

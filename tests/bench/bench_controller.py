@@ -140,9 +140,9 @@ async def measure(
 ) -> Measured:
     chat = ChatTemplate.load(str(STUDENT))
     group_size = 4
-    engine = VllmEngine([url])
+    engine = VllmEngine([url], request_timeout_s=600)
     if num_nodes:
-        engine = VllmEngine((), clients=clients_on_nodes(url, num_nodes))
+        engine = VllmEngine((), clients=clients_on_nodes(url, num_nodes), request_timeout_s=600)
     with tempfile.TemporaryDirectory() as name:
         async with instant_tools(Path(name)) as tools:
             num_prompts = num_rollouts // group_size

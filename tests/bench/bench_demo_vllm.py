@@ -42,6 +42,8 @@ async def start_servers(project: Path, python: str, logs: Path) -> tuple[VllmSer
         max_model_len=window,
         python=python,
         dtype="float32",
+        deterministic=False,
+        start_timeout_s=900.0,
         max_lora_rank=config.model.qlora_rank,
     )
     teacher = VllmServerSettings(
@@ -53,6 +55,8 @@ async def start_servers(project: Path, python: str, logs: Path) -> tuple[VllmSer
         log_file=logs / "teacher.log",
         python=python,
         dtype="float32",
+        deterministic=False,
+        start_timeout_s=900.0,
     )
     first, second = await asyncio.gather(VllmServer.start(student), VllmServer.start(teacher))
     return first, second

@@ -57,7 +57,7 @@ async def against_generate(*, rows: int, rounds: int) -> bool:
     prompts = torch.randint(0, 49_152, (8, 64), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as name:
         make_smollm2(Path(name))
-        engine = LocalEngine(Path(name), rows=rows)
+        engine = LocalEngine(Path(name), rows=rows, request_timeout_s=600)
         plain = LlamaForCausalLM.from_pretrained(name, dtype=torch.float32)
     plain.generation_config.eos_token_id = None
 
@@ -142,8 +142,8 @@ async def main() -> int:
     holds = await against_generate(rows=options.rows, rounds=options.rounds)
     with tempfile.TemporaryDirectory() as folder:
         make_model(folder)
-        engine = LocalEngine(Path(folder), rows=options.rows)
-        teacher = LocalEngine(Path(folder))
+        engine = LocalEngine(Path(folder), rows=options.rows, request_timeout_s=600)
+        teacher = LocalEngine(Path(folder), request_timeout_s=600)
     print(f"{options.threads} threads, {options.rows} rows, {options.rollouts} rollouts")
     for attempt in range(3):
         begin = time.perf_counter()

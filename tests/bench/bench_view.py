@@ -16,7 +16,7 @@ from contextlib import suppress
 from rich.console import Console
 from rows import row
 
-from rnow.training.monitor import EVERY_S, make_live
+from rnow.runtime.console import DRAW_EVERY_S, make_live
 from rnow.training.view import view
 
 NUM_DRAWN = 200
@@ -66,8 +66,10 @@ def main() -> int:
         for _ in range(NUM_DRAWN):
             live.refresh()
         one_s = (time.process_time() - started) / NUM_DRAWN
-    beside = f"drawn in {1000 * one_s:.2f} ms every {EVERY_S:g} s"
-    return int(not row("the view", one_s / EVERY_S, "of a step", most=MAX_SHARE, beside=beside))
+    beside = f"drawn in {1000 * one_s:.2f} ms every {DRAW_EVERY_S:g} s"
+    return int(
+        not row("the view", one_s / DRAW_EVERY_S, "of a step", most=MAX_SHARE, beside=beside)
+    )
 
 
 if __name__ == "__main__":

@@ -133,11 +133,15 @@ async def measure(
         max_model_len=1024,
         python=python,
         dtype="bfloat16" if on_cuda else "float32",
+        deterministic=False,
+        start_timeout_s=900.0,
         devices={"CUDA_VISIBLE_DEVICES": "0"} if on_cuda else {},
         gpu_memory_utilization=0.2,
     )
     server = await VllmServer.start(settings)
-    engine = VllmEngine([server.url], why_ended=lambda url: server.why_ended())
+    engine = VllmEngine(
+        [server.url], request_timeout_s=600, why_ended=lambda url: server.why_ended()
+    )
     num_tokens = num_rollouts * NUM_TURNS * SAMPLED_TOKENS
     print(f"{num_parameters / 1e6:.0f} M parameters, {num_rollouts} rollouts, {num_tokens} tokens")
     loop_s, direct_s = [], []

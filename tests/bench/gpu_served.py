@@ -41,7 +41,7 @@ NUM_STEPS, KILL_AFTER_STEPS = 4, 2
 
 async def scored(claims: Claims, folder: Path, *, cpu: bool) -> None:
     async with serving(folder, cpu=cpu) as server:
-        engine = VllmEngine([server.url])
+        engine = VllmEngine([server.url], request_timeout_s=600)
         apart = []
         for seed in range(8):
             one = await engine.sample(sampling(seed))
@@ -65,7 +65,7 @@ async def prefix(claims: Claims, folder: Path, *, cpu: bool) -> None:
     found: dict[bool, list[FloatArray]] = {}
     for caching in (True, False):
         async with serving(folder, cpu=cpu, prefix_caching=caching) as server:
-            engine = VllmEngine([server.url])
+            engine = VllmEngine([server.url], request_timeout_s=600)
             values = []
             for version in (0, 1, 2):
                 if version:
@@ -95,7 +95,7 @@ async def preempted(claims: Claims, folder: Path, *, cpu: bool) -> None:
     blocks = {} if cpu else {"num_gpu_blocks_override": 40}
     teacher = serving(folder, cpu=cpu, max_lora_rank=None, prefix_caching=False, args=blocks)
     async with teacher as server:
-        engine = VllmEngine([server.url])
+        engine = VllmEngine([server.url], request_timeout_s=600)
         requests = [scoring_of(make_ids(500 - number), start=3) for number in range(24)]
         together = await asyncio.gather(*map(engine.score, requests))
         alone = [await engine.score(request) for request in requests]
@@ -119,7 +119,7 @@ async def parallel(claims: Claims, folder: Path, *, cpu: bool) -> None:
     started = time.perf_counter()
     async with serving(folder, cpu=cpu, devices=devices, tensor_parallel_size=2) as server:
         seconds = time.perf_counter() - started
-        engine = VllmEngine([server.url])
+        engine = VllmEngine([server.url], request_timeout_s=600)
         one = await engine.sample(sampling(1))
         await engine.aclose()
     claims.say(

@@ -107,7 +107,7 @@ def apart(policy: Policy, completions: Sequence[Completion]) -> float:
 
 async def decode(claims: Claims, folder: Path, *, cpu: bool) -> None:
     async with serving(folder, cpu=cpu) as server:
-        engine = VllmEngine([server.url])
+        engine = VllmEngine([server.url], request_timeout_s=600)
         base = load_policy(folder / "student", dtype="bfloat16")
         (sampled,) = await engine.probe_sampling([sampling(seed) for seed in range(8)])
         noise = max(apart(base, [sampled.alone]), apart(base, sampled.together))
@@ -139,7 +139,7 @@ async def precision(claims: Claims, folder: Path, *, cpu: bool) -> None:
     for head in ("model", "float32"):
         async with serving(folder, cpu=cpu, args={"hf_overrides": {"head_dtype": head}}) as server:
             policy = load_policy(folder / "student", dtype="bfloat16")
-            engine = VllmEngine([server.url])
+            engine = VllmEngine([server.url], request_timeout_s=600)
             sampled = [await engine.sample(sampling(seed)) for seed in range(16)]
             ratios = [logprobs_of(policy, one) - one.logprobs for one in sampled]
             ratio = np.concatenate(ratios).astype(np.float64)
@@ -165,7 +165,7 @@ async def deterministic(claims: Claims, folder: Path, *, cpu: bool) -> None:
     for wanted in (False, True):
         for _ in range(2):  # the second is a server that was started again
             async with serving(folder, cpu=cpu, deterministic=wanted) as server:
-                engine = VllmEngine([server.url])
+                engine = VllmEngine([server.url], request_timeout_s=600)
                 requests = [sampling(seed, num_tokens=200) for seed in range(16)]
                 await engine.sample(requests[0])
                 started = time.perf_counter()
@@ -187,7 +187,7 @@ async def deterministic(claims: Claims, folder: Path, *, cpu: bool) -> None:
 
 async def compact(claims: Claims, folder: Path, *, cpu: bool) -> None:
     async with serving(folder, cpu=cpu, prefix_caching=False) as server:
-        engine = VllmEngine([server.url])
+        engine = VllmEngine([server.url], request_timeout_s=600)
         replica = engine.at(server.url)
         request = scoring_of(make_ids(300), start=100)
         short = await engine.score(request)
@@ -207,7 +207,7 @@ async def compact(claims: Claims, folder: Path, *, cpu: bool) -> None:
 async def cut(claims: Claims, folder: Path, *, cpu: bool) -> None:
     async with serving(folder, cpu=cpu, deterministic=True) as server:
         request = sampling(1, num_tokens=440)
-        engine = VllmEngine([server.url])
+        engine = VllmEngine([server.url], request_timeout_s=600)
         whole = await engine.sample(request)
         started = time.perf_counter()
         await engine.sample(request)

@@ -72,7 +72,7 @@ def test_a_run_reads_calls_runs_tools_and_learns(tmp_path: Path, name: str) -> N
     def turn_of(ids: object) -> list[int]:
         return answer if SAID in chat.decode(ids) else call  # type: ignore[arg-type]
 
-    engine = LocalEngine(project / "student", window=WINDOW)
+    engine = LocalEngine(project / "student", window=WINDOW, request_timeout_s=600)
     with serve_beside(ForcedVllm(engine, turn_of, max_model_len=WINDOW)) as server:
         overrides += [f"engine.url={server.url}"]
         points = check_project(project, overrides).points

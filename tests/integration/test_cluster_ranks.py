@@ -20,6 +20,7 @@ from short_runs import ForkedCli, assert_same_run
 from rnow.cluster.connect import Cluster, find_nodes, opened_cluster
 from rnow.cluster.ranks import RanksOnNodes
 from rnow.commands.init import init_project
+from rnow.training.ranks.places import PROGRAM
 from rnow.training.ranks.processes import RankSettings
 from rnow.training.ranks.student import RankedStudent
 
@@ -58,6 +59,7 @@ def on_nodes(settings: RankSettings, cluster: Cluster) -> RankSettings:
     place = RanksOnNodes(
         cluster,
         [*cluster.nodes][1:],
+        program=PROGRAM,
         student=settings.student,
         run=settings.run.path,
         logs=settings.run.logs,

@@ -53,8 +53,8 @@ async def test_two_steps_of_training_have_the_trainers_numbers_in_the_engine(
 ) -> None:
     for name, seed in (("student", 0), ("teacher", 1)):
         tiny_model(family, seed=seed).save_pretrained(tmp_path / name)
-    student = LocalEngine(tmp_path / "student")
-    teacher = LocalEngine(tmp_path / "teacher")
+    student = LocalEngine(tmp_path / "student", request_timeout_s=600)
+    teacher = LocalEngine(tmp_path / "teacher", request_timeout_s=600)
     policy = load_policy(tmp_path / "student", qlora_rank=4, dtype="float32")
     trainer = Trainer(
         policy,

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import make_trajectory, tokenizer_folder
+from builders import make_trajectory, read_prompts, tokenizer_folder
 
-from rnow.chat.prompts import read_prompt_file
 from rnow.chat.template import ChatTemplate
 from rnow.config.load import load_config
 from rnow.errors import DataError, GradingError, RolloutError, ToolDefinitionError
@@ -95,7 +94,7 @@ def make_project(
     (folder / "val.jsonl").write_text("\n".join(json.dumps(each) for each in entries))
     if code is not None:
         (folder / "rewards.py").write_text(code)
-    return read_prompt_file(folder / "val.jsonl").prompts
+    return read_prompts(folder / "val.jsonl").prompts
 
 
 @asynccontextmanager

@@ -277,6 +277,9 @@ async def test_a_second_server_that_cannot_start_leaves_the_first_not_running(la
         log_file=lab.folder / "student.log",
         max_model_len=100,
         python=lab.python,
+        dtype="auto",
+        deterministic=False,
+        start_timeout_s=900.0,
     )
     broken = replace(settings, python="/nowhere/python", log_file=lab.folder / "student-1.log")
     with pytest.raises(RnowError, match="/nowhere/python"):

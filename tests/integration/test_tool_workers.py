@@ -20,10 +20,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from rnow.browser.settings import BrowserSettings
 from rnow.errors import ConfigError, DeadlineError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
+from rnow.runtime.channel import Channel
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
-from rnow.tools.wire import Channel
 
 TOOLS = '''
 import asyncio, ctypes, datetime, os, signal, subprocess, sys, threading, time

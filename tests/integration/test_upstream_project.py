@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import read_prompts
 from chromium import chromium_executable
 from loopback import serve_pub
 
-from rnow.chat.prompts import read_prompt_file
 from rnow.config.load import load_config
 from rnow.records import RolloutId, ToolOutcome
 from rnow.rollout.environment import worker_settings
@@ -105,7 +105,7 @@ async def test_its_tool_reads_pages_with_a_crawler_for_each_call(project: Path) 
     async with serve_pub() as pub:
         pub.page("/study/NCT1", "<h1>NCT1</h1><p>Sponsor: Acme</p><script>0</script>" * 20)
         async with ToolPool(settings) as pool:
-            prompts = read_prompt_file(
+            prompts = read_prompts(
                 project / loaded.config.data.train_file,
                 tool_names=[schema.name for schema in pool.schemas],
             ).prompts

@@ -65,7 +65,7 @@ def test_a_killed_controller_takes_the_server_and_its_workers_along(tmp_path: Pa
         settings = VllmServerSettings(
             role="student", model=Path({str(copy_model("student", tmp_path))!r}),
             log_file=Path({str(log)!r}), max_model_len=512, python={vllm_python()!r},
-            dtype="float32")
+            dtype="float32", deterministic=False, start_timeout_s=900.0)
         asyncio.run(VllmServer.start(settings))
     """
     controller = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnow.browser.text.pagination import Document
-from rnow.runtime.side_by_side import until_ended
+from rnow.runtime.side_by_side import end_tasks
 
 ReadDocument = Callable[[], Coroutine[Any, Any, Document]]
 
@@ -55,10 +55,7 @@ class PageCache:
 
     async def aclose(self) -> None:
         """Stop what is on its way."""
-        reading = list(self._reading)
-        for task in reading:
-            task.cancel()
-        await until_ended(*reading)
+        await end_tasks(*self._reading)
 
     def _start(self, key: str, read: ReadDocument) -> _Entry:
         def ended(task: asyncio.Task[Document]) -> None:

@@ -19,8 +19,8 @@ class BrowserSettings:
     BrowserSettings(allow_hosts=("site.test", "*.site.test"), contact="me@example.org",
                     local_sites={"clinic.test": 40001})
 
-    A host in `allow_hosts` is that host alone; `*.fda.gov` is every host below fda.gov, not fda.gov
-    itself; `*` is every public host.
+    A host in `allow_hosts` is that host alone; `*.site.test` is every host below site.test, not
+    site.test itself; `*` is every public host.
     """
 
     allow_hosts: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class BrowserSettings:
     render_hosts: tuple[str, ...] = ()  # read by Chromium at once; in the form of `allow_hosts`
     store: str | None = None  # folder of the page store; None: nothing is kept on disk
     store_mode: StoreMode = "live"
-    ttl_s: float = 7 * 86_400.0  # how long live serves a page from the store
+    ttl_s: float = 0.0  # how long live serves a page from the store
     source: Literal["auto", "http", "browser"] = "auto"  # one alone: for looking at a page
 
     connect_timeout_s: float = 10.0

@@ -11,7 +11,7 @@ Message = dict[str, Any]
 
 
 def conversation(
-    prompt: Prompt, trajectory: Trajectory, chat: ChatTemplate, *, include_thinking: bool = True
+    prompt: Prompt, trajectory: Trajectory, chat: ChatTemplate, *, include_thinking: bool
 ) -> list[Message]:
     """Return the prompt's messages, then what the student and its tools said.
 

@@ -37,10 +37,10 @@ class PromptFile:
 def read_prompt_file(
     file: Path,
     *,
-    dataset_type: DatasetType = "distill",
+    dataset_type: DatasetType,
+    drop_last_answer: bool,
     tool_names: Collection[str] | None = None,
     batch_size: int | None = None,
-    drop_last_answer: bool = False,
 ) -> PromptFile:
     """Read and check every line of `file`.
 

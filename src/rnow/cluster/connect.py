@@ -183,8 +183,7 @@ class Cluster:
 
 
 async def _close(node: Node) -> None:
-    with suppress(EngineError, DeadlineError):
-        await node.ask(node.keeper.close.remote(), "cluster.close", limit_s=_CLOSE_LIMIT_S)
+    await node.end(node.keeper.close.remote(), "cluster.close", limit_s=_CLOSE_LIMIT_S)
     ray.kill(node.keeper)
 
 

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,6 @@ _PLACES = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # memory first: read 
 Bytes = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """A server that serves."""
-
-    log_file: Path  # on its machine
-
-
 class Keeper:
     """One node's servers and ranks, by the names that the controller gives them. Its methods are
     called through Ray: await node.keeper.start.remote("student-0", settings)."""
@@ -60,8 +53,9 @@ class Keeper:
         """Return the number of this process, and the folder that it keeps files in."""
         return os.getpid(), self._folder
 
-    async def start(self, name: str, settings: VllmServerSettings) -> Started:
-        """Start a server and return when it has answered; raises as VllmServer.start does."""
+    async def start(self, name: str, settings: VllmServerSettings) -> Path:
+        """Start a server; return its log, here, once it has answered. Raises as VllmServer.start
+        does."""
         _check_there(settings.model)
         await self.stop(name)
         log_file = self._folder / f"{name}.log"
@@ -71,7 +65,7 @@ class Keeper:
         )
         self._servers[name] = server
         self._clients[name] = server.client(server.why_ended, pauses_s=())
-        return Started(log_file=log_file)
+        return log_file
 
     async def exchange(
         self, name: str, method: str, route: str, body: bytes | None
@@ -99,12 +93,17 @@ class Keeper:
             await server.stop()
 
     async def open_rank(
-        self, name: str, student: Path, environment: Mapping[str, str], address: str
+        self,
+        name: str,
+        program: str,
+        student: Path,
+        environment: Mapping[str, str],
+        address: str,
     ) -> Path:
         """Start a rank of the trainer, that speaks to others at `address`; return where what it
         makes is to lie."""
         _check_there(student)
-        return await self._ranks.open(name, environment, address=address)
+        return await self._ranks.open(name, program, environment, address=address)
 
     async def tell_rank(self, name: str, message: Mapping[str, Any]) -> None:
         await self._ranks.channels[name].send(message)

@@ -12,9 +12,8 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from rnow.tools.wire import Channel
+from rnow.runtime.channel import Channel
 
-_PROGRAM = "rnow.training.ranks.program"
 _INTERFACE_ADDRESS = 0x8915  # SIOCGIFADDR
 
 
@@ -25,8 +24,10 @@ class KeptRanks:
         self.channels: dict[str, Channel] = {}
         self._folder = folder
 
-    async def open(self, name: str, environment: Mapping[str, str], *, address: str) -> Path:
-        """Start a rank; return the folder for what ranks make."""
+    async def open(
+        self, name: str, program: str, environment: Mapping[str, str], *, address: str
+    ) -> Path:
+        """Start a rank, which is the module `program`; return the folder for what ranks make."""
         await self.end(name)
         made, log = self._folder / "made", self._folder / f"{name}.log"
         if not self.channels:  # of ranks that have ended
@@ -34,7 +35,7 @@ class KeptRanks:
         made.mkdir(exist_ok=True)
         log.unlink(missing_ok=True)
         self.channels[name] = await Channel.open(
-            _PROGRAM,
+            program,
             environment={**os.environ, **_sockets_at(address), **environment},
             log_file=log,
             folder=made,

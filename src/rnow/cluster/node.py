@@ -12,13 +12,13 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from rnow.cluster.keeper import Started
 from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient, WhyEnded
 from rnow.engines.vllm.server import Progress
 from rnow.errors import DeadlineError, EngineError, RnowError
 from rnow.plan.nodes import Machine
 from rnow.runtime.deadline import within
+from rnow.runtime.side_by_side import end_tasks
 
 _LOOK_S = 2.0  # between two looks at a server's log
 _ANSWER_LIMIT_S = 60.0  # of a keeper, for what needs no server
@@ -99,6 +99,11 @@ class Node:
         except RayActorError as error:
             raise EngineError(self.gone(error)) from error
 
+    async def end(self, ref: Awaitable[object], what: str, *, limit_s: float) -> None:
+        """Have the keeper end something; where it is gone, the lifeline there has done it."""
+        with suppress(EngineError, DeadlineError):
+            await self.ask(ref, what, limit_s=limit_s)
+
     def gone(self, error: Exception) -> str:
         if self.why_gone is None:
             first = str(error).strip().splitlines()[0]
@@ -157,10 +162,9 @@ class KeptServer:
     """A server on another machine, as a VllmServer is one on this. `start` makes it."""
 
     def __init__(
-        self, node: Node, name: str, settings: VllmServerSettings, started: Started
+        self, node: Node, name: str, settings: VllmServerSettings, their_log: Path
     ) -> None:
-        self.node, self.settings = node, settings
-        self._their_log = str(started.log_file)
+        self.node, self.settings, self._their_log = node, settings, str(their_log)
         self.url = f"ray://{name}"
         self._name = name
         self._sentence: str | None = None
@@ -184,18 +188,17 @@ class KeptServer:
         try:
             if settings.is_made_here:
                 there = replace(settings, model=Path(await node.deliver(settings.model)))
-            started: Started = await node.ask(
+            their_log: Path = await node.ask(
                 node.keeper.start.remote(name, there),
                 what,
                 limit_s=settings.start_timeout_s + _SLACK_S,
             )
         finally:
-            showing.cancel()
-            await asyncio.wait({showing})
+            await end_tasks(showing)
             if settings.is_made_here:  # it has been read
                 with suppress(RnowError):
                     await node.forget(settings.model)
-        return cls(node, name, settings, started)
+        return cls(node, name, settings, their_log)
 
     def client(self, why_ended: WhyEnded) -> VllmClient:
         return KeptClient(self.node, self._name, self.url, why_ended=why_ended)
@@ -217,13 +220,9 @@ class KeptServer:
         return self._watching.result()
 
     async def stop(self) -> None:
-        """End the server; where its machine is gone, the lifeline there has done it."""
-        with suppress(EngineError, DeadlineError):
-            stopping = self.node.keeper.stop.remote(self._name)
-            await self.node.ask(stopping, f"cluster.stop of {self._name}", limit_s=_STOP_LIMIT_S)
-        for task in (self._watching, self._copying):
-            task.cancel()
-        await asyncio.wait({self._watching, self._copying})
+        stopping = self.node.keeper.stop.remote(self._name)
+        await self.node.end(stopping, f"cluster.stop of {self._name}", limit_s=_STOP_LIMIT_S)
+        await end_tasks(self._watching, self._copying)
 
     async def _watch(self) -> str:
         try:

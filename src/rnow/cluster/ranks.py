@@ -52,6 +52,7 @@ class RankThere:
         node: Node,
         rank: int,
         *,
+        program: str,
         address: str,
         student: Path,
         environment: Mapping[str, str],
@@ -59,7 +60,7 @@ class RankThere:
     ) -> "RankThere":
         """`address`: of the machine, where the others reach it."""
         name = f"rank-{rank}"
-        opening = node.keeper.open_rank.remote(name, student, environment, address)
+        opening = node.keeper.open_rank.remote(name, program, student, environment, address)
         made = await node.ask(opening, "cluster.open_rank", limit_s=_OPEN_LIMIT_S)
         return cls(node, name, made, address=address, log=logs / f"{name}.log")
 
@@ -108,13 +109,11 @@ class RankThere:
                 log.write(new)
 
     async def close(self) -> None:
-        """Kill it; where its machine is gone, the lifeline there has done it."""
         self._copying.cancel()
         await asyncio.wait({self._copying})
         await self.bring_log()
-        with suppress(EngineError, DeadlineError):
-            ending = self.node.keeper.end_rank.remote(self._name)
-            await self.node.ask(ending, "cluster.end_rank", limit_s=_ANSWER_LIMIT_S)
+        ending = self.node.keeper.end_rank.remote(self._name)
+        await self.node.end(ending, "cluster.end_rank", limit_s=_ANSWER_LIMIT_S)
         self._waiting.cancel()
         await asyncio.wait({self._waiting})
 
@@ -130,12 +129,22 @@ class RankThere:
 
 
 class RanksOnNodes:
-    """Starts ranks on machines, and carries files for them. `nodes`: Ray's id of each rank's."""
+    """Starts ranks on machines, and carries files for them.
+
+    `nodes`: Ray's id of each rank's; `program`: the module that a rank is.
+    """
 
     def __init__(
-        self, cluster: Cluster, nodes: Sequence[str], *, student: Path, run: Path, logs: Path
+        self,
+        cluster: Cluster,
+        nodes: Sequence[str],
+        *,
+        program: str,
+        student: Path,
+        run: Path,
+        logs: Path,
     ) -> None:
-        self._cluster, self._nodes = cluster, nodes
+        self._cluster, self._nodes, self._program = cluster, nodes, program
         self._student, self._run, self._logs = student, run, logs
         # One number for all, wherever a rank may have to go: bits depend on it.
         shares = (cluster.nodes[id].machine.cores // nodes.count(id) for id in nodes)
@@ -152,6 +161,7 @@ class RanksOnNodes:
         opened = await RankThere.open(
             node,
             rank,
+            program=self._program,
             address=_LOOPBACK if is_alone else node.machine.address,
             student=self._student,
             environment={**variables, **environment},

@@ -68,7 +68,7 @@ _LearningRate = Annotated[
         "--learning-rate",
         metavar="X",
         help="How far each update moves the weights. The same as trainer.learning_rate=X; without "
-        "it, what config.yml says, else 1e-4.",
+        "it, what config.yml says.",
         rich_help_panel=_SETTINGS,
     ),
 ]

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from rnow.errors import UsageError
 from rnow.runs.folder import RunDirectory
-from rnow.runtime.console import sayer
+from rnow.runtime.console import DRAW_EVERY_S, is_live, make_live, sayer
 from rnow.runtime.keys import hearing
-from rnow.training.monitor import EVERY_S, STOP_KEY, is_live, make_live
+from rnow.training.monitor import STOP_KEY
 from rnow.training.view import eta_s, step_line, view
 
 _KEYS = f"{STOP_KEY}: look away; the run goes on"
@@ -44,7 +44,7 @@ async def watch_run(run: RunDirectory, console: Console) -> None:
         while run.holder() is not None and not away.is_set():
             live.refresh()
             with suppress(TimeoutError):
-                await asyncio.wait_for(away.wait(), EVERY_S)
+                await asyncio.wait_for(away.wait(), DRAW_EVERY_S)
 
 
 def _draw(run: RunDirectory, *, width: int) -> Group:
@@ -75,7 +75,7 @@ async def _say_steps(run: RunDirectory, console: Console) -> None:
         num_said = len(lines)
         if not is_running:
             return
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(DRAW_EVERY_S)
 
 
 def _read_status(run: RunDirectory) -> dict[str, Any] | None:

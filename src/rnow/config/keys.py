@@ -3,7 +3,7 @@
 Messages, docs/configuration.md and the test that walks both are made from this.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -25,6 +25,7 @@ _WORDS = {
     dict[str, Any]: "a mapping",
     type(None): "null",
 }
+_WHOLE = ("engine.args", "teacher.args")  # mappings that are one setting
 
 
 def settings_by_key() -> dict[str, FieldInfo]:
@@ -35,6 +36,17 @@ def settings_by_key() -> dict[str, FieldInfo]:
 def section_keys() -> dict[str, type[Section]]:
     """Return every section under its dotted key: "trainer", "resources.student"."""
     return {key: section for key, _, section in _walk(Config) if section is not None}
+
+
+def flat_values(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what a config holds by dotted keys; a mapping that is one setting stays one value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value and prefix + key not in _WHOLE:
+            flat |= flat_values(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def _walk(

@@ -116,7 +116,7 @@ def without_accents(text: str) -> str:
 
 
 def is_not_available(value: str) -> bool:
-    """Say whether an expected value means that there is none: NA, N/A, none, Not_Listed."""
+    """Say whether an expected value means that there is none: NA, N/A, none, not listed."""
     return plain_text(value).replace("_", " ").strip(" .") in _NOT_AVAILABLE
 
 

@@ -19,8 +19,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class RewardFunction(Protocol):
     """A function that `@reward` has registered."""
 
-    _is_reward: bool
-    _reward_name: str
     _is_precondition: bool
     _is_sandbox: bool
     _timeout: float | None
@@ -82,8 +80,6 @@ def reward(
         except TypeError as error:
             raise TypeError(f"Reward registration failed: {error}") from error
         registered = cast(RewardFunction, function)
-        registered._is_reward = True
-        registered._reward_name = name
         registered._is_precondition = precondition
         registered._is_sandbox = sandbox
         registered._timeout = timeout

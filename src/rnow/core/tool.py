@@ -23,7 +23,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class ToolFunction(Protocol):
     """A function that `@tool` has registered."""
 
-    _is_tool: bool
     _tool_name: str
     _schema: dict[str, Any]
     _description: str
@@ -107,7 +106,6 @@ def tool(
             _check_tool_args(function)
         except TypeError as error:
             raise TypeError(f"Tool registration failed: {error}") from error
-        registered._is_tool = True
         registered._tool_name = name
         registered._is_sandbox = sandbox
         registered._timeout = timeout

@@ -43,8 +43,8 @@ class Grading:
         graders: Graders,
         *,
         default: str,  # data.grader
+        include_thinking: bool,  # in what rewards see
         rewards: RewardRunner | None = None,
-        include_thinking: bool = False,
     ) -> None:
         self._graders = graders
         self._default = default
@@ -179,10 +179,14 @@ async def open_grading(
     Raises DataError where a name is not there, ToolDefinitionError where rewards.py cannot be used.
     """
     config = loaded.config
+    settings: Any = {
+        "default": config.data.grader,
+        "include_thinking": config.rollout.include_thinking,
+    }
     gradable = [prompt for prompt in prompts if "expected_answer" in prompt.metadata]
     is_needed = any((prompt.grader or config.data.grader) != BUILT_IN for prompt in gradable)
     if not is_needed and not (with_rewards and any(prompt.rewards for prompt in prompts)):
-        yield Grading(LocalGraders(GRADER_REGISTRY), default=config.data.grader)
+        yield Grading(LocalGraders(GRADER_REGISTRY), **settings)
         return
     checked = {file: prompts if with_rewards else [replace(one, rewards=()) for one in prompts]}
     if not (project / "rewards.py").is_file():
@@ -191,10 +195,7 @@ async def open_grading(
         problems = name_problems(loaded, checked, runner)
         if problems:
             raise DataError(problems=problems)
-        include_thinking = config.rollout.include_thinking
-        yield Grading(
-            runner, default=config.data.grader, rewards=runner, include_thinking=include_thinking
-        )
+        yield Grading(runner, rewards=runner, **settings)
 
 
 def require_gradable(prompts: Sequence[Prompt], *, file: str) -> None:

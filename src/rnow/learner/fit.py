@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from rnow.errors import ModelError
+from rnow.networks.rope import load_network_config
 from rnow.runtime.logs import quiet_transformers
-from rnow.runtime.rope import load_network_config
 
 
 def check_fit(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rnow.learner.attention import positions_of_row
 from rnow.learner.lm_head import LogitMap, default_chunk_tokens, token_logprobs
-from rnow.runtime.last_layer import only_rows
+from rnow.networks.last_layer import only_rows
 
 
 class Network(nn.Module):

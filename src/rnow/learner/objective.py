@@ -79,7 +79,6 @@ class Objective:
     """What one micro-batch adds to the step."""
 
     loss: Tensor  # [] call backward() on this
-    advantages: Tensor  # [actions] detached
     totals: LossTotals
 
 
@@ -134,7 +133,7 @@ def compute_objective(
         turn_reverse_kl=per_turn.index_add(0, tokens.turn_index, reverse_kl),
         turn_actions=per_turn.index_add(0, tokens.turn_index, torch.ones_like(reverse_kl)),
     )
-    return Objective(loss=loss, advantages=advantages, totals=totals)
+    return Objective(loss=loss, totals=totals)
 
 
 def _discounted_sum(values: Tensor, trajectory_index: Tensor, *, discount: float) -> Tensor:

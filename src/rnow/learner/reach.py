@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from rnow.errors import ModelError
+from rnow.networks.rope import load_network_config
 from rnow.runtime.logs import quiet_transformers
-from rnow.runtime.rope import load_network_config
 
 _KINDS = ("adapted", "experts", "tables", "others")
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from rnow.errors import ModelError
+from rnow.networks.rope import load_network_config
 from rnow.records import derive_seed
 from rnow.runtime.atomic_files import filling, give_umask_modes
 from rnow.runtime.logs import quiet_transformers
-from rnow.runtime.rope import load_network_config
 
 
 def load_causal_lm(

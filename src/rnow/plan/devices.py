@@ -8,7 +8,7 @@ not counted: no part of rnow runs on them.
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -171,11 +171,16 @@ def _ask_nvidia_smi(environ: Mapping[str, str], deadline_s: float) -> list[_Foun
     if program is None:
         return []
     query = [program, "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits"]
-    rows = [[part.strip() for part in line.split(",", 3)] for line in _output(query, deadline_s)]
     return [
         _Found(index, uuid, Gpu(kind="cuda", name=name, memory_mib=_number(memory)))
-        for index, uuid, memory, name in (row for row in rows if len(row) == 4)
+        for index, uuid, memory, name in smi_rows(_output(query, deadline_s), num_columns=4)
     ]
+
+
+def smi_rows(lines: Iterable[str], *, num_columns: int) -> list[list[str]]:
+    """Return what nvidia-smi's lines say of each GPU; the last column may have commas."""
+    rows = ([part.strip() for part in line.split(",", num_columns - 1)] for line in lines)
+    return [row for row in rows if len(row) == num_columns]
 
 
 def _output(command: Sequence[str], deadline_s: float) -> list[str]:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rnow.errors import ModelError
+from rnow.networks.experts import num_chosen_experts, num_experts
+from rnow.networks.rope import config_errors
 from rnow.plan.kv_cache import CacheLayers, read_cache_layers
 from rnow.plan.weight_files import count_weight_bytes, index_bytes
-from rnow.runtime.experts import num_chosen_experts, num_experts
 from rnow.runtime.logs import quiet_transformers
-from rnow.runtime.rope import config_errors
 
 # Bytes of a weight as it is published quantized; of others the files say it.
 _NARROW_BYTES = {"fp8": 1.0, "mxfp4": 17 / 32, "nvfp4": 9 / 16}

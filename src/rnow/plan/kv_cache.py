@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from rnow.runtime.layer_kinds import layer_kinds
+from rnow.networks.layer_kinds import layer_kinds
 
 _FULL, _STATE = "full_attention", "linear_attention"
 # Kinds that keep a window, with the name of its size.

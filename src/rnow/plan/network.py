@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rnow.errors import ModelError
+from rnow.networks.experts import has_experts
+from rnow.networks.layer_kinds import why_not_local
+from rnow.networks.rope import config_errors, load_network_config
 from rnow.plan.records import EngineKind
-from rnow.runtime.experts import has_experts
-from rnow.runtime.layer_kinds import why_not_local
-from rnow.runtime.rope import config_errors, load_network_config
 
 # Kinds of network whose gate and up projections are one layer in transformers, and two under an
 # adapter in vLLM's own class for them.

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rnow.config.keys import flat_values
 from rnow.records import ToolOutcome
 from rnow.reports.charts import charts
 from rnow.reports.diagnoses import Diagnosis, diagnose
@@ -146,15 +147,7 @@ def _metric_rows(runs: Sequence[Evidence]) -> list[tuple[str, Metric | None, lis
 
 
 def _different_settings(runs: Sequence[Evidence]) -> list[tuple[str, list[str]]]:
-    flat = [_flat(run.config) for run in runs]
+    flat = [flat_values(run.config) for run in runs]
     keys = sorted({key for one in flat for key in one})
-    table = [(key, [one.get(key, "") for one in flat]) for key in keys]
+    table = [(key, [str(one.get(key, "")) for one in flat]) for key in keys]
     return [(key, values) for key, values in table if len(set(values)) > 1]
-
-
-def _flat(config: dict[str, Any], before: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in config.items():
-        name = f"{before}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: str(value)}
-    return found

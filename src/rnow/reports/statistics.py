@@ -22,8 +22,6 @@ class Statistics:
     """Counts that grow with each rollout. The gap is student less teacher, nats a token."""
 
     num: int = 0  # that were learned from; calls, ends and gaps are of these
-    num_graded: int = 0
-    num_right: int = 0
     held_out: Counter[str] = field(default_factory=Counter)  # rollouts, and tokens sampled and read
     calls: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)  # (tool, host)
     seconds: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
@@ -40,8 +38,6 @@ class Statistics:
             self.held_out.update({"rollouts": 1, "sampled": actions, "read": read})
             return
         self.num += 1
-        self.num_graded += rollout.right is not None
-        self.num_right += bool(rollout.right)
         self.ends[trajectory.end_reason.value] += 1
         for call in trajectory.tool_calls:
             key = (call.name or "unreadable", host_of(call))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rnow.config.keys import flat_values
 from rnow.config.settings import Config
 from rnow.errors import CheckpointError
 from rnow.rollout.project_pages import store_fingerprint
@@ -84,7 +85,6 @@ TAKEN_OVER = frozenset(
 
 
 _CODE = ("tools.py", "rewards.py")  # may change in a run, which is told
-_WHOLE = ("engine.args", "teacher.args")  # mappings that are one setting
 
 
 def check_not_lost(run: RunDirectory) -> None:
@@ -117,7 +117,7 @@ def check_finished(run: Path, before: Mapping[str, Any], now: Mapping[str, Any])
 
     A setting that came into being since then is no difference.
     """
-    known = _flat(before)
+    known = flat_values(before)
     changed = {key: values for key, values in _changed(before, now).items() if key in known}
     if changed:
         raise CheckpointError(
@@ -130,7 +130,7 @@ def check_finished(run: Path, before: Mapping[str, Any], now: Mapping[str, Any])
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return key -> (value in `before`, value in `now`) of all that are not free to change."""
-    was, is_ = _flat(before), _flat(now)
+    was, is_ = flat_values(before), flat_values(now)
     return {
         key: (was.get(key), is_.get(key))
         for key in sorted((was.keys() | is_.keys()) - FREE)
@@ -174,13 +174,3 @@ def check_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str
             "back to go on with it, or use --fresh to begin another run"
         )
     return tuple(f"{name} has changed since the run began" for name in changed)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value and prefix + key not in _WHOLE:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -1,10 +1,16 @@
 """Lines and bars on the terminal, the same in all commands."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rnow.runtime.side_by_side import end_tasks
+
+DRAW_EVERY_S = 0.5  # of what is drawn anew
 _WAITING_EVERY_S = 15.0  # where there is no bar
 _WAITING_WIDTH = 160
 
@@ -29,6 +35,45 @@ def make_bar(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def is_live(console: Console) -> bool:
+    """Whether something can be drawn anew there; elsewhere there are plain lines."""
+    return (
+        console.is_terminal
+        and not console.is_dumb_terminal
+        and console.encoding.startswith("utf")
+        and not console.quiet
+    )
+
+
+def make_live(console: Console, draw: Callable[[], RenderableType]) -> Live:
+    """Return what shows `draw()` below all lines, and nothing of it once it has ended."""
+    return Live(
+        get_renderable=draw,
+        console=console,
+        auto_refresh=False,
+        transient=True,
+        vertical_overflow="crop",
+    )
+
+
+@asynccontextmanager
+async def drawn(console: Console, draw: Callable[[], RenderableType]) -> AsyncIterator[None]:
+    """Show `draw()` anew every so often while the block runs, as `make_live` does."""
+
+    async def redraw() -> None:
+        # From the event loop, so that nothing changes while it is drawn.
+        while True:
+            live.refresh()
+            await asyncio.sleep(DRAW_EVERY_S)
+
+    with make_live(console, draw) as live:
+        task = asyncio.create_task(redraw(), name="view")
+        try:
+            yield
+        finally:
+            await end_tasks(task)
 
 
 def inert(text: str) -> str:

@@ -19,9 +19,7 @@ async def side_by_side(*work: Coroutine[Any, Any, Result]) -> list[Result]:
         if tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
-        for task in tasks:
-            task.cancel()
-        await until_ended(*tasks)
+        await end_tasks(*tasks)
     _raise_first(tasks)
     return [task.result() for task in tasks]
 
@@ -40,6 +38,13 @@ def _raise_first(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for task in tasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
+
+
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """End tasks, whatever they are at, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await until_ended(*tasks)
 
 
 async def until_ended(*tasks: asyncio.Task[Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
 from rnow.errors import Interrupted
-from rnow.runtime.side_by_side import until_ended
+from rnow.runtime.side_by_side import end_tasks
 from rnow.runtime.stop_signals import end_now, note_request, stop_signals
 
 Result = TypeVar("Result")
@@ -87,6 +87,4 @@ class StopRequest:
                 self.check()
             return task.result()
         finally:
-            for waiting in (task, asked):
-                waiting.cancel()
-            await until_ended(task, asked)
+            await end_tasks(task, asked)

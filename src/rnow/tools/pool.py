@@ -23,7 +23,7 @@ from typing import Any
 from rnow.core.arguments import ArgumentError
 from rnow.errors import DeadlineError, RnowError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
-from rnow.runtime.side_by_side import each_to_its_end, take_note, until_ended
+from rnow.runtime.side_by_side import each_to_its_end, end_tasks, take_note
 from rnow.tools.base import ToolAnswer, ToolCall, ToolSchema, ToolSpec, checked_arguments
 from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.limit import TokenLimiter
@@ -155,7 +155,7 @@ class ToolPool:
         starting = {slot for slot in self._slots if not slot.done()}
         leaving = list(self._leaving.values())
         try:
-            await _cancel({*self._running, *starting, *self._leaving})
+            await end_tasks(*self._running, *starting, *self._leaving)
         finally:
             workers = {
                 slot.result()
@@ -290,9 +290,3 @@ def _answer_of(message: Mapping[str, Any], *, duration_s: float) -> ToolAnswer:
         truncated=message["truncated"],
         counts=message["counts"],
     )
-
-
-async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await until_ended(*tasks)

@@ -14,15 +14,15 @@ from typing import Any
 
 from rnow.browser.chromium.stand_in import stand_in
 from rnow.errors import DeadlineError, ToolDefinitionError
+from rnow.runtime.channel import Channel
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import within
 from rnow.runtime.kill_points import point
-from rnow.runtime.side_by_side import take_note, until_ended
+from rnow.runtime.side_by_side import end_tasks, take_note
 from rnow.tools.base import ToolSpec
 from rnow.tools.hanging import STACKS_SIGNAL, place_of_hang
 from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.settings import WorkerSettings
-from rnow.tools.wire import Channel
 
 _log = logging.getLogger(__name__)
 _MAX_QUOTED_CHARS = 500
@@ -219,9 +219,7 @@ class WorkerProcess:
         # Ended, it may have left answers in the socket, which a child process may hold open for
         # ever; with the socket closed, it may still be running its exit handlers.
         await asyncio.wait({reading, ended}, timeout=self._settings.stop_timeout_s)
-        for task in (reading, ended):
-            task.cancel()
-        await until_ended(reading, ended)
+        await end_tasks(reading, ended)
         num_held = len(self._pending)
         try:
             await self._process.kill()

@@ -20,10 +20,10 @@ from typing import Any
 from rnow.core.grader import GRADER_REGISTRY
 from rnow.core.reward import REWARD_REGISTRY, RewardArgs
 from rnow.errors import GradingError, ToolDefinitionError
+from rnow.runtime.channel import pack, receive, socket_of_worker
 from rnow.tools.graders import answer_call, awaited
 from rnow.tools.hanging import STACKS_SIGNAL
 from rnow.tools.loader import import_project_file
-from rnow.tools.wire import pack, receive, socket_of_worker
 
 _MAX_SHOWN_CHARS = 100
 

@@ -19,10 +19,11 @@ from typing import Any
 from rnow.config.load import LoadedConfig
 from rnow.errors import DeadlineError, Problem, ToolDefinitionError
 from rnow.records import Prompt
+from rnow.runtime.channel import Channel
 from rnow.runtime.deadline import within
 from rnow.tools.env import load_dotenv, worker_environment
 from rnow.tools.hanging import place_of_hang
-from rnow.tools.wire import Channel
+from rnow.tools.settings import IMPORT_LIMIT_S
 
 Functions = Mapping[str, Mapping[str, Any]]  # of rewards.py, by name: what is known of each
 
@@ -47,7 +48,7 @@ class RewardSettings:
     timeout_s: float  # rollout.reward_timeout; @reward(timeout=) goes before it
     env_names: tuple[str, ...]  # tools.env: variables of the shell that rewards may see
     log_file: Path  # what rewards print, and the tracebacks of what they raise
-    start_timeout_s: float = 120.0  # import of rewards.py
+    start_timeout_s: float = IMPORT_LIMIT_S
     kept_environ: Mapping[str, str] = field(default_factory=dict)  # the run's, over all others
 
     @classmethod

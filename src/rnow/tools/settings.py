@@ -7,6 +7,8 @@ from pathlib import Path
 from rnow.browser.settings import BrowserSettings
 from rnow.tools.mcp.spec import McpSettings
 
+IMPORT_LIMIT_S = 120.0  # of tools.py, and of rewards.py
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
@@ -23,7 +25,7 @@ class WorkerSettings:
     tokenizer_file: Path | None = None  # the student's tokenizer.json, to count tokens with
     browser: BrowserSettings = field(default_factory=BrowserSettings)  # for rnow.browser
     log_file: Path  # what tools print, and the tracebacks of what they raise
-    start_timeout_s: float = 120.0  # import of tools.py
+    start_timeout_s: float = IMPORT_LIMIT_S
     grace_s: float = 5.0  # past a call's deadline, for an async tool to end when it is cancelled
     mcp: McpSettings = field(default_factory=McpSettings)  # servers: their tools join tools.py's
     tools_dir: Path | None = None  # whose tools.py is imported; None: the project's

@@ -2,6 +2,22 @@
 
 It imports tools.py before its event loop runs, reads calls in a thread of its own, and leaves the
 main thread to the loop: whatever the user's code does to the loop, calls are still read.
+
+What it hears and says (rnow.runtime.channel):
+
+    controller                                              worker
+    {"type": "start", "tools_dir", limits,
+     "browser", "mcp"}                                  ─▶  imports tools.py, asks MCP servers
+                                    ◀─ {"type": "ready", "tools": [...], "notices": [...]}
+                                    or {"type": "unusable", "message": "tools.py:3: …"}, and it ends
+    {"type": "call", "id", "name", "arguments",
+     "metadata", "rollout", "timeout_s"}                ─▶  any number at once
+                                    ◀─ {"type": "answer", "id", "text", "outcome",
+                                        "truncated", "counts"}
+    {"type": "release", "rollout"}                      ─▶  its sessions with MCP servers end
+                                    ◀─ {"type": "session", "server", "session", "open"}
+    {"type": "end_sessions", "sessions"}                ─▶  what a worker that died has left open
+    {"type": "stop"}                                    ─▶  ends; so does the end of the stream
 """
 
 import asyncio
@@ -21,13 +37,13 @@ from typing import TYPE_CHECKING, Any
 from rnow import browser
 from rnow.browser import shared
 from rnow.errors import ToolDefinitionError
+from rnow.runtime.channel import pack, receive, socket_of_worker
 from rnow.tools.base import ToolSpec
 from rnow.tools.hanging import STACKS_SIGNAL
 from rnow.tools.limit import CharacterLimiter, TokenLimiter
 from rnow.tools.loader import LoadedTool, load_tools, sandbox_notices
 from rnow.tools.mcp.spec import McpSpec
 from rnow.tools.runner import CallRunner, Tool
-from rnow.tools.wire import pack, receive, socket_of_worker
 
 if TYPE_CHECKING:
     from rnow.tools.mcp.tools import McpTool, McpTools

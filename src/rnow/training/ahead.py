@@ -17,7 +17,7 @@ from typing import Self
 
 from rnow.errors import Interrupted
 from rnow.runtime.kill_points import point
-from rnow.runtime.side_by_side import until_ended
+from rnow.runtime.side_by_side import end_tasks
 from rnow.runtime.signals import StopRequest
 from rnow.training.collect import Collected
 from rnow.training.monitor import Monitor
@@ -60,9 +60,7 @@ class Ahead:
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         """End what is under way; an error of it that is not the one that ends all is told."""
         tasks = [step.task for step in self._steps]
-        for task in tasks:
-            task.cancel()
-        await until_ended(*tasks)
+        await end_tasks(*tasks)
         for failed in [task.exception() for task in tasks if not task.cancelled()]:
             if failed is None or failed is error or isinstance(failed, Interrupted):
                 continue

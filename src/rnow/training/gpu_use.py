@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from rnow.errors import DeadlineError
+from rnow.plan.devices import smi_rows
 from rnow.runtime.deadline import within
-from rnow.runtime.side_by_side import until_ended
+from rnow.runtime.side_by_side import end_tasks
 
 EVERY_S = 5.0
 DEADLINE_S = 5.0
@@ -31,8 +32,7 @@ async def watching_gpus(tell: Callable[[list[GpuUse]], None]) -> AsyncIterator[N
     try:
         yield
     finally:
-        task.cancel()
-        await until_ended(task)
+        await end_tasks(task)
 
 
 def read_use(text: str) -> list[GpuUse]:
@@ -42,11 +42,10 @@ def read_use(text: str) -> list[GpuUse]:
     [{'index': 0, 'used_mib': 71200, 'total_mib': 81559, 'use_percent': 98}]
     """
     names = ("index", "used_mib", "total_mib", "use_percent")
-    rows = [[part.strip() for part in line.split(",")] for line in text.splitlines()]
     return [
         dict(zip(names, map(int, row), strict=True))
-        for row in rows
-        if len(row) == len(names) and all(part.isdigit() for part in row)
+        for row in smi_rows(text.splitlines(), num_columns=len(names))
+        if all(part.isdigit() for part in row)
     ]
 
 

@@ -1,6 +1,5 @@
 """What one sees of a run: a view on a terminal, plain lines elsewhere; metrics.jsonl always."""
 
-import asyncio
 import logging
 import sys
 import time
@@ -9,15 +8,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live
 
 from rnow.chat.template import ChatTemplate
 from rnow.evaluation.figures import Evaluation
 from rnow.runs.beside import write_beside
 from rnow.runs.folder import RunDirectory
-from rnow.runtime.console import StartTeller, inert, sayer, start_text
+from rnow.runtime.console import StartTeller, drawn, inert, is_live, sayer, start_text
 from rnow.runtime.keys import hearing
-from rnow.runtime.side_by_side import until_ended
 from rnow.training.alarms import alarms
 from rnow.training.gpu_use import GpuUse
 from rnow.training.looked_into import answer_lines
@@ -29,7 +26,6 @@ from rnow.training.view import eta_s, step_line, view
 
 _log = logging.getLogger(__name__)
 
-EVERY_S = 0.5  # that the view is drawn anew
 STOP_KEY = "q"
 
 
@@ -80,14 +76,9 @@ class Monitor:
                 self._keys = "stopping: what is under way ends and is saved; Ctrl-C: at once"
                 on_stop(STOP_KEY)
 
-        live = make_live(self._console, self._view)
-        with live, hearing(sys.stdin, on_key):
-            task = asyncio.create_task(_redraw(live), name="view")
-            try:
+        async with drawn(self._console, self._view):
+            with hearing(sys.stdin, on_key):
                 yield
-            finally:
-                task.cancel()
-                await until_ended(task)
 
     def say(self, line: str) -> None:
         """Show one line, above the view where there is one, and keep it in controller.log."""
@@ -228,31 +219,3 @@ class Monitor:
     def _view(self) -> Group:
         status = {**self.snapshot(), "keys": self._keys}
         return view(status, self._history, self._evaluations, width=self._console.width)
-
-
-def is_live(console: Console) -> bool:
-    """Whether something can be drawn anew there; elsewhere there are plain lines."""
-    return (
-        console.is_terminal
-        and not console.is_dumb_terminal
-        and console.encoding.startswith("utf")
-        and not console.quiet
-    )
-
-
-def make_live(console: Console, draw: Callable[[], Group]) -> Live:
-    """Return what shows `draw()` below all lines, and nothing of it once it has ended."""
-    return Live(
-        get_renderable=draw,
-        console=console,
-        auto_refresh=False,
-        transient=True,
-        vertical_overflow="crop",
-    )
-
-
-async def _redraw(live: Live) -> None:
-    # From the event loop, so that nothing changes while it is drawn.
-    while True:
-        live.refresh()
-        await asyncio.sleep(EVERY_S)

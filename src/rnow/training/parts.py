@@ -37,7 +37,7 @@ from rnow.training.collect import Collector
 from rnow.training.looked_into import keep_logprobs
 from rnow.training.monitor import Monitor
 from rnow.training.publish import Publisher
-from rnow.training.ranks.places import RankPlace, RanksHere
+from rnow.training.ranks.places import PROGRAM, RankPlace, RanksHere
 from rnow.training.ranks.processes import RankSettings
 from rnow.training.ranks.student import RankedStudent
 from rnow.training.teacher import Teacher
@@ -128,7 +128,7 @@ def _place_of(
 
     assert cluster is not None, "a plan names machines where there is a cluster"
     folder, model = run.path.absolute(), student.absolute()
-    return RanksOnNodes(cluster, nodes, student=model, run=folder, logs=run.logs)
+    return RanksOnNodes(cluster, nodes, program=PROGRAM, student=model, run=folder, logs=run.logs)
 
 
 def _load_here(

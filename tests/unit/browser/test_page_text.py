@@ -6,12 +6,13 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from builders import page_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import PATIENCE_S
 
 from rnow.browser.text.markdown import html_to_markdown, visible_text
-from rnow.browser.text.pagination import page_text, paginate, show_page
+from rnow.browser.text.pagination import paginate, show_page
 
 URL = "https://clinic.test/study/NCT1"
 STUDY = """<!doctype html>

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import read_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rnow.chat.prompt_line import fill_in
-from rnow.chat.prompts import read_prompt_file
 from rnow.config.types import DatasetType
 from rnow.errors import DataError, Problem
 from rnow.records import Prompt
@@ -32,7 +32,7 @@ def load(
     tool_names: Collection[str] | None = None,
 ) -> tuple[Prompt, ...]:
     FILE.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    return read_prompt_file(FILE, dataset_type=dataset_type, tool_names=tool_names).prompts
+    return read_prompts(FILE, dataset_type=dataset_type, tool_names=tool_names).prompts
 
 
 def error_of(
@@ -48,7 +48,7 @@ def error_of(
 def error_of_bytes(content: bytes) -> str:
     FILE.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        read_prompt_file(FILE)
+        read_prompts(FILE)
     return str(caught.value)
 
 
@@ -93,7 +93,7 @@ def test_an_empty_list_of_tools_allows_none() -> None:
 def test_blank_lines_are_skipped_and_counted() -> None:
     line = json.dumps({"messages": [USER]})
     FILE.write_text(f"\n{line}\n  \n\n{line}")
-    assert [(prompt.index, prompt.line) for prompt in read_prompt_file(FILE).prompts] == [
+    assert [(prompt.index, prompt.line) for prompt in read_prompts(FILE).prompts] == [
         (0, 2),
         (1, 5),
     ]
@@ -102,13 +102,13 @@ def test_blank_lines_are_skipped_and_counted() -> None:
 def test_a_byte_order_mark_and_windows_line_ends_are_read() -> None:
     line = json.dumps({"messages": [USER]}).encode()
     FILE.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line + b"\r\n")
-    assert [prompt.line for prompt in read_prompt_file(FILE).prompts] == [1, 3]
+    assert [prompt.line for prompt in read_prompts(FILE).prompts] == [1, 3]
 
 
 def test_a_unicode_line_separator_ends_no_line() -> None:
     entry = {"messages": [{"role": "user", "content": "one\u2028two\u0085three"}]}
     FILE.write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
-    assert read_prompt_file(FILE).prompts[0].messages[0]["content"] == "one\u2028two\u0085three"
+    assert read_prompts(FILE).prompts[0].messages[0]["content"] == "one\u2028two\u0085three"
 
 
 def test_content_as_a_list_of_texts_becomes_one_text() -> None:
@@ -142,7 +142,7 @@ def test_midtrain_has_texts() -> None:
 def test_containers_are_ignored_with_one_notice_for_the_file() -> None:
     entry = {"messages": [USER], "docker": "local/playwright", "docker_env": {"A": "1"}}
     FILE.write_text((json.dumps(entry) + "\n") * 2 + json.dumps({**entry, "docker_env": {}}))
-    loaded = read_prompt_file(FILE)
+    loaded = read_prompts(FILE)
     assert len(loaded.prompts) == 3
     assert loaded.notices == (
         "train.jsonl: entries ask for a container (docker in 3, docker_env in 2), which is "
@@ -152,12 +152,12 @@ def test_containers_are_ignored_with_one_notice_for_the_file() -> None:
 
 def test_an_empty_docker_env_needs_no_docker() -> None:
     FILE.write_text(json.dumps({"messages": [USER], "docker_env": {}}))
-    assert read_prompt_file(FILE).notices == ()
+    assert read_prompts(FILE).notices == ()
 
 
 def test_a_plain_file_has_no_notice() -> None:
     FILE.write_text(json.dumps({"messages": [USER]}))
-    assert read_prompt_file(FILE).notices == ()
+    assert read_prompts(FILE).notices == ()
 
 
 # --- templating
@@ -332,28 +332,28 @@ def test_json_that_is_too_much_for_python_is_an_error_of_its_line(line: bytes) -
 
 def test_a_folder_is_no_file_of_prompts() -> None:
     with pytest.raises(DataError) as caught:
-        read_prompt_file(Path())
+        read_prompts(Path())
     assert str(caught.value) == ".: cannot be read: Is a directory"
 
 
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(DataError) as caught:
-        read_prompt_file(FILE)
+        read_prompts(FILE)
     assert str(caught.value) == (
         "train.jsonl: file not found; write one JSON object with messages a line"
     )
     Path("convert_dataset.py").write_text("open('train.jsonl', 'w')")
     with pytest.raises(DataError) as caught:
-        read_prompt_file(FILE)
+        read_prompts(FILE)
     assert str(caught.value) == "train.jsonl: file not found; python convert_dataset.py writes it"
     with pytest.raises(DataError) as caught:
-        read_prompt_file(Path.cwd() / FILE)
+        read_prompts(Path.cwd() / FILE)
     assert str(caught.value) == (
         f"{Path.cwd()}/train.jsonl: file not found; "
         f"cd {Path.cwd()} && python convert_dataset.py writes it"
     )
     with pytest.raises(DataError) as caught:
-        read_prompt_file(Path("val.jsonl"))  # which this converter does not write
+        read_prompts(Path("val.jsonl"))  # which this converter does not write
     assert str(caught.value) == (
         "val.jsonl: file not found; write one JSON object with messages a line"
     )
@@ -391,7 +391,7 @@ def test_every_problem_of_an_entry_is_shown() -> None:
     entry = {"messages": [{"role": "x"}], "tools": 3}
     FILE.write_text(json.dumps(entry))
     with pytest.raises(DataError) as caught:
-        read_prompt_file(FILE)
+        read_prompts(FILE)
     assert caught.value.problems == (
         Problem(
             file="train.jsonl",
@@ -446,12 +446,12 @@ def test_a_field_that_looks_like_a_slip_is_told_and_others_are_left_alone() -> N
 def test_fewer_prompts_than_a_batch_are_refused() -> None:
     FILE.write_text(json.dumps({"messages": [USER]}) + "\n")
     with pytest.raises(DataError) as caught:
-        read_prompt_file(FILE, batch_size=4)
+        read_prompts(FILE, batch_size=4)
     assert str(caught.value) == (
         "train.jsonl: batch_size (4) exceeds training samples (1); set data.batch_size to 1 or "
         "less, or write one JSON object with messages a line"
     )
-    assert len(read_prompt_file(FILE, batch_size=1).prompts) == 1
+    assert len(read_prompts(FILE, batch_size=1).prompts) == 1
 
 
 # --- other forms of files and entries
@@ -574,7 +574,7 @@ def test_answers_at_the_end_are_left_out_where_that_is_wanted() -> None:
     answer = {"role": "assistant", "content": "Acme."}
     entries = [[USER, answer], [USER, answer, answer], [USER, answer, USER], [USER]]
     FILE.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in entries))
-    read = read_prompt_file(FILE, drop_last_answer=True).prompts
+    read = read_prompts(FILE, drop_last_answer=True).prompts
     assert [list(prompt.messages) for prompt in read] == [
         [USER],
         [USER],
@@ -582,9 +582,9 @@ def test_answers_at_the_end_are_left_out_where_that_is_wanted() -> None:
         [USER],
     ]
     for drop in (False, True):
-        learnt = read_prompt_file(FILE, dataset_type="sft", drop_last_answer=drop).prompts
+        learnt = read_prompts(FILE, dataset_type="sft", drop_last_answer=drop).prompts
         assert [list(prompt.messages) for prompt in learnt] == entries
     FILE.write_text(json.dumps({"messages": [answer]}))
     with pytest.raises(DataError) as caught:
-        read_prompt_file(FILE, drop_last_answer=True)
+        read_prompts(FILE, drop_last_answer=True)
     assert str(caught.value).startswith("train.jsonl:1: the last message is the assistant's: ")

@@ -2,9 +2,9 @@ import re
 from pathlib import Path
 
 import pytest
+from builders import read_prompts
 
 import rnow
-from rnow.chat.prompts import read_prompt_file
 from rnow.commands.init import TEMPLATES, init_project
 from rnow.config.load import load_config
 from rnow.errors import UsageError
@@ -38,8 +38,8 @@ def test_clinic_brings_its_site_and_loads_as_a_project(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("__pycache__"))
     config = load_config(tmp_path).config
     assert config.browser.local_sites == {"clinic.test": "site/"}
-    assert read_prompt_file(tmp_path / "train.jsonl", tool_names=["browse"]).prompts
-    assert read_prompt_file(tmp_path / "val.jsonl", tool_names=["browse"]).prompts
+    assert read_prompts(tmp_path / "train.jsonl", tool_names=["browse"]).prompts
+    assert read_prompts(tmp_path / "val.jsonl", tool_names=["browse"]).prompts
 
 
 def test_the_seed_decides_over_the_generated_pages(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import read_prompts
 
-from rnow.chat.prompts import read_prompt_file
 from rnow.commands.check.site_pace import site_pace_problem
 from rnow.config.load import load_config
 from rnow.plan.costs import Costs, Estimate
@@ -68,7 +68,7 @@ def told(
     project: Path, step_s: float | None, *overrides: str, basis: str = "a table"
 ) -> str | None:
     loaded = load_config(project, overrides=overrides)
-    files = {"train.jsonl": read_prompt_file(project / "train.jsonl").prompts}
+    files = {"train.jsonl": read_prompts(project / "train.jsonl").prompts}
     found = site_pace_problem(loaded, project, files, costs(step_s, basis=basis))
     assert found is None or found.severity == "warning"
     return None if found is None else found.message

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from builders import read_prompts
 from loopback import Inner, Names, Pub, serve_inner, serve_pub
 
 from rnow.browser.http import HttpSource
 from rnow.browser.rules.guard import is_public
-from rnow.chat.prompts import read_prompt_file
 from rnow.commands.check.point import Outcome, Point
 from rnow.commands.check.sites import check_sites
 from rnow.config.load import load_config
@@ -77,7 +77,7 @@ def ask(
     train = folder / "train.jsonl"
     train.write_text(json.dumps({"messages": messages}) + "\n")
     loaded = load_config(folder, overrides=overrides)
-    prompts = read_prompt_file(train, dataset_type="distill", tool_names=None).prompts
+    prompts = read_prompts(train, dataset_type="distill", tool_names=None).prompts
     return check_sites(
         loaded,
         folder,

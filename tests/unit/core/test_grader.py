@@ -124,5 +124,5 @@ def test_the_same_text_differs_in_case_accents_and_spaces_at_most() -> None:
 
 
 def test_expected_values_that_mean_none_are_known() -> None:
-    assert [is_not_available(value) for value in ("NA", "Not_Listed", "None", "N/A.")] == [True] * 4
+    assert [is_not_available(value) for value in ("NA", "Not_listed", "None", "N/A.")] == [True] * 4
     assert not is_not_available("nabilone")

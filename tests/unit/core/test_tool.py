@@ -205,7 +205,6 @@ def test_a_tool_stays_the_function_that_it_was_and_knows_what_it_is() -> None:
     assert search("a", limit=2, args=ToolArgs()) == ["a", "a"]
     registered = TOOL_REGISTRY["search"]
     assert registered is search
-    assert registered._is_tool is True
     assert registered._tool_name == "search"
     assert registered._description == "Search the web."
     assert registered._timeout == 2.5

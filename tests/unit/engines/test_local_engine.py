@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def engine(folder: Path):
-    loaded = LocalEngine(folder)
+    loaded = LocalEngine(folder, request_timeout_s=600)
     yield loaded
     await loaded.aclose()
 
@@ -125,7 +125,7 @@ async def test_a_trajectory_has_the_same_bits_whatever_runs_beside_it(engine: Lo
 
 async def test_windows_and_caps_leave_a_trajectory_its_bits(tmp_path: Path) -> None:
     families.tiny_model("gemma2", sliding_window=100).save_pretrained(tmp_path)
-    engine = LocalEngine(tmp_path)
+    engine = LocalEngine(tmp_path, request_timeout_s=600)
     alone = [bits(await roll_out(engine, index)) for index in range(5)]
     among_20 = await asyncio.gather(*(roll_out(engine, index) for index in range(20)))
     assert [bits(turns) for turns in among_20[:5]] == alone
@@ -209,7 +209,7 @@ async def test_another_engine_in_the_process_changes_no_bit(
     engine: LocalEngine, folder: Path
 ) -> None:
     alone = [bits(await roll_out(engine, index)) for index in range(4)]
-    teacher = LocalEngine(folder)
+    teacher = LocalEngine(folder, request_timeout_s=600)
     ids = some_ids(200)
     expected = (await score(teacher, ids, start=1)).logprobs
     *rolled, first, second = await asyncio.gather(
@@ -224,11 +224,11 @@ async def test_another_engine_in_the_process_changes_no_bit(
 
 async def test_a_shared_prompt_read_once_gives_the_bits_of_one_read_anew(folder: Path) -> None:
     ids = some_ids(90)
-    engine = LocalEngine(folder)
+    engine = LocalEngine(folder, request_timeout_s=600)
     group = [await generate(engine, ids, session=str(seed), seed=seed) for seed in range(3)]
     await engine.aclose()
     for seed, shared in enumerate(group):
-        fresh = LocalEngine(folder)
+        fresh = LocalEngine(folder, request_timeout_s=600)
         assert bits([await generate(fresh, ids, seed=seed)]) == bits([shared])
         await fresh.aclose()
 
@@ -236,7 +236,7 @@ async def test_a_shared_prompt_read_once_gives_the_bits_of_one_read_anew(folder:
 def test_a_model_that_cannot_be_batch_invariant_is_named_in_a_warning(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    LocalEngine(folder)
+    LocalEngine(folder, request_timeout_s=600)
     assert caplog.messages == []
     torch.manual_seed(0)
     config = Qwen3MoeConfig(
@@ -250,7 +250,7 @@ def test_a_model_that_cannot_be_batch_invariant_is_named_in_a_warning(
         num_experts_per_tok=2,
     )
     Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
-    LocalEngine(tmp_path)
+    LocalEngine(tmp_path, request_timeout_s=600)
     assert caplog.messages == [
         f"{tmp_path}: with {torch.get_num_threads()} threads the bits of a sequence change with "
         "its neighbours, so a resumed run may differ from an uninterrupted one. "
@@ -415,7 +415,7 @@ async def test_where_a_rows_bits_change_with_its_neighbours_texts_are_scored_alo
 
     with monkeypatch.context() as patch:
         patch.setattr(Head, "_logits", shaky)
-        engine = LocalEngine(folder)
+        engine = LocalEngine(folder, request_timeout_s=600)
     made = products_of(monkeypatch)
     request = ScoreRequest(token_ids=tuple(some_ids(60)), start=1)
     await asyncio.gather(*(engine.score(request) for _ in range(3)))
@@ -470,7 +470,7 @@ async def test_a_body_that_is_called_by_place_is_scored_too(kind: str, tmp_path:
     config = getattr(transformers, f"{kind}Config")(**sizes)
     network = type(transformers.AutoModelForCausalLM.from_config(config))
     network(config).eval().save_pretrained(tmp_path)
-    engine = LocalEngine(tmp_path)
+    engine = LocalEngine(tmp_path, request_timeout_s=600)
     ids = some_ids(60)
     scores = await score(engine, ids, start=1)
     expected = reference_logprobs(network.from_pretrained(tmp_path), ids)
@@ -485,7 +485,7 @@ async def test_a_model_whose_head_cannot_be_asked_alone_samples_and_says_so_when
     sizes = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 2, "ffn_dim": 48}
     config = transformers.OPTConfig(**sizes, num_attention_heads=4, word_embed_proj_dim=32)
     transformers.OPTForCausalLM(config).save_pretrained(tmp_path)
-    engine = LocalEngine(tmp_path)
+    engine = LocalEngine(tmp_path, request_timeout_s=600)
     assert len((await generate(engine, some_ids(20))).token_ids)
     with pytest.raises(EngineError, match="the local engine failed: "):
         await score(engine, some_ids(20), start=1)
@@ -694,7 +694,7 @@ async def test_an_adapter_with_biases_is_merged_into_none_of_the_base(tmp_path: 
     tiny_model(attention_bias=True).save_pretrained(tmp_path / "model")
     changes = {"lora_bias": True, "target_modules": ["q_proj"]}
     model = save_adapter(tmp_path / "model", tmp_path / "adapter", **changes)
-    engine = LocalEngine(tmp_path / "model")
+    engine = LocalEngine(tmp_path / "model", request_timeout_s=600)
     ids = some_ids(40)
     started = await score(engine, ids, start=1)
     await engine.load_policy(tmp_path / "adapter", 1)
@@ -714,7 +714,7 @@ async def test_in_bfloat16_an_adapter_says_what_it_says_to_the_trainer(
         if "lora_B" in name:
             torch.nn.init.normal_(tensor, std=0.1)
     policy.save(tmp_path)
-    engine = LocalEngine(folder, dtype="bfloat16")
+    engine = LocalEngine(folder, dtype="bfloat16", request_timeout_s=600)
     await engine.load_policy(tmp_path, 1)
     ids = some_ids(40)
     started = await score(engine, ids, start=1)
@@ -836,7 +836,7 @@ async def test_policies_that_are_not_plain_lora_or_do_not_fit_are_refused(
     tiny_model(num_hidden_layers=1).save_pretrained(tmp_path / "small")
     with pytest.raises(EngineError, match="other names or shapes than the model"):
         await engine.load_policy(tmp_path / "small", 1)
-    other = LocalEngine(tmp_path / "small")
+    other = LocalEngine(tmp_path / "small", request_timeout_s=600)
     with pytest.raises(EngineError, match=r": does not fit this model: \S+\.layers\.1\."):
         await other.load_policy(tmp_path / "good", 1)
     await other.aclose()
@@ -963,7 +963,7 @@ async def test_numbers_that_are_not_finite_are_errors(engine: LocalEngine) -> No
 
 
 async def test_closing_fails_what_is_under_way(folder: Path) -> None:
-    engine = LocalEngine(folder)
+    engine = LocalEngine(folder, request_timeout_s=600)
     tasks = [
         asyncio.create_task(generate(engine, [1], session=str(k), max_tokens=5000))
         for k in range(40)
@@ -983,7 +983,7 @@ async def test_closing_fails_what_is_under_way(folder: Path) -> None:
 def test_models_that_cannot_be_loaded_say_what_to_do(folder: Path, tmp_path: Path) -> None:
     def message(path: Path) -> str:
         with pytest.raises(ModelError) as caught:
-            LocalEngine(path)
+            LocalEngine(path, request_timeout_s=600)
         return str(caught.value).removeprefix(f"{path}: ")
 
     assert message(tmp_path) == "has no config.json, so it is not a model folder"
@@ -1019,4 +1019,4 @@ def test_models_that_cannot_be_loaded_say_what_to_do(folder: Path, tmp_path: Pat
         "without a sliding window, set engine.kind to vllm"
     )
     with pytest.raises(EngineError, match=r"^rows is 8: batch invariance needs at least 16$"):
-        LocalEngine(folder, rows=8)
+        LocalEngine(folder, rows=8, request_timeout_s=600)

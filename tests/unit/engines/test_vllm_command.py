@@ -18,6 +18,9 @@ def make_settings(**fields: Any) -> VllmServerSettings:
         "log_file": Path("/logs/student.log"),
         "max_model_len": 4096,
         "python": "/vllm/bin/python",
+        "dtype": "auto",
+        "deterministic": False,
+        "start_timeout_s": 900.0,
         **fields,
     }
     return VllmServerSettings(**chosen)
@@ -68,6 +71,9 @@ def test_a_teacher_over_two_gpus_is_started_like_this() -> None:
         tensor_parallel_size=2,
         quantization="fp8",
         dtype="bfloat16",
+        deterministic=False,
+        start_timeout_s=900.0,
+        gpu_memory_utilization=0.85,
         captures_graphs=False,
     )
     given = command(settings, socket=SOCKET)

@@ -471,7 +471,7 @@ async def test_a_port_where_nobody_listens_is_an_error_with_its_address() -> Non
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        engine = VllmEngine([url], pauses_s=(0.01, 0.01))
+        engine = VllmEngine([url], request_timeout_s=600, pauses_s=(0.01, 0.01))
         with pytest.raises(EngineError, match=r"\(3 attempts\)$") as caught:
             await sample(engine)
         assert str(caught.value).startswith(f"GET {url}/v1/models: Cannot connect to host")
@@ -748,4 +748,4 @@ async def test_a_server_started_anew_gets_the_versions_of_the_others(
 
 def test_an_engine_without_a_server_is_an_error() -> None:
     with pytest.raises(EngineError, match=re.escape("needs the url of at least one vLLM server")):
-        VllmEngine([])
+        VllmEngine([], request_timeout_s=600)

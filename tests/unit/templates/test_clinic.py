@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import medbrowse_grade
+from builders import medbrowse_grade, page_text
 
-from rnow.browser.text.pagination import page_text
 from rnow.commands.init import init_project
 from rnow.config.load import load_config
 from rnow.templates.clinic import make_site

@@ -10,10 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from builders import medbrowse_grade
+from builders import medbrowse_grade, read_prompts
 
 import rnow
-from rnow.chat.prompts import read_prompt_file
 from rnow.commands.init import init_project
 from rnow.config.cautions import FEWEST_ROLLOUTS, long_generations
 from rnow.config.load import load_config
@@ -74,7 +73,7 @@ def test_every_host_that_a_model_is_told_of_may_be_browsed() -> None:
 
 
 def test_samples_are_read_and_are_in_the_converter_s_form() -> None:
-    prompts = read_prompt_file(ROOT / "train.jsonl", tool_names=["browse"], batch_size=4).prompts
+    prompts = read_prompts(ROOT / "train.jsonl", tool_names=["browse"], batch_size=4).prompts
     assert len(prompts) == 8
     for prompt in prompts:
         assert [message["role"] for message in prompt.messages] == ["system", "user"]
@@ -90,7 +89,7 @@ def test_samples_are_invented() -> None:
 
 
 def test_each_sample_s_answer_is_correct_in_the_form_that_its_question_asks_for() -> None:
-    for prompt in read_prompt_file(ROOT / "train.jsonl").prompts:
+    for prompt in read_prompts(ROOT / "train.jsonl").prompts:
         task, expected = prompt.metadata["task_name"], prompt.metadata["expected_answer"]
         label = re.search(r"in the form (\w+): ", prompt.messages[-1]["content"])
         assert label is not None

@@ -63,7 +63,7 @@ async def test_rollouts_spread_over_64_servers_and_each_stays_at_its_own(tmp_pat
     clients = [CallingClient(number, sampled, all_at_once) for number in range(NUM_SERVERS)]
     async with instant_tools(tmp_path) as tools:
         prompts = make_prompts(chat, tools, NUM_PROMPTS, num_tokens=300)
-        engine = VllmEngine((), clients=clients)
+        engine = VllmEngine((), clients=clients, request_timeout_s=600)
         rolling = Rolling(engine, chat, tools, tmp_path, max_tokens=NUM_SAMPLED)
         batch = await rolling.step(prompts, group_size=GROUP_SIZE)
     assert [len(client.requests) for client in clients] == [PER_SERVER * NUM_TURNS] * NUM_SERVERS

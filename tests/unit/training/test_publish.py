@@ -197,7 +197,7 @@ async def test_a_server_whose_decoding_skips_the_adapter_is_named(tmp_path: Path
     async with serve_fake() as good, serve_fake() as bad:
         good.adapter_shift = bad.adapter_shift = -0.5
         bad.skips_adapter = True
-        engine = VllmEngine([good.url, bad.url])
+        engine = VllmEngine([good.url, bad.url], request_timeout_s=600)
 
         def save(target: Path) -> None:
             target.mkdir(parents=True)

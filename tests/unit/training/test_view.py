@@ -20,8 +20,7 @@ import pytest
 from rich.console import Console
 
 from rnow.runs.folder import RunDirectory
-from rnow.runtime.console import sayer
-from rnow.training.monitor import make_live
+from rnow.runtime.console import make_live, sayer
 from rnow.training.view import eta_s, sparkline, step_line, view
 
 HEIGHT = 60

@@ -17,7 +17,7 @@ import re
 import secrets
 import socket
 from base64 import b64encode
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -37,7 +37,7 @@ from rnow.browser.rules.guard import (
 from rnow.browser.rules.hosts import HostRules
 from rnow.browser.rules.refusals import unreachable
 from rnow.browser.settings import BrowserSettings
-from rnow.runtime.side_by_side import until_ended
+from rnow.runtime.side_by_side import end_tasks
 
 _MAX_HEAD_BYTES = 65_536
 _CHUNK_BYTES = 65_536
@@ -65,7 +65,7 @@ class Lease:
 
     async def renew(self) -> None:
         """Cut what the last visit has left open, and count anew."""
-        await _cancel(self.connections)
+        await end_tasks(*self.connections)
         self.num_visits += 1
         self.num_bytes, self.is_exhausted = 0, False
         self.refusals.clear()
@@ -110,7 +110,7 @@ class ForwardProxy:
     async def aclose(self) -> None:
         if self._server is not None:
             self._server.close()
-        await _cancel(self._connections)
+        await end_tasks(*self._connections)
         await self._resolver.close()
 
     def lend(self) -> Lease:
@@ -122,7 +122,7 @@ class ForwardProxy:
     async def take_back(self, lease: Lease) -> None:
         """End a lease; all of its connections are cut."""
         self._leases.pop(lease.username, None)
-        await _cancel(lease.connections)
+        await end_tasks(*lease.connections)
 
     def _accept(self, reader: _Reader, writer: _Writer) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="proxy")
@@ -284,12 +284,4 @@ async def _either(*directions: Coroutine[None, None, None]) -> None:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await _cancel(tasks)
-
-
-async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
-    """End tasks, whatever they were at."""
-    ending = list(tasks)
-    for task in ending:
-        task.cancel()
-    await until_ended(*ending)
+        await end_tasks(*tasks)

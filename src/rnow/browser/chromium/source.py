@@ -60,7 +60,6 @@ class ChromiumSource:
         self._check_robots = check_robots
         self._proxy = ForwardProxy(settings, resolver=resolver, may_dial=may_dial)
         self._tabs = asyncio.Semaphore(settings.num_tabs)
-        self.num_restarts = 0
         self._drivers: Drivers | None = None  # once one is needed
         self._chromium: Chromium | None = None  # the one that runs, or ran last
         self._starting = asyncio.Lock()
@@ -139,7 +138,6 @@ class ChromiumSource:
             await chromium.start()
             self._chromium = chromium
             if last is not None:
-                self.num_restarts += 1
                 count("browser/restarts")
             return chromium
 

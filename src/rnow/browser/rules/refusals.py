@@ -12,15 +12,15 @@ from rnow.browser.text.markdown import shows_at_least
 REDIRECTS = (301, 302, 303, 307, 308)
 _TITLE = re.compile(r"<title[^>]*>([^<]{0,200})", re.IGNORECASE)
 # Whole titles: those of articles begin with the same words.
-_TITLES = (
-    "just a moment",  # Cloudflare, waiting
-    "attention required! | cloudflare",
-    "access denied",  # Akamai
-    "pardon our interruption",  # Imperva
-    "fda apology",
-    "abuse detection",
+_TITLES = re.compile(
+    r"just a moment"  # Cloudflare, waiting
+    r"|attention required! \| cloudflare"
+    r"|access denied"  # Akamai
+    r"|pardon our interruption"  # Imperva
+    r"|\w+ apology"  # a site's, by its name
+    r"|abuse detection"
 )
-_ABUSE_PATH = "apology_objects/abuse-detection"  # where www.fda.gov sends programs
+_ABUSE_PATH = "apology_objects/abuse-detection"  # where such a site sends programs
 _MARKS = (
     _ABUSE_PATH,
     "request unsuccessful. incapsula incident id",
@@ -38,7 +38,7 @@ def is_block_page(page: RawPage) -> bool:
         return False
     start = page.text()[:_MAX_SHORT_CHARS].lower()
     title = _TITLE.search(start)
-    if title is not None and title[1].strip().rstrip(".\u2026 ") in _TITLES:
+    if title is not None and _TITLES.fullmatch(title[1].strip().rstrip(".\u2026 ")):
         return not shows_at_least(_MAX_BLOCK_CHARS, page.text())
     return len(page.body) < _MAX_SHORT_CHARS and any(mark in start for mark in _MARKS)
 

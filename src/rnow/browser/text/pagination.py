@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from rnow.browser.text.markdown import html_to_markdown
-
 _MAX_TEXT_BYTES = 900_000  # of one document; the last page says where the rest was left out
 _MAX_HEADER_URL_CHARS = 200
 _EMPTY = "(no text on this page)"
@@ -50,21 +48,6 @@ class Document:
     @property
     def num_bytes(self) -> int:
         return sum(len(page.encode()) for page in self.pages)
-
-
-def page_text(
-    html: str, *, url: str, status: int = 200, page: int = 1, limiter: Limiter | None = None
-) -> str:
-    """Return what the model gets for page `page` of this HTML, as `rnow.browser.read` gives it.
-
-    >>> print(page_text("<h1>Trial</h1><p>Drug: Oncavex", url="https://clinic.test/trial/1"))
-    https://clinic.test/trial/1 (status 200, page 1 of 1)
-    <BLANKLINE>
-    # Trial
-    Drug: Oncavex
-    """
-    text = html_to_markdown(html, url=url)
-    return show_page(paginate(text, url=url, status=status, limiter=limiter), page)
 
 
 def show_page(document: Document, page: int) -> str:

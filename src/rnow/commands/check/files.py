@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from rnow.chat.prompts import read_prompt_file
 from rnow.commands.arguments import require_writable
@@ -18,7 +18,9 @@ from rnow.config.load import (
     load_config,
     require_distill,
 )
+from rnow.config.settings import Config, DataSettings
 from rnow.config.source import ConfigSource, read_source
+from rnow.config.types import DatasetType
 from rnow.errors import (
     CheckpointError,
     ConfigError,
@@ -199,12 +201,14 @@ def _data_settings(
     except ConfigError:
         return None
     kind = source.get("dataset_type")
-    names = [source.get(f"data.{name}_file") for name in ("train", "val")]
     train, val = (
-        name if isinstance(name, str) and name else default
-        for name, default in zip(names, ("train.jsonl", "val.jsonl"), strict=True)
+        name
+        if isinstance(name := source.get(f"data.{key}"), str) and name
+        else DataSettings.model_fields[key].default
+        for key in ("train_file", "val_file")
     )
-    return (kind if kind in ("rl", "sft", "midtrain") else "distill"), train, val, None
+    known = kind in get_args(DatasetType)
+    return kind if known else Config.model_fields["dataset_type"].default, train, val, None
 
 
 async def saying_waits(

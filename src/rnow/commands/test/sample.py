@@ -72,7 +72,11 @@ def _sample_as_json(sample: Sample, chat: ChatTemplate) -> dict[str, Any]:
     trajectory, prompt, rewards = sample.trajectory, sample.prompt, sample.rewards
     turns = () if trajectory is None else trajectory.turns
     calls = [(number, call) for number, turn in enumerate(turns, 1) for call in turn.tool_calls]
-    said = prompt.messages if trajectory is None else conversation(prompt, trajectory, chat)
+    said = (
+        prompt.messages
+        if trajectory is None
+        else conversation(prompt, trajectory, chat, include_thinking=True)
+    )
     end = None if trajectory is None else trajectory.end_reason
     return {
         "id": sample.file.stem,

@@ -22,7 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rnow.engines.local.cache import KeyValues, RowCache
 from rnow.engines.local.sampling import draw_tokens, uniform_stream
-from rnow.runtime.experts import has_experts
+from rnow.networks.experts import has_experts
 
 MIN_ROWS = 16  # below, matrix kernels change with the place and the number of rows
 _ROWS_STEP = 8

@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 class LocalEngine:
     """An `Engine` in this process.
 
-    engine = LocalEngine(Path("models/student"))
+    engine = LocalEngine(Path("models/student"), request_timeout_s=600.0)
     completion = await engine.sample(SampleRequest(token_ids=ids, …))
     await engine.aclose()
     """
@@ -62,7 +62,7 @@ class LocalEngine:
         *,
         dtype: Literal["float32", "bfloat16"] = "float32",
         device: str = "cpu",
-        request_timeout_s: float = 600.0,
+        request_timeout_s: float,
         rows: int = 32,
         window: int | None = None,
     ) -> None:

@@ -21,8 +21,8 @@ from rnow.engines.local.batch import MIN_ROWS, forward_piece, pieces
 from rnow.engines.local.head import Head
 from rnow.engines.local.reply import Reply
 from rnow.errors import EngineError
+from rnow.networks.last_layer import only_rows
 from rnow.records import IntArray
-from rnow.runtime.last_layer import only_rows
 
 _ENOUGH_ROWS = 1024  # for one reading of the head
 

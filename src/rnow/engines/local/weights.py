@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rnow.engines.local.attention import ATTENTION_NAME
 from rnow.errors import EngineError, ModelError
-from rnow.runtime.layer_kinds import why_not_local
+from rnow.networks.layer_kinds import why_not_local
+from rnow.networks.rope import load_network_config
 from rnow.runtime.logs import quiet_transformers
-from rnow.runtime.rope import load_network_config
 
 # Others are subtracted from the base weights: the adapter alone does not say what the policy is.
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal")

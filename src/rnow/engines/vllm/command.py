@@ -34,20 +34,24 @@ class VllmServerSettings:
     """One server, for one role.
 
     VllmServerSettings(role="student", model=Path("models/student"), log_file=Path("student.log"),
-                       max_model_len=4096, dtype="float32", max_lora_rank=32)
+                       max_model_len=4096, dtype="float32", deterministic=False,
+                       start_timeout_s=900.0, max_lora_rank=32)
     """
 
     role: str  # "student", "teacher": names it in messages
     model: Path  # a model folder
     log_file: Path  # appended to
     max_model_len: int  # tokens of prompt and completion together
+    dtype: str  # float32, bfloat16, float16; auto: what the model's config says
+    deterministic: bool  # what a request gets does not depend on others beside it
+    start_timeout_s: float  # until it has answered a first request
     python: str | None = None  # interpreter of the environment that has vLLM; None: this one
     # variables that show it its GPUs and no others; none: CPU
     devices: Mapping[str, str] = field(default_factory=dict)
-    dtype: str = "auto"  # float32, bfloat16, float16; auto: what the model's config says
     quantization: str | None = None  # as --quantization, "fp8"
     tensor_parallel_size: int = 1
-    gpu_memory_utilization: float = 0.85  # share of each device's memory that vLLM takes
+    # share of each device's memory that vLLM takes; None: vLLM's choice
+    gpu_memory_utilization: float | None = None
     max_lora_rank: int | None = None  # None: adapters cannot be loaded
     lora_targets: tuple[str, ...] = ()  # layers that adapters have, "q_proj"; (): any, and the head
     prefix_caching: bool = True
@@ -55,8 +59,6 @@ class VllmServerSettings:
     max_num_seqs: int | None = None  # requests that run at the same time; None: vLLM's choice
     captures_graphs: bool = True  # False: it only scores, and decodes nothing that is worth them
     args: Mapping[str, Any] = field(default_factory=dict)  # further flags, these win
-    deterministic: bool = False  # what a request gets does not depend on others beside it
-    start_timeout_s: float = 900.0  # until it has answered a first request
     node: str | None = None  # machine of a cluster; None: this one
     is_made_here: bool = False  # the model's folder, which other machines are to be given
 
@@ -80,7 +82,8 @@ def command(settings: VllmServerSettings, *, socket: Path) -> list[str]:
         # A logit of 20 is rounded to 0.125 in bfloat16, and the trainer does not round.
         flags["hf-overrides"] = {"head_dtype": "float32"}
     if settings.devices:
-        flags["gpu-memory-utilization"] = settings.gpu_memory_utilization
+        if settings.gpu_memory_utilization is not None:
+            flags["gpu-memory-utilization"] = settings.gpu_memory_utilization
         if not settings.captures_graphs:
             flags["compilation-config"] = {"cudagraph_mode": "NONE"}
     elif settings.max_num_batched_tokens is None:

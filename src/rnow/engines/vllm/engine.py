@@ -44,7 +44,7 @@ from rnow.engines.vllm.untied import is_tied, untied_folder
 from rnow.engines.vllm.weight_routes import load_adapter, reload_weights, unload_adapter
 from rnow.errors import DeadlineError, EngineError, ModelError
 from rnow.runtime.deadline import within
-from rnow.runtime.side_by_side import side_by_side, until_ended
+from rnow.runtime.side_by_side import end_tasks, side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class _Policy:
 class VllmEngine:
     """An `Engine` over HTTP, on one or several servers with the same weights.
 
-    engine = VllmEngine([server.url], why_ended=lambda url: server.why_ended())
+    engine = VllmEngine([server.url], request_timeout_s=600.0)
     completion = await engine.sample(SampleRequest(token_ids=ids, …))
     await engine.aclose()
     """
@@ -71,7 +71,7 @@ class VllmEngine:
         self,
         urls: Sequence[str],
         *,
-        request_timeout_s: float = 600.0,
+        request_timeout_s: float,
         untied: Path | None = None,
         why_ended: Callable[[str], str | None] = lambda url: None,
         pauses_s: Sequence[float] = PAUSES_S,
@@ -195,9 +195,7 @@ class VllmEngine:
 
     async def aclose(self) -> None:
         """Break off what is under way; the servers run on, they are not the engine's."""
-        for task in self._unloading:
-            task.cancel()
-        await until_ended(*self._unloading)
+        await end_tasks(*self._unloading)
         for replica in self._replicas.all:
             await replica.client.aclose()
 

@@ -28,7 +28,7 @@ from rnow.engines.vllm.server import Progress
 from rnow.engines.vllm.starting import Server, Starter, start_all, start_here
 from rnow.errors import DeadlineError, EngineError, PublicationError, RnowError
 from rnow.runtime.deadline import within
-from rnow.runtime.side_by_side import each_to_its_end, side_by_side, until_ended
+from rnow.runtime.side_by_side import each_to_its_end, end_tasks, side_by_side
 
 _PLACE_LIMIT_S = 600.0  # to find another machine in the place of one that is gone
 _ANSWER_LIMIT_S = 60.0  # for one token, of a server that left a request without an answer
@@ -147,10 +147,8 @@ class ServedEngine:
         if self._lost is None:
             self._lost = EngineError("the engine was closed")
         self._note_change()
-        for task in self._watching:
-            task.cancel()
         try:
-            await until_ended(*self._watching)
+            await end_tasks(*self._watching)
         finally:
             try:
                 await self._engine.aclose()

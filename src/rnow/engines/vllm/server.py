@@ -35,7 +35,7 @@ class VllmServer:
     """One running server. `start` makes it; it ends by `stop`, or by itself.
 
     server = await VllmServer.start(settings, on_progress=show)
-    engine = VllmEngine([server.url], why_ended=lambda url: server.why_ended())
+    engine = VllmEngine([server.url], request_timeout_s=600.0)
     await server.stop()
     """
 

@@ -13,7 +13,7 @@ from rnow.engines.vllm.command import VllmServerSettings
 from rnow.engines.vllm.http import VllmClient, WhyEnded
 from rnow.engines.vllm.server import Progress, VllmServer
 from rnow.errors import EngineError
-from rnow.runtime.side_by_side import each_to_its_end, until_ended
+from rnow.runtime.side_by_side import each_to_its_end, end_tasks
 
 
 class Server(Protocol):
@@ -84,10 +84,8 @@ async def start_all(
     try:
         return servers + await asyncio.gather(*tasks)
     except BaseException:
-        for task in tasks:
-            task.cancel()
         try:
-            await until_ended(*tasks)
+            await end_tasks(*tasks)
         finally:
             servers += [t.result() for t in tasks if not t.cancelled() and t.exception() is None]
             await each_to_its_end(*(server.stop() for server in servers))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rnow.errors import ModelError
+from rnow.networks.rope import load_network_config
 from rnow.runtime.atomic_files import telling_if_full
-from rnow.runtime.rope import load_network_config
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"

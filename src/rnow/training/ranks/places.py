@@ -15,8 +15,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from rnow.tools.wire import Channel
+from rnow.runtime.channel import Channel
 from rnow.training.ranks.messages import Message
+
+PROGRAM = "rnow.training.ranks.program"
 
 
 class Rank(Protocol):
@@ -105,7 +107,7 @@ class RanksHere:
 
     async def open(self, rank: int, environment: Mapping[str, str]) -> RankHere:
         channel = await Channel.open(
-            "rnow.training.ranks.program",
+            PROGRAM,
             environment={**_environment(self._num), **environment},
             log_file=self._logs / f"rank-{rank}.log",
             folder=self._run,

@@ -19,7 +19,7 @@ from rnow.errors import EngineError
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.child_process import how_it_ended
 from rnow.runtime.deadline import report_breach, waiting
-from rnow.runtime.side_by_side import each_to_its_end, until_ended
+from rnow.runtime.side_by_side import each_to_its_end, end_tasks
 from rnow.training.ranks.messages import PEER_GONE, WAITING, Message, error_of
 from rnow.training.ranks.places import Rank, RankPlace
 
@@ -108,9 +108,7 @@ class RankProcesses:
             with waiting(name, limit_s=self._limit_s):
                 await self._wait(tasks, name)
         finally:
-            for task in tasks:
-                task.cancel()
-            await until_ended(*tasks)
+            await end_tasks(*tasks)
         return [task.result() for task in tasks]
 
     async def end(self) -> None:

@@ -23,7 +23,7 @@ from rnow.runs.bad import keep_bad_batch
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import read_journal
 from rnow.runtime import kill_points
-from rnow.tools.wire import pack, receive, socket_of_worker
+from rnow.runtime.channel import pack, receive, socket_of_worker
 from rnow.training.looked_into import keep_logprobs
 from rnow.training.ranks.messages import PEER_GONE, Message
 

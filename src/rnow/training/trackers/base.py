@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from rnow.config.keys import flat_values
 from rnow.config.source import SECRET_KEYS
 
 Table = list[list[str | float]]
@@ -66,18 +67,14 @@ REMEDIES: Mapping[str, str] = {
 }
 
 
-def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | float | bool]:
+def flat_settings(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
     """Return settings by their dotted keys. What servers are started and reached with stays here:
     a key of an API may be among it."""
     flat: dict[str, str | float | bool] = {}
-    for name, value in config.items():
-        if prefix + name in SECRET_KEYS:
-            continue
+    for key, value in flat_values(config).items():
         match value:
-            case dict() if name != "args":
-                flat |= flat_settings(value, f"{prefix}{name}.")
             case str() | float() | int():
-                flat[prefix + name] = value
-            case list():
-                flat[prefix + name] = ", ".join(map(str, value))
+                flat[key] = value
+            case list() if key not in SECRET_KEYS:
+                flat[key] = ", ".join(map(str, value))
     return flat

@@ -69,7 +69,6 @@ class _Feed:
     def __init__(self, name: str, info: RunInfo, ids: "_Ids") -> None:
         self._name = name
         self._say = info.say
-        self._ids = ids
         self._info = replace(info, id=ids.of(name), keep_id=lambda id: ids.keep(name, id))
         self._queue: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
         # A daemon: what hangs in it must not keep the process.

@@ -54,7 +54,7 @@ def test_a_row_has_the_same_numbers_beside_a_longer_one(phi: Path) -> None:
 
 @pytest.mark.parametrize("window", [TRAINED, 40])
 async def test_the_engine_has_the_trainers_positions(phi: Path, window: int) -> None:
-    engine = LocalEngine(phi, dtype="float32", window=window)
+    engine = LocalEngine(phi, dtype="float32", window=window, request_timeout_s=600)
     scores = await engine.score(ScoreRequest(token_ids=tuple(SHORT[0].tolist()), start=1))
     await engine.aclose()
     expected = logprobs(phi, SHORT, window=window)

@@ -1,21 +1,7 @@
 """How controller and workers speak: JSON behind four bytes of length, over a socket.
 
 The socket is what a worker is born with as standard input, and takes from there before the user's
-code runs. A conversation with a tool worker:
-
-    controller                                              worker
-    {"type": "start", "tools_dir", limits,
-     "browser", "mcp"}                                  ─▶  imports tools.py, asks MCP servers
-                                    ◀─ {"type": "ready", "tools": [...], "notices": [...]}
-                                    or {"type": "unusable", "message": "tools.py:3: …"}, and it ends
-    {"type": "call", "id", "name", "arguments",
-     "metadata", "rollout", "timeout_s"}                ─▶  any number at once
-                                    ◀─ {"type": "answer", "id", "text", "outcome",
-                                        "truncated", "counts"}
-    {"type": "release", "rollout"}                      ─▶  its sessions with MCP servers end
-                                    ◀─ {"type": "session", "server", "session", "open"}
-    {"type": "end_sessions", "sessions"}                ─▶  what a worker that died has left open
-    {"type": "stop"}                                    ─▶  ends; so does the end of the stream
+code runs.
 """
 
 import asyncio
@@ -140,7 +126,7 @@ def _receive_exactly(stream: socket.socket, num_bytes: int) -> bytes | None:
 def _length(header: bytes) -> int:
     length = int.from_bytes(header, "big")
     if length > _MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {length} bytes on a tool worker's socket")
+        raise ValueError(f"a frame of {length} bytes on a worker's socket")
     return length
 
 
