@@ -435,7 +435,7 @@ def test_a_field_that_looks_like_a_slip_is_told_and_others_are_left_alone() -> N
     slip = {"messages": [USER], "metdata": {"expected_answer": "Acme"}}
     meant = {"messages": [USER], "metadata": {}, "metdata": 1, "source": "a", "difficulty": 3}
     FILE.write_text("".join(json.dumps(entry) + "\n" for entry in (slip, meant, slip)))
-    loaded = read_prompt_file(FILE)
+    loaded = read_prompts(FILE)
     assert loaded.notices == (
         "train.jsonl:1: metdata is no field that is read; did you mean 'metadata'? (so in 2 lines: "
         "1, 3)",

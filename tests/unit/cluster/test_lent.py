@@ -41,7 +41,8 @@ async def test_no_machine_receives_on_once_another_is_gone(tmp_path: Path) -> No
     gone, there = Machine(is_gone=True), Machine(is_gone=False)
     one = SimpleNamespace(machine=SimpleNamespace(cores=1))
     cluster: Any = SimpleNamespace(nodes={"one": one})
-    ranks = RanksOnNodes(cluster, ["one"], student=tmp_path, run=tmp_path, logs=tmp_path)
+    where = {"student": tmp_path, "run": tmp_path, "logs": tmp_path}
+    ranks = RanksOnNodes(cluster, ["one"], program="none", **where)
     held: list[Any] = ranks._ranks
     held += [SimpleNamespace(node=node, paths={}) for node in (gone, there)]
     with pytest.raises(EngineError, match="it is gone"):

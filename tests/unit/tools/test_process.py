@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from rnow.runtime.channel import Channel
 from rnow.tools.process import WorkerGone, WorkerProcess
 from rnow.tools.settings import WorkerSettings
-from rnow.tools.wire import Channel
 
 
 class Going:
