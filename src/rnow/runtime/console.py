@@ -1,14 +1,11 @@
 """Lines and bars on the terminal, the same in all commands."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from rnow.runtime.side_by_side import end_tasks
 
 DRAW_EVERY_S = 0.5  # of what is drawn anew
 _WAITING_EVERY_S = 15.0  # where there is no bar
@@ -61,6 +58,9 @@ def make_live(console: Console, draw: Callable[[], RenderableType]) -> Live:
 @asynccontextmanager
 async def drawn(console: Console, draw: Callable[[], RenderableType]) -> AsyncIterator[None]:
     """Show `draw()` anew every so often while the block runs, as `make_live` does."""
+    import asyncio  # takes long, and most commands show nothing so
+
+    from rnow.runtime.side_by_side import end_tasks
 
     async def redraw() -> None:
         # From the event loop, so that nothing changes while it is drawn.
