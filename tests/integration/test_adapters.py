@@ -1,6 +1,7 @@
 """Adapters behind the whole browser, with invented data served on loopback."""
 
 import gzip
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,10 +9,15 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from loopback import Pub, read, serve_pub
+from short_runs import ForkedCli
+from yarl import URL
 
 import rnow.medbrowse  # noqa: F401 — registers its adapters
+from rnow import browser
 from rnow.browser import BrowserSettings
+from rnow.browser.adapters import ADAPTERS
 from rnow.browser.reader import Browser
+from rnow.commands.init import init_project
 from rnow.records import RolloutId
 from rnow.tools.base import ToolCall
 from rnow.tools.pool import ToolPool
@@ -158,3 +164,48 @@ async def test_the_adapter_of_the_documentation_serves_a_project_elsewhere(
         "# Trial 7\n\nOncavex, once a day."
     )
     assert [request.path for request in pub.requests] == ["/api/trial/7"]
+
+
+async def test_an_adapter_that_raises_is_named_with_its_reason_and_not_to_the_model(
+    pub: Pub, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pub.page("/record/1", "{}")
+
+    def data_of(url: URL) -> URL:
+        return url if url.path == "/record/1" else URL(url.query["data"])
+
+    @browser.adapter("registry.test", data=data_of)
+    def registry(page: browser.RawPage) -> str:
+        return str(json.loads(page.body)["title"])
+
+    monkeypatch.setitem(ADAPTERS, "registry", ADAPTERS.pop("registry"))  # gone after this test
+    async with opened(pub, "registry.test") as opened_browser:
+        for path, reason in (("/record/1", "'title'"), ("/record/2", "'data'")):
+            url = f"https://registry.test{path}"
+            assert await read(opened_browser, url) == (
+                "ERROR unreadable: this page could not be turned into text."
+            )
+            assert f"{url} could not be read: adapter 'registry' raised KeyError: {reason}" in (
+                caplog.messages
+            )
+
+
+def test_rnow_browse_says_why_an_adapter_gave_no_page(rnow: ForkedCli, tmp_path: Path) -> None:
+    init_project(tmp_path / "clinic", template="clinic")
+    with (tmp_path / "clinic" / "tools.py").open("a") as tools:
+        tools.write(
+            """
+
+@browser.adapter("clinic.test", data=lambda url: url.with_path("/index.html"))
+def records(page: browser.RawPage) -> str:
+    raise ValueError("no record in here")
+"""
+        )
+    (tmp_path / "clinic" / "site" / "index.html").write_text("<p>records")
+    done = rnow("browse", "https://clinic.test/study/1", "-d", tmp_path / "clinic")
+    assert done.status == 1
+    assert "ERROR unreadable: this page could not be turned into text." in done.output
+    assert (
+        "https://clinic.test/study/1 could not be read: adapter 'records' raised ValueError: no "
+        "record in here"
+    ) in done.output

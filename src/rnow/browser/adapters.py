@@ -16,14 +16,20 @@ the pace and `browser.allow_hosts` hold: where the list does not name the host o
 itself is read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from yarl import URL
 
+from rnow.browser.errors import BrowseError
 from rnow.browser.source import RawPage
 
 Render = Callable[[RawPage], str]
+
+
+class AdapterError(Exception):
+    """An adapter that raised, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +44,30 @@ class Adapter:
 
     def locate(self, url: URL) -> URL | None:
         """Return where the data of a page are; None for what is not one of its pages."""
-        place = self.data(url) if url.raw_host in self.hosts else None
-        return None if place is None else URL(place)
+        if url.raw_host not in self.hosts:
+            return None
+        with self._named():
+            place = self.data(url)
+            return None if place is None else URL(place)
+
+    def markdown_of(self, page: RawPage) -> str:
+        with self._named():
+            return self.render(page)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Raise AdapterError for what the project's own functions raise, but not for BrowseError.
+
+        A model is told no more than that there is no page; the log has this name and the reason.
+        """
+        try:
+            yield
+        except BrowseError:
+            raise
+        except Exception as error:
+            raise AdapterError(
+                f"adapter '{self.name}' raised {type(error).__name__}: {error}"
+            ) from error
 
 
 ADAPTERS: dict[str, Adapter] = {}  # by name, in the order of their registration
@@ -75,7 +103,7 @@ def adapter(
 def render(page: RawPage) -> str | None:
     """Return the markdown of an adapter's answer; None for what no adapter got."""
     found = ADAPTERS.get(page.source)
-    return None if found is None else found.render(page)
+    return None if found is None else found.markdown_of(page)
 
 
 _TAKEN = ("http", "browser")  # sources of pages that came as they are

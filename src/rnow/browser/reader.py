@@ -84,8 +84,8 @@ class Browser:
             _LOG.info("%s: %s (%r)", url, error.text, error.__cause__)
             why = error
         # Parsers meet hostile input here, and the model's answer must show none of our inside.
-        except Exception:
-            _LOG.exception("%s could not be read", url)
+        except Exception as error:
+            _LOG.exception("%s could not be read: %s", url, error)
             why = BrowseError("unreadable", "this page could not be turned into text.")
         return Answer(text=why.text, code=why.code)
 

@@ -83,4 +83,5 @@ async def look_at(
             is_read = answer.outcome is ToolOutcome.OK
             unknown = dict.fromkeys(("url", "source", "cache"))
             got = await pages.describe() if is_read else {**got, **unknown}
-    return {"text": answer.text, **got, "ms": round(1_000 * answer.duration_s)}, pages.notices
+        notices = (*pages.notices, *pages.reasons(url))
+    return {"text": answer.text, **got, "ms": round(1_000 * answer.duration_s)}, notices

@@ -27,12 +27,18 @@ _TEXTS_A_CALL = 100
 class Pages:
     """A tool worker that reads pages; open while `open_pages` is."""
 
-    def __init__(self, pool: ToolPool, notices: tuple[str, ...]) -> None:
+    def __init__(self, pool: ToolPool, notices: tuple[str, ...], *, log_file: Path) -> None:
         self.notices = notices  # for the user
         self._pool = pool
+        self._log_file = log_file
 
     async def read(self, url: str, page: int = 1) -> ToolAnswer:
         return await self._call("browse", {"url": url, "page": page})
+
+    def reasons(self, url: str) -> tuple[str, ...]:
+        """Return what the log says of a page that could not be read, and the model is not told."""
+        lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return tuple(line for line in lines if line.startswith(f"{url} could not be read: "))
 
     async def describe(self) -> Mapping[str, Any]:
         """Return code, url, source and cache of the page that was read last."""
@@ -121,4 +127,4 @@ async def open_pages(
                     f"at {max_chars} characters, not at {config.rollout.max_tool_response} tokens",
                 )
             async with ToolPool(settings) as pool:
-                yield Pages(pool, notices)
+                yield Pages(pool, notices, log_file=settings.log_file)

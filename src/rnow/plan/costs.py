@@ -255,16 +255,16 @@ def _planned_parts(work: Work, *, sampled: float, read: float) -> tuple[dict[Bou
 
 
 def _disk(work: Work) -> Estimate | None:
-    """Return the bytes of kept checkpoints, of two published versions, and of the model."""
+    """Return the bytes of checkpoints, one that is being written too, and of published versions."""
     if work.student is None:
         return None
     full = work.tuning == "full"
     student = work.student
     trained = student.num_parameters if full else student.num_lora_parameters(work.lora_rank)
     return Estimate(
-        value=trained * 4 * (3 * work.num_checkpoints + 3),
-        basis=f"{work.num_checkpoints} with AdamW's moments, two published versions and the "
-        "model, by the sizes of config.json",
+        value=trained * 4 * (3 * (work.num_checkpoints + 1) + 3),
+        basis=f"{work.num_checkpoints} with AdamW's moments and room to write another, two "
+        "published versions and the model, by the sizes of config.json",
     )
 
 

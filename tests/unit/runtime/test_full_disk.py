@@ -12,8 +12,11 @@ import pytest
 from builders import load_policy, qwen3
 from scored import make_scored
 
+from rnow.commands.check.disk import check_disk
+from rnow.config.load import load_config
 from rnow.engines.vllm.untied import untied_folder
 from rnow.errors import SpaceError
+from rnow.plan.costs import Costs, Estimate
 from rnow.records import RolloutId
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal, read_journal
@@ -44,6 +47,25 @@ def fill(disk: Path) -> Path:
     size = shutil.disk_usage(disk).free
     ballast.write_bytes(b"x" * size)
     return ballast
+
+
+def costs(weights: float, journal: float) -> Costs:
+    """What a run takes of a disk, and of all else nothing."""
+    none = Estimate(value=0, basis="")
+    return Costs(
+        steps=none,
+        rollouts=none,
+        evaluations=none,
+        tokens_out=none,
+        tokens_in=none,
+        disk_bytes=Estimate(value=weights, basis=""),
+        journal_bytes=Estimate(value=journal, basis=""),
+        step_s=None,
+        total_s=None,
+        gpu_hours=None,
+        bound_by=None,
+        place="",
+    )
 
 
 def unfinished(folder: Path, *, num_bytes: int) -> None:
@@ -167,3 +189,41 @@ def test_a_log_that_cannot_be_written_costs_its_lines_alone(
     said = capfd.readouterr().err
     assert said == f"{log} cannot be written: [Errno 28] No space left on device\n"
     assert log.read_text().endswith("rnow.test: kept\n")
+
+
+@pytest.mark.parametrize(
+    ("weights", "journal", "severity", "needs"),
+    [
+        (1e5, 1e5, None, ""),
+        (1e5, 1e6, "warning", "1.1 MB for all that it writes"),
+        (4e5, 0.0, "warning", "0.4 MB for all that it writes"),  # if published in float32
+        (1e6, 1e6, "error", "1.0 MB for its weights and checkpoints"),
+    ],
+)
+def test_a_disk_that_will_be_full_is_known_before_the_run(
+    disk: Path, weights: float, journal: float, severity: str | None, needs: str
+) -> None:
+    (disk / "config.yml").write_text(
+        "data: {batch_size: 1}\nmodel: {path: a}\nteacher: {path: b}\ntrainer: {num_epochs: 1}\n"
+    )
+    (disk / "train.jsonl").touch()
+    loaded = load_config(disk)
+    found = check_disk(loaded, disk, costs(weights, journal))
+    if severity is None:
+        assert found is None
+        return
+    assert found is not None
+    (problem,) = found.problems
+    assert (problem.severity, problem.message) == (
+        severity,
+        f"a run needs up to {needs}, and the disk of {disk} has room for 0.3 MB; free some space, "
+        "lower trainer.keep_last or trainer.keep_trajectories_gb, or make runs/ a link to a larger "
+        "disk",
+    )
+    # What the run has written already is no more to be written.
+    run = disk / "runs" / "disk" / "checkpoints"
+    run.mkdir(parents=True)
+    (run / "weights").write_bytes(b"x" * 200_000)
+    again = check_disk(loaded, disk, costs(weights, journal))
+    assert again is not None
+    assert "has room for 0.3 MB" in again.problems[0].message

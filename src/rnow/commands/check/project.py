@@ -8,6 +8,7 @@
     servers                  do those of engine.url and teacher.url answer         servers.py
     sites                    may those that prompts and tools name be read         sites.py
     plan                     steps, tokens, disk, time, GPU hours, each with what it is from
+    disk                     where it has no room for that                         disk.py
 
 Each point ends as ok, problem, or not checked with the reason. A point is checked whenever what it
 needs is there, so that one look shows every problem and not the first alone. Nothing is downloaded;
@@ -111,6 +112,7 @@ def check_project(
     `is_offline`: neither servers of the user's own nor sites are asked. `say` is told of what takes
     long.
     """
+    from rnow.commands.check.disk import check_disk
     from rnow.commands.check.files import check_config, check_data, check_rewards, check_tools
     from rnow.commands.check.models import (
         check_chat,
@@ -145,7 +147,9 @@ def check_project(
         )
         servers = check_servers(loaded, is_offline=is_offline)
         sites = check_sites(loaded, directory, files, is_offline=is_offline)
-        points += [devices, *(one for one in (servers, sites) if one is not None), plan]
+        disk = None if costs is None else check_disk(loaded, directory, costs)
+        found = (devices, servers, sites, plan, disk)
+        points += [one for one in found if one is not None]
     return CheckReport(points=tuple(points), costs=costs)
 
 
