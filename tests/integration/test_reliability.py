@@ -209,3 +209,18 @@ def test_full_fine_tuning_saves_by_the_clock_and_at_a_stop(rnow: ForkedCli, proj
     assert names
     for name in names:
         assert (whole / "model" / name).read_bytes() == (run / "model" / name).read_bytes()
+
+
+def test_a_run_that_still_imports_its_tools_hears_a_stop(tmp_path: Path) -> None:
+    project, here = tmp_path / "clinic", tmp_path / "here"
+    init_project(project, template="clinic")
+    (project / "tools.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(here)!r}).touch()\ntime.sleep(600)\n"
+    )
+    with started("run", project) as process:
+        wait_until(here.exists)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 143
+    assert "Stopped by SIGTERM" in errors
+    assert "Traceback" not in errors

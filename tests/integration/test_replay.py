@@ -170,7 +170,7 @@ def test_prompts_answered_greedily_have_the_same_transcripts_from_a_recording(
 def test_without_pages_a_replay_is_refused_before_anything_is_loaded(project: Path) -> None:
     words = (project, "browser.store_mode=replay", "browser.store=nowhere")
     sentence = (
-        "browser.store nowhere holds no pages, and browser.store_mode replay reads them from "
+        "browser.store nowhere holds no pages, and browser.store_mode replay reads them "
         "there; fill it with rnow corpus build, or by a run with browser.store_mode=record"
     )
     done = rnow("run", *words, "--name", "none", check=False)

@@ -127,11 +127,11 @@ async def _run_opened(session: Session, console: Console, write_down: Callable[[
             teacher=session.models.teacher,
             log_file=log_file,
         )
-        environment = await stack.enter_async_context(opening)
+        environment = await stop.cut(stack.enter_async_context(opening))
         data = config.data
         file = environment.read_prompts(data.train_file, batch_size=data.batch_size)
         opened = open_held_out(session.loaded, environment, log_file=log_file, say=say)
-        held_out = await stack.enter_async_context(opened)
+        held_out = await stop.cut(stack.enter_async_context(opened))
         steps = prompts_by_step(config, file.prompts)
         files = {data.train_file: file.prompts, data.val_file: held_out.prompts}
         told = (*file.notices, *environment.check(files), *_compare(session))
