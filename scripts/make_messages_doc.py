@@ -98,8 +98,9 @@ class Message:
             cause, found, remedy = _IMPERATIVE.sub(r"\1\n", self.text, count=1).partition("\n")
         if not found:
             kind = getattr(errors, self.error or "", None)
-            is_ours = isinstance(kind, type) and issubclass(kind, RnowError)
-            return self.text, f"*{kind.remedy}*" if is_ours else ""
+            if isinstance(kind, type) and issubclass(kind, RnowError):
+                return self.text, f"*{kind.remedy}*"
+            return self.text, ""
         return cause, remedy
 
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,6 +38,7 @@ from rnow.tools.graders import Grade, LocalGraders
 if TYPE_CHECKING:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
+    from rnow.core.grader import GraderFunction
     from rnow.learner.policy import Policy
     from rnow.learner.ranks.group import Ranks
 
@@ -357,7 +358,7 @@ def read_prompts(file: Path, **settings: Any) -> PromptFile:
 
 
 def medbrowse_grading() -> Grading:
-    graders = LocalGraders({"medbrowse": medbrowse})
+    graders = LocalGraders({"medbrowse": cast("GraderFunction", medbrowse)})
     return Grading(graders, default="medbrowse", include_thinking=False)
 
 

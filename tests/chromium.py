@@ -17,6 +17,7 @@ from rnow.browser.chromium.executable import HOW_TO_INSTALL, find_chromium
 from rnow.browser.chromium.source import ChromiumSource
 from rnow.browser.http import HttpSource
 from rnow.browser.reader import Browser
+from rnow.browser.rules.hosts import AllowedUrl
 from rnow.browser.source import PageSource, RawPage
 
 # A machine with other work to do is slow, and no test is about that.
@@ -97,7 +98,7 @@ class _Kept:
     def __init__(self, source: ChromiumSource) -> None:
         self._source = source
 
-    async def fetch(self, url: URL) -> RawPage:
+    async def fetch(self, url: AllowedUrl) -> RawPage:
         return await self._source.fetch(url)
 
     async def aclose(self) -> None:

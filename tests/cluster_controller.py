@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray.cluster_utils import Cluster as RayCluster
 from served_lab import Lab
@@ -23,7 +23,7 @@ from rnow.cluster.connect import Cluster, find_nodes, opened_cluster
 if TYPE_CHECKING:
     from rnow.training.ranks.student import RankedStudent
 
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
 async def main(address: str, folder: Path, ranks: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from typing import Any
 
 import peft  # noqa: F401
 import transformers  # noqa: F401
@@ -20,7 +21,7 @@ from rnow.cli import main
 LIMIT_S = 240
 
 
-def become_rnow(order: dict) -> None:
+def become_rnow(order: dict[str, Any]) -> None:
     signal.alarm(LIMIT_S)  # a call that hangs ends with status -14
     os.chdir(order["folder"])
     os.environ.clear()

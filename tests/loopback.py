@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from socket import AF_UNSPEC, AddressFamily
+from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -34,7 +35,7 @@ class Pub:
     def num_connections(self) -> int:
         return len(self.server.connections)
 
-    def page(self, path: str, html: str, **kwargs: object) -> None:
+    def page(self, path: str, html: str, **kwargs: Any) -> None:
         self.pages[path] = lambda _: web.Response(
             text=html, **{"content_type": "text/html", **kwargs}
         )

@@ -109,7 +109,9 @@ def gradient(policy: Policy, ranks: Ranks | None, *, max_tokens: int) -> dict[st
         ranks=ranks,
     )
     parameters = policy.trained_parameters()
-    flat = torch.cat([whole(parameter.grad).flatten() for parameter in parameters.values()])
+    gradients = [each.grad for each in parameters.values() if each.grad is not None]
+    assert len(gradients) == len(parameters)
+    flat = torch.cat([whole(each).flatten() for each in gradients])
     names = ("loss", "reverse_kl", "max_advantage", "turn_reverse_kl", "turn_actions")
     return {"gradient": flat} | {name: getattr(totals, name) for name in names}
 

@@ -24,7 +24,8 @@ def rnow(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
         status = shared_cli().call(*words, stdout=stdout, stderr=stderr)
-        done = subprocess.CompletedProcess(words, status, stdout.read_text(), stderr.read_text())
+        said = (stdout.read_text(), stderr.read_text())
+    done = subprocess.CompletedProcess([*map(str, words)], status, *said)
     if check:
         assert status == 0, done.stdout + done.stderr
     return done

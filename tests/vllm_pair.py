@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class Pair:
             assert np.abs(completion.logprobs - ours.logprobs).max() < TOLERANCE
 
 
-def scoring_of(ids: list[int], **asked: int) -> ScoreRequest:
+def scoring_of(ids: list[int], **asked: Any) -> ScoreRequest:
     return ScoreRequest(token_ids=tuple(ids), **asked)
 
 
@@ -135,7 +135,9 @@ def save_model(model: Path, folder: Path, seed: int) -> Path:
 
 
 @asynccontextmanager
-async def open_pair(folder: Path, *, dtype: str, **fields: Any) -> AsyncIterator[Pair]:
+async def open_pair(
+    folder: Path, *, dtype: Literal["float32", "bfloat16"], **fields: Any
+) -> AsyncIterator[Pair]:
     """Start a server and load a model in this process; close both at the end.
 
     `fields`: further settings of the server.

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rnow.engines.vllm.server import VllmServerSettings
+from rnow.engines.vllm.command import VllmServerSettings
 
 _DEFAULT = Path(__file__).parent.parent / ".venv-vllm" / "bin" / "python"
 

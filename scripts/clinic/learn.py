@@ -32,8 +32,10 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.pad = tokenizer.token_to_id(PAD)
-        self.stop = tokenizer.token_to_id(END_OF_TURN)
+        pad, stop = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END_OF_TURN)
+        assert pad is not None
+        assert stop is not None
+        self.pad, self.stop = pad, stop
         self._turn = tokenizer.encode(TURN).ids
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

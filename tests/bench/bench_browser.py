@@ -32,6 +32,7 @@ from rows import row
 from rnow.browser import BrowserSettings
 from rnow.browser.chromium.source import ChromiumSource
 from rnow.browser.reader import Browser
+from rnow.browser.rules.hosts import AllowedUrl
 from rnow.browser.text.crawl4ai_import import loading_crawl4ai
 
 CONCURRENCY = 8
@@ -69,7 +70,8 @@ async def compare(pub: Pub, num_pages: int) -> dict[str, float]:
     source = ChromiumSource(settings(pub), check_robots=no_rules)
 
     async def shared(number: int) -> None:
-        assert (await source.fetch(URL(f"http://pub.test/page?{number}"))).status == 200
+        url = AllowedUrl(URL(f"http://pub.test/page?{number}"))
+        assert (await source.fetch(url)).status == 200
 
     await shared(-1)
     ours = await pages_per_s(shared, num_pages)
@@ -153,7 +155,7 @@ async def measure_growth(pub: Pub, num_pages: int) -> float:
             grown = (rss - before) / (end - WARM_UP_PAGES)
             print(f"page {end}: {grown:+.0f} bytes a page", file=sys.stderr, flush=True)
         gc.collect()
-        return (psutil.Process().memory_info().rss - before) / (num_pages - WARM_UP_PAGES)
+        return float(psutil.Process().memory_info().rss - before) / (num_pages - WARM_UP_PAGES)
 
 
 async def main(num_pages: int, num_compared: int) -> int:

@@ -24,13 +24,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ray.cluster_utils import Cluster as RayCluster
 
 from rnow.commands.init import init_project
 
-NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
 MIN_ACCURACY = 0.93
 NUM_STEPS = 20  # of the demo
 NUM_HELD_OUT = 24  # prompts, at the evaluations in which parts are killed
@@ -168,7 +168,7 @@ class Training:
         """Say whether the run is in that stage, of that step or a later one."""
         with suppress(OSError, ValueError):
             status = json.loads((self.folder / "status.json").read_text())
-            return status["stage"] == stage and status["step"] >= step
+            return bool(status["stage"] == stage and status["step"] >= step)
         return False
 
     def kill(self, kill: Kill, step: int) -> None:
@@ -235,7 +235,7 @@ def orphans() -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", required=True, help="interpreter with vLLM")
     parser.add_argument("--kills", type=int, default=len(KILLS), help="how many of the list")
     parser.add_argument("--skip", type=int, default=0, help="how many of the list to leave out")
@@ -265,7 +265,7 @@ def main() -> None:
     sys.exit(0 if holds and not any(figures[name] for name in wrong) else 1)
 
 
-def look(training: Training, project: Path) -> dict[str, float | list[str]]:
+def look(training: Training, project: Path) -> dict[str, Any]:
     """Return what the run has come to, and what it has left."""
     left = orphans()
     lines = (training.folder / "metrics.jsonl").read_text().splitlines()

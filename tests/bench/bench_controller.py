@@ -180,7 +180,7 @@ def loop_seconds() -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rollouts", type=int, default=512)
     parser.add_argument("--nodes", type=int, default=0)
     parser.add_argument("--prompt-tokens", type=int, default=300)

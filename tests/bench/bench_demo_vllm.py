@@ -139,7 +139,7 @@ def main() -> int:
         python = str(Path(arguments.python).absolute())
         served = asyncio.run(measure(python, seeds, folder, kill=arguments.kill))
         if arguments.local is None:
-            local = {str(seed): run_demo(seed, folder / f"local-{seed}") for seed in seeds}
+            local = {str(seed): run_demo(seed, folder / f"local-{seed}", lag=0) for seed in seeds}
         else:
             local = json.loads(arguments.local.read_text())
     print("| seed | local | vLLM | mismatch_kl | drift | dropped | seconds |")

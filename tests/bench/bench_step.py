@@ -214,7 +214,7 @@ class Lab:
         self.optimizer.zero_grad()
 
 
-def in_turn(rounds: int, *ways: Callable[[], None]) -> np.ndarray:
+def in_turn(rounds: int, *ways: Callable[[], object]) -> np.ndarray:
     """Return the seconds of each way in each round, [rounds, ways]."""
     times = np.zeros((rounds, len(ways)))
     for seconds in times:
@@ -247,7 +247,7 @@ def measure(folder: Path, *, rounds: int, count: int) -> dict[str, tuple[float, 
     beside = in_turn(max(1, rounds // 3), step, *(partial(way, batch) for way in others))
     update = in_turn(
         -(-rounds // 2),
-        lambda: lab.trainer.update(long) and None,
+        lambda: lab.trainer.update(long),
         lambda: lab.bare(long, scores=False),
     )
     (ours, bare), (_, trl, chunked, padded) = np.median(plain, 0), np.median(beside, 0)
@@ -281,7 +281,7 @@ def measure(folder: Path, *, rounds: int, count: int) -> dict[str, tuple[float, 
 def main() -> None:
     from rows import row
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--trajectories", type=int, default=8)
     parser.add_argument("--memory-of", choices=["rnow", "trl"])

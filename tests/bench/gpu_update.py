@@ -155,14 +155,15 @@ def packed_attention_error(window: int | None, *, device: str = "cuda") -> float
         torch.randn(1, heads, sum(lengths), 64, generator=generator).bfloat16()
         for heads in (8, 2, 2)
     ]
-    module = torch.nn.Module()
+    module: Any = torch.nn.Module()
     module.num_key_value_groups = 4
     module.is_causal = True
     found = []
     for place, dtype in ((device, torch.bfloat16), ("cpu", torch.float64)):
         tensors = [each.to(place, dtype, copy=True).requires_grad_() for each in drawn]
+        query, key, value = tensors
         sequences = Sequences(starts=borders.to(place), lengths=lengths, window=window)
-        mixed, _ = attend(module, *tensors, sequences)
+        mixed, _ = attend(module, query, key, value, sequences)
         mixed.square().sum().backward()
         found.append([mixed.detach(), *(tensor.grad for tensor in tensors)])
     return max(

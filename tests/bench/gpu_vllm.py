@@ -27,11 +27,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +53,12 @@ from rnow.runtime.own_variables import set_for_this_process
 MEAN_TOLERANCE = {"bfloat16": 0.02, "float32": 1e-3}  # nats a token
 MAX_MISMATCH_KL = 0.01
 MIN_AFTER = 0.9
+
+
+class Part(Protocol):
+    """What is tried and claimed on servers of its own."""
+
+    async def __call__(self, claims: Claims, folder: Path, *, cpu: bool) -> None: ...
 
 
 def on(cpu: bool) -> dict[str, Any]:
@@ -244,7 +250,11 @@ async def servers(claims: Claims, folder: Path, *, cpu: bool) -> None:
     )
 
 
-PARTS = {
+def run_part(claims: Claims, part: Part, folder: Path, *, cpu: bool) -> None:
+    asyncio.run(part(claims, folder, cpu=cpu))
+
+
+PARTS: dict[str, Part] = {
     "decode": decode,
     "precision": precision,
     "deterministic": deterministic,
@@ -254,7 +264,7 @@ PARTS = {
 }
 
 
-async def compare(claims: Claims, folder: Path, dtype: str) -> None:
+async def compare(claims: Claims, folder: Path, dtype: Literal["float32", "bfloat16"]) -> None:
     started = time.perf_counter()
     async with open_pair(
         folder,
@@ -323,13 +333,12 @@ def main() -> int:
     python = str(Path(arguments.python).absolute())
     os.environ["RNOW_VLLM_PYTHON"] = python  # read by vllm_real.py
     claims = Claims()
-    run = {
+    run: dict[str, Callable[[Path], object]] = {
         "bfloat16": lambda folder: asyncio.run(compare(claims, folder, "bfloat16")),
         "float32": lambda folder: asyncio.run(compare(claims, folder, "float32")),
         "demo": partial(demo, claims, overrides=[f"engine.python={python}", *arguments.set]),
         **{
-            name: lambda folder, part=part: asyncio.run(part(claims, folder, cpu=arguments.cpu))
-            for name, part in PARTS.items()
+            name: partial(run_part, claims, part, cpu=arguments.cpu) for name, part in PARTS.items()
         },
     }
     for name in PARTS if arguments.cpu and arguments.only == parts else arguments.only:

@@ -82,8 +82,8 @@ def other_family(project: Path) -> None:
 
     folder = project / "models" / "teacher"
     own = json.loads((folder / "config.json").read_text())
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    names += ("num_attention_heads", "num_key_value_heads", "tie_word_embeddings")
+    names = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"]
+    names += ["num_attention_heads", "num_key_value_heads", "tie_word_embeddings"]
     config = Qwen2Config(**{name: own[name] for name in names}, initializer_range=0.2)
     Qwen2ForCausalLM(config).save_pretrained(folder)
 

@@ -75,9 +75,7 @@ async def find_nodes(address: str, *, python: str | None) -> tuple[Machine, ...]
         connect(address)
         here = ray.get_runtime_context().get_node_id()
         alive = {
-            node["NodeID"]: node["NodeManagerAddress"]
-            for node in ray.nodes()  # type: ignore[no-untyped-call]
-            if node["Alive"]
+            node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]
         }
         ids = sorted(alive, key=lambda id: (id != here, id))
         looked = await side_by_side(*(_look(id, alive[id], python) for id in ids))

@@ -258,8 +258,7 @@ def accumulate_gradients(
             num_actions=num_actions,
             num_turns=num_turns,
         )
-        # torch.autograd's own stubs have no types here.
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        result.loss.backward()
         totals = result.totals if totals is None else totals + result.totals
         if logprobs is not None:
             values = policy_logprobs.detach().float().cpu().numpy()
