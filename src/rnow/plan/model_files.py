@@ -11,8 +11,8 @@ from rnow.errors import ModelError
 from rnow.plan.weight_files import count_weight_bytes
 
 # What reading and writing a model's ids takes, and its size: everything but weights.
-_MAX_NAMED = 5
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt"]
+_MAX_NAMED = 5  # folders, in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,7 @@ class ModelFiles:
     path: str  # as written
     folder: Path | None  # where its files are; None: not on this machine, or not all of it
     weight_bytes: int | None  # None: no weights, or not all of their parts
-    beside: tuple[str, ...] | None = (
-        None  # `models/x` is not there, and `models/` has these folders
-    )
+    beside: tuple[str, ...] | None = None  # folders of `models/`, where `models/x` is not there
 
     @property
     def why_not_downloaded(self) -> str | None:
