@@ -127,7 +127,7 @@ async def test_requests_to_a_site_are_spaced_and_to_a_local_one_are_not(pub: Pub
         (403, "<html><head><title>Access Denied</title></head>"),
         (200, "<html><script src='/apology_objects/abuse-detection-apology.js'></script>"),
         (200, "<title>Pardon Our Interruption</title>"),
-        (200, "<title>Registry Apology</title>"),
+        (200, "<title>EXR Apology</title>"),
     ],
 )
 async def test_a_page_that_turns_programs_away_is_no_content(
@@ -147,6 +147,8 @@ async def test_a_page_that_turns_programs_away_is_no_content(
         ("Just a moment in time: a study", 3),
         ("Access denied to care in rural areas", 3),
         ("An apology for poetry", 3),
+        ("The Apology", 3),
+        ("Public apology", 3),
         ("Access Denied", 500),  # an article of this name, and no short refusal
     ],
 )

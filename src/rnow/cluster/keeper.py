@@ -29,7 +29,7 @@ from rnow.engines.vllm.http import VllmClient
 from rnow.engines.vllm.server import VllmServer
 from rnow.errors import EngineError
 from rnow.runtime.atomic_files import filling
-from rnow.runtime.side_by_side import each_to_its_end
+from rnow.runtime.side_by_side import each_to_its_end, until_ended
 
 _PLACES = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # memory first: read once, then dropped
 
@@ -146,12 +146,16 @@ class Keeper:
         """Write a folder; return its path here once it is complete."""
         folder, begun = self._folder / name, self._folder / f".{name}"
         if not folder.exists():
-            await asyncio.to_thread(_write, begun, files, contents)
+            writing = asyncio.create_task(asyncio.to_thread(_write, begun, files, contents))
+            # A thread cannot be cancelled: who is, waits for it, so that nothing is written after.
+            await until_ended(writing)
+            writing.result()
             begun.rename(folder)
         return str(folder)
 
     async def forget(self, name: str) -> None:
-        await asyncio.to_thread(shutil.rmtree, self._folder / name, ignore_errors=True)
+        for folder in (self._folder / name, self._folder / f".{name}"):
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def close(self) -> None:
         """End all servers and ranks, and take away what was written."""

@@ -123,10 +123,11 @@ def load_project(project: Path, overrides: list[str], console: Console) -> "Load
     from rnow.config.load import load_config
 
     place = project.absolute()
-    if place.parent.name == "runs" and (place / "state.json").is_file():
+    owner = place.parents[min(1, len(place.parents) - 1)]
+    if (place / "state.json").is_file() and (owner / "config.yml").is_file():
         raise UsageError(
-            f"{project} is the folder of a run, whose project is {place.parent.parent}; to go on "
-            f"with that run: rnow run {quote(str(place.parent.parent))} --name {quote(place.name)}"
+            f"{project} is the folder of a run, whose project is {owner}; to go on with that run: "
+            f"rnow run {quote(str(owner))} --name {quote(place.name)}"
         )
     loaded = load_config(project, overrides=overrides)
     for line in (*loaded.notices, *loaded.overrides):

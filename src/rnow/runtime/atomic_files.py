@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil, floor
 from pathlib import Path
 from typing import NoReturn
@@ -66,7 +66,8 @@ def filling(folder: Path, *, needs_bytes: int = 0) -> Iterator[None]:
 def _tell(path: Path, needs_bytes: int, error: Exception) -> NoReturn:
     path = path.with_name(re.sub(r"^\.(.+)\.tmp$", r"\1", path.name))  # as the user will know it
     needed = ceil(needs_bytes / 1e5) / 10
-    free = floor(shutil.disk_usage(path.parent).free / 1e5) / 10
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())
+    free = floor(shutil.disk_usage(there).free / 1e5) / 10
     raise SpaceError(
         f"the disk is full: {path} was being written, which needs {needed} MB; {free} MB are "
         "free. What was there before is as it was. Free some space; a run goes on with the "
@@ -154,8 +155,13 @@ def recover_folder(folder: Path) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return how much the files of `folder` take; nothing where it is not there."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Return how much the files of `folder` take, but for those that go meanwhile."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def _sync_folder(folder: Path) -> None:

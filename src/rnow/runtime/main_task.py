@@ -1,6 +1,7 @@
 """asyncio.run for a command: its first signal to stop, and a result that may be large."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -8,6 +9,8 @@ from typing import Any, TypeVar
 from rnow.runtime.stop_signals import first_signal, raise_for
 
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 
 def run_main(work: Coroutine[Any, Any, Result]) -> Result:
@@ -39,9 +42,12 @@ def run_main(work: Coroutine[Any, Any, Result]) -> Result:
     with first_signal(cancel):
         try:
             asyncio.run(keep())
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Exception) as error:
             if not asked:
                 raise
+            if isinstance(error, Exception):
+                # For a log alone: on the terminal the stop is what is told.
+                logger.info("an error amid the end that was asked for", exc_info=error)
         finally:
             work.close()  # else Python warns on the terminal where it was never awaited
     if asked:

@@ -19,9 +19,12 @@ _on_first: Callable[[signal.Signals], None] | None = None
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return them; SIGHUP stays ignored under nohup, which has it so."""
-    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return (signal.SIGINT, signal.SIGTERM, *(() if is_ignored else (signal.SIGHUP,)))
+    """Return them but those that came ignored and stay so.
+
+    nohup has SIGHUP ignored, and a script has Ctrl-C where it starts a program in the background.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return tuple(each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN)
 
 
 def hear_stop_signals() -> None:
@@ -32,9 +35,7 @@ def hear_stop_signals() -> None:
     global _is_asked
     _is_asked = False
     for number in stop_signals():
-        # In the background of a script Ctrl-C stays ignored, as it came.
-        if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _hear)
+        signal.signal(number, _hear)
     atexit.register(_end_undisturbed)
 
 

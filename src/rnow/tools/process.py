@@ -80,8 +80,10 @@ class WorkerProcess:
             async with within(settings.start_timeout_s, f"tools: the import of tools.py in {name}"):
                 await worker._introduce(_mcp_message(settings, servers, known))
         except DeadlineError as error:
-            place = await worker._place_of_hang()
-            await worker.kill()
+            try:
+                place = await worker._place_of_hang()
+            finally:
+                await worker.kill()
             said = f"{place}: {error}" if place else error
             raise DeadlineError(
                 f"{said}; move what takes so long into a tool, where it has a deadline of its own"

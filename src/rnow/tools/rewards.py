@@ -224,8 +224,11 @@ class _Worker:
             async with within(settings.start_timeout_s, "rewards: the import of rewards.py"):
                 await worker._introduce(settings)
         except DeadlineError as error:
-            place = await place_of_hang(worker._channel.process, log, since=since, folder=folder)
-            await worker.kill()
+            child = worker._channel.process
+            try:
+                place = await place_of_hang(child, log, since=since, folder=folder)
+            finally:
+                await worker.kill()
             said = f"{place}: {error}" if place else error
             raise DeadlineError(
                 f"{said}; move what takes so long into a reward, where @reward(timeout=) gives it "

@@ -4,6 +4,7 @@ A collapse shows in length and format before it shows in accuracy: rollouts grow
 their length, calls stop parsing, the gap to the teacher stops falling.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 Line = Mapping[str, float]
@@ -80,12 +81,11 @@ def failing_tools(history: Sequence[Line]) -> str | None:
 def failing_pages(history: Sequence[Line]) -> str | None:
     """Return what to say where nearly all reads of a run gave no page; None: nothing."""
     pages = sum(total(history, f"browser/{name}") for name in ("fetched", "stored", "shared"))
-    errors = {
-        name.removeprefix("browser/error_"): total(history, name)
-        for line in history
-        for name in line
-        if name.startswith("browser/error_")
-    }
+    errors: dict[str, float] = defaultdict(float)
+    for line in history:
+        for name, count in line.items():
+            if name.startswith("browser/error_"):
+                errors[name.removeprefix("browser/error_")] += count
     failed = sum(errors.values())
     if failed < MIN_CALLS or failed / (failed + pages) < SHARE_FAILED:
         return None

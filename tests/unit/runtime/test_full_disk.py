@@ -1,5 +1,6 @@
 """A disk that is full: a real file system of 300 kB, which only root can make."""
 
+import errno
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from rnow.plan.costs import Costs, Estimate
 from rnow.records import RolloutId
 from rnow.runs.folder import RunDirectory
 from rnow.runs.journal import Journal, read_journal
-from rnow.runtime.atomic_files import replace_file, replace_folder
+from rnow.runtime.atomic_files import folder_bytes, replace_file, replace_folder
 from rnow.runtime.logs import log_to
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
@@ -100,6 +101,25 @@ def test_a_folder_that_cannot_be_written_is_as_it_was(disk: Path) -> None:
     assert str(caught.value) == MESSAGE.format(path=folder, needs="0.3 MB", free="0.2 MB")
     assert (folder / "weights").read_bytes() == b"w" * 100_000
     assert [found.name for found in disk.iterdir()] == ["latest"]
+
+
+def test_a_folder_whose_place_cannot_be_made_is_told(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", no_room)
+    with pytest.raises(SpaceError, match="checkpoints/latest was being written, which needs 0"):
+        replace_folder(disk / "checkpoints" / "latest", lambda _: None)
+
+
+def test_a_folder_is_measured_while_what_is_in_it_goes(tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_bytes(b"12345")
+    assert folder_bytes(tmp_path) == 5
+    assert folder_bytes(tmp_path / "nowhere") == 0
 
 
 def test_weights_that_cannot_be_published_are_told_and_leave_no_half(

@@ -117,3 +117,58 @@ def test_a_signal_amid_python_s_own_end_takes_no_exit_code() -> None:
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert errors == "Stopped by SIGTERM\n"
     assert process.returncode == 143
+
+
+# Its tidying up fails, and the command would go on after an error of its own.
+FAILING = """
+import asyncio
+from rnow import cli
+from rnow.runtime.main_task import run_main
+
+async def work():
+    print("begun", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        raise ValueError("as it tidied up")
+
+def command():
+    try:
+        run_main(work())
+    except ValueError:
+        print("goes on", flush=True)
+
+cli.app = command
+cli.main()
+"""
+# As a script has it that starts a program in the background.
+IGNORING = """
+import asyncio, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from rnow import cli
+from rnow.runtime.main_task import run_main
+from rnow.runtime.signals import StopRequest
+
+async def work():
+    with StopRequest() as stop:
+        print("begun", flush=True)
+        await stop.cut(asyncio.sleep(1))
+    print("done", flush=True)
+
+cli.app = lambda: run_main(work())
+cli.main()
+"""
+
+
+def test_a_stop_that_meets_an_error_is_a_stop() -> None:
+    process = begun(program=FAILING)
+    process.send_signal(signal.SIGTERM)
+    said, errors = process.communicate(timeout=PATIENCE_S)
+    assert (said, errors, process.returncode) == ("", "Stopped by SIGTERM\n", 143)
+
+
+def test_ctrl_c_that_came_ignored_stays_so() -> None:
+    process = begun(program=IGNORING)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=PATIENCE_S)
+    assert (said, errors, process.returncode) == ("done\n", "", 0)

@@ -3,14 +3,18 @@
 import asyncio
 import gc
 import logging
+import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import is_alive, until
 
 from rnow.runtime.channel import Channel
+from rnow.runtime.child_process import ChildProcess
+from rnow.tools import process
 from rnow.tools.process import WorkerGone, WorkerProcess
 from rnow.tools.settings import WorkerSettings
 
@@ -56,3 +60,36 @@ async def test_nothing_is_said_of_what_is_posted_to_a_worker_that_has_gone(
             await channel.send({"type": "stop"})
         channel._writer.transport.abort()
     assert caplog.messages == []
+
+
+async def test_a_start_that_is_cut_while_it_looks_for_the_place_of_a_hang_leaves_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tools.py").write_text("import time\ntime.sleep(600)\n")
+    found: list[int] = []
+    looking = asyncio.Event()
+
+    async def look(child: ChildProcess, *_: object, **__: object) -> None:
+        found.append(child.pid)
+        looking.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(process, "place_of_hang", look)
+    settings = WorkerSettings(
+        project_dir=tmp_path,
+        tool_timeout_s=1,
+        workers=1,
+        concurrency=1,
+        log_file=tmp_path / "log",
+        start_timeout_s=0.5,
+    )
+    environment = dict(os.environ)
+    starting = asyncio.create_task(
+        WorkerProcess.start(settings, environment=environment, name="worker")
+    )
+    await looking.wait()
+    assert is_alive(found[0])
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await until(lambda: not is_alive(found[0]))

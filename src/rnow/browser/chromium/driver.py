@@ -44,6 +44,8 @@ class Drivers:
         if not starting.done():
             starting.cancel()
             return
+        if starting.cancelled() or starting.exception() is not None:
+            return
         with suppress(Error, TimeoutError, OSError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await starting.result().stop()

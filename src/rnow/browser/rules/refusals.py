@@ -17,9 +17,9 @@ _TITLES = re.compile(
     r"|attention required! \| cloudflare"
     r"|access denied"  # Akamai
     r"|pardon our interruption"  # Imperva
-    r"|\w+ apology"  # a site's, by its name
     r"|abuse detection"
 )
+_APOLOGY = re.compile(r"[A-Z]{2,8} Apology")  # a site's, by its initials
 _ABUSE_PATH = "apology_objects/abuse-detection"  # where such a site sends programs
 _MARKS = (
     _ABUSE_PATH,
@@ -36,11 +36,15 @@ def is_block_page(page: RawPage) -> bool:
         return True
     if not page.is_html:
         return False
-    start = page.text()[:_MAX_SHORT_CHARS].lower()
+    start = page.text()[:_MAX_SHORT_CHARS]
     title = _TITLE.search(start)
-    if title is not None and _TITLES.fullmatch(title[1].strip().rstrip(".\u2026 ")):
+    if title is not None and _is_of_block_page(title[1].strip().rstrip(".\u2026 ")):
         return not shows_at_least(_MAX_BLOCK_CHARS, page.text())
-    return len(page.body) < _MAX_SHORT_CHARS and any(mark in start for mark in _MARKS)
+    return len(page.body) < _MAX_SHORT_CHARS and any(mark in start.lower() for mark in _MARKS)
+
+
+def _is_of_block_page(title: str) -> bool:
+    return bool(_TITLES.fullmatch(title.lower()) or _APOLOGY.fullmatch(title))
 
 
 def blocked_by_site() -> BrowseError:
