@@ -329,14 +329,15 @@ def test_a_check_that_is_stopped_says_so_and_leaves_nothing(
     assert list(scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["run", "eval", "test"])
+@pytest.mark.parametrize("command", ["run", "check", "eval", "test"])
 def test_the_folder_of_a_run_is_no_project_and_its_own_is_named(
     project: Path, command: str
 ) -> None:
     run = project / "runs" / "a run"
     run.mkdir(parents=True)
     shutil.copy(project / "config.yml", run)
-    (run / "state.json").write_text("{}")
+    for name in ("state.json", "inputs.json"):
+        (run / name).write_text("{}")
     done = rnow(command, run)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1] == (

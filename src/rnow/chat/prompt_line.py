@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from rnow.config.types import DatasetType
@@ -99,11 +100,7 @@ class EntryReader:
     def misspelt(self, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the fields that look like slips of one that is not there, each with a sentence."""
         absent = [name for name in _FIELDS if name not in entry]
-        near = {
-            key: difflib.get_close_matches(key, absent, n=1, cutoff=0.75)
-            for key in entry
-            if key not in _FIELDS
-        }
+        near = {key: _near(key, tuple(absent)) for key in entry if key not in _FIELDS}
         return [
             (key, f"{key} is no field that is read; did you mean '{names[0]}'?")
             for key, names in near.items()
@@ -294,3 +291,8 @@ def _is(fields: Mapping[str, Any], name: str) -> str:
 def _show(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
     return text if len(text) <= 50 else f"{text[:49]}…"
+
+
+@cache
+def _near(key: str, names: tuple[str, ...]) -> list[str]:
+    return difflib.get_close_matches(key, names, n=1, cutoff=0.85)

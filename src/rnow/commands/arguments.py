@@ -122,17 +122,23 @@ def load_project(project: Path, overrides: list[str], console: Console) -> "Load
     """Load config.yml, and show what its writer should know."""
     from rnow.config.load import load_config
 
-    place = project.absolute()
-    owner = place.parents[min(1, len(place.parents) - 1)]
-    if (place / "state.json").is_file() and (owner / "config.yml").is_file():
-        raise UsageError(
-            f"{project} is the folder of a run, whose project is {owner}; to go on with that run: "
-            f"rnow run {quote(str(owner))} --name {quote(place.name)}"
-        )
+    refuse_run_folder(project)
     loaded = load_config(project, overrides=overrides)
     for line in (*loaded.notices, *loaded.overrides):
         console.print(line, style="yellow", soft_wrap=True)
     return loaded
+
+
+def refuse_run_folder(project: Path) -> None:
+    """Raise UsageError where the folder is a run's, in which its config.yml lies, too."""
+    place = project.absolute()
+    owner = place.parents[min(1, len(place.parents) - 1)]
+    is_run = all((place / name).is_file() for name in ("state.json", "inputs.json"))
+    if is_run and (owner / "config.yml").is_file():
+        raise UsageError(
+            f"{project} is the folder of a run, whose project is {owner}; to go on with that run: "
+            f"rnow run {quote(str(owner))} --name {quote(place.name)}"
+        )
 
 
 def open_project(

@@ -89,8 +89,10 @@ def choose_model(loaded: LoadedConfig, project: Path, *, name: str | None, run: 
     named, without = find_model("--model", name, project=project), why_without_weights(name)
     if named.folder is not None:
         return replace(_choice(named.folder.absolute(), base=base), name=name)
-    if "/" in name and named.why_not_downloaded is None and without is None:
-        return Choice(name=name, role="student", model=named)
+    if "/" in name and without is None:
+        without = named.why_not_downloaded
+        if without is None:
+            return Choice(name=name, role="student", model=named)
     found = sorted(path.name for path in (project / "runs").glob("*") if _find(path))
     raise UsageError(
         f"--model {name}: {without or 'there is no run and no folder of that name'}; take base, "

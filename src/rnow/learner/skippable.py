@@ -1,7 +1,7 @@
 """Whether a network's last layer may leave out the tokens that nobody asks for.
 
-runtime/last_layer.py knows a layer's parts by their names; what they do is tried here, with a short
-text: the same log-probabilities, and the same gradient in the first layer.
+networks/last_layer.py knows a layer's parts by their names; what they do is tried here, with a
+short text: the same log-probabilities, and the same gradient in the first layer.
 """
 
 import torch

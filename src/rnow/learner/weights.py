@@ -24,7 +24,7 @@ def load_causal_lm(
 ) -> Any:
     """Return the model in `path`, a folder or hub name, with weights in `dtype`.
 
-    `window` fixes positions that depend on the length of a text: runtime/rope.py.
+    `window` fixes positions that depend on the length of a text: networks/rope.py.
     """
     from transformers import AutoModelForCausalLM
 

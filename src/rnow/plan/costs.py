@@ -97,6 +97,7 @@ class Costs:
     gpu_hours: Estimate | None
     bound_by: Bound | None  # what a step waits for most
     place: str  # what its seconds are of
+    least_disk_bytes: float = 0.0  # of one checkpoint, without which no run ends
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -176,6 +177,7 @@ def estimate_costs(work: Work, measured: Measured) -> Costs:
         gpu_hours=hours if work.num_gpus else None,
         bound_by=None if parts is None else max(parts.items(), key=lambda part: part[1])[0],
         place=work.place,
+        least_disk_bytes=3 * _weight_bytes(work),
     )
 
 
@@ -258,14 +260,20 @@ def _disk(work: Work) -> Estimate | None:
     """Return the bytes of checkpoints, one that is being written too, and of published versions."""
     if work.student is None:
         return None
-    full = work.tuning == "full"
-    student = work.student
-    trained = student.num_parameters if full else student.num_lora_parameters(work.lora_rank)
     return Estimate(
-        value=trained * 4 * (3 * (work.num_checkpoints + 1) + 3),
+        value=_weight_bytes(work) * (3 * (work.num_checkpoints + 1) + 3),
         basis=f"{work.num_checkpoints} with AdamW's moments and room to write another, two "
         "published versions and the model, by the sizes of config.json",
     )
+
+
+def _weight_bytes(work: Work) -> int:
+    """Return the bytes of what is trained, without AdamW's moments, which take twice as many."""
+    if work.student is None:
+        return 0
+    is_full = work.tuning == "full"
+    lora = work.student.num_lora_parameters(work.lora_rank)
+    return 4 * (work.student.num_parameters if is_full else lora)
 
 
 def _device(gpu: str | None) -> tuple[float, str]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -212,38 +213,49 @@ def test_a_log_that_cannot_be_written_costs_its_lines_alone(
 
 
 @pytest.mark.parametrize(
-    ("weights", "journal", "severity", "needs"),
+    ("weights", "least", "save_step", "severity", "message"),
     [
-        (1e5, 1e5, None, ""),
-        (1e5, 1e6, "warning", "1.1 MB for all that it writes"),
-        (4e5, 0.0, "warning", "0.4 MB for all that it writes"),  # if published in float32
-        (1e6, 1e6, "error", "1.0 MB for its weights and checkpoints"),
+        (1e5, 1e5, -1, None, ""),
+        # A run that saves once has no second checkpoint, nor numbered ones.
+        (
+            *(1e6, 2e5, -1, "warning"),
+            "a run needs up to 1.1 MB for all that it writes, and the disk of {disk} has room for "
+            "0.3 MB; free some space, lower trainer.keep_trajectories_gb, or make runs/ a link to "
+            "a larger disk",
+        ),
+        (
+            *(1e6, 2e5, 5, "warning"),
+            "a run needs up to 1.1 MB for all that it writes, and the disk of {disk} has room for "
+            "0.3 MB; free some space, lower trainer.keep_last or trainer.keep_trajectories_gb, or "
+            "make runs/ a link to a larger disk",
+        ),
+        (
+            *(1e6, 5e5, 5, "error"),
+            "a run needs 0.5 MB for the checkpoint that it ends with, and the disk of {disk} has "
+            "room for 0.3 MB; free some space, or make runs/ a link to a larger disk",
+        ),
     ],
 )
 def test_a_disk_that_will_be_full_is_known_before_the_run(
-    disk: Path, weights: float, journal: float, severity: str | None, needs: str
+    disk: Path, weights: float, least: float, save_step: int, severity: str | None, message: str
 ) -> None:
     (disk / "config.yml").write_text(
         "data: {batch_size: 1}\nmodel: {path: a}\nteacher: {path: b}\ntrainer: {num_epochs: 1}\n"
     )
     (disk / "train.jsonl").touch()
-    loaded = load_config(disk)
-    found = check_disk(loaded, disk, costs(weights, journal))
+    loaded = load_config(disk, overrides=[f"trainer.save_step={save_step}"])
+    planned = replace(costs(weights, 1e5), least_disk_bytes=least)
+    found = check_disk(loaded, disk, planned)
     if severity is None:
         assert found is None
         return
     assert found is not None
     (problem,) = found.problems
-    assert (problem.severity, problem.message) == (
-        severity,
-        f"a run needs up to {needs}, and the disk of {disk} has room for 0.3 MB; free some space, "
-        "lower trainer.keep_last or trainer.keep_trajectories_gb, or make runs/ a link to a larger "
-        "disk",
-    )
+    assert (problem.severity, problem.message) == (severity, message.format(disk=disk))
     # What the run has written already is no more to be written.
     run = disk / "runs" / "disk" / "checkpoints"
     run.mkdir(parents=True)
     (run / "weights").write_bytes(b"x" * 200_000)
-    again = check_disk(loaded, disk, costs(weights, journal))
+    again = check_disk(loaded, disk, planned)
     assert again is not None
     assert "has room for 0.3 MB" in again.problems[0].message

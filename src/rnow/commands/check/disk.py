@@ -12,13 +12,10 @@ from rnow.plan.costs import Costs
 from rnow.runs.folder import RunDirectory
 from rnow.runtime.atomic_files import folder_bytes
 
-_KEY = "trainer.keep_last"
-_SURE_SHARE = 2 / 3  # checkpoints' share of them and weights, which may be published in two bytes
-
 
 def check_disk(loaded: LoadedConfig, directory: Path, costs: Costs) -> Point | None:
-    """Refuse a disk without room for checkpoints, warn where weights and journals have none
-    besides; None where all has room.
+    """Refuse a disk without room for one checkpoint, warn where it has none for all that a run
+    may write; None where it has.
 
     What a run of that name has written is room: it writes no more than what is missing.
     """
@@ -32,14 +29,18 @@ def check_disk(loaded: LoadedConfig, directory: Path, costs: Costs) -> Point | N
     everything = weights + costs.journal_bytes.value
     if everything <= free:
         return None
-    is_sure = weights * _SURE_SHARE > free
-    what = "its weights and checkpoints" if is_sure else "all that it writes"
-    needed = ceil((weights if is_sure else everything) / 1e5) / 10
+    is_sure = costs.least_disk_bytes > free
+    what = "the checkpoint that it ends with" if is_sure else "all that it writes"
+    needed = ceil((costs.least_disk_bytes if is_sure else everything) / 1e5) / 10
+    keys = () if is_sure else ("trainer.keep_trajectories_gb",)
+    if loaded.config.trainer.save_step > 0 and not is_sure:
+        keys = ("trainer.keep_last", *keys)
+    lower = f"lower {' or '.join(keys)}, " if keys else ""
     problem = loaded.problem(
-        _KEY,
-        f"a run needs up to {needed} MB for {what}, and the disk of {disk} has room for "
-        f"{floor(free / 1e5) / 10} MB; free some space, lower trainer.keep_last or "
-        "trainer.keep_trajectories_gb, or make runs/ a link to a larger disk",
+        keys[0] if keys else "trainer",
+        f"a run needs {'' if is_sure else 'up to '}{needed} MB for {what}, and the disk of {disk} "
+        f"has room for {floor(free / 1e5) / 10} MB; free some space, {lower}or make runs/ a link "
+        "to a larger disk",
         "error" if is_sure else "warning",
     )
     return point("disk", "room for checkpoints", [problem])

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from rnow.commands.arguments import Args, Dir, Json, find_project, make_console
+from rnow.commands.arguments import Args, Dir, Json, find_project, make_console, refuse_run_folder
 from rnow.commands.check.point import Outcome, Point, not_checked
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def report_check(
     project: Path, overrides: list[str], console: Console | None, *, is_offline: bool = False
 ) -> None:
     """Check, and print the report, as JSON where no console is given; typer.Exit for a problem."""
+    refuse_run_folder(project)
     people = console or make_console(to_stderr=True)
     report = check_project(project, overrides, is_offline=is_offline, say=people.print)
     if console is None:

@@ -35,7 +35,7 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model with our attention; else `ModelError` says what to do.
 
-    `window` fixes positions that depend on the length of a text: runtime/rope.py.
+    `window` fixes positions that depend on the length of a text: networks/rope.py.
     """
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: has no config.json, so it is not a model folder")
