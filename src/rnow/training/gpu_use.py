@@ -15,7 +15,7 @@ from rnow.runtime.side_by_side import end_tasks
 
 EVERY_S = 5.0
 DEADLINE_S = 5.0
-_KILL_S = 1.0
+_KILL_S = 10.0  # a busy machine takes seconds over it
 _QUERY = "--query-gpu=index,memory.used,memory.total,utilization.gpu"
 
 GpuUse = dict[str, int]

@@ -1,6 +1,8 @@
 """What is shown of rollouts while they run, and of GPUs."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from processes import is_alive, until
 from scored import make_scored
 
 from rnow.chat.template import ChatTemplate
-from rnow.errors import EngineError
+from rnow.errors import DeadlineError, EngineError
 from rnow.records import Prompt, RolloutId, ScoredTrajectory, Trajectory
 from rnow.rollout.attempt import Attempt
 from rnow.training import gpu_use
@@ -87,9 +89,9 @@ async def test_gpus_are_asked_for_while_the_block_runs(
     assert read_use("NVIDIA-SMI has failed\n") == []
 
 
-@pytest.mark.parametrize("deadline_s", [0.5, 60.0])  # it is late, or the run ends
+@pytest.mark.parametrize("is_late", [True, False])  # else the run ends
 async def test_an_nvidia_smi_that_hangs_is_ended_with_what_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadline_s: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_late: bool
 ) -> None:
     program, pids = tmp_path / "nvidia-smi", tmp_path / "pids"
     program.write_text(
@@ -97,11 +99,24 @@ async def test_an_nvidia_smi_that_hangs_is_ended_with_what_it_started(
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(gpu_use, "DEADLINE_S", deadline_s)
+    limits: list[asyncio.Timeout] = []
+
+    @asynccontextmanager
+    async def limited(*_: object) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(None) as limit:
+                limits.append(limit)
+                yield
+        except TimeoutError as error:
+            raise DeadlineError("late") from error
+
+    monkeypatch.setattr(gpu_use, "within", limited)
     told: list[list[GpuUse]] = []
     async with watching_gpus(told.append):
         await until(pids.exists)
-        await asyncio.sleep(deadline_s if deadline_s < 1 else 0)
+        if is_late:
+            limits[0].reschedule(0.0)
+            await asyncio.sleep(0.01)
     assert told == []
     started = [int(pid) for pid in pids.read_text().split()]
     await until(lambda: not any(map(is_alive, started)))
