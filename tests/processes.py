@@ -4,9 +4,11 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+
+from rnow.errors import DeadlineError
 
 PATIENCE_S = 240.0  # for what comes in a moment: a busy machine needs some of it, a fault all
 
@@ -43,3 +45,24 @@ def wait_until_held(pid: int) -> None:
         return bool(found)
 
     wait_until(is_held)
+
+
+def within_until(exists: Path) -> Callable[[float, str], AbstractAsyncContextManager[None]]:
+    """Return a deadline, to stand in for `within`, that passes a moment after a file is there."""
+
+    @asynccontextmanager
+    async def within(limit_s: float, what: str) -> AsyncIterator[None]:
+        async def pass_by(limit: asyncio.Timeout) -> None:
+            await until(exists.exists)
+            limit.reschedule(asyncio.get_running_loop().time() + 0.2)
+
+        try:
+            async with asyncio.timeout(None) as limit:
+                passing = asyncio.create_task(pass_by(limit))
+                yield
+        except TimeoutError as error:
+            raise DeadlineError(f"{what} has waited {limit_s:g} s") from error
+        finally:
+            passing.cancel()
+
+    return within

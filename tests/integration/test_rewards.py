@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import is_alive, wait_until
+from processes import is_alive, wait_until, within_until
 
 from rnow.errors import DeadlineError, ToolDefinitionError
 from rnow.records import Prompt
+from rnow.tools import rewards as reward_runner
 from rnow.tools.rewards import NO_REWARDS, RewardRunner, Rewards, RewardSettings
 
 REWARDS = """
@@ -196,8 +197,14 @@ def test_a_reward_that_holds_the_interpreter_ends_with_a_killed_controller(tmp_p
     wait_until(lambda: not is_alive(worker))
 
 
-async def test_an_import_that_hangs_is_at_its_line(tmp_path: Path) -> None:
-    (tmp_path / "rewards.py").write_text("import time\n\ntime.sleep(1000)\n")
+async def test_an_import_that_hangs_is_at_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reward_runner, "within", within_until(tmp_path / "here"))
+    (tmp_path / "rewards.py").write_text(
+        "import time, pathlib\n\n"
+        f"pathlib.Path({str(tmp_path / 'here')!r}).touch(); time.sleep(1000)\n"
+    )
     settings = RewardSettings(
         project_dir=tmp_path,
         timeout_s=60,

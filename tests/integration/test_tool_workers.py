@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import is_alive, until
+from processes import is_alive, until, within_until
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from rnow.browser.settings import BrowserSettings
 from rnow.errors import ConfigError, DeadlineError, ToolDefinitionError
 from rnow.records import RolloutId, ToolOutcome
 from rnow.runtime.channel import Channel
+from rnow.tools import process as worker_process
 from rnow.tools.base import ToolAnswer, ToolCall
 from rnow.tools.pool import ToolPool
 from rnow.tools.settings import WorkerSettings
@@ -558,8 +559,16 @@ async def test_a_tools_file_that_cannot_be_used_is_an_error_before_anything_runs
     assert str(caught.value) == message
 
 
-async def test_an_import_that_hangs_is_a_deadline_with_a_name(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path, "import time, os\nprint(os.getpid())\ntime.sleep(1000)")
+async def test_an_import_that_hangs_is_a_deadline_with_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    monkeypatch.setattr(worker_process, "within", within_until(here))
+    settings = make_settings(
+        tmp_path,
+        "import time, os, pathlib\nprint(os.getpid())\n"
+        f"pathlib.Path({str(here)!r}).touch(); time.sleep(1000)",
+    )
     with pytest.raises(DeadlineError) as caught:
         await ToolPool(replace(settings, start_timeout_s=3)).start()
     assert str(caught.value) == (
@@ -570,9 +579,12 @@ async def test_an_import_that_hangs_is_a_deadline_with_a_name(tmp_path: Path) ->
 
 
 async def test_an_import_that_hangs_in_a_library_is_at_the_line_that_calls_it(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "pages.py").write_text("import subprocess\n\nsubprocess.run(['sleep', '1000'])\n")
+    here = tmp_path / "here"
+    monkeypatch.setattr(worker_process, "within", within_until(here))
+    hang = f"touch {here}; sleep 1000"
+    (tmp_path / "pages.py").write_text(f"import os\n\nos.system({hang!r})\n")
     settings = make_settings(
         tmp_path,
         """\

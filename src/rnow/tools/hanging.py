@@ -11,7 +11,9 @@ from pathlib import Path
 from rnow.runtime.child_process import ChildProcess
 
 STACKS_SIGNAL = signal.SIGUSR1  # writes the stacks of all threads to the log
-_WRITING_S = 0.3
+_WRITING_S = 3.0  # at most, on a busy machine
+_LOOK_S = 0.1
+_END = "in _run_module_as_main"  # of the main thread's stack
 
 
 async def place_of_hang(
@@ -22,10 +24,14 @@ async def place_of_hang(
     `since`: where in the log its own words begin.
     """
     process.signal(STACKS_SIGNAL)
-    await asyncio.sleep(_WRITING_S)
-    text = log_file.read_bytes()[since:].decode(errors="replace")
+    text = ""
+    for _ in range(round(_WRITING_S / _LOOK_S)):
+        await asyncio.sleep(_LOOK_S)
+        text = log_file.read_bytes()[since:].decode(errors="replace")
+        if _END in text:
+            break
     stacks = re.split(r"^(?:Current thread|Thread) .*$", text, flags=re.MULTILINE)
-    main = next((stack for stack in reversed(stacks) if "in _run_module_as_main" in stack), "")
+    main = next((stack for stack in reversed(stacks) if _END in stack), "")
     for name, line in re.findall(r'^  File "(.+)", line (\d+) in ', main, flags=re.MULTILINE):
         file = Path(name)
         if file.is_relative_to(folder.resolve()) and "site-packages" not in file.parts:
