@@ -18,7 +18,14 @@ from rnow.plan.dealing import step_times
 from rnow.plan.device_table import device_or_other
 from rnow.plan.figures import ModelFigures
 from rnow.plan.measured import Bound, Measured
-from rnow.plan.pace import TOKENS_A_RESULT, TOKENS_A_TURN, Gang, StepTokens, assumed_tokens
+from rnow.plan.pace import (
+    TOKENS_A_RESULT,
+    TOKENS_A_TURN,
+    Gang,
+    StepTokens,
+    assumed_tokens,
+    assumed_turns,
+)
 from rnow.plan.records import Role
 from rnow.runtime.console import duration
 
@@ -66,6 +73,17 @@ class Work:
     @property
     def rollouts_a_step(self) -> float:
         return self.num_rollouts / max(1, self.num_steps)
+
+    @property
+    def calls_a_rollout(self) -> float:
+        """One after each turn but the last of those that the window has room for."""
+        turns = assumed_turns(
+            max_turns=self.max_turns,
+            max_tokens=self.max_tokens,
+            max_result_tokens=self.max_result_tokens,
+            room=self.max_context_window - self.prompt_tokens,
+        )
+        return max(0.0, turns - 1)
 
     @property
     def place(self) -> str:
@@ -226,7 +244,7 @@ def _parts(
         2 * work.teacher.num_active_parameters * tokens / (flops * max(1, work.num_teacher_gpus))
     )
     rolled = waves * sampled / rate
-    tools = waves * (work.max_turns - 1) * SECONDS_A_CALL
+    tools = waves * work.calls_a_rollout * SECONDS_A_CALL
     # The teacher scores while others roll: what it takes longer than they do is waited for.
     parts = {
         "student": rolled,
@@ -245,7 +263,7 @@ def _planned_parts(work: Work, *, sampled: float, read: float) -> tuple[dict[Bou
     )
     times = step_times(work.gangs, tokens, tuning=work.tuning, sharing=work.sharing)
     rolled = times.seconds["student"]
-    tools = ceil(work.rollouts_a_step / work.concurrency) * (work.max_turns - 1) * SECONDS_A_CALL
+    tools = ceil(work.rollouts_a_step / work.concurrency) * work.calls_a_rollout * SECONDS_A_CALL
     parts: dict[Bound, float] = {
         "student": rolled,
         "tools": tools,

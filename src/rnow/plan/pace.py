@@ -76,15 +76,22 @@ def assumed_tokens(
     max_result_tokens: int | None,
     room: int,
 ) -> tuple[float, float]:
-    """Return the tokens of a rollout, sampled and of results, in `room` behind its prompt.
-
-    It has the turns that find room, a last one in part: more turns never make fewer tokens.
-    """
+    """Return the tokens of a rollout, sampled and of results, in `room` behind its prompt."""
     a_turn = min(TOKENS_A_TURN, max_tokens)
     a_result = min(TOKENS_A_RESULT, max_result_tokens or TOKENS_A_RESULT)
-    room = max(0, room)
-    turns = min(max_turns, (room + a_result) / (a_turn + a_result))
-    return min(turns * a_turn, room), max(0.0, turns - 1) * a_result
+    turns = assumed_turns(
+        max_turns=max_turns, max_tokens=max_tokens, max_result_tokens=max_result_tokens, room=room
+    )
+    return min(turns * a_turn, max(0, room)), max(0.0, turns - 1) * a_result
+
+
+def assumed_turns(
+    *, max_turns: int, max_tokens: int, max_result_tokens: int | None, room: int
+) -> float:
+    """Return how many turns find room, a last one in part: more never make fewer tokens."""
+    a_turn = min(TOKENS_A_TURN, max_tokens)
+    a_result = min(TOKENS_A_RESULT, max_result_tokens or TOKENS_A_RESULT)
+    return min(max_turns, (max(0, room) + a_result) / (a_turn + a_result))
 
 
 def student_s(gang: Gang, tokens: StepTokens) -> float:

@@ -310,3 +310,10 @@ def test_three_steps_of_a_recorded_run_tell_of_the_whole(file: Path) -> None:
 
 def test_there_are_recorded_runs() -> None:
     assert [file.stem for file in RECORDED] == ["demo"]
+
+
+def test_a_rollout_has_the_calls_of_the_turns_that_its_window_has_room_for() -> None:
+    work = replace(WORK, max_turns=100, max_context_window=WORK.prompt_tokens + 40)
+    assert work.calls_a_rollout == 0.0
+    whole = replace(WORK, max_context_window=10**6)
+    assert whole.calls_a_rollout == WORK.max_turns - 1
