@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rnow"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "templates" not in path.parts)
 
-MAX_SOURCE_LINES = 41_798  # templates and all; it goes up with what rnow can do, not with habit
+MAX_SOURCE_LINES = 41_789  # templates and all; it goes up with what rnow can do, not with habit
 MAX_MODULE_LINES = 330
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_P95 = 30

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -179,14 +180,15 @@ async def open_grading(
     Raises DataError where a name is not there, ToolDefinitionError where rewards.py cannot be used.
     """
     config = loaded.config
-    settings: Any = {
-        "default": config.data.grader,
-        "include_thinking": config.rollout.include_thinking,
-    }
+    graded_by = partial(
+        Grading,
+        default=config.data.grader,
+        include_thinking=config.rollout.include_thinking,
+    )
     gradable = [prompt for prompt in prompts if "expected_answer" in prompt.metadata]
     is_needed = any((prompt.grader or config.data.grader) != BUILT_IN for prompt in gradable)
     if not is_needed and not (with_rewards and any(prompt.rewards for prompt in prompts)):
-        yield Grading(LocalGraders(GRADER_REGISTRY), **settings)
+        yield graded_by(LocalGraders(GRADER_REGISTRY))
         return
     checked = {file: prompts if with_rewards else [replace(one, rewards=()) for one in prompts]}
     if not (project / "rewards.py").is_file():
@@ -195,7 +197,7 @@ async def open_grading(
         problems = name_problems(loaded, checked, runner)
         if problems:
             raise DataError(problems=problems)
-        yield Grading(runner, rewards=runner, **settings)
+        yield graded_by(runner, rewards=runner)
 
 
 def require_gradable(prompts: Sequence[Prompt], *, file: str) -> None:

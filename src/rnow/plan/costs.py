@@ -18,14 +18,7 @@ from rnow.plan.dealing import step_times
 from rnow.plan.device_table import device_or_other
 from rnow.plan.figures import ModelFigures
 from rnow.plan.measured import Bound, Measured
-from rnow.plan.pace import (
-    TOKENS_A_RESULT,
-    TOKENS_A_TURN,
-    Gang,
-    StepTokens,
-    assumed_tokens,
-    assumed_turns,
-)
+from rnow.plan.pace import Gang, StepTokens, assumed_sizes, assumed_tokens, assumed_turns
 from rnow.plan.records import Role
 from rnow.runtime.console import duration
 
@@ -209,8 +202,7 @@ def _tokens(work: Work, measured: Measured) -> tuple[float, float, str]:
         max_result_tokens=work.max_result_tokens,
         room=work.max_context_window - work.prompt_tokens,
     )
-    a_turn = min(TOKENS_A_TURN, work.max_tokens)
-    a_result = min(TOKENS_A_RESULT, work.max_result_tokens or TOKENS_A_RESULT)
+    a_turn, a_result = assumed_sizes(work.max_tokens, work.max_result_tokens)
     results = f", {a_result} a tool result" if work.max_turns > 1 else ""
     turns = f"all {work.max_turns} turns of a rollout"
     if (fitting := sampled / a_turn) < work.max_turns:

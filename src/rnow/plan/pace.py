@@ -77,20 +77,24 @@ def assumed_tokens(
     room: int,
 ) -> tuple[float, float]:
     """Return the tokens of a rollout, sampled and of results, in `room` behind its prompt."""
-    a_turn = min(TOKENS_A_TURN, max_tokens)
-    a_result = min(TOKENS_A_RESULT, max_result_tokens or TOKENS_A_RESULT)
+    a_turn, a_result = assumed_sizes(max_tokens, max_result_tokens)
     turns = assumed_turns(
         max_turns=max_turns, max_tokens=max_tokens, max_result_tokens=max_result_tokens, room=room
     )
     return min(turns * a_turn, max(0, room)), max(0.0, turns - 1) * a_result
 
 
+def assumed_sizes(max_tokens: int, max_result_tokens: int | None) -> tuple[int, int]:
+    """Return the tokens of a turn, and of a tool's result."""
+    a_result = min(TOKENS_A_RESULT, max_result_tokens or TOKENS_A_RESULT)
+    return min(TOKENS_A_TURN, max_tokens), a_result
+
+
 def assumed_turns(
     *, max_turns: int, max_tokens: int, max_result_tokens: int | None, room: int
 ) -> float:
     """Return how many turns find room, a last one in part: more never make fewer tokens."""
-    a_turn = min(TOKENS_A_TURN, max_tokens)
-    a_result = min(TOKENS_A_RESULT, max_result_tokens or TOKENS_A_RESULT)
+    a_turn, a_result = assumed_sizes(max_tokens, max_result_tokens)
     return min(max_turns, (max(0, room) + a_result) / (a_turn + a_result))
 
 

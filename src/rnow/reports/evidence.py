@@ -1,9 +1,7 @@
 """What a report is made from: a run's folder, read once, nothing written. Pure from there on."""
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from rnow.chat.calling import Calling
 from rnow.chat.compare import template_difference
 from rnow.errors import RnowError, UsageError
 from rnow.runs.folder import RunDirectory
+from rnow.runtime.atomic_files import folder_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,9 +63,9 @@ def read_evidence(run: RunDirectory) -> Evidence:
         plan=run.read_plan(),
         disk={
             "disk_bytes": sum(
-                map(_bytes, (run.path / "checkpoints", run.path / "policies", run.model))
+                map(folder_bytes, (run.path / "checkpoints", run.path / "policies", run.model))
             ),
-            "journal_bytes": _bytes(run.path / "trajectories"),
+            "journal_bytes": folder_bytes(run.path / "trajectories"),
         },
     )
 
@@ -92,16 +91,6 @@ def read_calling(run: RunDirectory) -> Calling | None:
         return ChatTemplate.load(folder).calling
     except RnowError:  # a model that was changed since; the run is still there to be read
         return None
-
-
-def _bytes(folder: Path) -> int:
-    """Return the size of all files below; a run that goes on may take some away meanwhile."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(parent, name)).st_size
-    return total
 
 
 def _family(folder: Path) -> str:

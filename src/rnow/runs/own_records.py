@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,7 @@ from rnow.runtime.kill_points import point
 
 def read_record(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """Return what a file holds; raise CheckpointError where that is no object, or no text."""
-    try:
-        found = parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise _damaged(str(file), error) from error
-    if not isinstance(found, dict):
-        raise _damaged(str(file), "it holds no object")
-    return found
+    return _parsed(str(file), lambda: parse(file.read_text(encoding="utf-8")))
 
 
 def append_line(file: Path, values: Mapping[str, Any]) -> None:
@@ -40,19 +35,20 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """
     if not file.exists():
         return []
-    found = []
-    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            raise _damaged(f"{file}:{number}", error) from error
-        if not isinstance(found[-1], dict):
-            raise _damaged(f"{file}:{number}", "it holds no object")
-    return found
+    lines = enumerate(file.read_bytes().split(b"\n")[:-1], 1)
+    return [_parsed(f"{file}:{number}", partial(json.loads, line)) for number, line in lines]
 
 
-def _damaged(place: str, why: object) -> CheckpointError:
-    return CheckpointError(
-        f"{place} is a run's own record and cannot be read: {' '.join(str(why).split())}; put it "
-        "back from a copy, or begin again with --fresh"
-    )
+def _parsed(place: str, parse: Callable[[], Any]) -> dict[str, Any]:
+    found, cause = None, None
+    try:
+        found = parse()
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        cause = error
+    if isinstance(found, dict):
+        return found
+    why = "it holds no object" if cause is None else " ".join(str(cause).split())
+    raise CheckpointError(
+        f"{place} is a run's own record and cannot be read: {why}; put it back from a copy, or "
+        "begin again with --fresh"
+    ) from cause

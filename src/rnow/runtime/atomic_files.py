@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import ceil, floor
@@ -155,12 +156,16 @@ def recover_folder(folder: Path) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return how much the files of `folder` take, but for those that go meanwhile."""
+    """Return how much the files of `folder` take, but for those that go meanwhile.
+
+    What a link leads to is another's.
+    """
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                total += os.stat(os.path.join(place, name)).st_size
+                found = os.lstat(os.path.join(place, name))
+                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return total
 
 

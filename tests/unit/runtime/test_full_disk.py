@@ -119,6 +119,7 @@ def test_a_folder_is_measured_while_what_is_in_it_goes(tmp_path: Path) -> None:
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "file").write_bytes(b"12345")
+    (tmp_path / "another's").symlink_to(Path(__file__))
     assert folder_bytes(tmp_path) == 5
     assert folder_bytes(tmp_path / "nowhere") == 0
 

@@ -12,12 +12,12 @@ from rnow.browser.text.markdown import shows_at_least
 REDIRECTS = (301, 302, 303, 307, 308)
 _TITLE = re.compile(r"<title[^>]*>([^<]{0,200})", re.IGNORECASE)
 # Whole titles: those of articles begin with the same words.
-_TITLES = re.compile(
-    r"just a moment"  # Cloudflare, waiting
-    r"|attention required! \| cloudflare"
-    r"|access denied"  # Akamai
-    r"|pardon our interruption"  # Imperva
-    r"|abuse detection"
+_TITLES = (
+    "just a moment",  # Cloudflare, waiting
+    "attention required! | cloudflare",
+    "access denied",  # Akamai
+    "pardon our interruption",  # Imperva
+    "abuse detection",
 )
 _APOLOGY = re.compile(r"[A-Z]{2,8} Apology")  # a site's, by its initials
 _ABUSE_PATH = "apology_objects/abuse-detection"  # where such a site sends programs
@@ -40,11 +40,14 @@ def is_block_page(page: RawPage) -> bool:
     title = _TITLE.search(start)
     if title is not None and _is_of_block_page(title[1].strip().rstrip(".\u2026 ")):
         return not shows_at_least(_MAX_BLOCK_CHARS, page.text())
-    return len(page.body) < _MAX_SHORT_CHARS and any(mark in start.lower() for mark in _MARKS)
+    if len(page.body) >= _MAX_SHORT_CHARS:
+        return False
+    lowered = start.lower()
+    return any(mark in lowered for mark in _MARKS)
 
 
 def _is_of_block_page(title: str) -> bool:
-    return bool(_TITLES.fullmatch(title.lower()) or _APOLOGY.fullmatch(title))
+    return title.lower() in _TITLES or _APOLOGY.fullmatch(title) is not None
 
 
 def blocked_by_site() -> BrowseError:
